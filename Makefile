@@ -1,0 +1,35 @@
+# Every target sets up what it needs first; python3 (3.11 or later, with its venv module) and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: app demo test lint notebooks clean
+
+app: .venv/ready            ## the laboratory in the browser, at http://127.0.0.1:7860
+	$(BIN)/python app.py
+
+demo: .venv/ready           ## the same job without a browser, in about a minute
+	$(BIN)/python -m gpt2lab demo
+
+test: .venv/ready-dev       ## lint and all tests; those of pages need Debian's or Ubuntu's chromium
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+notebooks: .venv/ready-dev  ## run the notebooks from top to bottom and keep their outputs
+	$(BIN)/python -m jupyter execute --inplace notebooks/*.ipynb
+
+clean:                      ## remove the environment and caches; runs are kept
+	rm -rf .venv .pytest_cache .ruff_cache
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed; name one with: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+.venv/ready: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/ready-dev: requirements-dev.txt .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,28 @@
+"""A laboratory for GPT-2: fine-tune it, measure it, and see what happens inside.
+
+Axes, in every shape the documentation gives:
+    B batch   T tokens   L layers   H heads   D model width   K head width   V vocabulary   N blocks
+"""
+
+from importlib import import_module
+
+_ROOMS = {
+    "LabError": "errors",
+    "Sampling": "sampling",
+    "TrainConfig": "training.config",
+    "finetune": "training.trainer",
+    "generate": "sampling",
+    "head_scores": "inspection.heads",
+    "load_model": "model",
+    "load_text": "text",
+    "perplexity": "scoring",
+    "trace": "inspection.trace",
+}
+__all__ = list(_ROOMS)
+
+
+def __getattr__(name: str):
+    """A public name, from its room: torch and transformers take seconds to import, and not every caller needs them."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'gpt2lab' has no attribute {name!r}")
+    return getattr(import_module(f"gpt2lab.{_ROOMS[name]}"), name)

@@ -1,0 +1,257 @@
+"""The command line: one command per capability, each a call of the package and a few lines of output.
+
+Results go to standard output, progress to standard error. With --json, standard output is one JSON
+object on one line. Exit status 0; 2 for bad usage or input, with one line that says why; 1 for a fault.
+"""
+
+import io
+import json
+import sys
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from gpt2lab.errors import LabError
+
+app = typer.Typer(
+    name="gpt2lab",
+    help="A laboratory for GPT-2: fine-tune it, measure it, and see what happens inside.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+UsageError = typer.BadParameter.__base__  # typer names no common class of its own for bad usage
+
+Model = Annotated[str, typer.Option(help="auto, builtin, a hub id such as gpt2, or a folder from save_pretrained")]
+Data = Annotated[str, typer.Option(help="auto, sample, wikitext-2, wikitext-2-v1, a folder of splits, or a text file")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+Runs = Annotated[Path, typer.Option("--runs", help="the folder that run folders are in")]
+
+
+def main() -> None:
+    """Run the command that the arguments name, and end the process with its status."""
+    try:
+        app(standalone_mode=False)
+    except LabError as error:
+        fail(str(error))
+    except UsageError as error:
+        fail(f"{error.format_message().rstrip('.')}; see --help")
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)  # as shells count an interrupt
+
+
+def fail(message: str) -> None:
+    """End with status 2 and one line."""
+    print(f"gpt2lab: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def quiet() -> None:
+    """Keep transformers' own bars and notices off the screen; its warnings stay."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its report")] = Path("runs")) -> None:
+    """The whole job on the built-in model and sample text: about a minute, no network."""
+    quiet()
+    from gpt2lab.demo import run_demo
+
+    done = run_demo(out)
+    result = done.result
+    change = result.val_perplexity_after / result.val_perplexity_before - 1
+    print(
+        f"validation perplexity  {result.val_perplexity_before:.2f} → {result.val_perplexity_after:.2f}  ({change:+.0%})"
+    )
+    print(f"speed                  {result.tokens_per_second:,.0f} tokens/s, {result.seconds:.0f} s of training")
+    print(f"\nprompt  {result.prompt}\nbefore {one_line(result.text_before)}\nafter  {one_line(result.text_after)}\n")
+    for name in ("previous_token", "induction"):
+        heads = ", ".join(f"layer {layer} head {head} ({score:.2f})" for layer, head, score in done.scores.top(name))
+        print(f"most {name.replace('_', '-')}-like heads  {heads}")
+    print(f"\nmodel   {result.model_dir}\nreport  {done.report}")
+
+
+@app.command()
+def finetune(
+    model: Model = "auto",
+    data: Data = "auto",
+    run: Annotated[str | None, typer.Option(help="the run's id; made from date, model and data otherwise")] = None,
+    steps: Annotated[int | None, typer.Option(help="optimizer steps; or give --epochs")] = None,
+    epochs: Annotated[float | None, typer.Option(help="passes over the training text; 1 by default")] = None,
+    block_size: Annotated[int | None, typer.Option(help="tokens per block; 256 or the context by default")] = None,
+    batch_size: Annotated[int, typer.Option(help="blocks per forward pass")] = 8,
+    grad_accum: Annotated[int, typer.Option(help="forward passes per optimizer step")] = 1,
+    lr: Annotated[float, typer.Option(help="peak learning rate; 5e-5 suits gpt2, 5e-4 a small model")] = 5e-4,
+    seed: Annotated[int, typer.Option(help="of the order of blocks and of dropout")] = 0,
+    eval_every: Annotated[int | None, typer.Option(help="steps between validations; ten in all by default")] = None,
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model; its run folder gets the losses and the model."""
+    quiet()
+    from gpt2lab.training.config import TrainConfig
+    from gpt2lab.training.trainer import finetune as run_finetune
+
+    config = TrainConfig(
+        model=model,
+        data=data,
+        steps=steps,
+        epochs=epochs,
+        block_size=block_size,
+        batch_size=batch_size,
+        grad_accum=grad_accum,
+        learning_rate=lr,
+        seed=seed,
+        eval_every=eval_every,
+    )
+    result = run_finetune(config, run=run, runs_dir=runs)
+    keys = "run model_dir steps tokens seconds tokens_per_second val_loss_before val_loss_after"
+    keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after"]
+    report({key: plain(getattr(result, key)) for key in keys}, as_json)
+
+
+@app.command()
+def perplexity(
+    model: Model = "auto",
+    data: Data = "auto",
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    protocol: Annotated[str, typer.Option(help="sliding: windows over the joined rows")] = "sliding",
+    context: Annotated[int | None, typer.Option(help="tokens per window; the model's context by default")] = None,
+    stride: Annotated[int | None, typer.Option(help="tokens between windows; the context by default")] = None,
+    as_json: Json = False,
+) -> None:
+    """Perplexity of a text, with exact counts and a 95 % interval over articles."""
+    quiet()
+    if protocol != "sliding":
+        raise LabError(f"protocol {protocol!r} is unknown; use sliding")
+    from gpt2lab.model import load_model
+    from gpt2lab.scoring import perplexity as measure
+    from gpt2lab.sources import resolve_auto
+    from gpt2lab.text import load_text
+
+    model, data = resolve_auto(model, data)
+    articles = load_text(data).split(split)
+    lab = load_model(model)
+    with tqdm(desc="windows", unit="window", file=sys.stderr) as bar:
+        result = measure(lab, articles, context=context, stride=stride, on_progress=shown_on(bar))
+    derived = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+    line = asdict(result) | {name: getattr(result, name) for name in derived}
+    if as_json:
+        report({"model": model, "data": data, "split": split, "results": [line]}, as_json)
+    else:
+        report({"model": model, "data": data, "split": split, **line}, as_json)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Option(help="the text to go on from")],
+    model: Model = "auto",
+    max_new_tokens: Annotated[int, typer.Option(help="tokens to generate at most")] = 60,
+    temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution")] = 0.8,
+    top_k: Annotated[int | None, typer.Option(help="draw among the k most probable tokens")] = None,
+    top_p: Annotated[float, typer.Option(help="draw among the fewest tokens that reach this probability")] = 0.95,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same text")] = 0,
+    compare: Annotated[str | None, typer.Option(help="a second model, for the same prompt and seed")] = None,
+    as_json: Json = False,
+) -> None:
+    """Text that follows a prompt; with --json every step, its probability, rank, entropy and alternatives."""
+    quiet()
+    from gpt2lab.model import load_model
+    from gpt2lab.sampling import Sampling, collect, generate_steps, text_of
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    results = []
+    for name in filter(None, (model, compare)):
+        lab = load_model(name)
+        steps, shown = [], ""
+        stream = io.StringIO() if as_json else sys.stdout
+        print(f"[{lab.name}] {prompt}" if compare else prompt, end="", file=stream, flush=True)
+        for step in generate_steps(lab, prompt, max_new_tokens=max_new_tokens, sampling=sampling):
+            steps.append(step)
+            text = text_of(lab, steps)
+            if not text.endswith("\ufffd"):  # the rest of a character is still to come
+                print(text[len(shown) :], end="", file=stream, flush=True)
+                shown = text
+        print(file=stream)
+        results.append(asdict(collect(lab, prompt, tuple(steps), max_new_tokens=max_new_tokens, seed=seed)))
+        results[-1]["model"] = lab.name
+    if as_json:
+        first, *others = results
+        report(first | ({"compare": others[0]} if others else {}), as_json)
+
+
+@app.command()
+def attention(
+    text: Annotated[str, typer.Option(help="the text to look at")],
+    out: Annotated[Path, typer.Option(help="the file to write: .html, .png, .svg, .csv or .npz")],
+    model: Model = "auto",
+    layer: Annotated[int | None, typer.Option(help="only this layer, from 0")] = None,
+    head: Annotated[int | None, typer.Option(help="only this head of the layer, from 0")] = None,
+) -> None:
+    """Attention weights of a text, as a page, a picture, a table or arrays."""
+    quiet()
+    from gpt2lab.files import write_bytes
+    from gpt2lab.inspection.trace import trace
+    from gpt2lab.model import load_model
+    from gpt2lab.views.export import attention_file, format_of
+
+    format = format_of(out)
+    content = attention_file(trace(load_model(model), text), format, layer=layer, head=head)
+    print(f"{write_bytes(out, content)}  {len(content):,} bytes")
+
+
+@app.command(name="app")
+def serve(
+    host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
+    runs: Runs = Path("runs"),
+) -> None:
+    """The laboratory in the browser."""
+    from gpt2lab.ui import build_app
+    from gpt2lab.ui import serve as serve_page
+
+    serve_page(build_app(runs), host=host, port=port)
+
+
+def report(values: dict, as_json: bool) -> None:
+    """Print values as one line of JSON, or as a line each."""
+    if as_json:
+        print(json.dumps(finite(values), ensure_ascii=False, allow_nan=False))
+        return
+    width = max(map(len, values))
+    for name, value in values.items():
+        print(f"{name:<{width}}  {f'{value:,.4f}' if isinstance(value, float) else value}")
+
+
+def finite(value):
+    """The value with infinite numbers as null, since JSON has none."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def plain(value):
+    """Paths as strings; anything else as it is."""
+    return str(value) if isinstance(value, Path) else value
+
+
+def one_line(text: str) -> str:
+    """Text without newlines, for a terminal."""
+    return " ".join(text.split())
+
+
+def shown_on(bar: tqdm):
+    """A progress callback that moves a bar."""
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return show

@@ -1,0 +1,149 @@
+"""One loaded GPT-2: `load_model(name) -> Lab`, and the NLL of tokens under it.
+
+The model is the same SDPA model everywhere. Knows nothing of texts, training or pictures.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
+
+from gpt2lab.errors import LabError
+from gpt2lab.sources import ModelSource, hub_advice, model_source
+
+LOGITS_AT_ONCE = 1 << 25  # floats of logits held at a time while scoring: 128 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """A GPT-2 with its tokenizer, in eval mode on a device.
+
+    name  what it was loaded by: "builtin", a hub id, a folder
+    """
+
+    model: GPT2LMHeadModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    device: torch.device
+
+    @property
+    def context(self) -> int:
+        """The most tokens the model can read at once: its learned positions."""
+        return self.model.config.n_positions
+
+    @property
+    def shape(self) -> str:
+        """The model in a line: parameters, layers × heads, width, vocabulary, context."""
+        c = self.model.config
+        millions = self.model.num_parameters() / 1e6
+        return (
+            f"{millions:.1f} M parameters, {c.n_layer} layers × {c.n_head} heads, width {c.n_embd}, "
+            f"{c.vocab_size:,} tokens, context {c.n_positions:,}"
+        )
+
+    def encode(self, text: str) -> torch.Tensor:
+        """Text → token ids (T,), with nothing added; T may be 0.
+
+        Raises: LabError for what is no text, or has lone surrogates.
+        """
+        if not isinstance(text, str):
+            raise LabError(f"the text is of type {type(text).__name__}; give a string")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise LabError(f"the text has half a character (a lone surrogate) at {error.start}; remove it") from error
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.long, device=self.device)
+
+    def encode_prompt(self, text: str, *, room: int = 0) -> torch.Tensor:
+        """Text → token ids (T,) with 1 ≤ T ≤ context - room.
+
+        Raises: LabError for an empty text and for one that does not fit.
+        """
+        ids = self.encode(text)
+        if not len(ids):
+            raise LabError("the prompt is empty; type at least one character")
+        if len(ids) > self.context - room:
+            spare = f" less {room} to generate" if room else ""
+            raise LabError(
+                f"the prompt has {len(ids):,} tokens; {self.name} reads at most {self.context:,}{spare}: shorten it"
+            )
+        return ids
+
+
+def load_model(name: str = "auto", *, device: str | torch.device | None = None) -> Lab:
+    """A GPT-2 by name.
+
+    name    "builtin", "auto", a hub id ("gpt2", "distilgpt2", ...) or a folder from save_pretrained
+    device  as torch names it; a GPU where there is one by default
+
+    Weights are float32 whatever their precision on disk. Only safetensors are read, and no code
+    that comes with a checkpoint is run.
+
+    Example: load_model("builtin").context -> 256
+    Raises: LabError for a name that is no GPT-2, or one out of reach.
+    """
+    source = model_source(name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise LabError(f"device {device!r} is not to be had here; use 'cpu', or leave it out") from error
+    try:
+        model, tokenizer = _from_pretrained(source)
+    except LabError:
+        raise
+    except Exception as error:  # what a damaged file makes transformers raise is of many types
+        if source.kind == "hub" and not source.cached:
+            raise LabError(hub_advice(source.name, "builtin")) from error
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise LabError(f"{name!r} cannot be loaded as GPT-2: {reason}") from error
+    if len(tokenizer) < 2:
+        raise LabError(f"the tokenizer of {name!r} is empty; save the model's own beside it")
+    if len(tokenizer) > model.config.vocab_size:
+        raise LabError(
+            f"the tokenizer of {name!r} has {len(tokenizer):,} tokens but the model only {model.config.vocab_size:,}; "
+            "save the tokenizer that the model was trained with beside it"
+        )
+    return Lab(model.to(device).eval(), tokenizer, source.name, device)
+
+
+def _from_pretrained(source: ModelSource):
+    where = {"local_files_only": source.cached, "trust_remote_code": False}
+    model, loading = GPT2LMHeadModel.from_pretrained(
+        source.location,
+        attn_implementation="sdpa",
+        dtype=torch.float32,
+        use_safetensors=True,
+        output_loading_info=True,
+        **where,
+    )
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
+        raise LabError(
+            f"the weights of {source.name!r} lack {missing[0]} ({len(missing)} in all); save the model again"
+        )
+    model.loss_type = "ForCausalLM"  # what it is; transformers warns of having to guess it
+    return model, AutoTokenizer.from_pretrained(source.location, **where)
+
+
+def token_nll(model: GPT2LMHeadModel, input_ids: torch.Tensor, *, first: int = 1) -> torch.Tensor:
+    """NLL of each token given those before it in its row.
+
+    input_ids  (B, T)
+    first      the first position that is scored, ≥ 1
+    returns    (B, T - first) float32, nats; column j is the NLL of position first + j
+
+    The LM head runs on the scored positions alone, a part at a time, so that memory does not grow
+    with T × V. Gradients are off; the model's mode is left as it is.
+    """
+    with torch.no_grad():
+        hidden = model.transformer(input_ids, use_cache=False).last_hidden_state[:, first - 1 : -1]  # (B, T', D)
+        targets = input_ids[:, first:]  # (B, T')
+        width = max(1, LOGITS_AT_ONCE // (model.config.vocab_size * len(input_ids)))
+        parts = [
+            F.cross_entropy(model.lm_head(h).float().transpose(1, 2), y, reduction="none")  # (B, width)
+            for h, y in zip(hidden.split(width, dim=1), targets.split(width, dim=1))
+        ]
+    return torch.cat(parts, dim=1) if parts else hidden.new_zeros(targets.shape, dtype=torch.float32)

@@ -1,0 +1,205 @@
+"""What a name means: the built-in assets, a local folder, or a repository on the Hugging Face hub.
+
+Finds out once, and fast, whether the hub can be reached. Loads nothing.
+"""
+
+import json
+import os
+import re
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import httpx
+from huggingface_hub import constants, try_to_load_from_cache
+
+from gpt2lab.errors import LabError
+
+BUILTIN = Path(__file__).parent / "builtin"
+HUB_MODELS = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+WIKITEXT_REPO = "Salesforce/wikitext"
+WIKITEXT = {"wikitext-2": "wikitext-2-raw-v1", "wikitext-2-v1": "wikitext-2-v1"}
+DATA = ("sample", *WIKITEXT)
+HUB_SECONDS = 2.0  # how long to wait for the hub's answer before working without it
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model's files are.
+
+    kind      "builtin", "folder" or "hub"
+    location  a folder, or the hub's repository id
+    cached    the hub's files are in the local cache, so that no request is needed
+    """
+
+    name: str
+    kind: str
+    location: str
+    cached: bool = True
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `auto` stands for on this machine, and why."""
+
+    model: str
+    data: str
+    reason: str
+
+
+@cache
+def hub_reachable() -> bool:
+    """Whether the Hugging Face hub answers within two seconds; asked once per process.
+
+    `HF_HUB_OFFLINE=1` answers no without asking. The request runs in a thread of its own, since
+    looking up a host name cannot be given a time limit.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answers = []
+
+    def ask():
+        try:
+            status = httpx.head(constants.ENDPOINT, timeout=HUB_SECONDS).status_code
+        except (httpx.HTTPError, httpx.InvalidURL, OSError):
+            return
+        if status < 400:  # a proxy's refusal is an answer too, but not the hub's
+            answers.append(True)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return bool(answers)
+
+
+def is_cached(repo: str, filename: str, repo_type: str = "model") -> bool:
+    """Whether a file of a hub repository is in the local cache."""
+    return isinstance(try_to_load_from_cache(repo, filename, repo_type=repo_type), str)
+
+
+def wikitext_files(name: str) -> dict[str, str]:
+    """The parquet file of each split of a WikiText-2 configuration, as named in its hub repository."""
+    return {split: f"{WIKITEXT[name]}/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")}
+
+
+def hub_advice(name: str, instead: str) -> str:
+    """The line for something that is neither in the cache nor to be had from the hub."""
+    return (
+        f"{name!r} is not in the local cache ({constants.HF_HUB_CACHE}) and the Hugging Face hub does not "
+        f"answer; connect to the network once, or use {instead!r}, which needs none"
+    )
+
+
+def model_source(name: str) -> ModelSource:
+    """What a model's name stands for.
+
+    Raises: LabError for a name that is no model, a folder that holds no loadable GPT-2, or a hub
+    model that is neither cached nor within reach.
+    """
+    folder = local_path("model", name, f"auto, builtin, {', '.join(HUB_MODELS)} or a folder")
+    if name == "auto":
+        return model_source(auto_choice().model)
+    if name == "builtin":
+        return ModelSource(name, "builtin", str(BUILTIN / "checkpoint"))
+    if name not in HUB_MODELS and folder.is_dir():
+        check_model_folder(folder)
+        return ModelSource(name, "folder", str(folder))
+    if not HUB_ID.fullmatch(name) or name.startswith("."):
+        raise LabError(f"no model {name!r}: no such folder, and not the id of a hub model; try 'builtin' or 'gpt2'")
+    if is_cached(name, "config.json") and has_cached_weights(name) and has_cached_tokenizer(name):
+        return ModelSource(name, "hub", name)
+    if not hub_reachable():
+        if name in HUB_MODELS:
+            raise LabError(hub_advice(name, "builtin"))
+        raise LabError(
+            f"no model {name!r}: no such folder, not in the local cache, and the Hugging Face hub does not "
+            f"answer; known names are auto, builtin, {', '.join(HUB_MODELS)}"
+        )
+    return ModelSource(name, "hub", name, cached=False)
+
+
+def has_cached_weights(repo: str) -> bool:
+    """Whether safetensors weights of a hub model, whole or in shards, are in the local cache."""
+    return is_cached(repo, "model.safetensors") or is_cached(repo, "model.safetensors.index.json")
+
+
+def has_cached_tokenizer(repo: str) -> bool:
+    """Whether the tokenizer of a hub model is in the local cache; transformers makes up an empty one otherwise."""
+    return is_cached(repo, "tokenizer.json") or (is_cached(repo, "vocab.json") and is_cached(repo, "merges.txt"))
+
+
+def local_path(what: str, name: str, known: str) -> Path:
+    """The path that a name would be, there or not; `known` says what to give instead where it can be none.
+
+    Raises: LabError for what can be no path: no text, an unknown user's home, a part that is too long.
+    """
+    try:
+        path = Path(name).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise LabError(f"no {what} {str(name)[:80]!r} ({str(error)[:80]}); use {known}") from error
+    if not name:
+        raise LabError(f"no {what} {name!r}; use {known}")
+    return path
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder that `from_pretrained` could not load safely as GPT-2.
+
+    Raises: LabError that names the missing or wrong file.
+    """
+    if not (folder / "config.json").is_file():
+        raise LabError(f"{folder} has no config.json; give a folder written by save_pretrained()")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (ValueError, AttributeError, OSError) as error:
+        raise LabError(
+            f"{folder / 'config.json'} is not a model configuration ({error}); save the model again"
+        ) from error
+    if kind != "gpt2":
+        raise LabError(f"{folder} holds a model of type {kind!r}; gpt2lab reads 'gpt2' checkpoints")
+    if not any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json")):
+        raise LabError(
+            f"{folder} has no model.safetensors; pickled weights (.bin, .pt) can run code and are never loaded: "
+            "save the model again with save_pretrained()"
+        )
+    has_vocabulary = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
+    if not (folder / "tokenizer.json").is_file() and not has_vocabulary:
+        raise LabError(
+            f"{folder} has no tokenizer.json, or vocab.json and merges.txt; save the tokenizer beside the model"
+        )
+
+
+def auto_choice() -> Choice:
+    """`gpt2` and `wikitext-2` where a GPU and the hub (or its cache) are there, else `builtin` and `sample`."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Choice("builtin", "sample", "no GPU here, so the built-in small GPT-2 and sample text")
+    cached = has_cached_weights("gpt2") and all(
+        is_cached(WIKITEXT_REPO, file, "dataset") for file in wikitext_files("wikitext-2").values()
+    )
+    if cached:
+        return Choice("gpt2", "wikitext-2", "a GPU is here and both are in the hub's cache")
+    if hub_reachable():
+        return Choice("gpt2", "wikitext-2", "a GPU is here and the Hugging Face hub answers")
+    return Choice(
+        "builtin", "sample", "a GPU is here, but gpt2 and wikitext-2 are not cached and the hub does not answer"
+    )
+
+
+def resolve_auto(model: str, data: str) -> tuple[str, str]:
+    """Model and data with "auto" replaced by what it stands for on this machine."""
+    if "auto" not in (model, data):
+        return model, data
+    choice = auto_choice()
+    return (choice.model if model == "auto" else model, choice.data if data == "auto" else data)
+
+
+def cache_folder() -> Path:
+    """Where gpt2lab keeps what it can compute again: `$GPT2LAB_CACHE`, else `gpt2lab` under the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GPT2LAB_CACHE") or Path(base) / "gpt2lab")

@@ -1,0 +1,216 @@
+"""Text as articles: WikiText rows, the built-in sample, the hub's WikiText-2, any .txt file.
+
+Knows nothing of tokens, models or training.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gpt2lab import sources
+from gpt2lab.errors import LabError
+
+TITLE = re.compile(r"^ = (?!= )(?P<title>.+?)(?<! =) = $")
+KNOWN = f"{', '.join(sources.DATA)}, a folder or a text file"
+SPLITS = ("train", "validation", "test")
+STEMS = {
+    "train": ("train", "wiki.train"),
+    "validation": ("validation", "valid", "val", "dev", "wiki.valid"),
+    "test": ("test", "wiki.test"),
+}
+EXTENSIONS = (".txt", ".raw", ".tokens")
+MAX_TEXT_BYTES = 1 << 30  # 1 GiB: a text is held in memory whole; WikiText-103 is half of it
+SHARE_HELD_OUT = 0.1  # of a lone .txt file, for validation and for test each
+
+
+@dataclass(frozen=True)
+class Article:
+    """One document. `"".join(rows)` is its text.
+
+    title  the title, "" before a first one, or the file's name for plain text
+    rows   WikiText form: the data set's rows, each ending in a newline, blank ones "" (as on the
+           Hugging Face hub); plain text: one row that holds all of it
+    """
+
+    title: str
+    rows: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The rows' text, one after the other; blank rows add nothing."""
+        return "".join(self.rows)
+
+
+@dataclass(frozen=True)
+class TextSplits:
+    """Articles for training, for choosing and for the last word; a split may be empty."""
+
+    name: str
+    train: tuple[Article, ...] = field(repr=False)
+    validation: tuple[Article, ...] = field(repr=False)
+    test: tuple[Article, ...] = field(repr=False)
+
+    def split(self, name: str) -> tuple[Article, ...]:
+        """The articles of one split.
+
+        Raises: LabError for a name that is no split, or for a split without text.
+        """
+        if name not in SPLITS:
+            raise LabError(f"split {name!r} is unknown; use one of {', '.join(SPLITS)}")
+        articles = getattr(self, name)
+        if not articles:
+            have = [split for split in SPLITS if getattr(self, split)]
+            raise LabError(f"{self.name} has no {name} split; it has {', '.join(have)}")
+        return articles
+
+
+def wikitext_article(title: str, sections) -> Article:
+    """An article in WikiText form from `(level, heading, paragraphs)` sections; level 1 is the lead."""
+    rows = ["", f" = {title} = \n", ""]
+    for level, heading, paragraphs in sections:
+        if heading:
+            marks = " ".join("=" * level)
+            rows += ["", f" {marks} {heading} {marks} \n", ""]
+        rows += [f" {paragraph} \n" for paragraph in paragraphs]
+    return Article(title, tuple(rows))
+
+
+def load_text(name: str) -> TextSplits:
+    """Text by name.
+
+    name  "sample" (built in), "wikitext-2" or "wikitext-2-v1" (hub or its cache), a folder with
+          train/validation/test files (or WikiText's wiki.*.raw, wiki.*.tokens), a text file, or
+          "auto". A lone file is cut into 80 % train, 10 % validation, 10 % test, in its order.
+
+    Example: load_text("sample").train[0].title -> "Honey bee"
+    Raises: LabError where there is no such text, or a file is empty, binary or too large.
+    """
+    if name == "auto":
+        return load_text(sources.auto_choice().data)
+    if name == "sample":
+        return _read_folder(sources.BUILTIN / "sample", name)
+    if name in sources.WIKITEXT:
+        return _load_wikitext(name)
+    path = sources.local_path("text", name, KNOWN)
+    if path.is_dir():
+        return _read_folder(path, name)
+    if path.is_file():
+        return _cut_in_three(read_articles(path), name)
+    raise LabError(f"no text {name!r}: no such file or folder; use {KNOWN}")
+
+
+def wikitext_rows(text: str) -> list[str]:
+    """The rows of a WikiText file as the hub's data set has them: blank lines become "".
+
+    Example: " \\n = A = \\n" -> ["", " = A = \\n"]
+    """
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [f"{line}\n" if line.strip() else "" for line in lines]
+
+
+def split_articles(rows) -> tuple[Article, ...]:
+    """Rows → articles, cut at titles; joined again they give the rows back.
+
+    A title is ` = Title = ` with a blank row (or the end) on either side: a formula such as
+    ` = x + 1 = ` between rows of prose is none. The blank row before a title goes with it. Rows
+    before the first title form an article without a title.
+    """
+    rows = list(rows)
+    blank = [True, *(not row.strip() for row in rows), True]  # row i is blank[i + 1]
+    starts, titles = [], []
+    for i, row in enumerate(rows):
+        match = TITLE.match(row.rstrip("\n"))
+        if match and blank[i] and blank[i + 2]:
+            starts.append(i - 1 if i else 0)
+            titles.append(match["title"])
+    if not starts or any(row.strip() for row in rows[: starts[0]]):
+        starts, titles = [0, *starts], ["", *titles]
+    else:
+        starts[0] = 0
+    ends = [*starts[1:], len(rows)]
+    return tuple(Article(title, tuple(rows[a:b])) for title, a, b in zip(titles, starts, ends))
+
+
+def read_articles(path: Path) -> tuple[Article, ...]:
+    """A text file's articles: at titles in WikiText form, else the whole file as one.
+
+    UTF-8 with or without a byte order mark; CRLF counts as a newline.
+    Raises: LabError for a missing, empty, binary or too large file.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_TEXT_BYTES:
+            raise LabError(f"{path} has {size:,} bytes; the limit is {MAX_TEXT_BYTES:,}: cut it into parts")
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LabError(f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from error
+    except OSError as error:
+        raise LabError(f"{path} cannot be read ({error.strerror}); give a readable text file") from error
+    if "\0" in text:
+        raise LabError(f"{path} is binary (a zero byte at {text.index(chr(0)):,}); give a text file")
+    if not text.strip():
+        raise LabError(f"{path} is empty; give a file with text")
+    articles = split_articles(wikitext_rows(text))
+    return articles if any(article.title for article in articles) else (Article(path.stem, (text,)),)
+
+
+def joined_rows(articles) -> str:
+    """The text of the Hugging Face perplexity guide: every row, blank ones too, joined by a blank line.
+
+    Plain text has one row, so that it comes out as it is.
+    Source: https://huggingface.co/docs/transformers/perplexity
+    """
+    return "\n\n".join(row for article in articles for row in article.rows)
+
+
+def _load_wikitext(name: str) -> TextSplits:
+    from datasets import load_dataset
+    from huggingface_hub import hf_hub_download
+
+    files = sources.wikitext_files(name)
+    cached = all(sources.is_cached(sources.WIKITEXT_REPO, file, "dataset") for file in files.values())
+    if not cached and not sources.hub_reachable():
+        raise LabError(sources.hub_advice(name, "sample"))
+    try:
+        local = {
+            split: hf_hub_download(sources.WIKITEXT_REPO, file, repo_type="dataset", local_files_only=cached)
+            for split, file in files.items()
+        }
+        parts = load_dataset("parquet", data_files=local)
+    except Exception as error:  # refused, cut off, damaged: the libraries raise what they like
+        raise LabError(f"{sources.hub_advice(name, 'sample')} ({type(error).__name__})") from error
+    return TextSplits(name, **{split: split_articles(parts[split]["text"]) for split in SPLITS})
+
+
+def _read_folder(folder: Path, name: str) -> TextSplits:
+    found = {split: _split_file(folder, split) for split in SPLITS}
+    if not any(found.values()):
+        raise LabError(f"{folder} has no train, validation or test file (.txt, .raw or .tokens); name its files so")
+    return TextSplits(name, **{split: read_articles(path) if path else () for split, path in found.items()})
+
+
+def _split_file(folder: Path, split: str) -> Path | None:
+    paths = (folder / f"{stem}{extension}" for stem in STEMS[split] for extension in EXTENSIONS)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _cut_in_three(articles: tuple[Article, ...], name: str) -> TextSplits:
+    """A lone file by whole articles; plain text, or too few articles, by lines."""
+    whole = len(articles) >= 10
+    is_wikitext = any(len(article.rows) > 1 for article in articles)
+    if whole:
+        units = list(articles)
+    elif is_wikitext:
+        units = [row for article in articles for row in article.rows]
+    else:
+        units = articles[0].text.splitlines(keepends=True)
+    held_out = round(len(units) * SHARE_HELD_OUT)
+    cuts = (0, len(units) - 2 * held_out, len(units) - held_out, len(units))
+    parts = [units[a:b] for a, b in itertools.pairwise(cuts)]
+    if not whole:
+        cut = split_articles if is_wikitext else lambda lines: (Article(articles[0].title, ("".join(lines),)),)
+        parts = [cut(part) if part else () for part in parts]
+    return TextSplits(name, *map(tuple, parts))

@@ -1,0 +1,70 @@
+"""What a fine-tuning run is told: one frozen record, checked when made. Loads nothing."""
+
+from dataclasses import dataclass
+
+from gpt2lab.errors import LabError, number, whole_number
+
+MAX_BLOCKS_A_STEP = 4096  # 4 M tokens of GPT-2's context: more than any GPT-2 was trained with at a time
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The settings of a run; each has its unit and its reason.
+
+    model          name as for load_model
+    data           name as for load_text
+    steps          optimizer steps; or
+    epochs         passes over the training text; 1 where neither is given
+    block_size     tokens per block; None: 256 or the model's context, whichever is less. Attention
+                   costs grow with its square, and 256 already holds a paragraph or three
+    batch_size     blocks per forward pass; what memory allows
+    grad_accum     forward passes per optimizer step; blocks per step = batch_size × grad_accum
+    learning_rate  peak, reached after warm-up; 5e-4 suits a small model, 5e-5 GPT-2 itself
+    warmup         share of the steps over which the learning rate rises from 0
+    weight_decay   AdamW's, as in GPT-2-sized training runs since
+    max_grad_norm  gradients are scaled down to this norm, so that one odd block cannot wreck a run
+    seed           of the order of blocks and of dropout
+    eval_every     optimizer steps between validations; None: ten times in all
+    prompt         for the texts written before and after; None: the first words of the validation text
+    """
+
+    model: str = "auto"
+    data: str = "auto"
+    steps: int | None = None
+    epochs: float | None = None
+    block_size: int | None = None
+    batch_size: int = 8
+    grad_accum: int = 1
+    learning_rate: float = 5e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    eval_every: int | None = None
+    prompt: str | None = None
+
+    def __post_init__(self):
+        if self.steps is not None and self.epochs is not None:
+            raise LabError(f"steps {self.steps} and epochs {self.epochs} are both given; give one of them")
+        for name, low, high in (
+            ("steps", 1, 10**7),
+            ("block_size", 2, 10**6),
+            ("batch_size", 1, MAX_BLOCKS_A_STEP),
+            ("grad_accum", 1, MAX_BLOCKS_A_STEP),
+            ("seed", 0, 2**32 - 1),  # numpy's limit, which transformers' set_seed passes on
+            ("eval_every", 1, 10**7),
+        ):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), low, high)
+        for name, low, high in (
+            ("epochs", 0, 10_000),
+            ("learning_rate", 0, 1),
+            ("warmup", 0, 0.99),
+            ("weight_decay", 0, 10),
+            ("max_grad_norm", 0, 1e6),
+        ):
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), low, high)
+        for name in ("epochs", "learning_rate", "max_grad_norm"):
+            if getattr(self, name) == 0:
+                raise LabError(f"{name} 0 trains nothing; use a number above 0")

@@ -1,0 +1,100 @@
+"""The page: what all tabs share, the tabs, and how it is served."""
+
+import os
+import threading
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no request leaves this machine
+
+import gradio as gr
+
+from gpt2lab.ui.attention import build_attention_tab
+from gpt2lab.ui.finetune import build_finetune_tab
+from gpt2lab.ui.generate import build_generate_tab
+from gpt2lab.ui.handling import user_errors
+from gpt2lab.ui.shelf import Shelf
+
+INTRO = """# gpt2lab
+Fine-tune GPT-2, then see what changed: its words, its perplexity, its attention."""
+CSS = """
+.gradio-container { max-width: 1200px !important; margin: auto !important; }
+.table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
+"""
+FONTS = ["system-ui", "sans-serif"]
+IS_DARK = "() => document.body.classList.contains('dark')"
+
+
+def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
+    """The page, not yet served. Runs started in it, and their models, are in `runs_dir`."""
+    shelf = Shelf(Path(runs_dir))
+    with gr.Blocks(title="gpt2lab", analytics_enabled=False) as demo:
+        gr.Markdown(INTRO)
+        dark = gr.Checkbox(visible=False)
+        model = gr.Dropdown(shelf.labels(), value="builtin", label="Model", elem_id="model")
+        status = gr.Markdown(elem_id="status")
+        with gr.Tabs():
+            with gr.Tab("Fine-tune", elem_id="tab-finetune"):
+                build_finetune_tab(shelf, model)
+            with gr.Tab("Attention", elem_id="tab-attention"):
+                build_attention_tab(shelf, model, dark)
+            with gr.Tab("Generate", elem_id="tab-generate"):
+                build_generate_tab(shelf, model)
+
+        @user_errors
+        def describe(label: str) -> str:
+            return model_line(shelf, label)
+
+        @user_errors
+        def arrive(label: str):
+            return gr.Dropdown(choices=shelf.labels()), f"{auto_line()}\n\n{model_line(shelf, label)}"
+
+        model.input(describe, model, status, api_name="describe_model")
+        demo.load(arrive, model, [model, status], api_visibility="private")
+        demo.load(None, None, dark, js=IS_DARK)
+    demo.queue(api_open=False, max_size=32)
+    return demo
+
+
+def model_line(shelf: Shelf, label: str) -> str:
+    """What a model is, in a line; it is loaded for that."""
+    lab = shelf.lab(label)
+    return f"**{label}**: {lab.shape}, on {lab.device.type}."
+
+
+def auto_line() -> str:
+    """What suits this machine, and why."""
+    from gpt2lab.sources import auto_choice
+
+    choice = auto_choice()
+    return f"Suits this machine: {choice.model} with {choice.data} ({choice.reason})."
+
+
+def serve(demo: gr.Blocks, *, block: bool = True, host: str = "127.0.0.1", port: int | None = 7860) -> str:
+    """Serve a page, and return its address at once where `block` is false.
+
+    torch and transformers take seconds to import: that begins once the page can be opened.
+    """
+    _, url, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size="16mb",
+        footer_links=[],
+        theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
+        css=CSS,
+    )
+    print(f"gpt2lab is at {url}", flush=True)
+    threading.Thread(target=_warm_up, daemon=True).start()
+    if block:
+        demo.block_thread()
+    return url
+
+
+def _warm_up() -> None:
+    import gpt2lab.inspection.trace
+    import gpt2lab.training.trainer  # noqa: F401

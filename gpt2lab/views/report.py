@@ -1,0 +1,109 @@
+"""A run as one offline page: what it was told, its curve, its words before and after, its attention.
+
+Knows result types; computes nothing.
+"""
+
+import base64
+import html
+
+from matplotlib.figure import Figure
+
+from gpt2lab.inspection.heads import HeadScores
+from gpt2lab.inspection.trace import Trace
+from gpt2lab.training.runs import Metric
+from gpt2lab.training.trainer import FinetuneResult
+from gpt2lab.views.figures import FORMATS, attention_grid, attention_heatmap, figure_bytes, loss_curve
+from gpt2lab.views.page import Page, document
+
+STYLE = """
+body { max-width: 960px; margin: auto; padding: 24px 16px; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; } th, td { border: 1px solid var(--line); padding: 4px 12px; text-align: left; }
+img { max-width: 100%; background: #fff; border-radius: 6px; } figure { margin: 1rem 0; }
+figcaption, .soft { color: var(--soft); }
+.texts { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
+.texts > div { border: 1px solid var(--line); border-radius: 6px; padding: 0 12px 12px; white-space: pre-wrap; }
+.heads { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); }
+"""
+
+
+def run_report(
+    result: FinetuneResult, config: dict, metrics: tuple[Metric, ...], scores: HeadScores, trace: Trace
+) -> Page:
+    """The page of a finished run.
+
+    config  the run's config.json
+    scores  of the fine-tuned model's heads · trace  of the fine-tuned model on a text
+    """
+    best = {name: scores.top(name, 3) for name in ("previous_token", "induction")}
+    figures = [
+        image(
+            attention_heatmap(trace, layer, head),
+            f"The most {name.replace('_', '-')}-like head, layer {layer}, head {head}: score {score:.2f}.",
+        )
+        for name, ((layer, head, score), *_) in best.items()
+    ]
+    body = f"""
+<h1>Fine-tuning run {html.escape(result.run)}</h1>
+<p>{html.escape(config["model"])} fine-tuned on {html.escape(config["data"])}: {result.steps:,} steps,
+{result.tokens:,} tokens in {result.seconds:.0f} s ({result.tokens_per_second:,.0f} tokens/s).</p>
+{table(["", "before", "after"], result_rows(result))}
+<h2>Loss</h2>
+{image(loss_curve(metrics), "Loss over the run: on the blocks trained on, and on the whole validation split.")}
+{table(["step", "validation loss", "perplexity"], validation_rows(metrics))}
+<h2>The same prompt and seed, before and after</h2>
+<p class="soft">Prompt: {html.escape(result.prompt)}</p>
+<div class="texts"><div><h3>before</h3>{html.escape(result.text_before)}</div>
+<div><h3>after</h3>{html.escape(result.text_after)}</div></div>
+<h2>Attention after fine-tuning</h2>
+<p class="soft">Text: {html.escape("".join(trace.tokens).replace("·", " "))}</p>
+{image(attention_grid(trace), "Every head on this text; a row per attending token, a column per token attended to.")}
+<div class="heads">{"".join(figures)}</div>
+{table(["kind", "layer", "head", "score"], head_rows(best))}
+<p class="soft">Scores are mean attention weights on random tokens shown twice: on the token just before
+(previous-token), or on the token that followed the same token the first time (induction).</p>
+<h2>Settings</h2>
+{table(["setting", "value"], [(name, str(value)) for name, value in config.items()])}
+"""
+    return document(f"gpt2lab run {result.run}", body, style=STYLE)
+
+
+def result_rows(result: FinetuneResult) -> list[tuple[str, ...]]:
+    """Loss and perplexity, before and after."""
+    loss, ppl = (
+        (result.val_loss_before, result.val_loss_after),
+        (result.val_perplexity_before, result.val_perplexity_after),
+    )
+    return [
+        ("validation loss (nats per token)", *(f"{x:.4f}" for x in loss)),
+        ("validation perplexity", *(f"{x:.2f}" for x in ppl)),
+    ]
+
+
+def validation_rows(metrics: tuple[Metric, ...]) -> list[tuple[str, ...]]:
+    """Step, loss and perplexity of every validation: the loss curve for those who read."""
+    return [(f"{m.step:,}", f"{m.loss:.4f}", f"{m.perplexity:.2f}") for m in metrics if m.split == "validation"]
+
+
+def head_rows(best: dict[str, list[tuple[int, int, float]]]) -> list[tuple[str, ...]]:
+    """Kind, layer, head and score of the best heads."""
+    return [
+        (name.replace("_", "-"), str(layer), str(head), f"{score:.3f}")
+        for name, heads in best.items()
+        for layer, head, score in heads
+    ]
+
+
+def image(figure: Figure, caption: str) -> str:
+    """A figure inside the page, with what it shows in words."""
+    data = base64.b64encode(figure_bytes(figure, "png")).decode()
+    text = html.escape(caption)
+    source = f"data:{FORMATS['png']};base64,{data}"
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def table(head: list[str], rows: list[tuple[str, ...]]) -> str:
+    """An HTML table of plain strings."""
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"

@@ -1,0 +1,215 @@
+import json
+import re
+import time
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client
+from playwright.sync_api import expect
+
+from gpt2lab.inspection.trace import trace
+from gpt2lab.model import load_model
+from gpt2lab.sampling import generate
+from gpt2lab.ui.attention import EXAMPLES
+from gpt2lab.views.export import largest_weights
+from gpt2lab.views.figures import attention_grid_cells
+
+PATIENCE = 120_000  # milliseconds: the first model run imports torch
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return load_model("builtin")
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def show_attention(page, text=None):
+    open_tab(page, "Attention")
+    if text is not None:
+        page.locator("#attention-text textarea").fill(text)
+    page.locator("#attention-show").click()
+
+
+def toast(page):
+    return page.locator("[data-testid=toast-body]")
+
+
+def test_the_first_page_says_what_is_loaded_and_why(page, lab):
+    expect(page.locator("#status")).to_contain_text(lab.shape, timeout=PATIENCE)
+    expect(page.locator("#status")).to_contain_text("builtin with sample (no GPU here")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_tab_is_wider_than_a_phone(open_page, scheme):
+    page = open_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+    show_attention(page)
+    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    for name in ("Attention", "Fine-tune", "Generate"):
+        open_tab(page, name)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+
+
+def test_fine_tuning_draws_both_losses_and_puts_the_model_on_the_list(page, runs_dir):
+    page.locator("#finetune-steps input[type=number]").fill("6")
+    page.locator("#finetune-start").click()
+    expect(page.locator("#finetune-state")).to_contain_text("Finished: 6 steps", timeout=PATIENCE)
+    before, after = map(float, re.findall(r"\d+\.\d\d", page.locator("#finetune-state").inner_text())[:2])
+    assert after < before
+    expect(page.locator("#finetune-plot g.mark-line path")).to_have_count(2)
+    texts = [page.locator(f"#finetune-{name} textarea").input_value() for name in ("before", "after")]
+    assert texts[0] != texts[1]
+    assert all(text.startswith("The Atlantic puffin") and len(text) > 60 for text in texts)
+    run = page.locator("#finetune-state strong").last.inner_text()
+    assert (runs_dir / run / "model" / "model.safetensors").is_file()
+    page.locator("#model input").click()
+    page.get_by_role("option", name=run).click()
+    expect(page.locator("#status")).to_contain_text(f"{run}: ", timeout=PATIENCE)
+    show_attention(page)
+    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+
+
+def test_stop_ends_a_run_and_keeps_its_model(page, runs_dir):
+    page.locator("#finetune-steps input[type=number]").fill("2000")
+    page.locator("#finetune-start").click()
+    expect(page.locator("#finetune-state")).to_contain_text("tokens/s, about", timeout=PATIENCE)
+    page.locator("#finetune-stop").click()
+    expect(page.locator("#finetune-state")).to_contain_text("Stopped after", timeout=PATIENCE)
+    run = page.locator("#finetune-state strong").last.inner_text()
+    assert (runs_dir / run / "model" / "model.safetensors").is_file()
+
+
+def test_a_second_run_is_refused_and_a_closed_page_ends_the_first(open_page, runs_dir):
+    first, second = open_page(), open_page()
+    first.locator("#finetune-steps input[type=number]").fill("2000")
+    first.locator("#finetune-start").click()
+    expect(first.locator("#finetune-state")).to_contain_text("Step", timeout=PATIENCE)
+    second.locator("#finetune-start").click()
+    expect(toast(second)).to_contain_text("a run is under way", timeout=PATIENCE)
+    first.context.close()
+    deadline = time.monotonic() + PATIENCE / 1000
+    states = set()
+    while time.monotonic() < deadline and "stopped" not in states:
+        time.sleep(0.5)
+        newest = max(runs_dir.glob("*/status.json"), key=lambda path: path.stat().st_mtime)
+        states = set(re.findall(r'"state": "(\w+)"', newest.read_text()))
+    assert states == {"stopped"}
+
+
+def test_attention_shows_the_weights_of_the_head_that_is_clicked(page, lab):
+    show_attention(page)
+    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    seen = trace(lab, EXAMPLES[0])
+    x, y = attention_grid_cells(seen)[2, 3]
+    picture = page.locator("#attention-grid img")
+    natural, shown = picture.evaluate("image => [image.naturalWidth, image.getBoundingClientRect().width]")
+    picture.click(position={"x": x * shown / natural, "y": y * shown / natural})
+    expect(page.locator("#attention-layer input")).to_have_value("2", timeout=PATIENCE)
+    expect(page.locator("#attention-head input")).to_have_value("3")
+    reads, i, read, j, weight = largest_weights(seen, 2, 3, 2)[1]
+    for cell in (reads, str(i), read, str(j), f"{weight:g}"):
+        expect(page.locator("#attention-table").get_by_role("row").nth(2)).to_contain_text(cell, timeout=PATIENCE)
+
+
+def test_bertviz_draws_a_line_per_pair_of_tokens(page, lab):
+    show_attention(page)
+    frame = page.frame_locator("#attention-lines iframe")
+    n = len(lab.encode(EXAMPLES[0]))
+    expect(frame.locator("#vis text")).to_have_count(2 * n, timeout=PATIENCE)
+    expect(frame.locator("#attention line")).to_have_count(lab.model.config.n_head * n * n)
+
+
+def test_hostile_text_is_shown_and_does_nothing(page):
+    show_attention(page, '</script><img src=x onerror=alert(1)> & "quotes" \'\u2028 <b>bold</b>')
+    frame = page.frame_locator("#attention-lines iframe")
+    expect(frame.locator("#left")).to_contain_text("img", timeout=PATIENCE)
+    assert page.locator("#attention-lines img").count() == 0
+    assert frame.locator("img").count() == 0
+
+
+def test_a_head_is_saved_as_a_file_with_its_weights(page, lab, tmp_path):
+    show_attention(page)
+    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    page.locator("#attention-format").get_by_label("npz").check()
+    page.locator("#attention-save").click()
+    link = page.locator("#attention-file a").first
+    expect(link).to_be_visible(timeout=PATIENCE)
+    with page.expect_download() as download:
+        link.click()
+    download.value.save_as(tmp_path / "head.npz")
+    weights = np.load(tmp_path / "head.npz")["weights"]
+    np.testing.assert_allclose(weights[0, 0], trace(lab, EXAMPLES[0]).attention(0, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "layer", "message"),
+    [("", "0", "the prompt is empty"), ("word " * 600, "0", "reads at most 256"), ("fine", "77", "layer 77 does not")],
+)
+def test_bad_attention_input_is_a_toast(page, text, layer, message):
+    open_tab(page, "Attention")
+    page.locator("#attention-text textarea").fill(text)
+    if layer == "0":
+        page.locator("#attention-show").click()
+    else:
+        page.locator("#attention-layer input").fill(layer)
+    expect(toast(page).last).to_contain_text(message, timeout=PATIENCE)
+
+
+def test_generate_streams_the_package_s_own_text(page, lab):
+    open_tab(page, "Generate")
+    page.locator("#generate-go").click()
+    expect(page.locator("#generate-note")).to_contain_text("the length asked for is reached", timeout=PATIENCE)
+    expected = generate(lab, "The moon is", max_new_tokens=80, temperature=0.8, top_p=0.95, seed=0)
+    assert page.locator("#generate-text textarea").input_value() == expected.prompt + expected.text
+
+
+def test_stop_ends_a_generation(page):
+    open_tab(page, "Generate")
+    page.locator("#generate-length input[type=number]").fill("240")
+    page.locator("#generate-go").click()
+    expect(page.locator("#generate-note")).to_contain_text("tokens", timeout=PATIENCE)
+    page.locator("#generate-stop").click()
+    expect(page.locator("#generate-note")).to_have_text("Stopped.", timeout=PATIENCE)
+    text = page.locator("#generate-text textarea").input_value()
+    page.wait_for_timeout(1500)
+    assert page.locator("#generate-text textarea").input_value() == text
+
+
+@pytest.fixture(scope="module")
+def client(app_url):
+    return Client(app_url, verbose=False)
+
+
+@pytest.mark.parametrize("label", ["/etc", "../../etc", "auto", "", None, "gpt2/../builtin"])
+def test_no_client_names_a_model_that_is_not_offered(client, label):
+    with pytest.raises(Exception, match=r"not offered|not in the list"):
+        client.predict(label, "text", 0, 0, False, api_name="/attention")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": -1}, "minimum value 0"),
+        ({"top_p": 0}, "minimum value 0.05"),
+        ({"top_k": -3}, "top_k"),
+        ({"seed": -5}, "seed -5"),
+        ({"prompt": ""}, "prompt is empty"),
+        ({"length": 10**9}, "maximum value 512"),
+    ],
+)
+def test_bad_sampling_over_http_is_refused_with_the_value_s_name(client, change, message):
+    good = {"label": "builtin", "prompt": "The", "length": 5, "temperature": 1, "top_p": 1, "top_k": 0, "seed": 0}
+    with pytest.raises(Exception, match=message):
+        client.predict(*(good | change).values(), api_name="/generate")
+
+
+def test_a_value_that_is_not_a_number_is_refused(app_url):
+    call = f"{app_url}gradio_api/call/generate"
+    body = json.dumps({"data": ["builtin", "The", 5, float("nan"), 1, 0, 0]})
+    event = httpx.post(call, content=body, headers={"Content-Type": "application/json"}).json()["event_id"]
+    assert "event: error" in httpx.get(f"{call}/{event}").text

@@ -1,0 +1,81 @@
+"""Fixtures: a tiny random GPT-2 with a tokenizer of its own, the real data where it is, no network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import ByteLevelBPETokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
+
+from gpt2lab.model import Lab, load_model
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+VOCABULARY = 300
+SHAPE = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+WORDS = """The moon is a small world that goes around the earth, and the sea follows it twice a day.
+When the other side of the moon was seen for the first time, nobody there could say what it would look like.
+"""
+
+
+@pytest.fixture(autouse=True)
+def isolated_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPT2LAB_CACHE", str(tmp_path / "gpt2lab-cache"))
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    if SHARED_DATA.is_dir():
+        return SHARED_DATA
+    reason = f"the real data is not at {SHARED_DATA}"
+    return pytest.fail(reason) if os.environ.get("GPT2LAB_REQUIRE_DATA") == "1" else pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def gpt2_tokenizer(shared_data):
+    folder = shared_data / "gpt2-tokenizer"
+    return GPT2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory):
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator([WORDS], vocab_size=VOCABULARY - 1, min_frequency=1, show_progress=False)
+    vocab, merges = bpe.save_model(str(tmp_path_factory.mktemp("bpe")))
+    tokenizer = GPT2Tokenizer(vocab=vocab, merges=merges)
+    assert (len(tokenizer), tokenizer.eos_token_id) == (VOCABULARY, VOCABULARY - 1)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def random_gpt2(tiny_tokenizer):
+    """A function: configuration → seeded random GPT-2, with weights large enough for uneven distributions."""
+
+    def make(seed=0, **changes):
+        end = tiny_tokenizer.eos_token_id
+        config = {"vocab_size": VOCABULARY, "bos_token_id": end, "eos_token_id": end, "initializer_range": 0.25}
+        torch.manual_seed(seed)
+        return GPT2LMHeadModel(GPT2Config(**config | SHAPE | changes)).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_lab(random_gpt2, tiny_tokenizer):
+    return lambda seed=0, **changes: Lab(random_gpt2(seed, **changes), tiny_tokenizer, "random", torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory, random_gpt2, tiny_tokenizer):
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    random_gpt2().save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_lab(tiny_folder):
+    return load_model(str(tiny_folder), device="cpu")

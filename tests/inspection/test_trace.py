@@ -1,0 +1,248 @@
+import dataclasses
+
+import pytest
+import torch
+from transformers import GPT2LMHeadModel
+
+from gpt2lab.errors import LabError
+from gpt2lab.inspection.trace import BYTES, display_tokens, trace, trace_ids
+
+SHAPES = {
+    "plain": {},
+    "one head": {"n_head": 1, "n_layer": 1},
+    "narrow heads": {"n_head": 8, "n_embd": 16, "n_layer": 3},
+    "scaled by layer": {"n_layer": 3, "scale_attn_by_inverse_layer_idx": True},
+    "not scaled": {"scale_attn_weights": False},
+    "scaled by layer alone": {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
+}
+TEXT = "The other side of the moon\nwas seen."
+
+
+@pytest.fixture(params=SHAPES)
+def lab(request, random_lab):
+    return random_lab(seed=3, **SHAPES[request.param])
+
+
+def eager_outputs(lab, ids):
+    """What transformers' eager implementation gives for the same weights."""
+    eager = GPT2LMHeadModel._from_config(lab.model.config, attn_implementation="eager").eval()
+    eager.load_state_dict(lab.model.state_dict())
+    with torch.no_grad():
+        return eager(ids[None], output_attentions=True, output_hidden_states=True)
+
+
+def hooks(model):
+    return [
+        (name, len(module._forward_hooks), len(module._forward_pre_hooks)) for name, module in model.named_modules()
+    ]
+
+
+@pytest.mark.parametrize("length", [1, 2, 17, 64])
+def test_attention_equals_the_eager_implementation(lab, length):
+    ids = torch.randint(300, (length,), generator=torch.Generator().manual_seed(length))
+    traced, attentions = trace_ids(lab, ids), eager_outputs(lab, ids).attentions
+    assert traced.n_layers == len(attentions)
+    for layer, expected in enumerate(attentions):
+        torch.testing.assert_close(traced.attention(layer), expected[0], atol=1e-5, rtol=1e-4)
+
+
+def test_attention_rows_sum_to_one_and_nothing_ahead_is_read(lab):
+    traced = trace(lab, TEXT)
+    for layer in range(traced.n_layers):
+        weights = traced.attention(layer)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
+        assert weights.triu(1).count_nonzero() == 0
+        assert (weights >= 0).all()
+
+
+def test_attention_of_one_head_is_its_slice_of_the_layer(lab):
+    traced = trace(lab, TEXT)
+    for layer in range(traced.n_layers):
+        whole = traced.attention(layer)
+        assert whole.shape == (traced.n_heads, len(traced.tokens), len(traced.tokens))
+        for head in range(traced.n_heads):
+            torch.testing.assert_close(traced.attention(layer, head), whole[head])
+
+
+def test_logits_and_residual_stream_equal_those_of_transformers(lab):
+    ids = lab.encode(TEXT)
+    traced, outputs = trace(lab, TEXT), eager_outputs(lab, ids)
+    torch.testing.assert_close(traced.logits, outputs.logits[0], atol=1e-4, rtol=1e-4)
+    for layer, hidden in enumerate(outputs.hidden_states[:-1]):
+        torch.testing.assert_close(traced.residual[layer], hidden[0], atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        last = lab.model.transformer.ln_f(traced.residual[-1])
+    torch.testing.assert_close(last, outputs.hidden_states[-1][0], atol=1e-4, rtol=1e-4)
+    assert len(traced.residual) == len(outputs.hidden_states)
+
+
+def test_weights_times_values_are_what_each_layer_s_attention_puts_out(lab):
+    put_out = []
+    handles = [
+        block.attn.register_forward_hook(lambda m, a, out: put_out.append(out[0][0]))
+        for block in lab.model.transformer.h
+    ]
+    traced = trace(lab, TEXT)
+    for handle in handles:
+        handle.remove()
+    for layer, block in enumerate(lab.model.transformer.h):
+        read = (traced.attention(layer) @ traced.v[layer]).transpose(0, 1).flatten(1)  # (T, D)
+        with torch.no_grad():
+            torch.testing.assert_close(block.attn.c_proj(read), put_out[layer], atol=1e-4, rtol=1e-4)
+
+
+def test_trace_has_the_shapes_it_states(tiny_lab):
+    traced = trace(tiny_lab, TEXT)
+    T = len(tiny_lab.encode(TEXT))
+    shapes = {name: tuple(getattr(traced, name).shape) for name in ("ids", "logits", "residual", "q", "k", "v")}
+    heads = (2, 4, T, 8)
+    assert shapes == {"ids": (T,), "logits": (T, 300), "residual": (3, T, 32), "q": heads, "k": heads, "v": heads}
+    assert (len(traced.tokens), len(traced.scaling), traced.name) == (T, 2, tiny_lab.name)
+
+
+def test_ids_are_those_of_the_text_and_are_not_changed(tiny_lab):
+    ids = tiny_lab.encode(TEXT)
+    traced = trace_ids(tiny_lab, ids)
+    assert torch.equal(ids, tiny_lab.encode(TEXT))
+    assert torch.equal(traced.ids, ids)
+    assert torch.equal(traced.logits, trace(tiny_lab, TEXT).logits)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_hooks_mode_and_gradients_are_as_before(random_lab, training):
+    lab = random_lab(attn_pdrop=0.5, resid_pdrop=0.5)
+    expected, before = trace(lab, TEXT).logits, hooks(lab.model)
+    lab.model.train(training)
+    assert torch.equal(trace(lab, TEXT).logits, expected)
+    assert hooks(lab.model) == before
+    assert all(module.training is training for module in lab.model.modules())
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_hooks_mode_and_gradients_are_as_before_when_the_forward_pass_raises(random_lab, monkeypatch, training):
+    lab = random_lab()
+    lab.model.train(training)
+    before = hooks(lab.model)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="broken"):
+        patch.setattr(lab.model.transformer.h[1].mlp, "forward", broken)
+        trace(lab, TEXT)
+    assert hooks(lab.model) == before
+    assert all(module.training is training for module in lab.model.modules())
+    assert torch.is_grad_enabled()
+
+
+def broken(*_):
+    raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize(
+    ("layer", "head", "message"),
+    [
+        (2, None, r"layer 2 does not exist; .* has layers 0 to 1"),
+        (-1, 0, r"layer -1 does not exist"),
+        (True, 0, r"layer True does not exist"),
+        (None, 0, r"layer None does not exist"),
+        (0, 4, r"head 4 does not exist; .* has heads 0 to 3"),
+        (0, -1, r"head -1 does not exist"),
+        (0, False, r"head False does not exist"),
+        (0, 1.0, r"head 1\.0 does not exist"),
+        (0, "1", r"head '1' does not exist"),
+    ],
+)
+def test_layer_or_head_that_does_not_exist_is_refused_with_the_range(tiny_lab, layer, head, message):
+    with pytest.raises(LabError, match=message):
+        trace(tiny_lab, TEXT).attention(layer, head)
+
+
+@pytest.mark.parametrize(("text", "message"), [("", "prompt is empty"), ("x" * 65, "65 tokens; .* at most 64")])
+def test_text_that_cannot_be_traced_is_refused(tiny_lab, text, message):
+    with pytest.raises(LabError, match=message):
+        trace(tiny_lab, text)
+
+
+def test_text_of_the_whole_context_is_traced(tiny_lab):
+    assert trace(tiny_lab, "x" * 64).attention(1, 3).shape == (64, 64)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tokens": ("a",)},
+        {"logits": torch.zeros(3, 300)},
+        {"residual": torch.zeros(2, 2, 32)},
+        {"k": torch.zeros(2, 4, 2, 9)},
+        {"v": torch.zeros(2, 3, 2, 8)},
+        {"scaling": (1.0,)},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_trace_of_shapes_that_disagree_is_refused(tiny_lab, wrong):
+    traced = trace(tiny_lab, "xx")
+    assert len(traced.tokens) == 2
+    with pytest.raises(ValueError):
+        dataclasses.replace(traced, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (" a\n", ("·", "a", "⏎")),
+        ("\t\r", ("⇥", "␍")),
+        ("🌙", ("⟨F0⟩", "⟨9F⟩", "⟨8C⟩", "⟨99⟩")),
+        ("\"<'&", ('"', "<", "'", "&")),
+        ("<|endoftext|>", ("<|endoftext|>",)),
+    ],
+)
+def test_display_tokens_by_hand(tiny_tokenizer, text, shown):
+    spelled = [i for part in ([text] if "endoftext" in text else text) for i in tiny_tokenizer.encode(part)]
+    assert display_tokens(tiny_tokenizer, spelled) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (" moon\n", ("·moon", "⏎")),
+        ("Hello world", ("Hello", "·world")),
+        ("🌙", ("⟨F0 9F⟩", "⟨8C⟩", "⟨99⟩")),
+        ("\n\n  x", ("⏎⏎", "·", "·x")),
+    ],
+)
+def test_display_tokens_of_gpt2_by_hand(gpt2_tokenizer, text, shown):
+    assert display_tokens(gpt2_tokenizer, gpt2_tokenizer.encode(text)) == shown
+
+
+def test_quotes_and_markup_are_kept_as_text(tiny_lab, gpt2_tokenizer):
+    text = '</script><b>"it\'s"&amp;'
+    for tokenizer in (tiny_lab.tokenizer, gpt2_tokenizer):
+        assert "".join(display_tokens(tokenizer, tokenizer.encode(text))) == text
+    assert "".join(trace(tiny_lab, text).tokens) == text
+
+
+def test_replacement_character_in_the_text_is_shown_as_itself(gpt2_tokenizer):
+    assert display_tokens(gpt2_tokenizer, gpt2_tokenizer.encode("a\ufffd")) == ("a", "\ufffd")
+
+
+def test_ids_past_the_tokenizer_are_shown(random_lab):
+    lab = random_lab(vocab_size=310)
+    assert all(trace_ids(lab, torch.tensor([5, 305, 309])).tokens)
+
+
+def test_no_single_byte_is_shown_as_nothing_or_as_something_invisible(tiny_tokenizer):
+    ids = [i for i in range(len(tiny_tokenizer)) if len(tiny_tokenizer.convert_ids_to_tokens(i)) == 1]
+    shown = display_tokens(tiny_tokenizer, ids)
+    assert len(shown) == 256
+    assert [text for text in shown if not text.isprintable() or not text.strip()] == []
+
+
+def test_no_token_of_gpt2_is_shown_as_nothing_or_as_something_invisible(gpt2_tokenizer):
+    shown = display_tokens(gpt2_tokenizer, range(len(gpt2_tokenizer)))
+    assert [(i, text) for i, text in enumerate(shown) if not text.isprintable() or not text.strip()] == []
+
+
+def test_bytes_are_all_256_and_those_of_the_tokenizer(tiny_tokenizer):
+    assert sorted(BYTES.values()) == list(range(256))
+    for character, byte in BYTES.items():
+        assert tiny_tokenizer.convert_tokens_to_ids(character) is not None
+        if byte < 128:
+            assert tiny_tokenizer.decode(tiny_tokenizer.convert_tokens_to_ids([character])) == chr(byte)

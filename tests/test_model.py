@@ -1,0 +1,185 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Tokenizer
+
+from gpt2lab import model
+from gpt2lab.errors import LabError
+from gpt2lab.model import load_model, token_nll
+
+DAMAGE = {
+    "weights cut short": lambda folder: cut_short(folder / "model.safetensors"),
+    "empty weights": lambda folder: (folder / "model.safetensors").write_bytes(b""),
+    "heads that do not divide the width": lambda folder: configure(folder, n_head=5),
+    "a width that is no number": lambda folder: configure(folder, n_embd="wide"),
+    "an unknown activation": lambda folder: configure(folder, activation_function="nonsense"),
+    "a vocabulary of another size": lambda folder: configure(folder, vocab_size=999),
+    "half a tokenizer": lambda folder: (folder / "tokenizer.json").write_text("{"),
+}
+
+
+@pytest.fixture
+def copied(tiny_folder, tmp_path):
+    return shutil.copytree(tiny_folder, tmp_path / "copied")
+
+
+def configure(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def random_ids(rows, length, seed=0):
+    return torch.randint(300, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def written_out_nll(gpt2, ids, first):
+    """-log of the softmax of all logits, at each token, in float64."""
+    with torch.no_grad():
+        logits = gpt2(ids).logits.double()
+    log_sums = logits.exp().sum(-1).log()
+    return torch.tensor(
+        [
+            [log_sums[b, t - 1] - logits[b, t - 1, ids[b, t]] for t in range(first, ids.shape[1])]
+            for b in range(len(ids))
+        ]
+    )
+
+
+@pytest.mark.parametrize("at_once", [1, 3 * 300 * 4, 1 << 25])
+@pytest.mark.parametrize("first", [1, 2, 17, 23])
+def test_token_nll_equals_a_written_out_cross_entropy(tiny_lab, monkeypatch, first, at_once):
+    monkeypatch.setattr(model, "LOGITS_AT_ONCE", at_once)
+    ids = random_ids(3, 24)
+    nll = token_nll(tiny_lab.model, ids, first=first)
+    assert (nll.shape, nll.dtype) == ((3, 24 - first), torch.float32)
+    torch.testing.assert_close(nll.double(), written_out_nll(tiny_lab.model, ids, first), atol=1e-5, rtol=1e-5)
+
+
+def test_token_nll_sums_to_the_loss_of_transformers(tiny_lab):
+    ids = random_ids(2, 64)
+    with torch.no_grad():
+        loss = tiny_lab.model(input_ids=ids, labels=ids).loss
+    torch.testing.assert_close(token_nll(tiny_lab.model, ids).mean(), loss)
+
+
+def test_token_nll_holds_no_more_logits_than_allowed(tiny_lab, monkeypatch):
+    monkeypatch.setattr(model, "LOGITS_AT_ONCE", 2 * 300 * 5)
+    sizes = []
+    hook = tiny_lab.model.lm_head.register_forward_hook(lambda module, args, output: sizes.append(output.numel()))
+    token_nll(tiny_lab.model, random_ids(2, 24))
+    hook.remove()
+    assert sizes == [3000, 3000, 3000, 3000, 1800]
+
+
+@pytest.mark.parametrize(("length", "first"), [(1, 1), (5, 5)])
+def test_token_nll_of_nothing_to_score_is_empty(tiny_lab, length, first):
+    assert token_nll(tiny_lab.model, random_ids(2, length), first=first).shape == (2, 0)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_token_nll_keeps_no_graph_and_leaves_the_mode(random_gpt2, training):
+    gpt2 = random_gpt2().train(training)
+    assert not token_nll(gpt2, random_ids(1, 8)).requires_grad
+    assert all(module.training is training for module in gpt2.modules())
+
+
+def test_folder_is_loaded_whole_as_a_float32_sdpa_model_in_eval_mode(tiny_lab, random_gpt2, tiny_folder):
+    original = random_gpt2().state_dict()
+    loaded = tiny_lab.model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in original.items())
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
+    assert tiny_lab.model.config._attn_implementation == "sdpa"
+    assert not tiny_lab.model.training
+    assert (tiny_lab.name, tiny_lab.device, tiny_lab.context) == (str(tiny_folder), torch.device("cpu"), 64)
+
+
+def test_half_precision_weights_are_loaded_as_float32(random_gpt2, copied):
+    random_gpt2().half().save_pretrained(copied)
+    assert {tensor.dtype for tensor in load_file(copied / "model.safetensors").values()} == {torch.float16}
+    loaded = load_model(str(copied), device="cpu").model
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    torch.testing.assert_close(loaded.transformer.wte.weight, random_gpt2().half().float().transformer.wte.weight)
+
+
+def test_shape_states_the_model_in_a_line(tiny_lab):
+    assert tiny_lab.shape == "0.0 M parameters, 2 layers × 4 heads, width 32, 300 tokens, context 64"
+
+
+def test_tokenizer_larger_than_the_model_is_refused_with_both_sizes(random_gpt2, copied):
+    random_gpt2(vocab_size=200, bos_token_id=0, eos_token_id=0).save_pretrained(copied)
+    with pytest.raises(LabError, match=r"has 300 tokens but the model only 200; save the tokenizer"):
+        load_model(str(copied))
+
+
+def test_tokenizer_without_a_vocabulary_is_refused(copied):
+    GPT2Tokenizer(vocab={}, merges=[]).save_pretrained(copied)
+    with pytest.raises(LabError, match="tokenizer"):
+        load_model(str(copied))
+
+
+@pytest.mark.parametrize("name", ["transformer.h.1.attn.c_attn.bias", "transformer.wpe.weight"])
+def test_weights_that_lack_a_tensor_are_refused_by_its_name(copied, name):
+    tensors = load_file(copied / "model.safetensors")
+    del tensors[name]
+    save_file(tensors, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LabError, match=rf"lack {name} \(1 in all\)"):
+        load_model(str(copied))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_checkpoint_is_refused_by_name_in_one_line(copied, damage):
+    DAMAGE[damage](copied)
+    with pytest.raises(LabError, match=rf"{copied}.* cannot be loaded as GPT-2: \S") as caught:
+        load_model(str(copied))
+    assert "\n" not in str(caught.value)
+
+
+def test_device_that_torch_does_not_know_is_refused_by_name(tiny_folder):
+    with pytest.raises(LabError, match="nonsense"):
+        load_model(str(tiny_folder), device="nonsense")
+
+
+def test_encode_adds_nothing_and_decodes_to_the_text(tiny_lab):
+    text = " The moon\n\né 🌙 "
+    ids = tiny_lab.encode(text)
+    assert (ids.ndim, ids.dtype) == (1, torch.int64)
+    assert tiny_lab.tokenizer.decode(ids) == text
+    assert tiny_lab.encode("").shape == (0,)
+
+
+def test_encode_prompt_allows_the_context_less_the_room_and_no_more(tiny_lab):
+    assert len(tiny_lab.encode_prompt("x" * 64)) == 64
+    assert len(tiny_lab.encode_prompt("x" * 60, room=4)) == 60
+    with pytest.raises(LabError, match=r"65 tokens; .* reads at most 64: shorten it"):
+        tiny_lab.encode_prompt("x" * 65)
+    with pytest.raises(LabError, match=r"61 tokens; .* reads at most 64 less 4 to generate"):
+        tiny_lab.encode_prompt("x" * 61, room=4)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("", r"the prompt is empty; type at least one character"),
+        ("moon \ud83c", r"lone surrogate\) at 5; remove it"),
+        (None, r"of type NoneType; give a string"),
+        (["moon"], r"of type list; give a string"),
+        (b"moon", r"of type bytes; give a string"),
+    ],
+)
+def test_prompt_that_is_no_text_is_refused_with_what_it_is(tiny_lab, prompt, message):
+    with pytest.raises(LabError, match=message):
+        tiny_lab.encode_prompt(prompt)
+
+
+def test_builtin_model_is_there_with_4096_tokens_and_a_context_of_256():
+    lab = load_model("builtin", device="cpu")
+    assert len(lab.tokenizer) == lab.model.config.vocab_size == 4096
+    assert lab.context >= 256
+    assert lab.model.config._attn_implementation == "sdpa"

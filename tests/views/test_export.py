@@ -1,0 +1,156 @@
+import csv
+import io
+from itertools import product
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+
+from gpt2lab.errors import LabError
+from gpt2lab.views.export import FORMATS, attention_file, format_of, largest_weights
+from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
+
+PARTS = {
+    "everything": ({}, [0, 1], [0, 1, 2, 3]),
+    "a layer": ({"layer": 1}, [1], [0, 1, 2, 3]),
+    "a head": ({"layer": 1, "head": 2}, [1], [2]),
+    "the first head": ({"layer": 0, "head": 0}, [0], [0]),
+}
+each_part = pytest.mark.parametrize("part", PARTS)
+SVG = "{http://www.w3.org/2000/svg}svg"
+
+
+def arrays(content):
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return dict(file)
+
+
+@each_part
+def test_npz_holds_the_weights_of_the_part_and_says_which(tiny_trace, part):
+    options, layers, heads = PARTS[part]
+    found = arrays(attention_file(tiny_trace, "npz", **options))
+    n = len(tiny_trace.tokens)
+    assert set(found) == {"weights", "layers", "heads", "tokens", "ids"}
+    assert (found["weights"].shape, found["weights"].dtype) == ((len(layers), len(heads), n, n), np.float32)
+    assert (found["layers"].tolist(), found["heads"].tolist()) == (layers, heads)
+    for (i, layer), (j, head) in product(enumerate(layers), enumerate(heads)):
+        np.testing.assert_array_equal(found["weights"][i, j], tiny_trace.attention(layer, head).numpy())
+    assert tuple(found["tokens"]) == tiny_trace.tokens
+    assert found["ids"].tolist() == tiny_trace.ids.tolist()
+
+
+@pytest.mark.parametrize("token", ["月🌙", "</script>", "a,b\"c'd\n", "a\0"])
+def test_arrays_and_tables_keep_any_token(random_trace, token):
+    trace = random_trace(1, 1, 2, ("a", token))
+    assert arrays(attention_file(trace, "npz"))["tokens"].tolist() == ["a", token]
+    text = attention_file(trace, "csv").decode()
+    assert [row["query_token"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ["a", token, token]
+
+
+@each_part
+def test_csv_has_a_line_for_every_weight_that_is_not_ahead(tiny_trace, part):
+    options, layers, heads = PARTS[part]
+    content = attention_file(tiny_trace, "csv", **options).decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
+    n, names = len(tiny_trace.tokens), tiny_trace.tokens
+    places = [(layer, head, i, j) for layer, head in product(layers, heads) for i in range(n) for j in range(i + 1)]
+    assert [tuple(int(row[name]) for name in ("layer", "head", "query", "key")) for row in rows] == places
+    assert [(row["query_token"], row["key_token"]) for row in rows] == [(names[i], names[j]) for *_, i, j in places]
+    for row, (layer, head, i, j) in zip(rows, places):
+        assert float(row["weight"]) == pytest.approx(float(tiny_trace.attention(layer, head)[i, j]), rel=1e-5)
+
+
+@each_part
+def test_pictures_are_of_the_grid_or_of_the_head(tiny_trace, part):
+    options = PARTS[part][0]
+    figure = attention_heatmap(tiny_trace, **options) if "head" in options else attention_grid(tiny_trace, **options)
+    png, svg = (attention_file(tiny_trace, format, **options) for format in ("png", "svg"))
+    assert png.startswith(b"\x89PNG\r\n\x1a\n")
+    assert png == figure_bytes(figure, "png")
+    assert ElementTree.fromstring(svg).tag == SVG
+
+
+def test_pictures_of_different_parts_differ(tiny_trace):
+    contents = {attention_file(tiny_trace, "svg", **options) for options, *_ in PARTS.values()}
+    assert len(contents) == len(PARTS)
+
+
+@each_part
+def test_page_shows_the_part_first(tiny_trace, part):
+    options, layers, heads = PARTS[part]
+    page = attention_file(tiny_trace, "html", **options).decode("utf-8")
+    assert page.startswith("<!doctype html>")
+    assert f'"layer":{layers[0]},"heads":{heads},'.replace(" ", "") in page
+
+
+@pytest.mark.parametrize("format", ["jpg", "", "PNG", ".png", None])
+def test_unknown_format_is_refused_with_the_known_ones(tiny_trace, format):
+    with pytest.raises(LabError, match=r"is unknown; end the file's name in \.html, \.png, \.svg, \.csv, \.npz"):
+        attention_file(tiny_trace, format)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"head": 1}, r"head 1 of which layer\? give the layer too, 0 to 1"),
+        ({"head": 0}, r"head 0 of which layer\?"),
+        ({"layer": 2}, r"layer 2 does not exist; .* has layers 0 to 1"),
+        ({"layer": -1}, r"layer -1 does not exist"),
+        ({"layer": 0, "head": 4}, r"head 4 does not exist; .* has heads 0 to 3"),
+    ],
+)
+def test_part_that_does_not_exist_is_refused_in_every_format(tiny_trace, format, options, message):
+    with pytest.raises(LabError, match=message):
+        attention_file(tiny_trace, format, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [("a.html", "html"), ("dir.csv/b.PNG", "png"), ("a.b.npz", "npz"), ("/x/a.Svg", "svg")]
+)
+def test_name_of_a_file_tells_its_format(name, format):
+    assert format_of(name) == format
+
+
+@pytest.mark.parametrize("name", ["a", "a.jpg", "png", ".png", "a.png.txt", "a.png/", "a.html.", ""])
+def test_name_of_no_known_format_is_refused_with_the_known_ones(name):
+    if name == "a.png/":
+        assert format_of(name) == "png"
+        return
+    with pytest.raises(
+        LabError, match=r"ends in no format known here; use \.html, \.png, \.svg, \.csv, \.npz"
+    ) as caught:
+        format_of(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_largest_weights_come_in_order_with_their_tokens_and_places(tiny_trace):
+    weights = tiny_trace.attention(1, 2)
+    n = len(weights)
+    rows = largest_weights(tiny_trace, 1, 2, 5)
+    expected = sorted(((float(weights[i, j]), i, j) for i in range(n) for j in range(i + 1)), reverse=True)[:5]
+    names = tiny_trace.tokens
+    assert rows == [(names[i], i, names[j], j, round(w, 4)) for w, i, j in expected]
+
+
+def test_largest_weights_are_all_there_and_none_twice_where_more_are_asked_for(tiny_trace):
+    n = len(tiny_trace.tokens)
+    rows = largest_weights(tiny_trace, 0, 0, 10_000)
+    assert {(i, j) for _, i, _, j, _ in rows} == {(i, j) for i in range(n) for j in range(i + 1)}
+    assert len(rows) == n * (n + 1) // 2
+    assert sum(row[-1] for row in rows) == pytest.approx(n, abs=1e-2)
+
+
+def test_largest_weights_never_name_a_token_ahead(made_trace):
+    sharp = torch.zeros(1, 1, 6, 6)
+    sharp[..., 0] = 1000.0  # every token reads the first one, with weight 1 to the last bit
+    rows = largest_weights(made_trace(sharp, torch.eye(6).expand(1, 1, 6, 6)), 0, 0, 100)
+    assert [row[-1] for row in rows[:6]] == [1.0] * 6
+    assert all(j <= i for _, i, _, j, _ in rows)
+
+
+@pytest.mark.parametrize(("layer", "head"), [(2, 0), (0, 4), (-1, 0)])
+def test_largest_weights_of_a_head_that_does_not_exist_are_refused(tiny_trace, layer, head):
+    with pytest.raises(LabError, match="does not exist"):
+        largest_weights(tiny_trace, layer, head, 3)

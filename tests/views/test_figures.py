@@ -1,0 +1,278 @@
+import warnings
+from dataclasses import replace
+from io import BytesIO
+from math import exp, log
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+from gpt2lab.errors import LabError
+from gpt2lab.training.runs import Metric
+from gpt2lab.views.figures import (
+    DPI,
+    MAX_LABELS,
+    MAX_SIDE,
+    attention_grid,
+    attention_grid_cells,
+    attention_heatmap,
+    figure_bytes,
+    loss_curve,
+    shrunk,
+)
+
+METRICS = tuple(
+    Metric(step, 64 * step, split, loss, 1e-3, float(step))
+    for step, split, loss in [
+        (0, "validation", 6.5),
+        (1, "train", 6.25),
+        (2, "train", 5.0),
+        (2, "validation", 5.5),
+        (3, "train", 4.75),
+        (3, "validation", 5.25),
+    ]
+)
+HOSTILE = ("$\\frac$", "$", "_a^{", "</script>", "$$", "\\$", "a$b_c", "&<>\"'")
+
+
+def pixels(figure):
+    return imread(BytesIO(figure_bytes(figure, "png")))[..., :3]  # (height, width, 3)
+
+
+def line_points(figure, label):
+    [line] = [line for line in figure.axes[0].lines if line.get_label() == label]
+    return list(zip(*line.get_data()))
+
+
+def pictures(trace):
+    return {
+        "loss curve": lambda **options: loss_curve(METRICS, **options),
+        "grid": lambda **options: attention_grid(trace, **options),
+        "heatmap": lambda **options: attention_heatmap(trace, 1, 2, **options),
+    }
+
+
+each_picture = pytest.mark.parametrize("picture", ["loss curve", "grid", "heatmap"])
+
+
+def test_loss_curve_draws_exactly_the_losses_of_each_split():
+    figure = loss_curve(METRICS)
+    for split in ("train", "validation"):
+        assert line_points(figure, split) == [(m.step, m.loss) for m in METRICS if m.split == split]
+    assert figure.axes[0].get_ylabel() == "loss (nats per token)"
+
+
+def test_baseline_is_level_at_the_first_validation_loss():
+    assert {y for _, y in line_points(loss_curve(METRICS), "before training")} == {6.5}
+
+
+def test_axis_on_the_right_reads_losses_as_perplexities():
+    figure = loss_curve(METRICS)
+    figure.draw_without_rendering()
+    [right] = figure.axes[0].child_axes
+    assert right.get_ylabel() == "perplexity"
+    assert right.get_ylim() == pytest.approx([exp(y) for y in figure.axes[0].get_ylim()])
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_loss_curve_of_one_split_alone_draws_it(split):
+    metrics = tuple(metric for metric in METRICS if metric.split == split)
+    figure = loss_curve(metrics)
+    assert line_points(figure, split) == [(m.step, m.loss) for m in metrics]
+    assert any(line.get_label() == "before training" for line in figure.axes[0].lines) == (split == "validation")
+    assert figure_bytes(figure, "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("metrics", [(), (METRICS[0],), (replace(METRICS[0], loss=800.0), METRICS[1])])
+def test_loss_curve_of_little_or_huge_losses_can_be_drawn_without_a_warning(metrics):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert figure_bytes(loss_curve(metrics), "png").startswith(b"\x89PNG")
+
+
+def test_heatmap_holds_the_attention_of_its_head(tiny_trace):
+    for layer, head in ((0, 0), (1, 3)):
+        figure = attention_heatmap(tiny_trace, layer, head)
+        [image] = figure.axes[0].images
+        np.testing.assert_array_equal(image.get_array(), tiny_trace.attention(layer, head).numpy())
+        assert figure.axes[0].get_title() == f"layer {layer}, head {head}"
+
+
+def test_heatmap_labels_rows_and_columns_with_the_tokens(tiny_trace):
+    axes = attention_heatmap(tiny_trace, 0, 0).axes[0]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert tuple(label.get_text() for label in labels) == tiny_trace.tokens
+
+
+def test_heatmap_draws_the_first_token_at_the_top_left(made_trace):
+    identity = 100 * torch.eye(4).expand(1, 1, 4, 4)
+    axes = attention_heatmap(made_trace(identity, identity), 0, 0).axes[0]
+    assert axes.images[0].origin == "upper"
+    assert axes.get_ylim() == (3.5, -0.5)
+
+
+@pytest.mark.parametrize(("n", "labelled"), [(MAX_LABELS, True), (MAX_LABELS + 1, False)])
+def test_heatmap_leaves_out_labels_too_many_to_read(random_trace, n, labelled):
+    axes = attention_heatmap(random_trace(1, 1, n), 0, 0).axes[0]
+    assert (tuple(label.get_text() for label in axes.get_xticklabels()) == tuple(f"t{i}" for i in range(n))) == labelled
+
+
+def test_tokens_that_look_like_formulas_or_markup_are_drawn_as_they_are(random_trace):
+    figure = attention_heatmap(random_trace(1, 1, len(HOSTILE), HOSTILE), 0, 0)
+    drawn = [label.get_text().replace(r"\$", "$") for label in figure.axes[0].get_xticklabels()]
+    assert drawn == list(HOSTILE)
+    ElementTree.fromstring(figure_bytes(figure, "svg"))
+    assert figure_bytes(figure, "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("token", ["·a", "⏎", "⇥", "␍", "⟨F0 9F⟩", "⟨⟩", "é", "ж", "月"])
+def test_token_of_any_script_is_drawn_without_a_warning(random_trace, token):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure_bytes(attention_heatmap(random_trace(1, 1, 2, ("a", token)), 0, 0), "png")
+
+
+def test_longest_token_of_gpt2_leaves_room_for_the_picture(random_trace):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure_bytes(attention_heatmap(random_trace(1, 1, 2, ("a", "=" * 64)), 0, 0), "png")
+
+
+def test_grid_has_the_attention_of_every_head_in_order(tiny_trace):
+    axes = attention_grid(tiny_trace).axes
+    assert len(axes) == tiny_trace.n_layers * tiny_trace.n_heads == 8
+    for i, one in enumerate(axes):
+        np.testing.assert_array_equal(one.images[0].get_array(), tiny_trace.attention(*divmod(i, 4)).numpy())
+    assert [one.get_title() for one in axes[:4]] == ["head 0", "head 1", "head 2", "head 3"]
+    assert [axes[0].get_ylabel(), axes[4].get_ylabel()] == ["layer 0", "layer 1"]
+
+
+def test_grid_of_one_layer_has_its_heads_alone(tiny_trace):
+    axes = attention_grid(tiny_trace, layer=1).axes
+    assert len(axes) == 4
+    for head, one in enumerate(axes):
+        np.testing.assert_array_equal(one.images[0].get_array(), tiny_trace.attention(1, head).numpy())
+    assert axes[0].get_ylabel() == "layer 1"
+
+
+@pytest.mark.parametrize(("layer", "head"), [(2, 0), (-1, 0), (0, 4), (0, -1)])
+def test_head_that_does_not_exist_cannot_be_drawn(tiny_trace, layer, head):
+    with pytest.raises(LabError, match="does not exist"):
+        attention_heatmap(tiny_trace, layer, head)
+    if head == 0:
+        with pytest.raises(LabError, match=f"layer {layer} does not exist"):
+            attention_grid(tiny_trace, layer=layer)
+
+
+def two_tokens(made_trace, L, H):
+    """A trace in which the second token of head i reads itself with weight (i + 1) / (L·H + 1)."""
+    own = torch.arange(1, L * H + 1).view(L, H) / (L * H + 1)
+    q, k = torch.ones(L, H, 2, 1), torch.zeros(L, H, 2, 1)
+    k[:, :, 1, 0] = (own / (1 - own)).log()
+    return made_trace(q, k), own.tolist()
+
+
+@pytest.mark.parametrize(("L", "H"), [(1, 1), (2, 4), (6, 3)])
+def test_centres_of_the_grids_cells_lie_where_the_picture_shows_each_head(made_trace, L, H):
+    trace, own = two_tokens(made_trace, L, H)
+    picture, cells = pixels(attention_grid(trace)), attention_grid_cells(trace)
+    assert list(cells) == [(layer, head) for layer in range(L) for head in range(H)]
+    colour = mpl.colormaps["viridis"]
+    for (layer, head), (x, y) in cells.items():
+        for right, down, weight in (
+            (-9, -9, 1.0),
+            (9, -9, 0.0),
+            (-9, 9, 1 - own[layer][head]),
+            (9, 9, own[layer][head]),
+        ):
+            shown = picture[round(y) + down, round(x) + right]
+            np.testing.assert_allclose(shown, colour(weight)[:3], atol=0.02)
+
+
+def test_matrix_that_fits_is_drawn_as_it_is():
+    weights = np.random.default_rng(0).random((MAX_SIDE, MAX_SIDE))
+    np.testing.assert_array_equal(shrunk(weights), weights)
+
+
+@pytest.mark.parametrize("n", [257, 600, 1024])
+def test_larger_matrix_is_drawn_as_means_of_its_parts(n):
+    weights = np.random.default_rng(0).random((n, n)).astype(np.float32)
+    small = shrunk(weights)
+    assert small.shape == (MAX_SIDE, MAX_SIDE)
+    edges = [i * n // MAX_SIDE for i in range(MAX_SIDE + 1)]
+    for i, j in [(0, 0), (1, 254), (100, 31), (254, 3), (255, 255)]:
+        part = weights[edges[i] : edges[i + 1], edges[j] : edges[j + 1]]
+        assert small[i, j] == pytest.approx(part.mean(dtype=np.float64), rel=1e-5)
+
+
+def test_mean_of_a_matrix_survives_shrinking():
+    rows = np.random.default_rng(0).random(1024)
+    weights = np.outer(rows, rows)
+    np.testing.assert_allclose(shrunk(weights).mean(), weights.mean())
+
+
+def test_grid_of_a_long_text_shows_means(random_trace):
+    trace = random_trace(1, 1, 600)
+    [axes] = attention_grid(trace).axes
+    shown = axes.images[0].get_array()
+    assert shown.shape == (MAX_SIDE, MAX_SIDE)
+    assert shown[0, 0] == pytest.approx(float(trace.attention(0, 0)[:2, :2].mean()))
+
+
+each_format = pytest.mark.parametrize("format", ["png", "svg"])
+
+
+@each_picture
+@each_format
+def test_picture_made_twice_gives_the_same_bytes(tiny_trace, picture, format):
+    make = pictures(tiny_trace)[picture]
+    first = figure_bytes(make(), format)
+    assert figure_bytes(make(), format) == first
+    assert len(first) > 1000
+
+
+@each_format
+def test_figure_saved_twice_gives_the_same_bytes(tiny_trace, format):
+    figure = attention_heatmap(tiny_trace, 1, 2)
+    assert figure_bytes(figure, format) == figure_bytes(figure, format)
+
+
+def test_png_has_the_resolution_that_is_stated():
+    figure = loss_curve(METRICS)
+    height, width, _ = pixels(figure).shape
+    assert (width, height) == tuple(round(inches * DPI) for inches in (7, 3.6))
+
+
+@each_picture
+def test_picture_is_on_white_or_on_the_dark_of_the_page(tiny_trace, picture):
+    for dark, colour in ((False, "#ffffff"), (True, "#18181b")):
+        shown = pixels(pictures(tiny_trace)[picture](dark=dark))
+        for corner in ((0, 0), (-1, -1), (0, -1)):
+            np.testing.assert_allclose(shown[corner], to_rgb(colour), atol=1 / 255)
+
+
+@each_picture
+def test_drawing_leaves_pyplot_and_its_settings_alone(tiny_trace, picture):
+    before = dict(mpl.rcParams)
+    make = pictures(tiny_trace)[picture]
+    figure_bytes(make(dark=True), "svg")
+    attention_grid_cells(tiny_trace)
+    assert pyplot.get_fignums() == []
+    assert dict(mpl.rcParams) == before
+
+
+def test_colour_scale_begins_at_zero(tiny_trace):
+    images = [axes.images[0] for axes in attention_grid(tiny_trace).axes]
+    images.append(attention_heatmap(tiny_trace, 0, 1).axes[0].images[0])
+    assert {image.get_clim()[0] for image in images} == {0}
+    assert images[-1].get_clim()[1] == pytest.approx(float(tiny_trace.attention(0, 1).max()))
+
+
+def test_perplexity_axis_stands_a_loss_of_zero():
+    figure = loss_curve((replace(METRICS[1], loss=0.0), replace(METRICS[2], loss=log(2))))
+    assert figure_bytes(figure, "png").startswith(b"\x89PNG")

@@ -1,0 +1,186 @@
+import base64
+from dataclasses import replace
+from io import BytesIO
+from math import exp
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from gpt2lab.inspection.heads import HeadScores
+from gpt2lab.inspection.trace import trace
+from gpt2lab.training.runs import Metric
+from gpt2lab.training.trainer import FinetuneResult
+from gpt2lab.views import report as report_module
+from gpt2lab.views.figures import attention_heatmap, figure_bytes, loss_curve
+from gpt2lab.views.page import POLICY
+from gpt2lab.views.report import head_rows, image, result_rows, run_report, table, validation_rows
+
+HOSTILE = "</p><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \"'"
+RESULT = FinetuneResult(
+    run="20260131-tiny-moon",
+    folder=Path("runs/x"),
+    model_dir=Path("runs/x/model"),
+    steps=1234,
+    tokens=56789,
+    seconds=12.0,
+    val_loss_before=3.25,
+    val_loss_after=2.5,
+    text_before=" rose in the west",
+    text_after=" rose in the east",
+    prompt="The moon",
+    stopped=False,
+)
+CONFIG = {"model": "builtin", "data": "sample", "learning_rate": 0.00075, "seed": 17, "machine": {"device": "cpu"}}
+METRICS = (
+    Metric(0, 0, "validation", 3.25, 0.0, 0.5),
+    Metric(1, 10, "train", 3.0, 1e-3, 1.0),
+    Metric(1234, 56789, "validation", 2.5, 1e-3, 2.0),
+)
+SCORES = HeadScores(
+    previous_token=torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.9, 0.6, 0.7]]),
+    induction=torch.tensor([[0.05, 0.15, 0.8, 0.25], [0.35, 0.45, 0.55, 0.65]]),
+)
+
+
+@pytest.fixture(scope="module")
+def report(tiny_trace, read_html):
+    """The report of RESULT, as a parser reads it."""
+    return read_html(run_report(RESULT, CONFIG, METRICS, SCORES, tiny_trace).html)
+
+
+@pytest.fixture
+def sketched(monkeypatch, tiny_trace, read_html):
+    """A function: changes → the report as a parser reads it, with its pictures left empty."""
+    monkeypatch.setattr(report_module, "figure_bytes", lambda figure, format: b"")
+    for name in ("loss_curve", "attention_grid", "attention_heatmap"):
+        monkeypatch.setattr(report_module, name, lambda *args: None)
+
+    def make(config=CONFIG, trace=tiny_trace, **changes):
+        return read_html(run_report(replace(RESULT, **changes), config, METRICS, SCORES, trace).html)
+
+    return make
+
+
+def pictures(read):
+    sources = [attributes["src"] for tag, attributes in read.tags if tag == "img"]
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    return [base64.b64decode(source.partition(",")[2], validate=True) for source in sources]
+
+
+def test_numbers_of_the_result_appear(report):
+    text = report.text
+    assert "builtin fine-tuned on sample: 1,234 steps, 56,789 tokens in 12 s (4,732 tokens/s)" in text
+    assert "validation loss (nats per token) 3.2500 2.5000" in text
+    assert f"validation perplexity {exp(3.25):.2f} {exp(2.5):.2f}" in text
+    assert f"1,234 2.5000 {exp(2.5):.2f}" in text
+
+
+def test_texts_of_the_result_appear_under_their_headings(report):
+    text = report.text
+    assert "Prompt: The moon" in text
+    assert "before rose in the west" in text
+    assert "after rose in the east" in text
+    assert text.index("rose in the west") < text.index("rose in the east")
+    assert "Fine-tuning run 20260131-tiny-moon" in text
+
+
+def test_every_setting_appears(report):
+    text = report.text
+    for line in ("learning_rate 0.00075", "seed 17", "model builtin", "data sample"):
+        assert line in text
+
+
+def test_best_heads_appear_with_their_scores(report):
+    text = report.text
+    assert "previous-token 1 1 0.900 previous-token 1 3 0.700 previous-token 1 2 0.600" in text
+    assert "induction 0 2 0.800 induction 1 3 0.650 induction 1 2 0.550" in text
+
+
+def test_pictures_are_embedded_and_are_those_of_the_run(report, tiny_trace):
+    curve, grid, previous, induction = pictures(report)
+    assert curve == figure_bytes(loss_curve(METRICS), "png")
+    assert previous == figure_bytes(attention_heatmap(tiny_trace, 1, 1), "png")
+    assert induction == figure_bytes(attention_heatmap(tiny_trace, 0, 2), "png")
+    assert imread(BytesIO(grid)).ndim == 3
+
+
+def test_every_picture_says_in_words_what_it_shows(report):
+    captions = [attributes["alt"] for tag, attributes in report.tags if tag == "img"]
+    assert all(caption in report.text for caption in captions)
+    assert captions[2:] == [
+        "The most previous-token-like head, layer 1, head 1: score 0.90.",
+        "The most induction-like head, layer 0, head 2: score 0.80.",
+    ]
+
+
+def test_page_needs_no_network_and_runs_no_script(report):
+    assert all(value.startswith("data:") for value in report.attributes("src", "href"))
+    assert report.count("script") == report.count("link") == 0
+    assert any(attributes.get("content") == POLICY for _, attributes in report.tags)
+
+
+@pytest.mark.parametrize("field", ["prompt", "text_before", "text_after", "run"])
+def test_hostile_text_of_a_result_is_shown_and_not_obeyed(sketched, field):
+    plain, hostile = sketched(), sketched(**{field: HOSTILE})
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+    assert HOSTILE in hostile.text
+
+
+@pytest.mark.parametrize("key", ["model", "data", "seed", HOSTILE])
+def test_hostile_setting_is_shown_and_not_obeyed(sketched, key):
+    plain, hostile = sketched(config=CONFIG | {"x": 1}), sketched(config=CONFIG | {"x": 1, key: HOSTILE})
+    assert {tag for tag, _ in hostile.tags} == {tag for tag, _ in plain.tags}
+    assert hostile.count("img") == plain.count("img") == 4
+    assert HOSTILE in hostile.text
+
+
+def test_hostile_token_is_shown_and_not_obeyed(sketched, random_trace):
+    read = sketched(trace=random_trace(2, 4, 2, ("a", HOSTILE)))
+    assert (read.count("script"), read.count("img")) == (0, 4)
+    assert HOSTILE in read.text
+
+
+def test_text_that_was_looked_at_reads_as_it_was_typed(sketched, tiny_lab):
+    text = "The café · by the sea"
+    assert f"Text: {text}" in sketched(trace=trace(tiny_lab, text)).text
+
+
+def test_rows_of_the_result_read_before_and_after():
+    assert result_rows(RESULT) == [
+        ("validation loss (nats per token)", "3.2500", "2.5000"),
+        ("validation perplexity", f"{exp(3.25):.2f}", f"{exp(2.5):.2f}"),
+    ]
+
+
+def test_rows_of_validation_leave_the_training_losses_out():
+    assert validation_rows(METRICS) == [
+        ("0", "3.2500", f"{exp(3.25):.2f}"),
+        ("1,234", "2.5000", f"{exp(2.5):.2f}"),
+    ]
+    assert validation_rows(METRICS[1:2]) == []
+
+
+def test_rows_of_heads_name_kind_layer_head_and_score():
+    best = {"previous_token": [(1, 2, 0.98765)], "induction": [(3, 11, 0.5), (0, 0, 0.25)]}
+    assert head_rows(best) == [
+        ("previous-token", "1", "2", "0.988"),
+        ("induction", "3", "11", "0.500"),
+        ("induction", "0", "0", "0.250"),
+    ]
+
+
+def test_table_keeps_order_and_escapes_every_cell(read_html):
+    read = read_html(table(["a", HOSTILE], [("1", "2"), (HOSTILE, "4")]))
+    assert read.texts == ["a", HOSTILE, "1", "2", HOSTILE, "4"]
+    assert [tag for tag, _ in read.tags] == ["table", "thead", "tr", "th", "th", "tbody", *["tr", "td", "td"] * 2]
+
+
+def test_image_holds_the_figure_and_its_caption_twice(read_html):
+    figure = loss_curve(METRICS)
+    read = read_html(image(figure, HOSTILE))
+    assert [tag for tag, _ in read.tags] == ["figure", "img", "figcaption"]
+    assert read.attributes("alt") == read.texts == [HOSTILE]
+    [content] = pictures(read)
+    assert imread(BytesIO(content)).shape[2] == 4
