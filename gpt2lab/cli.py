@@ -7,6 +7,7 @@ object on one line. Exit status 0; 2 for bad usage or input, with one line that 
 import io
 import json
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -34,13 +35,13 @@ Runs = Annotated[Path, typer.Option("--runs", help="the folder that run folders 
 def main() -> None:
     """Run the command that the arguments name, and end the process with its status."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False)  # typer returns 130 for an interrupt, as shells count it
     except LabError as error:
         fail(str(error))
     except UsageError as error:
         fail(f"{error.format_message().rstrip('.')}; see --help")
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)  # as shells count an interrupt
+    if status:
+        sys.exit(status)
 
 
 def fail(message: str) -> None:
@@ -137,8 +138,8 @@ def perplexity(
     model, data = resolve_auto(model, data)
     articles = load_text(data).split(split)
     lab = load_model(model)
-    with tqdm(desc="windows", unit="window", file=sys.stderr) as bar:
-        result = measure(lab, articles, context=context, stride=stride, on_progress=shown_on(bar))
+    with progress("windows") as show:
+        result = measure(lab, articles, context=context, stride=stride, on_progress=show)
     derived = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
     line = asdict(result) | {name: getattr(result, name) for name in derived}
     if as_json:
@@ -165,21 +166,22 @@ def generate(
     from gpt2lab.sampling import Sampling, collect, generate_steps, text_of
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    labs = [load_model(name) for name in (model, compare) if name is not None]
+    pending = [generate_steps(lab, prompt, max_new_tokens=max_new_tokens, sampling=sampling) for lab in labs]
+    stream = io.StringIO() if as_json else sys.stdout
     results = []
-    for name in filter(None, (model, compare)):
-        lab = load_model(name)
-        steps, shown = [], ""
-        stream = io.StringIO() if as_json else sys.stdout
+    for lab, coming in zip(labs, pending):
+        steps, shown, text = [], 0, ""
         print(f"[{lab.name}] {prompt}" if compare else prompt, end="", file=stream, flush=True)
-        for step in generate_steps(lab, prompt, max_new_tokens=max_new_tokens, sampling=sampling):
+        for step in coming:
             steps.append(step)
             text = text_of(lab, steps)
             if not text.endswith("\ufffd"):  # the rest of a character is still to come
-                print(text[len(shown) :], end="", file=stream, flush=True)
-                shown = text
-        print(file=stream)
-        results.append(asdict(collect(lab, prompt, tuple(steps), max_new_tokens=max_new_tokens, seed=seed)))
-        results[-1]["model"] = lab.name
+                print(text[shown:], end="", file=stream, flush=True)
+                shown = len(text)
+        print(text[shown:], file=stream)
+        done = collect(lab, prompt, tuple(steps), max_new_tokens=max_new_tokens, seed=seed)
+        results.append(asdict(done) | {"model": lab.name})
     if as_json:
         first, *others = results
         report(first | ({"compare": others[0]} if others else {}), as_json)
@@ -202,7 +204,11 @@ def attention(
 
     format = format_of(out)
     content = attention_file(trace(load_model(model), text), format, layer=layer, head=head)
-    print(f"{write_bytes(out, content)}  {len(content):,} bytes")
+    try:
+        write_bytes(out, content)
+    except OSError as error:
+        raise LabError(f"{out} cannot be written ({error.strerror}); choose another file") from error
+    print(f"{out}  {len(content):,} bytes")
 
 
 @app.command(name="app")
@@ -247,11 +253,18 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def shown_on(bar: tqdm):
-    """A progress callback that moves a bar."""
+@contextmanager
+def progress(what: str):
+    """A callback for (done, total) that draws a bar on standard error from its first call on."""
+    bars = []
 
     def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+        if not bars:
+            bars.append(tqdm(total=total, desc=what, file=sys.stderr))
+        bars[0].update(done - bars[0].n)
 
-    return show
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()

@@ -10,8 +10,9 @@ from pathlib import Path
 from gpt2lab.inspection.heads import HeadScores, head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
+from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import read_metrics
-from gpt2lab.training.trainer import FinetuneResult, finetune
+from gpt2lab.training.trainer import finetune
 from gpt2lab.views.report import run_report
 
 # Half a minute to a minute and a half on two cores; beyond it the sample's validation loss rises again.

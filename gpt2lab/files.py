@@ -1,7 +1,7 @@
 """Files that are replaced whole or not at all. Knows bytes and paths; nothing of what is in them."""
 
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 
@@ -12,20 +12,13 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())  # a temporary file is private; the one asked for is not
-        return Path(name).replace(path)
+        return temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

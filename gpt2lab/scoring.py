@@ -5,7 +5,7 @@ Knows models and articles; nothing of training or pictures.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import exp, inf, log
+from math import inf, log
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab, token_nll
 from gpt2lab.text import Article, joined_rows
+from gpt2lab.units import perplexity_of
 
 TOKENS_AT_ONCE = 4096  # tokens in a batch of windows: enough to keep the matrix products busy
 RESAMPLES = 1000  # of the bootstrap, as in Efron and Tibshirani's advice for percentile intervals
@@ -43,27 +44,22 @@ class Perplexity:
     @property
     def perplexity(self) -> float:
         """exp(nats per predicted token), ≥ 1. Depends on the tokenizer: compare like with like."""
-        return _exp(self.nll, self.n_scored)
+        return perplexity_of(self.nll / self.n_scored)
 
     @property
     def word_perplexity(self) -> float:
         """exp(nats per word of the original text): comparable between tokenizers. Infinite past floats, or without words."""
-        return _exp(self.nll, self.n_words)
+        return perplexity_of(self.nll / self.n_words) if self.n_words else inf
 
     @property
     def byte_perplexity(self) -> float:
         """exp(nats per byte of the original text)."""
-        return _exp(self.nll, self.n_bytes)
+        return perplexity_of(self.nll / self.n_bytes)
 
     @property
     def bits_per_byte(self) -> float:
         """Bits per byte of the original text."""
         return self.nll / self.n_bytes / log(2)
-
-
-def _exp(nll: float, n: int) -> float:
-    """exp(nll / n), infinite where that is past a float."""
-    return exp(nll / n) if n and nll / n < 700 else inf
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,20 +163,24 @@ def test_generate_prints_every_step_with_its_alternatives(call, tiny_folder, tin
     assert "compare" not in found
 
 
-def test_generate_for_a_reader_is_the_prompt_and_what_follows(call, tiny_folder, tiny_lab):
-    status, out, err = call("generate", "--model", tiny_folder, "--prompt", "The moon", "--max-new-tokens", 8)
-    expected = generate(tiny_lab, "The moon", max_new_tokens=8, temperature=0.8, top_p=0.95, seed=0)
-    assert (status, out) == (0, f"The moon{expected.text}\n")
-    assert "Traceback" not in err
+def written(lab, seed, **changes):
+    """What `generate` writes by default after "The moon", 8 tokens long."""
+    settings = {"max_new_tokens": 8, "temperature": 0.8, "top_p": 0.95} | changes
+    return generate(lab, "The moon", **settings, seed=seed).text
 
 
-def test_generate_shows_a_text_that_ends_within_a_character_to_its_end(call, tiny_folder, tiny_lab):
-    options = {"max_new_tokens": 30, "temperature": 100.0, "top_p": 1.0}
-    seed = next(seed for seed in range(50) if generate(tiny_lab, "a", **options, seed=seed).text.endswith("\ufffd"))
-    expected = generate(tiny_lab, "a", **options, seed=seed)
-    arguments = [argument for name, value in options.items() for argument in (f"--{name.replace('_', '-')}", value)]
-    _, out, _ = call("generate", "--model", tiny_folder, "--prompt", "a", *arguments, "--seed", seed)
-    assert out == f"a{expected.text}\n"
+def seed_with(broken, *labs, **changes):
+    """A seed for which the text of each lab ends within a character, or none does."""
+    texts = ([written(lab, seed, **changes) for lab in labs] for seed in range(100))
+    return next(seed for seed, all in enumerate(texts) if {text.endswith("\ufffd") for text in all} == {broken})
+
+
+@pytest.mark.parametrize("ends_within_a_character", [False, True])
+def test_generate_for_a_reader_is_the_prompt_and_all_that_follows(call, tiny_folder, tiny_lab, ends_within_a_character):
+    seed = seed_with(ends_within_a_character, tiny_lab, temperature=5.0)
+    options = ["--max-new-tokens", 8, "--temperature", 5, "--seed", seed]
+    status, out, _ = call("generate", "--model", tiny_folder, "--prompt", "The moon", *options)
+    assert (status, out) == (0, f"The moon{written(tiny_lab, seed, temperature=5.0)}\n")
 
 
 def test_generate_compares_two_models_on_the_same_prompt_and_seed(
@@ -185,19 +189,17 @@ def test_generate_compares_two_models_on_the_same_prompt_and_seed(
     other = tmp_path / "other"
     random_gpt2(seed=1).save_pretrained(other)
     tiny_tokenizer.save_pretrained(other)
-    options = ["--prompt", "The moon", "--max-new-tokens", 4, "--seed", 2]
-    status, out, _ = call("generate", "--model", tiny_folder, "--compare", other, *options, "--json")
+    labs = [load_model(str(name), device="cpu") for name in (tiny_folder, other)]
+    seed = seed_with(False, *labs)
+    texts = [written(lab, seed) for lab in labs]
+    arguments = ["--model", tiny_folder, "--compare", other, "--prompt", "The moon"]
+    arguments += ["--max-new-tokens", 8, "--seed", seed]
+    status, out, _ = call("generate", *arguments, "--json")
     found = one_object(out)
-    settings = {"max_new_tokens": 4, "temperature": 0.8, "top_p": 0.95, "seed": 2}
-    texts = [
-        generate(load_model(str(name), device="cpu"), "The moon", **settings).text for name in (tiny_folder, other)
-    ]
-    assert status == 0
-    assert [found["text"], found["compare"]["text"]] == texts
+    assert (status, [found["text"], found["compare"]["text"]]) == (0, texts)
     assert texts[0] != texts[1]
     assert [found["model"], found["compare"]["model"]] == [str(tiny_folder), str(other)]
-    _, out, _ = call("generate", "--model", tiny_folder, "--compare", other, *options)
-    assert out == f"[{tiny_folder}] The moon{texts[0]}\n[{other}] The moon{texts[1]}\n"
+    assert call("generate", *arguments)[1] == f"[{tiny_folder}] The moon{texts[0]}\n[{other}] The moon{texts[1]}\n"
 
 
 def test_attention_writes_arrays_of_every_head(call, here, tiny_folder, tiny_lab):
@@ -263,8 +265,8 @@ BAD = [
     ("finetune", {"--data": "TEXTS/nothing"}, "has no train, validation or test file"),
     ("finetune", {"--data": "TEXTS/short.txt"}, "less than one block of 16; give more text or a smaller block"),
     ("finetune", {"--steps": 0}, "steps 0 is out of range; use a whole number from 1"),
-    ("finetune", {"--steps": "many"}, "'many' is not a valid int"),
-    ("finetune", {"--steps": 1.5}, "'1.5' is not a valid int"),
+    ("finetune", {"--steps": "many"}, "'--steps': Input should be a valid integer"),
+    ("finetune", {"--steps": 1.5}, "'--steps': Input should be a valid integer"),
     ("finetune", {"--epochs": 1}, "steps 2 and epochs 1.0 are both given; give one of them"),
     ("finetune", {"--steps": None, "--epochs": "nan"}, "epochs nan is out of range"),
     ("finetune", {"--steps": None, "--epochs": 0}, "epochs 0 trains nothing; use a number above 0"),
@@ -281,17 +283,18 @@ BAD = [
     ("perplexity", {"--data": "no.txt"}, "no text 'no.txt'"),
     ("perplexity", {"--split": "dev"}, "split 'dev' is unknown; use one of train, validation, test"),
     ("perplexity", {"--protocol": "magic"}, "protocol 'magic' is unknown; use sliding"),
-    ("perplexity", {"--context": 65}, "a context of 65 tokens is out of range"),
-    ("perplexity", {"--context": 0}, "a context of 0 tokens is out of range"),
-    ("perplexity", {"--stride": 0}, "a stride of 0 is out of range; use 1 to the context, 64"),
+    ("perplexity", {"--context": 65}, "65 is out of range; use a whole number from 2 to 64"),
+    ("perplexity", {"--context": 0}, "0 is out of range; use a whole number from 2 to 64"),
+    ("perplexity", {"--stride": 0}, "stride 0 is out of range; use a whole number from 1 to 64"),
     ("generate", {"--model": "/no/model"}, "no model '/no/model'"),
     ("generate", {"--compare": "/no/model"}, "no model '/no/model'"),
     ("generate", {"--prompt": ""}, "the prompt is empty; type at least one character"),
     ("generate", {"--prompt": "x" * 65}, "the prompt has 65 tokens;"),
+    ("generate", {"--prompt": "moon \udcff"}, "the text has half a character (a lone surrogate) at 5; remove it"),
     ("generate", {"--prompt": None}, "Missing option '--prompt'"),
     ("generate", {"--temperature": "nan"}, "temperature nan is out of range; use a number from 0 to 100"),
     ("generate", {"--temperature": -1}, "temperature -1.0 is out of range"),
-    ("generate", {"--temperature": "hot"}, "'hot' is not a valid float"),
+    ("generate", {"--temperature": "hot"}, "'--temperature': Input should be a valid number"),
     ("generate", {"--top-k": 0}, "top_k 0 is out of range"),
     ("generate", {"--top-k": 301}, "top_k 301 is past the vocabulary"),
     ("generate", {"--top-p": 0}, "top_p 0 leaves no token"),
@@ -343,8 +346,8 @@ def test_bad_input_ends_with_2_and_one_line_and_writes_nothing(
     [
         (["nonsense"], "No such command 'nonsense'"),
         (["--nonsense"], "No such option: --nonsense"),
-        (["app", "--port", "65536"], "65536 is not in the range 0<=x<=65535"),
-        (["app", "--port", "x"], "'x' is not a valid int"),
+        (["app", "--port", "65536"], "'--port': Input should be less than or equal to 65535"),
+        (["app", "--port", "x"], "'--port': Input should be a valid integer"),
         ([], "Missing command"),
     ],
 )

@@ -8,11 +8,12 @@ import pytest
 import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
-BASE = {"errors", "files", "sources", "text", "blocks", "model"}
+BASE = {"errors", "files", "units", "sources", "text", "blocks", "model"}
 CORE = BASE | {"training", "scoring", "sampling", "inspection"}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "units": set(),
     "sources": {"errors"},
     "text": {"errors", "sources"},
     "blocks": {"errors", "files", "sources", "text"},
@@ -21,7 +22,7 @@ MAY_IMPORT = {
     "scoring": BASE,
     "inspection": BASE,
     "training": BASE | {"sampling", "scoring"},
-    "views": {"errors", "files", "training", "scoring", "sampling", "inspection"},
+    "views": {"errors", "files", "units", "training", "scoring", "sampling", "inspection"},
     "builtin": CORE,
     "demo": CORE | {"views"},
     "ui": CORE | {"views", "demo"},

@@ -188,9 +188,7 @@ class Articles(Dataset):
         return {"input_ids": block, "labels": block}
 
 
-def repeated_tokens(
-    random: np.random.Generator, T: int, kinds: int, shortest: int, longest: int
-) -> dict[str, torch.Tensor]:
+def repeated_tokens(random: np.random.Generator, T: int, kinds: int, longest: int) -> dict[str, torch.Tensor]:
     """A period of 8 to `longest` different tokens of some kinds, over and over: T tokens.
 
     The first showing cannot be predicted and is left out of the loss.

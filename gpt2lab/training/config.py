@@ -6,6 +6,8 @@ from gpt2lab.errors import LabError, number, whole_number
 
 MAX_BLOCKS_A_STEP = 4096  # 4 M tokens of GPT-2's context: more than any GPT-2 was trained with at a time
 
+OPTIONAL = ("steps", "epochs", "block_size", "eval_every")  # None: chosen when the run begins
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -54,7 +56,7 @@ class TrainConfig:
             ("seed", 0, 2**32 - 1),  # numpy's limit, which transformers' set_seed passes on
             ("eval_every", 1, 10**7),
         ):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or name not in OPTIONAL:
                 whole_number(name, getattr(self, name), low, high)
         for name, low, high in (
             ("epochs", 0, 10_000),
@@ -63,7 +65,7 @@ class TrainConfig:
             ("weight_decay", 0, 10),
             ("max_grad_norm", 0, 1e6),
         ):
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or name not in OPTIONAL:
                 number(name, getattr(self, name), low, high)
         for name in ("epochs", "learning_rate", "max_grad_norm"):
             if getattr(self, name) == 0:

@@ -14,15 +14,16 @@ import json
 import os
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from math import exp
 from pathlib import Path
 
 import psutil
 
 from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
+from gpt2lab.units import perplexity_of
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 STATES = ("running", "stopped", "finished", "failed")
@@ -52,7 +53,7 @@ class Metric:
     @property
     def perplexity(self) -> float:
         """exp(loss)."""
-        return exp(self.loss)
+        return perplexity_of(self.loss)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
 
     Raises: LabError for an id that is taken or is no id.
     """
-    run = run or run_id(config["model"], config["data"])
+    run = run_id(config["model"], config["data"]) if run is None else run
     if not RUN_ID.fullmatch(run):
         raise LabError(f"run {run!r} is no run id; use 1 to 80 of a-z 0-9 . _ - and begin with a letter or digit")
     folder = Path(runs_dir) / run
@@ -142,7 +143,7 @@ def read_lines(path: Path) -> list[dict]:
     """The lines of a .jsonl file; a last line that is not whole yet is left for the next time."""
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines[:-1]]
 
 
@@ -153,6 +154,8 @@ def read_metrics(folder: Path) -> tuple[Metric, ...]:
 
 def finished_models(runs_dir: Path) -> dict[str, Path]:
     """The models that runs have left, by run id, newest first."""
-    cards = Path(runs_dir).glob("*/model/config.json")
-    newest_first = sorted(cards, key=lambda card: card.stat().st_mtime, reverse=True)
-    return {card.parent.parent.name: card.parent for card in newest_first}
+    made = {}
+    for config in Path(runs_dir).glob("*/model/config.json"):
+        with suppress(FileNotFoundError):  # deleted while we look
+            made[config.parent] = config.stat().st_mtime
+    return {model.parent.name: model for model in sorted(made, key=made.get, reverse=True)}

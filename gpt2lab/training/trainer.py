@@ -6,16 +6,14 @@ Knows blocks, models and run folders; nothing of pages and pictures.
 import platform
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from math import exp, isfinite
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 import transformers
-from tqdm.auto import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from gpt2lab.blocks import IGNORED, Blocks, pack, token_ids
 from gpt2lab.errors import LabError
@@ -25,59 +23,28 @@ from gpt2lab.sources import resolve_auto
 from gpt2lab.text import TextSplits, load_text
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.result import FinetuneResult, model_card
+from gpt2lab.training.watch import RunWatch
 
 DEFAULT_BLOCK = 256
 EVALUATIONS = 10
 TRAIN_LOSS_POINTS = 100  # on the loss curve: as many as can be told apart
-STATUS_SECONDS = 1.0  # between heartbeats
 SAMPLE_TOKENS = 60
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
-    """What a run came to. Losses are nats per token over the whole validation split.
-
-    tokens   read in training, repeats counted · seconds  of training, evaluations left out
-    stopped  it was told to stop before its last step
-    """
-
-    run: str
-    folder: Path
-    model_dir: Path
-    steps: int
-    tokens: int
-    seconds: float
-    val_loss_before: float
-    val_loss_after: float
-    text_before: str
-    text_after: str
-    prompt: str
-    stopped: bool
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Tokens trained on per second of training."""
-        return self.tokens / self.seconds
-
-    @property
-    def val_perplexity_before(self) -> float:
-        """exp(val_loss_before)."""
-        return exp(self.val_loss_before)
-
-    @property
-    def val_perplexity_after(self) -> float:
-        """exp(val_loss_after)."""
-        return exp(self.val_loss_after)
-
-
 class LabTrainer(Trainer):
-    """transformers' Trainer with an evaluation loss that is the exact mean over tokens.
+    """transformers' Trainer, exact about tokens: padding is neither read nor scored.
 
-    Its own is a mean over blocks, in which a padded block counts as much as a full one.
+    Its own evaluation loss is a mean over blocks, in which a padded block counts as much as a full one.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, compute_metrics=mean_over_tokens, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """As transformers', and the tokens of text are counted."""
+        self.state.num_input_tokens_seen += int((inputs["labels"] != IGNORED).sum())
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Per block, the NLL summed in nats and the count of predicted tokens: (B, 2)."""
@@ -116,31 +83,36 @@ def finetune(
     Raises: LabError for bad settings, before anything is written; RuntimeError where the loss
     stops being a number (the run is then marked as failed).
     """
+    if config and settings:
+        raise TypeError(f"both a config and {', '.join(settings)} are given; give one of them")
     config = config or TrainConfig(**settings)
     model, data = resolve_auto(config.model, config.data)
     config = replace(config, model=model, data=data)
     lab, splits = load_model(model), load_text(data)
     train, validation, config = prepare(lab, splits, config)
     folder = runs.new_run(Path(runs_dir), {**asdict(config), "machine": machine(lab)}, run)
+    watch = RunWatch(folder, config, should_stop)
     if on_start:
         on_start(folder)
-    watch = RunWatch(folder, config, should_stop)
     try:
         return _train(lab, train, validation, config, folder, watch)
     except BaseException as error:
-        watch.write("failed", message=f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # a full disk may be the very reason; the error itself is told
+            watch.close("failed", f"{type(error).__name__}: {error}")
         raise
 
 
 def prepare(lab: Lab, splits: TextSplits, config: TrainConfig) -> tuple[Blocks, Blocks, TrainConfig]:
     """Blocks to train on and to validate on, and the config with its defaults filled in.
 
-    Raises: LabError where a block is longer than the context, or a split shorter than a block.
+    Raises: LabError where a block is longer than the context, a split shorter than a block, or the prompt does not fit.
     """
     block = config.block_size or min(DEFAULT_BLOCK, lab.context)
     if block > lab.context:
         raise LabError(f"a block of {block:,} tokens is past the context of {lab.name}, {lab.context:,}; use less")
     train, validation = (pack(token_ids(lab.tokenizer, splits.split(name)), block) for name in ("train", "validation"))
+    prompt = config.prompt or first_words(lab, splits)
+    lab.encode_prompt(prompt, room=1)
     per_epoch = -(-len(train) // (config.batch_size * config.grad_accum))
     steps = config.steps or max(1, round((config.epochs or 1) * per_epoch))
     return (
@@ -152,16 +124,19 @@ def prepare(lab: Lab, splits: TextSplits, config: TrainConfig) -> tuple[Blocks, 
             steps=steps,
             epochs=None,
             eval_every=config.eval_every or max(1, steps // EVALUATIONS),
-            prompt=config.prompt or first_words(splits),
+            prompt=prompt,
         ),
     )
 
 
-def first_words(splits: TextSplits, words: int = 6) -> str:
-    """The beginning of the validation text's first paragraph: a prompt that fits the data."""
+def first_words(lab: Lab, splits: TextSplits, words: int = 6) -> str:
+    """The beginning of the validation text's first paragraph: a prompt that fits the data and half the context."""
     rows = (row.strip() for article in splits.validation for row in article.rows)
     paragraph = next((row for row in rows if row and not row.startswith("=")), "The")
-    return " ".join(paragraph.split()[:words])
+    prompt = " ".join(paragraph.split()[:words])
+    while len(lab.encode(prompt)) > lab.context // 2:
+        prompt = prompt[: len(prompt) // 2]
+    return prompt
 
 
 def machine(lab: Lab) -> dict:
@@ -211,7 +186,7 @@ def _train(lab, train, validation, config, folder, watch) -> FinetuneResult:
         stopped=watch.step < config.steps,
     )
     save_model(lab, result, config)
-    watch.write("stopped" if result.stopped else "finished")
+    watch.close("stopped" if result.stopped else "finished")
     return result
 
 
@@ -225,16 +200,16 @@ def training_arguments(config: TrainConfig, scratch: str, lab: Lab) -> TrainingA
         gradient_accumulation_steps=config.grad_accum,
         learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=config.warmup,  # below 1: a share of the steps
+        warmup_steps=int(config.warmup * config.steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         eval_on_start=True,  # the baseline at step 0
         eval_strategy="steps",
+        logging_nan_inf_filter=False,  # a loss that is not a number ends the run, and is not glossed over
         eval_steps=config.eval_every,
         logging_steps=max(1, config.steps // TRAIN_LOSS_POINTS),
         save_strategy="no",
-        include_num_input_tokens_seen=True,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=lab.device.type == "cuda",
@@ -251,84 +226,6 @@ def use_fast_attention(model) -> None:
         block.attn.attn_dropout.p = 0.0
 
 
-class RunWatch(TrainerCallback):
-    """Writes a run's progress into its folder, draws the progress bar, and passes on a wish to stop."""
-
-    def __init__(self, folder: Path, config: TrainConfig, should_stop=None):
-        self.folder, self.config, self.should_stop = folder, config, should_stop
-        self.step, self.tokens, self.learning_rate = 0, 0, 0.0
-        self.validation, self.evaluated_at = [], None
-        self.started = time.monotonic()
-        self.training_seconds, self.step_began, self.written = 0.0, None, 0.0
-        self.bar = None
-        self.process = runs.this_process()
-        self.write("running")
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=self.config.steps, unit="step", desc="fine-tune")
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.step_began = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.training_seconds += time.monotonic() - self.step_began
-        self.step, self.tokens = state.global_step, int(state.num_input_tokens_seen)
-        self.bar.set_postfix_str(self.summary(), refresh=False)
-        self.bar.update()
-        if self.should_stop and self.should_stop():
-            control.should_training_stop = True
-        if time.monotonic() - self.written > STATUS_SECONDS:
-            self.write("running")
-
-    def on_log(self, args, state, control, logs, **kwargs):
-        if "loss" in logs:
-            self.record("train", float(logs["loss"]), float(logs["learning_rate"]))
-
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        self.evaluated_at = state.global_step
-        self.validation.append(float(metrics["eval_loss"]))
-        self.record("validation", self.validation[-1], self.learning_rate)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-    def summary(self) -> str:
-        """Speed and quality so far, for the progress bar."""
-        return (
-            f"{self.tokens / self.training_seconds:,.0f} tokens/s, validation perplexity {exp(self.validation[-1]):.1f}"
-        )
-
-    def record(self, split: str, loss: float, lr: float) -> None:
-        """Append a metric. Raises: RuntimeError where the loss is not a number any more."""
-        if not isfinite(loss):
-            raise RuntimeError(f"the {split} loss is {loss} at step {self.step}; lower the learning rate")
-        self.learning_rate = lr
-        seconds = round(time.monotonic() - self.started, 3)
-        metric = runs.Metric(self.step, self.tokens, split, loss, lr, seconds)
-        runs.append_line(self.folder / "metrics.jsonl", asdict(metric))
-
-    def sample(self, step: int, text: str) -> None:
-        """Append the text written at a step."""
-        runs.append_line(self.folder / "samples.jsonl", {"step": step, "prompt": self.config.prompt, "text": text})
-
-    def write(self, state: str, message: str = "") -> None:
-        """Replace the run's status."""
-        self.written = time.monotonic()
-        speed = self.tokens / self.training_seconds if self.step else None
-        seconds_a_step = self.training_seconds / self.step if self.step else None
-        status = runs.RunStatus(
-            state,
-            self.step,
-            self.config.steps,
-            **self.process,
-            heartbeat=time.time(),
-            tokens_per_second=speed,
-            eta_seconds=seconds_a_step and seconds_a_step * (self.config.steps - self.step),
-            message=message,
-        )
-        runs.write_status(self.folder, status)
-
-
 def save_model(lab: Lab, result: FinetuneResult, config: TrainConfig) -> None:
     """Write `model/` with its card, whole or not at all."""
     partial = result.folder / "model.partial"
@@ -337,28 +234,3 @@ def save_model(lab: Lab, result: FinetuneResult, config: TrainConfig) -> None:
     (partial / "README.md").write_text(model_card(lab, result, config), encoding="utf-8")
     shutil.rmtree(result.model_dir, ignore_errors=True)
     partial.rename(result.model_dir)
-
-
-def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig) -> str:
-    """The README.md that goes with a fine-tuned model."""
-    return f"""---
-library_name: transformers
-base_model: {Path(config.model).name}
-pipeline_tag: text-generation
----
-# {result.run}
-
-`{Path(config.model).name}` fine-tuned on `{Path(config.data).name}` with gpt2lab: {lab.shape}.
-
-| | before | after |
-|---|---|---|
-| validation loss, nats per token | {result.val_loss_before:.4f} | {result.val_loss_after:.4f} |
-| validation perplexity | {result.val_perplexity_before:.2f} | {result.val_perplexity_after:.2f} |
-
-{result.steps:,} optimizer steps of {config.batch_size * config.grad_accum} blocks of {config.block_size} tokens
-({result.tokens:,} tokens) in {result.seconds:.0f} s on {lab.device.type}; AdamW, learning rate
-{config.learning_rate:g} after a warm-up over {config.warmup:.0%} of the steps, cosine decay, seed {config.seed}.
-
-The perplexity is over disjoint blocks of {config.block_size} tokens of the validation split. It depends on the
-tokenizer: compare it only with models that share this one.
-"""

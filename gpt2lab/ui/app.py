@@ -8,6 +8,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 
+from gpt2lab.errors import LabError
 from gpt2lab.ui.attention import build_attention_tab
 from gpt2lab.ui.finetune import build_finetune_tab
 from gpt2lab.ui.generate import build_generate_tab
@@ -69,11 +70,28 @@ def auto_line() -> str:
     return f"Suits this machine: {choice.model} with {choice.data} ({choice.reason})."
 
 
-def serve(demo: gr.Blocks, *, block: bool = True, host: str = "127.0.0.1", port: int | None = 7860) -> str:
+def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port: int | None = None) -> str:
     """Serve a page, and return its address at once where `block` is false.
 
+    host, port  gradio's defaults: 127.0.0.1, or GRADIO_SERVER_NAME; the first free port from 7860 on
+
     torch and transformers take seconds to import: that begins once the page can be opened.
+    Raises: LabError where the port is taken.
     """
+    try:
+        url = _launch(demo, host, port)
+    except OSError as error:
+        raise LabError(
+            f"the page cannot be served at {host or '127.0.0.1'}:{port} ({error}); try another --port"
+        ) from error
+    print(f"gpt2lab is at {url}", flush=True)
+    threading.Thread(target=_warm_up, daemon=True).start()
+    if block:
+        demo.block_thread()
+    return url
+
+
+def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
     _, url, _ = demo.launch(
         server_name=host,
         server_port=port,
@@ -88,10 +106,6 @@ def serve(demo: gr.Blocks, *, block: bool = True, host: str = "127.0.0.1", port:
         theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
         css=CSS,
     )
-    print(f"gpt2lab is at {url}", flush=True)
-    threading.Thread(target=_warm_up, daemon=True).start()
-    if block:
-        demo.block_thread()
     return url
 
 

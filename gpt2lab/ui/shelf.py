@@ -14,7 +14,7 @@ from gpt2lab.sources import HUB_MODELS
 from gpt2lab.training.runs import finished_models
 
 MAX_MODELS = 3  # kept in memory: GPT-2 small takes half a gigabyte
-MAX_TRACES = 8  # kept, so that another head of the same text needs no second forward pass
+MAX_TRACES = 4  # kept, so that another head of the same text needs no second forward pass; 0.3 GB each at most
 
 
 class Shelf:
@@ -30,16 +30,16 @@ class Shelf:
 
     def labels(self) -> list[str]:
         """What can be chosen now: the built-in model, the hub's GPT-2s, and the models of runs, newest first."""
-        return ["builtin", *HUB_MODELS, *finished_models(self.runs_dir)]
+        return list(dict.fromkeys(["builtin", *HUB_MODELS, *finished_models(self.runs_dir)]))
 
     def location(self, label: str) -> str:
         """The name that load_model takes for a label. Raises: LabError for a label that is not on the shelf."""
+        if label == "builtin" or label in HUB_MODELS:
+            return label
         runs = finished_models(self.runs_dir)
-        if label in runs:
-            return str(runs[label])
-        if label != "builtin" and label not in HUB_MODELS:
+        if not isinstance(label, str) or label not in runs:
             raise LabError(f"model {str(label)[:80]!r} is not offered here; choose one of {', '.join(self.labels())}")
-        return label
+        return str(runs[label])
 
     def lab(self, label: str):
         """The Lab for a label, loaded at its first use."""
@@ -50,6 +50,7 @@ class Shelf:
         """The Trace of a text, made at its first use."""
         from gpt2lab.inspection.trace import trace
 
+        self.location(label)
         with self.lock:
             return _kept(self._traces, (label, text), MAX_TRACES, lambda: trace(self._lab(label), text))
 

@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.trace import Trace
@@ -30,6 +31,7 @@ def largest_weights(trace: Trace, layer: int, head: int, count: int) -> list[tup
     """(token that reads, its position, token that is read, its position, weight), largest weight first."""
     weights = trace.attention(layer, head)
     n = len(weights)
+    weights = weights.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -1.0)  # never one that is ahead
     best = weights.flatten().topk(min(count, n * (n + 1) // 2))
     places = [divmod(i, n) for i in best.indices.tolist()]
     return [(trace.tokens[i], i, trace.tokens[j], j, round(w, 4)) for (i, j), w in zip(places, best.values.tolist())]

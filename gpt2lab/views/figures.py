@@ -6,29 +6,22 @@ Knows result types; never shows anything, and never touches pyplot's global stat
 from io import BytesIO
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.text import Text
 
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.training.runs import Metric
+from gpt2lab.units import MAX_EXPONENT
 
 COLOURS = {"train": "#8da0cb", "validation": "#d95f02"}  # told apart by the colour-blind, and in grey
 MAP = "viridis"  # perceptually uniform
+MAX_LABEL = 20  # characters of a token
 MAX_LABELS = 48  # tokens that can be labelled legibly on a side
 MAX_SIDE = 256  # pixels a thumbnail's side can use; longer texts are averaged down to it
 DPI = 144  # twice a screen's pixels, so that pictures stay sharp when enlarged
 FORMATS = {"png": "image/png", "svg": "image/svg+xml"}
-DARK = {
-    "figure.facecolor": "#18181b",
-    "axes.facecolor": "#18181b",
-    "savefig.facecolor": "#18181b",
-    "axes.edgecolor": "#a1a1aa",
-    "axes.labelcolor": "#e4e4e7",
-    "text.color": "#e4e4e7",
-    "xtick.color": "#e4e4e7",
-    "ytick.color": "#e4e4e7",
-    "grid.color": "#3f3f46",
-}
+INK, LINES, PAPER = "#e4e4e7", "#a1a1aa", "#18181b"  # of figures for dark pages
 
 
 def loss_curve(metrics: tuple[Metric, ...], *, dark: bool = False) -> Figure:
@@ -36,22 +29,23 @@ def loss_curve(metrics: tuple[Metric, ...], *, dark: bool = False) -> Figure:
 
     Losses are nats per token; the axis on the right reads them as perplexity.
     """
-    with rc_context(DARK if dark else {}):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        for split, marker in (("train", ""), ("validation", "o")):
-            points = [metric for metric in metrics if metric.split == split]
-            x, y = [p.step for p in points], [p.loss for p in points]
-            axes.plot(x, y, color=COLOURS[split], marker=marker, markersize=4, label=split)
-        baseline = next((metric.loss for metric in metrics if metric.split == "validation"), None)
-        if baseline is not None:
-            axes.axhline(baseline, color=COLOURS["validation"], linestyle=":", linewidth=1, label="before training")
-        axes.set(xlabel="optimizer steps", ylabel="loss (nats per token)")
-        right = axes.secondary_yaxis("right", functions=(np.exp, lambda y: np.log(np.maximum(y, 1e-9))))
-        right.set_ylabel("perplexity")
-        axes.grid(alpha=0.4)
-        axes.legend(frameon=False)
-    return figure
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for split, marker in (("train", ""), ("validation", "o")):
+        points = [metric for metric in metrics if metric.split == split]
+        x, y = [p.step for p in points], [p.loss for p in points]
+        axes.plot(x, y, color=COLOURS[split], marker=marker, markersize=4, label=split)
+    baseline = next((metric.loss for metric in metrics if metric.split == "validation"), None)
+    if baseline is not None:
+        axes.axhline(baseline, color=COLOURS["validation"], linestyle=":", linewidth=1, label="before training")
+    axes.set(xlabel="optimizer steps", ylabel="loss (nats per token)")
+    right = axes.secondary_yaxis(
+        "right", functions=(lambda y: np.exp(np.minimum(y, MAX_EXPONENT)), lambda y: np.log(np.maximum(y, 1e-9)))
+    )
+    right.set_ylabel("perplexity")
+    axes.grid(alpha=0.4)
+    axes.legend(frameon=False)
+    return for_dark_pages(figure) if dark else figure
 
 
 def attention_grid(trace: Trace, *, layer: int | None = None, dark: bool = False) -> Figure:
@@ -61,22 +55,21 @@ def attention_grid(trace: Trace, *, layer: int | None = None, dark: bool = False
     """
     layers = range(trace.n_layers) if layer is None else [layer]
     L, H = len(layers), trace.n_heads
-    with rc_context(DARK if dark else {}):
-        figure = Figure(figsize=(max(3.0, 0.95 * H), max(2.0, 0.95 * L + 0.6)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-        grid = figure.subplots(L, H, squeeze=False)
-        for row, layer in enumerate(layers):
-            for head, weights in enumerate(trace.attention(layer)):
-                axes = grid[row, head]
-                axes.imshow(shrunk(weights.numpy()), cmap=MAP, vmin=0, interpolation="nearest")
-                axes.set(xticks=[], yticks=[])
-                if row == 0:
-                    axes.set_title(f"head {head}", fontsize=8)
-                if head == 0:
-                    axes.set_ylabel(f"layer {layer}", fontsize=8)
-        figure.supxlabel("token attended to →", fontsize=8)
-        figure.supylabel("← token attending", fontsize=8)
-    return figure
+    figure = Figure(figsize=(max(3.0, 0.95 * H), max(2.0, 0.95 * L + 0.6)), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    grid = figure.subplots(L, H, squeeze=False)
+    for row, layer in enumerate(layers):
+        for head, weights in enumerate(trace.attention(layer)):
+            axes = grid[row, head]
+            axes.imshow(shrunk(weights.numpy()), cmap=MAP, vmin=0, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                axes.set_title(f"head {head}", fontsize=8)
+            if head == 0:
+                axes.set_ylabel(f"layer {layer}", fontsize=8)
+    figure.supxlabel("token attended to →", fontsize=8)
+    figure.supylabel("← token attending", fontsize=8)
+    return for_dark_pages(figure) if dark else figure
 
 
 def attention_grid_cells(trace: Trace) -> dict[tuple[int, int], tuple[float, float]]:
@@ -100,18 +93,38 @@ def attention_heatmap(trace: Trace, layer: int, head: int, *, dark: bool = False
     """One head's weights: row i shows with which weight token i reads each token up to itself."""
     weights = trace.attention(layer, head).numpy()
     n = len(trace.tokens)
-    with rc_context(DARK if dark else {}):
-        side = min(9.0, 3.2 + 0.16 * min(n, MAX_LABELS))
-        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
-        axes = figure.add_subplot()
-        image = axes.imshow(weights, cmap=MAP, vmin=0, interpolation="nearest")
-        if n <= MAX_LABELS:
-            labels = [token.replace("$", r"\$") for token in trace.tokens]
-            axes.set_xticks(range(n), labels, rotation=90, fontsize=8)
-            axes.set_yticks(range(n), labels, fontsize=8)
-        axes.set(title=f"layer {layer}, head {head}", xlabel="token attended to", ylabel="token attending")
-        figure.colorbar(image, ax=axes, label="attention weight", shrink=0.8)
+    side = min(9.0, 3.2 + 0.16 * min(n, MAX_LABELS))
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(weights, cmap=MAP, vmin=0, interpolation="nearest")
+    if n <= MAX_LABELS:
+        labels = [label(token) for token in trace.tokens]
+        axes.set_xticks(range(n), labels, rotation=90, fontsize=8)
+        axes.set_yticks(range(n), labels, fontsize=8)
+    axes.set(title=f"layer {layer}, head {head}", xlabel="token attended to", ylabel="token attending")
+    figure.colorbar(image, ax=axes, label="attention weight", shrink=0.8)
+    return for_dark_pages(figure) if dark else figure
+
+
+def for_dark_pages(figure: Figure) -> Figure:
+    """The figure, just made, with light ink on dark paper. matplotlib's own styles are global, and pages have threads."""
+    figure.set_facecolor(PAPER)
+    for text in figure.findobj(Text):
+        text.set_color(INK)
+    for axes in figure.axes:
+        axes.set_facecolor(PAPER)
+        axes.tick_params(colors=LINES, labelcolor=INK)
+        for spine in axes.spines.values():
+            spine.set_color(LINES)
     return figure
+
+
+def label(token: str) -> str:
+    """A token as matplotlib can draw it: cut where it is long, code points for characters its font lacks, "$" as itself."""
+    font = get_font(findfont("DejaVu Sans"))
+    short = token if len(token) <= MAX_LABEL else f"{token[: MAX_LABEL - 1]}…"
+    drawn = "".join(c if font.get_char_index(ord(c)) else f"⟨U+{ord(c):04X}⟩" for c in short)
+    return drawn.replace("$", r"\$")
 
 
 def shrunk(weights: np.ndarray) -> np.ndarray:
@@ -126,9 +139,7 @@ def shrunk(weights: np.ndarray) -> np.ndarray:
 
 
 def figure_bytes(figure: Figure, format: str) -> bytes:
-    """The figure as a "png" or "svg" file; the same figure gives the same bytes."""
+    """The figure as a "png" or "svg" file."""
     buffer = BytesIO()
-    with rc_context({"svg.hashsalt": "gpt2lab"}):
-        metadata = {"Date": None} if format == "svg" else {}
-        figure.savefig(buffer, format=format, dpi=DPI, metadata=metadata)
+    figure.savefig(buffer, format=format, dpi=DPI)
     return buffer.getvalue()

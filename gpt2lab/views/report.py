@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.inspection.trace import Trace
+from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
-from gpt2lab.training.trainer import FinetuneResult
 from gpt2lab.views.figures import FORMATS, attention_grid, attention_heatmap, figure_bytes, loss_curve
 from gpt2lab.views.page import Page, document
 
@@ -56,7 +56,7 @@ def run_report(
 <div class="texts"><div><h3>before</h3>{html.escape(result.text_before)}</div>
 <div><h3>after</h3>{html.escape(result.text_after)}</div></div>
 <h2>Attention after fine-tuning</h2>
-<p class="soft">Text: {html.escape("".join(trace.tokens).replace("·", " "))}</p>
+<p class="soft">Tokens: {html.escape(" ".join(trace.tokens))}</p>
 {image(attention_grid(trace), "Every head on this text; a row per attending token, a column per token attended to.")}
 <div class="heads">{"".join(figures)}</div>
 {table(["kind", "layer", "head", "score"], head_rows(best))}

@@ -19,7 +19,7 @@ def runs_dir(tmp_path_factory):
 @pytest.fixture(scope="session")
 def app_url(runs_dir):
     demo = build_app(runs_dir)
-    yield serve(demo, block=False, port=None)
+    yield serve(demo, block=False)
     demo.close(verbose=False)
 
 

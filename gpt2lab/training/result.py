@@ -1,0 +1,71 @@
+"""What a fine-tuning run came to, and the card that goes with its model. Knows numbers and texts; runs nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gpt2lab.model import Lab
+from gpt2lab.training.config import TrainConfig
+from gpt2lab.units import perplexity_of
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run came to. Losses are nats per token over the whole validation split.
+
+    tokens   of text read in training, repeats counted · seconds  of training, evaluations left out
+    stopped  it was told to stop before its last step
+    """
+
+    run: str
+    folder: Path
+    model_dir: Path
+    steps: int
+    tokens: int
+    seconds: float
+    val_loss_before: float
+    val_loss_after: float
+    text_before: str
+    text_after: str
+    prompt: str
+    stopped: bool
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens trained on per second of training."""
+        return self.tokens / self.seconds
+
+    @property
+    def val_perplexity_before(self) -> float:
+        """exp(val_loss_before)."""
+        return perplexity_of(self.val_loss_before)
+
+    @property
+    def val_perplexity_after(self) -> float:
+        """exp(val_loss_after)."""
+        return perplexity_of(self.val_loss_after)
+
+
+def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig) -> str:
+    """The README.md that goes with a fine-tuned model."""
+    base = Path(config.model).name if Path(config.model).is_dir() else config.model
+    return f"""---
+library_name: transformers
+base_model: {base}
+pipeline_tag: text-generation
+---
+# {result.run}
+
+`{base}` fine-tuned on `{Path(config.data).name}` with gpt2lab: {lab.shape}.
+
+| | before | after |
+|---|---|---|
+| validation loss, nats per token | {result.val_loss_before:.4f} | {result.val_loss_after:.4f} |
+| validation perplexity | {result.val_perplexity_before:.2f} | {result.val_perplexity_after:.2f} |
+
+{result.steps:,} optimizer steps of {config.batch_size * config.grad_accum} blocks of {config.block_size} tokens
+({result.tokens:,} tokens) in {result.seconds:.0f} s on {lab.device.type}; AdamW, learning rate
+{config.learning_rate:g} after a warm-up over {config.warmup:.0%} of the steps, cosine decay, seed {config.seed}.
+
+The perplexity is over disjoint blocks of {config.block_size} tokens of the validation split. It depends on the
+tokenizer: compare it only with models that share this one.
+"""

@@ -1,0 +1,60 @@
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+SMALL = {"01_finetune": 'model, data, epochs, learning_rate, runs_dir = "builtin", "sample", 0.2, 1e-3, {folder!r}'}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def notebook(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def texts(notebook):
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    return "".join(output.get("text", "") + str(output.get("data", {}).get("text/plain", "")) for output in outputs)
+
+
+def test_a_copy_with_small_parameters_runs_from_top_to_bottom(path, notebook, tmp_path):
+    (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    cell.source = SMALL[path.stem].format(folder=str(tmp_path))
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    assert all(cell.execution_count for cell in code_cells(notebook))
+    assert len(list(tmp_path.glob("*/model/model.safetensors"))) == 1
+    assert sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs) == 3
+
+
+def test_it_is_thin(notebook):
+    sources = [cell.source for cell in code_cells(notebook)]
+    assert sum(len(source.splitlines()) for source in sources) <= 80
+    assert max(len(source.splitlines()) for source in sources) <= 15
+    assert not [source for source in sources if re.search(r"^\s*(def|class) ", source, re.MULTILINE)]
+    assert sources[0].startswith("%matplotlib inline")
+
+
+def test_its_outputs_are_those_of_one_clean_run(notebook):
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    assert not [output for cell in code_cells(notebook) for output in cell.outputs if output.output_type == "error"]
+    assert "validation perplexity" in texts(notebook)
+
+
+def test_its_outputs_name_no_folder_of_the_machine_that_ran_it(notebook):
+    assert str(Path.home()) not in texts(notebook)
+    assert str(Path(__file__).parent.parent) not in texts(notebook)
+
+
+def test_it_is_light_enough_to_read_on_the_web(path):
+    assert path.stat().st_size < 1_000_000

@@ -1,0 +1,50 @@
+from dataclasses import replace
+from math import exp
+from pathlib import Path
+
+import pytest
+
+from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.result import FinetuneResult, model_card
+
+RESULT = FinetuneResult(
+    run="my-run",
+    folder=Path("runs/my-run"),
+    model_dir=Path("runs/my-run/model"),
+    steps=1200,
+    tokens=50_000,
+    seconds=12.5,
+    val_loss_before=3.25,
+    val_loss_after=2.5,
+    text_before="a",
+    text_after="b",
+    prompt="The moon",
+    stopped=False,
+)
+CONFIG = TrainConfig(
+    model="builtin", data="texts/moon.txt", batch_size=4, grad_accum=2, block_size=16, learning_rate=2e-4, seed=7
+)
+
+
+def test_result_reads_its_losses_as_perplexities_and_its_time_as_speed():
+    assert (RESULT.val_perplexity_before, RESULT.val_perplexity_after) == (exp(3.25), exp(2.5))
+    assert RESULT.tokens_per_second == 4000
+
+
+def test_perplexity_of_a_hopeless_loss_is_infinite():
+    assert replace(RESULT, val_loss_before=1000.0).val_perplexity_before == float("inf")
+
+
+def test_card_states_the_losses_and_how_they_came_about(random_lab):
+    card = " ".join(model_card(random_lab(), RESULT, CONFIG).split())
+    assert "# my-run `builtin` fine-tuned on `moon.txt` with gpt2lab" in card
+    assert "| validation loss, nats per token | 3.2500 | 2.5000 |" in card
+    assert f"| validation perplexity | {exp(3.25):.2f} | {exp(2.5):.2f} |" in card
+    assert "1,200 optimizer steps of 8 blocks of 16 tokens (50,000 tokens) in 12 s on cpu" in card
+    assert "learning rate 0.0002 after a warm-up over 10% of the steps, cosine decay, seed 7" in card
+
+
+@pytest.mark.parametrize("model", ["gpt2", "someone/my-gpt2"])
+def test_card_names_the_hub_model_that_it_is_based_on_in_full(random_lab, model):
+    header = model_card(random_lab(), RESULT, replace(CONFIG, model=model)).split("---\n")[1]
+    assert f"base_model: {model}" in header.splitlines()
