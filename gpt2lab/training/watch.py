@@ -8,7 +8,7 @@ from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from gpt2lab.training import runs

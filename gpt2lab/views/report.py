@@ -63,7 +63,7 @@ def run_report(
 <p class="soft">Scores are mean attention weights on random tokens shown twice: on the token just before
 (previous-token), or on the token that followed the same token the first time (induction).</p>
 <h2>Settings</h2>
-{table(["setting", "value"], [(name, str(value)) for name, value in config.items()])}
+{table(["setting", "value"], setting_rows(config))}
 """
     return document(f"gpt2lab run {result.run}", body, style=STYLE)
 
@@ -92,6 +92,12 @@ def head_rows(best: dict[str, list[tuple[int, int, float]]]) -> list[tuple[str, 
         for name, heads in best.items()
         for layer, head, score in heads
     ]
+
+
+def setting_rows(config: dict) -> list[tuple[str, str]]:
+    """Name and value of every setting that has one; those of the machine each in a row."""
+    flat = {name: value for name, value in config.items() if name != "machine"} | config.get("machine", {})
+    return [(name, str(value)) for name, value in flat.items() if value is not None]
 
 
 def image(figure: Figure, caption: str) -> str:
