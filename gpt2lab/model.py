@@ -3,6 +3,7 @@
 The model is the same SDPA model everywhere. Knows nothing of texts, training or pictures.
 """
 
+import threading
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
 from gpt2lab.errors import LabError
 from gpt2lab.sources import ModelSource, hub_advice, model_source
 
+LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
 LOGITS_AT_ONCE = 1 << 25  # floats of logits held at a time while scoring: 128 MiB
 
 
@@ -91,7 +93,8 @@ def load_model(name: str = "auto", *, device: str | torch.device | None = None) 
     except (RuntimeError, AssertionError, TypeError) as error:
         raise LabError(f"device {device!r} is not to be had here; use 'cpu', or leave it out") from error
     try:
-        model, tokenizer = _from_pretrained(source)
+        with LOADING:
+            model, tokenizer = _from_pretrained(source)
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes transformers raise is of many types

@@ -1,5 +1,6 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -183,3 +184,11 @@ def test_builtin_model_is_there_with_4096_tokens_and_a_context_of_256():
     assert len(lab.tokenizer) == lab.model.config.vocab_size == 4096
     assert lab.context >= 256
     assert lab.model.config._attn_implementation == "sdpa"
+
+
+def test_models_loaded_at_the_same_time_are_whole(tiny_folder):
+    with ThreadPoolExecutor(4) as pool:
+        labs = list(pool.map(load_model, [str(tiny_folder)] * 8))
+    for lab in labs:
+        assert lab.model.lm_head.weight is lab.model.transformer.wte.weight
+        assert torch.equal(lab.model.lm_head.weight, labs[0].model.lm_head.weight)

@@ -64,7 +64,7 @@ def test_fine_tuning_draws_both_losses_and_puts_the_model_on_the_list(page, runs
     expect(page.locator("#finetune-plot g.mark-line path")).to_have_count(2)
     texts = [page.locator(f"#finetune-{name} textarea").input_value() for name in ("before", "after")]
     assert texts[0] != texts[1]
-    assert all(text.startswith("The Atlantic puffin") and len(text) > 60 for text in texts)
+    assert all(text.startswith("The Atlantic puffin is a small") for text in texts)
     run = page.locator("#finetune-state strong").last.inner_text()
     assert (runs_dir / run / "model" / "model.safetensors").is_file()
     page.locator("#model input").click()
