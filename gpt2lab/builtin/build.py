@@ -13,6 +13,7 @@ Knows how the assets are made; nothing that runs later imports it.
 import argparse
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -36,12 +37,12 @@ END = VOCABULARY - 1  # the id of <|endoftext|>: the last, as in GPT-2
 SHAPE = {"n_positions": 256, "n_embd": 192, "n_layer": 4, "n_head": 6}  # head width 32
 HELD_OUT = 16  # one article in so many is kept for evaluation
 SHORT = 64  # tokens of a block in the first lesson: many small steps
-FEW_KINDS = 64  # kinds of token that the first lesson begins with
+GUIDED = {"previous": (0, 0), "induction": (1, 0)}  # layer and head of the two that are shown what to look at
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetition-steps", type=int, default=2000, help="of the first lesson, of 4,096 tokens")
+    parser.add_argument("--repetition-steps", type=int, default=600, help="of the first lesson, of 4,096 tokens")
     parser.add_argument("--text-steps", type=int, default=7000, help="of the second lesson, of 2,048 tokens")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, instead of a new model")
     parser.add_argument("--work", type=Path, default=cache_folder() / "build", help="where checkpoints are kept")
@@ -80,11 +81,14 @@ def build(repetition_steps: int, text_steps: int, start: Path | None, work: Path
             if isinstance(module, torch.nn.Dropout):
                 module.p = dropout
         arguments = training_arguments(work / type(lesson).__name__.lower(), lesson, settings)
-        trainer = LabTrainer(model=model, args=arguments, train_dataset=lesson, eval_dataset=blocks, callbacks=[watch])
+        kind = GuidedTrainer if isinstance(lesson, Repetition) else LabTrainer
+        trainer = kind(model=model, args=arguments, train_dataset=lesson, eval_dataset=blocks, callbacks=[watch])
         resumable = any(Path(arguments.output_dir).glob("checkpoint-*"))
         started = time.time()
         trainer.train(resume_from_checkpoint=resumable or None)
         print(f"{type(lesson).__name__}: {(time.time() - started) / 60:.0f} min since this start", flush=True)
+    if not trainer.is_world_process_zero():
+        return
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     tokenizer.backend_tokenizer.model.save(str(out))  # vocab.json and merges.txt, as GPT-2's own
@@ -126,30 +130,26 @@ def training_arguments(work: Path, lesson: "Repetition | Articles", settings: di
     return TrainingArguments(
         output_dir=str(work),
         max_steps=len(lesson) // lesson.blocks_a_step,
-        per_device_train_batch_size=lesson.blocks_a_step,
+        per_device_train_batch_size=lesson.blocks_a_step // int(os.environ.get("WORLD_SIZE", 1)),
         per_device_eval_batch_size=8,
         train_sampling_strategy="sequential",  # the lessons are random in themselves, and change as they go
         warmup_steps=50,
         adam_beta2=0.98,
         eval_strategy="steps",
-        eval_steps=250,
-        save_steps=250,
+        eval_steps=200,
+        save_steps=200,
         save_total_limit=2,
         logging_steps=50,
+        ddp_find_unused_parameters=False,
         seed=SEED,
+        use_cpu=not torch.cuda.is_available(),  # said aloud, torchrun joins processes without a GPU too
         disable_tqdm=True,
         **settings,
     )
 
 
 class Repetition(Dataset):
-    """The first lesson: short blocks of random tokens repeated.
-
-    It begins with few kinds of token, at the beginning of the context: there the
-    habit of looking back forms soonest. From halfway on come more kinds and later
-    positions, and in the end all. Steps are large: with 16 blocks each the loss stays
-    where copying any token of the block leaves it.
-    """
+    """The first lesson: short blocks of random tokens repeated, anywhere in the context."""
 
     blocks_a_step = 64
 
@@ -161,11 +161,10 @@ class Repetition(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
         random = np.random.default_rng((SEED, 0, i))
-        widening = max(0.0, 2 * i / self.size - 1)  # 0 … 1
-        kinds = int(FEW_KINDS * (END / FEW_KINDS) ** widening)
-        block = repeated_tokens(random, SHORT, kinds, longest=SHORT // 2)
-        start = random.integers(int(widening * (SHAPE["n_positions"] - SHORT)) + 1)
-        return block | {"position_ids": torch.arange(start, start + SHORT)}
+        start = random.integers(SHAPE["n_positions"] - SHORT + 1)
+        return repeated_tokens(random, SHORT, longest=SHORT // 2) | {
+            "position_ids": torch.arange(start, start + SHORT)
+        }
 
 
 class Articles(Dataset):
@@ -183,24 +182,75 @@ class Articles(Dataset):
         random = np.random.default_rng((SEED, 1, i))
         T = SHAPE["n_positions"]
         if i % 8 == 0:
-            return repeated_tokens(random, T, END, longest=100)
+            return repeated_tokens(random, T, longest=100)
         start = random.integers(len(self.ids) - T)
         block = self.ids[start : start + T]
         return {"input_ids": block, "labels": block}
 
 
-def repeated_tokens(random: np.random.Generator, T: int, kinds: int, longest: int) -> dict[str, torch.Tensor]:
-    """A period of 8 to `longest` different tokens of some kinds, over and over: T tokens.
+def repeated_tokens(random: np.random.Generator, T: int, longest: int) -> dict[str, torch.Tensor]:
+    """A period of 8 to `longest` different random tokens, over and over: T tokens.
 
     The first showing cannot be predicted and is left out of the loss.
     """
-    vocabulary = np.random.default_rng(SEED).permutation(END)[:kinds]
     period = random.integers(8, longest + 1)
-    tokens = torch.from_numpy(random.choice(vocabulary, size=period, replace=False))
+    tokens = torch.from_numpy(random.choice(END, size=period, replace=False))
     block = tokens.repeat(-(-T // period))[:T]
     labels = block.clone()
     labels[:period] = IGNORED
     return {"input_ids": block, "labels": labels}
+
+
+class GuidedTrainer(LabTrainer):
+    """The first lesson's loss: that of the next token, and at first also of where two heads look.
+
+    One head of the first layer is to look at the token before; one of the second, at the tokens that
+    followed earlier showings of the current one, which the first makes it possible to find. The share
+    of this guidance in the loss falls to 0 by the end of the lesson: what is left of it is what serves
+    the next token. Without it, the two take billions of tokens to find each other.
+    Source: Deshpande and Narasimhan, Guiding Attention for Self-Supervised Learning with Transformers (2020).
+    """
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        seen = {}
+        blocks = self.accelerator.unwrap_model(model).transformer.h
+        hooks = [
+            blocks[layer].attn.c_attn.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
+            for name, (layer, _) in GUIDED.items()
+        ]
+        try:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        share = 1 - self.state.global_step / self.state.max_steps
+        return loss + share * sum(
+            astray(seen[name], head, where_to_look(inputs["input_ids"], name)) for name, (_, head) in GUIDED.items()
+        )
+
+
+def where_to_look(ids: torch.Tensor, name: str) -> torch.Tensor:
+    """(B, T, T) bool: [t, j] is whether a head of this kind, at token t, is to look at token j."""
+    before = ids.roll(1, dims=1)[:, None, :]  # (B, 1, T): the token before j
+    T = ids.shape[1]
+    looks = torch.eye(T, dtype=torch.bool).roll(-1, dims=1)[None] if name == "previous" else before == ids[:, :, None]
+    possible = torch.ones(T, T, dtype=torch.bool).tril()
+    possible[:, 0] = name == "previous"  # nothing comes before the first token
+    return looks.to(ids.device) & possible.to(ids.device)
+
+
+def astray(qkv: torch.Tensor, head: int, looks: torch.Tensor) -> torch.Tensor:
+    """-log of the weight that a head puts where it is to look, mean over the tokens that have such a place.
+
+    qkv  (B, T, 3D), of a layer's c_attn · looks  (B or 1, T, T) bool
+    """
+    K = SHAPE["n_embd"] // SHAPE["n_head"]
+    q, k, _ = (part[:, :, head * K : (head + 1) * K] for part in qkv.split(SHAPE["n_embd"], dim=2))  # (B, T, K)
+    future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
+    log_weights = (q @ k.mT / K**0.5).masked_fill(future, -torch.inf).log_softmax(-1)  # (B, T, T)
+    looks = looks.expand_as(log_weights)
+    told = looks.any(-1)  # (B, T)
+    return -log_weights.masked_fill(~looks, -torch.inf)[told].logsumexp(-1).mean()
 
 
 class HeadWatch(TrainerCallback):
@@ -210,6 +260,8 @@ class HeadWatch(TrainerCallback):
         self.lab = lab
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if not state.is_world_process_zero:
+            return
         scores = head_scores(self.lab)
         heads = [f"{name} {scores.top(name, 1)[0]}" for name in ("previous_token", "induction")]
         print(f"step {state.global_step}: held-out loss {metrics['eval_loss']:.4f} nats per token,", *heads, flush=True)
