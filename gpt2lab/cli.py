@@ -6,6 +6,7 @@ object on one line. Exit status 0; 2 for bad usage or input, with one line that 
 
 import io
 import json
+import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -109,6 +110,7 @@ def finetune(
         bool, typer.Option("--detach", help="in a process of its own; this command ends at once")
     ] = False,
     queue: Annotated[bool, typer.Option("--queue", help="wait for the run that holds the machine")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it would cost: time, memory, disk")] = False,
     resume: Annotated[
         str | None, typer.Option(help="go on with this run, as it was told; other options are left out")
     ] = None,
@@ -143,6 +145,8 @@ def finetune(
         report_to=report_to,
         prompt=prompt,
     )
+    if dry_run:
+        return price(config, runs, as_json)
     if detach:
         folder = jobs.start(config, runs, run=run, queue=queue)
         report({"run": folder.name, "folder": str(folder), "state": "queued"}, as_json)
@@ -153,8 +157,20 @@ def finetune(
     return None
 
 
+def price(config, runs: Path, as_json: bool) -> None:
+    """Say what a run would cost."""
+    from gpt2lab.training.cost import preview
+
+    cost = preview(config, runs)
+    report(asdict(cost) if as_json else dict(cost.lines()), as_json)
+
+
 def go_on(folder: Path, queue: bool, as_json: bool) -> None:
     """Resume a run in this process, and report what it came to."""
+    from gpt2lab.training.jobs import reopen
+
+    if os.environ.get("RANK", "0") == "0":
+        reopen(folder)  # before torch is imported: whoever started this process waits for it
     from gpt2lab.training.trainer import resume
 
     heed_signals(folder)

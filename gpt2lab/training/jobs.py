@@ -4,6 +4,7 @@ Knows run folders and processes; loads no model.
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -49,7 +50,6 @@ def machine_lock(folder: Path | None = None, *, queue: bool = False) -> Iterator
             if folder is None:
                 continue
             if runs.wish(folder):
-                mark(folder, "stopped", "stopped while it waited for the machine")
                 raise LabError(f"run {folder.name!r} was stopped while it waited for the machine") from error
             mark(folder, "queued", held_by(note))
     try:
@@ -97,24 +97,25 @@ def resume(folder: Path, *, queue: bool = False) -> None:
         spawn(folder, queue)
 
 
-def check_resumable(folder: Path) -> None:
-    """Raises: LabError for a run that is finished, or that a process is at work on."""
+def check_resumable(folder: Path) -> runs.RunStatus:
+    """The status of a run that can go on. Raises: LabError for one that is finished, or that a process is at work on."""
     status = runs.read_status(folder)
+    ours = status.state == "queued" and status.pid in (os.getpid(), os.getppid())  # handed to this process to begin
     if status.state == "finished":
         raise LabError(f"run {folder.name!r} is finished; start a new run to train on")
-    if status.alive and status.state != "queued":
+    if status.alive and not ours:
         raise LabError(f"run {folder.name!r} is {status.state}; there is nothing to resume")
+    return status
 
 
 def reopen(folder: Path) -> None:
-    """Make a run that has ended "queued" again, with no wish left over; one that waits to be started stays as it is.
+    """Make a run "queued" in this process's name; what was wished of it before it ended is forgotten.
 
     Raises: LabError for a run that is finished or at work.
     """
-    check_resumable(folder)
-    if runs.read_status(folder).state != "queued":
+    if not check_resumable(folder).alive:
         (folder / "control.json").unlink(missing_ok=True)
-        mark(folder, "queued", "")
+    mark(folder, "queued", "")
 
 
 def mark(folder: Path, state: str, message: str) -> None:
@@ -130,7 +131,10 @@ def refuse_second(runs_dir: Path, queue: bool) -> None:
 
 
 def spawn(folder: Path, queue: bool) -> None:
-    """The process that trains a run: in a session of its own, its output in the run's log, never a pipe."""
+    """Start the process that trains a run: in a session of its own, its output in the run's log, never a pipe.
+
+    Returns once that process has made the run its own. Raises: LabError where it ends before.
+    """
     folder = folder.resolve()
     command = [sys.executable, "-m", "gpt2lab", "finetune", "--resume", folder.name, "--runs", str(folder.parent)]
     with (folder / "log.txt").open("ab") as log:
@@ -141,17 +145,15 @@ def spawn(folder: Path, queue: bool) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    threading.Thread(target=see_to_its_end, args=(process, folder), daemon=True).start()
-
-
-def see_to_its_end(process: subprocess.Popen, folder: Path) -> None:
-    """Wait for a process, so that none stays a zombie; a run that never got as far as its status is marked as failed."""
-    code = process.wait()
-    with suppress(LabError, OSError):
-        status = runs.read_status(folder)
-        if status.state == "queued" and status.pid != process.pid:
-            tail = " ".join(runs.log_tail(folder).split())[-300:]
-            runs.write_status(folder, replace(status, state="failed", message=f"it ended with status {code}: {tail}"))
+    threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay a zombie
+    deadline = time.monotonic() + STOP_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if runs.read_status(folder).pid == process.pid:
+            return
+        time.sleep(POLL_SECONDS)
+    tail = " ".join(runs.log_tail(folder).split())[-300:]
+    mark(folder, "failed", f"its process did not begin: {tail}")
+    raise LabError(f"run {folder.name!r} did not begin: {tail}")
 
 
 def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> runs.RunStatus:

@@ -133,6 +133,7 @@ def finetune(
     process = PartialState(cpu=not torch.cuda.is_available())
     with held(process, None, queue):
         job = prepare(replace(config, model=model, data=data), process)
+        in_all(process, lambda: check_disk(job, Path(runs_dir)))
         folder = in_all(process, lambda: runs.new_run(Path(runs_dir), described(job), run))
         if on_start:
             on_start(folder)
@@ -149,18 +150,18 @@ def resume(folder: str | Path, *, queue: bool = False) -> FinetuneResult | None:
     folder = Path(folder)
     process = PartialState(cpu=not torch.cuda.is_available())
     in_all(process, lambda: jobs.reopen(folder))
-    with held(process, folder, queue):
-        try:
+    try:
+        with held(process, folder, queue):
             known = runs.read_config(folder)
             job = prepare(config_of(known), process)
             if known.get("text") not in (None, job.train.digest):
                 raise LabError(f"the text of run {folder.name!r} has changed since it began; start a new run")
             in_all(process, lambda: runs.write_json(folder / "config.json", known | described(job)))
-        except LabError as error:
-            reason = str(error)
-            in_all(process, lambda: jobs.mark(folder, "failed", reason))
-            raise
-        return train(job, folder, process)
+            return train(job, folder, process)
+    except LabError as error:
+        state, reason = "stopped" if runs.wish(folder) else "failed", str(error)
+        in_all(process, lambda: jobs.mark(folder, state, reason))
+        raise
 
 
 @contextmanager
@@ -219,6 +220,30 @@ def first_words(lab: Lab, splits: TextSplits, words: int = 6) -> str:
     return prompt
 
 
+def disk_needed(lab: Lab, config: TrainConfig) -> int:
+    """Bytes that a run's folder takes at most: checkpoints with AdamW's two moments, and the model."""
+    parameters = lab.model.num_parameters()
+    c = lab.model.config
+    trained = config.lora_rank * 4 * c.n_embd * c.n_layer if config.method == "lora" else parameters
+    return (CHECKPOINTS_KEPT + 1) * 12 * trained + 4 * parameters
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free where a folder is, or would be made."""
+    there = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def check_disk(job: Job, folder: Path) -> None:
+    """Raises: LabError where a run would not find room."""
+    needed, free = disk_needed(job.lab, job.config), free_bytes(folder)
+    if free < needed:
+        raise LabError(
+            f"the run needs about {needed / 1e6:,.0f} MB in {folder}, {free / 1e6:,.0f} MB are free; "
+            "make room, or choose another folder for runs"
+        )
+
+
 def described(job: Job) -> dict:
     """A run's config.json: what it was told, what it trains on, and the machine it runs on."""
     device = job.lab.device
@@ -244,8 +269,6 @@ def config_of(known: dict) -> TrainConfig:
 def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | None:
     """Train from the last checkpoint, or from the beginning, to the end or to a wish to stop."""
     lab, config = job.lab, job.config
-    checkpoint = in_all(process, lambda: go_back(folder, config))
-    model = trainable(lab, config)
     meter = LossMeter()
     watch = RunWatch(
         folder,
@@ -254,12 +277,13 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         writes=process.is_main_process,
         agree=lambda wish: in_all(process, lambda: wish),
         sample=lambda: sample_text(lab, config),
-        is_finite=lambda: all(parameter.isfinite().all() for parameter in model.parameters()),
+        is_finite=lambda: all(parameter.isfinite().all() for parameter in lab.model.parameters()),
     )
     watch.write("running")
     try:
+        checkpoint = in_all(process, lambda: go_back(folder, config))
         trainer = LabTrainer(
-            model=model,
+            model=trainable(lab, config),
             args=training_arguments(config, folder / "checkpoints", lab, evaluates_first=is_due(checkpoint, config)),
             train_dataset=job.train,
             eval_dataset=job.validation,

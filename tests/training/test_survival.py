@@ -1,6 +1,5 @@
 """Runs that are killed, stopped, paused and resumed, as real processes."""
 
-import json
 import multiprocessing
 import os
 import random
@@ -9,7 +8,7 @@ import time
 
 import pytest
 
-from gpt2lab.training import jobs, runs
+from gpt2lab.training import runs
 from gpt2lab.training.trainer import finetune, resume
 
 PROCESSES = multiprocessing.get_context("forkserver")  # a fresh process without seconds of imports
