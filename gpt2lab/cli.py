@@ -162,7 +162,8 @@ def price(config, runs: Path, as_json: bool) -> None:
     from gpt2lab.training.cost import preview
 
     cost = preview(config, runs)
-    report(asdict(cost) if as_json else dict(cost.lines()), as_json)
+    in_words = dict(cost.lines())
+    report(asdict(cost) | {"in_words": in_words} if as_json else in_words, as_json)
 
 
 def go_on(folder: Path, queue: bool, as_json: bool) -> None:
@@ -194,6 +195,10 @@ def tell(result, as_json: bool) -> None:
     """Report what a run came to; of several processes, only the first has a result."""
     if result is None:
         return
+    if result.model_dir:
+        from gpt2lab.reports import write_report
+
+        write_report(result.folder)
     keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
     keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "stopped"]
     report({key: plain(getattr(result, key)) for key in keys}, as_json)
@@ -266,6 +271,16 @@ def runs_stop(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
 def runs_pause(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """End a run for now, with a checkpoint only: quicker than stop; resume goes on from there."""
     end(run, runs, "pause", as_json)
+
+
+@runs_app.command("report")
+def runs_report(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Write a run's report.html again: curves, texts, what was learned by heart, heads."""
+    quiet()
+    from gpt2lab.reports import write_report
+    from gpt2lab.training.runs import find_run
+
+    report({"run": run, "report": str(write_report(find_run(runs, run)))}, as_json)
 
 
 @runs_app.command("resume")

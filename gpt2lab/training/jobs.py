@@ -194,3 +194,24 @@ def terminate(status: runs.RunStatus) -> None:
             process.wait(TERM_SECONDS)
         except psutil.AccessDenied as error:
             raise LabError(f"process {status.pid} belongs to another user; ask them to stop it") from error
+
+
+def price(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
+    """What a run would cost, in words: a dry run in a process of its own, whose memory is that of a run.
+
+    Raises: LabError with the process's own line where it fails.
+    """
+    names = {"learning_rate": "lr"}
+    told = [
+        part
+        for name, value in asdict(config).items()
+        if value is not None and not isinstance(value, bool)
+        for part in (f"--{names.get(name, name).replace('_', '-')}", str(value))
+    ]
+    flags = [f"--{name.replace('_', '-')}" for name in ("gradient_checkpointing", "compile") if getattr(config, name)]
+    command = [sys.executable, "-m", "gpt2lab", "finetune", "--dry-run", "--json", "--runs", str(runs_dir)]
+    done = subprocess.run([*command, *told, *flags], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise LabError(f"the cost cannot be told: {last[0].removeprefix('gpt2lab: ')}")
+    return json.loads(done.stdout.splitlines()[-1])["in_words"]

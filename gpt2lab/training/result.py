@@ -1,10 +1,13 @@
 """What a fine-tuning run came to, and the card that goes with its model. Knows numbers and texts; runs nothing."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from gpt2lab.errors import LabError
 from gpt2lab.model import Lab
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.runs import write_json
 from gpt2lab.units import perplexity_of
 
 METHODS = {
@@ -52,6 +55,21 @@ class FinetuneResult:
     def val_perplexity_after(self) -> float | None:
         """exp(val_loss_after); None where it was not measured."""
         return self.val_loss_after and perplexity_of(self.val_loss_after)
+
+
+def write_result(result: FinetuneResult) -> None:
+    """Keep a result in its run's folder, as result.json."""
+    content = asdict(result) | {"folder": None, "model_dir": None}
+    write_json(result.folder / "result.json", content)
+
+
+def read_result(folder: Path) -> FinetuneResult:
+    """What a run came to. Raises: LabError for a run that has left no model yet."""
+    try:
+        content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return FinetuneResult(**content | {"run": folder.name, "folder": folder, "model_dir": folder / "model"})
+    except (OSError, ValueError, TypeError) as error:
+        raise LabError(f"run {folder.name!r} has left no model yet, so there is nothing to report") from error
 
 
 def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig) -> str:

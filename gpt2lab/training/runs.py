@@ -7,6 +7,7 @@
                samples.jsonl   a line per text written
                log.txt         what a detached run printed
                checkpoints/    the last and the best, as transformers' Trainer leaves them
+               result.json     what it came to
                model/          the fine-tuned model, as save_pretrained leaves it
                report.html     the run as a page
 

@@ -28,7 +28,7 @@ from gpt2lab.sources import resolve_auto
 from gpt2lab.text import TextSplits, load_text
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.result import FinetuneResult, model_card
+from gpt2lab.training.result import FinetuneResult, model_card, write_result
 from gpt2lab.training.watch import Interrupted, LossMeter, RunWatch, best_step, out_of_patience
 
 DEFAULT_BLOCK = 256
@@ -338,6 +338,7 @@ def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult |
         watch.close("stopped", f"paused at step {watch.step}; resume goes on from there")
         return result
     save_model(lab, trainer.model, result, config)
+    write_result(result)
     early = out_of_patience(watch.validation, config.patience) and watch.step < config.steps
     reason = f"no better validation loss for {config.patience} validations; " if early else ""
     kept = f"{reason}the model is that of step {best}" if best not in (None, watch.step) else ""
