@@ -39,6 +39,11 @@ class Blocks(Dataset):
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def digest(self) -> str:
+        """A fingerprint of ids and block size: two sets of blocks that train differently have two."""
+        return hashlib.sha256(self.labels.numpy().tobytes() + str(self.labels.shape).encode()).hexdigest()[:32]
+
     def __getitem__(self, i) -> dict[str, torch.Tensor]:
         return {"input_ids": self.input_ids[i], "labels": self.labels[i]}
 

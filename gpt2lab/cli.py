@@ -6,6 +6,8 @@ object on one line. Exit status 0; 2 for bad usage or input, with one line that 
 
 import io
 import json
+import os
+import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -82,25 +84,51 @@ def finetune(
     model: Model = "auto",
     data: Data = "auto",
     run: Annotated[str | None, typer.Option(help="the run's id; made from date, model and data otherwise")] = None,
+    method: Annotated[
+        str, typer.Option(help="full: all weights; lora: small additions; scratch: from random")
+    ] = "full",
+    lora_rank: Annotated[int, typer.Option(help="of lora's additions")] = 8,
     steps: Annotated[int | None, typer.Option(help="optimizer steps; or give --epochs")] = None,
     epochs: Annotated[float | None, typer.Option(help="passes over the training text; 1 by default")] = None,
     block_size: Annotated[int | None, typer.Option(help="tokens per block; 256 or the context by default")] = None,
-    batch_size: Annotated[int, typer.Option(help="blocks per forward pass")] = 8,
+    batch_size: Annotated[int, typer.Option(help="blocks per forward pass, of each process")] = 8,
     grad_accum: Annotated[int, typer.Option(help="forward passes per optimizer step")] = 1,
     lr: Annotated[float, typer.Option(help="peak learning rate; 5e-5 suits gpt2, 5e-4 a small model")] = 5e-4,
     seed: Annotated[int, typer.Option(help="of the order of blocks and of dropout")] = 0,
     eval_every: Annotated[int | None, typer.Option(help="steps between validations; ten in all by default")] = None,
+    patience: Annotated[int, typer.Option(help="end after so many validations without a better one; 0: never")] = 3,
+    save_every: Annotated[int | None, typer.Option(help="steps between checkpoints; --eval-every by default")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="less memory, slower")
+    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="faster steps after minutes of warm-up")] = False,
+    report_to: Annotated[str, typer.Option(help="none, tensorboard or trackio")] = "none",
+    prompt: Annotated[str | None, typer.Option(help="of the texts written along the way")] = None,
     runs: Runs = Path("runs"),
+    detach: Annotated[
+        bool, typer.Option("--detach", help="in a process of its own; this command ends at once")
+    ] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="wait for the run that holds the machine")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it would cost: time, memory, disk")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="go on with this run, as it was told; other options are left out")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a model; its run folder gets the losses and the model."""
+    """Fine-tune a model; its run folder gets the losses, the checkpoints and the model."""
     quiet()
+    from gpt2lab.training import jobs
     from gpt2lab.training.config import TrainConfig
-    from gpt2lab.training.trainer import finetune as run_finetune
+    from gpt2lab.training.runs import find_run
 
+    if resume is not None:
+        return go_on(find_run(runs, resume), queue, as_json)
     config = TrainConfig(
         model=model,
         data=data,
+        method=method,
+        lora_rank=lora_rank,
         steps=steps,
         epochs=epochs,
         block_size=block_size,
@@ -109,11 +137,173 @@ def finetune(
         learning_rate=lr,
         seed=seed,
         eval_every=eval_every,
+        patience=patience,
+        save_every=save_every,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
+        compile=compile,
+        report_to=report_to,
+        prompt=prompt,
     )
-    result = run_finetune(config, run=run, runs_dir=runs)
-    keys = "run model_dir steps tokens seconds tokens_per_second val_loss_before val_loss_after"
-    keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after"]
+    if dry_run:
+        return price(config, runs, as_json)
+    if detach:
+        folder = jobs.start(config, runs, run=run, queue=queue)
+        report({"run": folder.name, "folder": str(folder), "state": "queued"}, as_json)
+        return None
+    from gpt2lab.training.trainer import finetune as run_finetune
+
+    tell(run_finetune(config, run=run, runs_dir=runs, queue=queue, on_start=heed_signals), as_json)
+    return None
+
+
+def price(config, runs: Path, as_json: bool) -> None:
+    """Say what a run would cost."""
+    from gpt2lab.training.cost import preview
+
+    cost = preview(config, runs)
+    in_words = dict(cost.lines())
+    report(asdict(cost) | {"in_words": in_words} if as_json else in_words, as_json)
+
+
+def go_on(folder: Path, queue: bool, as_json: bool) -> None:
+    """Resume a run in this process, and report what it came to."""
+    from gpt2lab.training.jobs import reopen
+
+    if os.environ.get("RANK", "0") == "0":
+        reopen(folder)  # before torch is imported: whoever started this process waits for it
+    from gpt2lab.training.trainer import resume
+
+    heed_signals(folder)
+    tell(resume(folder, queue=queue), as_json)
+
+
+def heed_signals(folder: Path) -> None:
+    """From now on Ctrl-C and the system's request to end pause the run, which can be resumed; a second Ctrl-C breaks."""
+    from gpt2lab.training.runs import ask
+
+    def pause(number, frame):
+        ask(folder, "pause")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\npausing at the next step; once more to break off", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, pause)
+    signal.signal(signal.SIGTERM, pause)
+
+
+def tell(result, as_json: bool) -> None:
+    """Report what a run came to; of several processes, only the first has a result."""
+    if result is None:
+        return
+    if result.model_dir:
+        from gpt2lab.reports import write_report
+
+        write_report(result.folder)
+    keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
+    keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "stopped"]
     report({key: plain(getattr(result, key)) for key in keys}, as_json)
+
+
+runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume.", invoke_without_command=True)
+app.add_typer(runs_app, name="runs")
+RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs list` shows it")]
+
+
+@runs_app.callback()
+def runs_default(context: typer.Context) -> None:
+    """Runs: list, show, stop, pause, resume. Without a word, the list."""
+    if context.invoked_subcommand is None:
+        runs_list()
+
+
+@runs_app.command("list")
+def runs_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Every run, newest first."""
+    from gpt2lab.training.runs import list_runs
+
+    found = list_runs(runs)
+    if as_json:
+        keys = ("id", "state", "step", "total_steps", "model", "data", "created", "message")
+        return report({"runs": [{key: getattr(run, key) for key in keys} for run in found]}, as_json)
+    if not found:
+        print(f"no runs in {runs}")
+    width = max((len(run.id) for run in found), default=0)
+    for run in found:
+        print(f"{run.id:<{width}}  {run.state:<8}  {run.step}/{run.total_steps or '?'}  {run.message}".rstrip())
+    return None
+
+
+@runs_app.command("show")
+def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """One run: its state, what it was told, its losses, and the end of its log."""
+    from gpt2lab.training.runs import find_run, log_tail, read_config, read_lines, read_metrics, read_status
+
+    folder = find_run(runs, run)
+    status, config, metrics = read_status(folder), read_config(folder), read_metrics(folder)
+    if as_json:
+        samples = read_lines(folder / "samples.jsonl")
+        shown = {"id": run, **asdict(status), "config": config, "metrics": [asdict(m) for m in metrics]}
+        return report(shown | {"samples": samples, "log": log_tail(folder)}, as_json)
+    report({"id": run, **{name: value for name, value in asdict(status).items() if value not in (None, "")}}, False)
+    for metric in metrics:
+        if metric.split == "validation":
+            print(f"step {metric.step:>6}  validation loss {metric.loss:.4f}  perplexity {metric.perplexity:.2f}")
+    print(log_tail(folder).strip()[-600:])
+    return None
+
+
+def end(run: str, runs: Path, want: str, as_json: bool) -> None:
+    """Stop or pause a run and say how it ended."""
+    from gpt2lab.training import jobs
+    from gpt2lab.training.runs import find_run
+
+    status = jobs.stop(find_run(runs, run), want=want)
+    report({"id": run, "state": status.state, "step": status.step, "message": status.message}, as_json)
+
+
+@runs_app.command("stop")
+def runs_stop(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """End a run now and keep a model of what it has learned; it can be resumed."""
+    end(run, runs, "stop", as_json)
+
+
+@runs_app.command("pause")
+def runs_pause(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """End a run for now, with a checkpoint only: quicker than stop; resume goes on from there."""
+    end(run, runs, "pause", as_json)
+
+
+@runs_app.command("report")
+def runs_report(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Write a run's report.html again: curves, texts, what was learned by heart, heads."""
+    quiet()
+    from gpt2lab.reports import write_report
+    from gpt2lab.training.runs import find_run
+
+    report({"run": run, "report": str(write_report(find_run(runs, run)))}, as_json)
+
+
+@runs_app.command("resume")
+def runs_resume(
+    run: RunId,
+    runs: Runs = Path("runs"),
+    detach: Annotated[
+        bool, typer.Option("--detach", help="in a process of its own; this command ends at once")
+    ] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="wait for the run that holds the machine")] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a stopped, failed or crashed run from its last checkpoint."""
+    quiet()
+    from gpt2lab.training import jobs
+    from gpt2lab.training.runs import find_run
+
+    folder = find_run(runs, run)
+    if not detach:
+        return go_on(folder, queue, as_json)
+    jobs.resume(folder, queue=queue)
+    report({"run": run, "folder": str(folder), "state": "queued"}, as_json)
+    return None
 
 
 @app.command()

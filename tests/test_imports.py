@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "training": BASE | {"sampling", "scoring"},
     "views": {"errors", "files", "units", "training", "scoring", "sampling", "inspection"},
     "builtin": CORE,
-    "demo": CORE | {"views"},
+    "reports": CORE | {"views"},
+    "demo": CORE | {"views", "reports"},
     "ui": CORE | {"views", "demo"},
-    "cli": CORE | {"views", "demo"},
+    "cli": CORE | {"views", "demo", "reports"},
     "__init__": CORE,
     "__main__": {"cli"},
 }

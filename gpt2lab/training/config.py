@@ -6,7 +6,10 @@ from gpt2lab.errors import LabError, number, whole_number
 
 MAX_BLOCKS_A_STEP = 4096  # 4 M tokens of GPT-2's context: more than any GPT-2 was trained with at a time
 
-OPTIONAL = ("steps", "epochs", "block_size", "eval_every")  # None: chosen when the run begins
+OPTIONAL = ("steps", "epochs", "block_size", "eval_every", "save_every")  # None: chosen when the run begins
+METHODS = ("full", "lora", "scratch")
+PRECISIONS = ("auto", "fp32", "bf16")
+REPORTS = ("none", "tensorboard", "trackio")
 
 
 @dataclass(frozen=True)
@@ -15,23 +18,35 @@ class TrainConfig:
 
     model          name as for load_model
     data           name as for load_text
+    method         "full": all weights · "lora": low-rank additions to the attention's projections, far
+                   fewer to train · "scratch": all weights, beginning with random ones
+    lora_rank      of the additions; each 768 × 2,304 projection of GPT-2 gets 3,072 × rank numbers
     steps          optimizer steps; or
     epochs         passes over the training text; 1 where neither is given
     block_size     tokens per block; None: 256 or the model's context, whichever is less. Attention
                    costs grow with its square, and 256 already holds a paragraph or three
     batch_size     blocks per forward pass; what memory allows
-    grad_accum     forward passes per optimizer step; blocks per step = batch_size × grad_accum
+    grad_accum     forward passes per optimizer step; blocks per step = batch_size × grad_accum × processes
     learning_rate  peak, reached after warm-up; 5e-4 suits a small model, 5e-5 GPT-2 itself
     warmup         share of the steps over which the learning rate rises from 0
     weight_decay   AdamW's, as in GPT-2-sized training runs since
     max_grad_norm  gradients are scaled down to this norm, so that one odd block cannot wreck a run
     seed           of the order of blocks and of dropout
     eval_every     optimizer steps between validations; None: ten times in all
+    patience       validations without a better loss after which the run ends; 0: never
+    save_every     optimizer steps between checkpoints; None: with every validation
+    precision      "bf16" halves the memory of activations and is fast on GPUs made since 2020;
+                   "auto": bf16 on a GPU that has it, else fp32
+    gradient_checkpointing  activations are computed twice instead of kept: less memory, a third more time
+    compile        torch.compile: faster steps after a warm-up of one to several minutes
+    report_to      also send the metrics to "tensorboard" or "trackio"
     prompt         for the texts written before and after; None: the first words of the validation text
     """
 
     model: str = "auto"
     data: str = "auto"
+    method: str = "full"
+    lora_rank: int = 8
     steps: int | None = None
     epochs: float | None = None
     block_size: int | None = None
@@ -43,6 +58,12 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     seed: int = 0
     eval_every: int | None = None
+    patience: int = 3
+    save_every: int | None = None
+    precision: str = "auto"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    report_to: str = "none"
     prompt: str | None = None
 
     def __post_init__(self):
@@ -55,6 +76,9 @@ class TrainConfig:
             ("grad_accum", 1, MAX_BLOCKS_A_STEP),
             ("seed", 0, 2**32 - 1),  # numpy's limit, which transformers' set_seed passes on
             ("eval_every", 1, 10**7),
+            ("save_every", 1, 10**7),
+            ("patience", 0, 10**6),
+            ("lora_rank", 1, 1024),
         ):
             if getattr(self, name) is not None or name not in OPTIONAL:
                 whole_number(name, getattr(self, name), low, high)
@@ -70,3 +94,9 @@ class TrainConfig:
         for name in ("epochs", "learning_rate", "max_grad_norm"):
             if getattr(self, name) == 0:
                 raise LabError(f"{name} 0 trains nothing; use a number above 0")
+        for name, choices in (("method", METHODS), ("precision", PRECISIONS), ("report_to", REPORTS)):
+            if getattr(self, name) not in choices:
+                raise LabError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(choices)}")
+        for name in ("gradient_checkpointing", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise LabError(f"{name} {getattr(self, name)!r} is neither true nor false")

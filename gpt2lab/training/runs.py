@@ -1,21 +1,28 @@
 """A run folder: everything about a run, on disk, for whoever wants to read it.
 
     <runs>/<id>/config.json    what it was told, and the machine it ran on
-               status.json     how far it is
+               status.json     how far it is; written by the run's own process alone while that lives
+               control.json    what others want of it: to stop, or to pause
                metrics.jsonl   a line per loss measured
                samples.jsonl   a line per text written
+               log.txt         what a detached run printed
+               checkpoints/    the last and the best, as transformers' Trainer leaves them
+               result.json     what it came to
                model/          the fine-tuned model, as save_pretrained leaves it
+               report.html     the run as a page
 
 Single files are replaced whole (temporary file, fsync, rename); lines are appended whole.
-Knows files; nothing of models.
+Knows files and processes; nothing of models.
 """
 
 import json
 import os
+import platform
 import re
 import secrets
+import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +33,11 @@ from gpt2lab.files import write_bytes
 from gpt2lab.units import perplexity_of
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
-STATES = ("running", "stopped", "finished", "failed")
+ALIVE = ("queued", "running", "stopping")  # a process is at work, or will be
+STATES = (*ALIVE, "stopped", "finished", "failed", "crashed")
+WISHES = ("stop", "pause")
+SILENT_SECONDS = 300  # without a heartbeat, after which a run on another machine counts as crashed
+LOG_TAIL = 4_000  # bytes of a log that are shown
 WORDS = """
 amber birch cedar cobalt coral dune ember fern flint frost garnet harbor hazel indigo iris juniper
 lark lilac linen maple meadow mint moss ochre olive onyx opal pearl pine plum quartz raven reed river
@@ -40,7 +51,7 @@ class Metric:
 
     step     optimizer steps done · tokens  of text trained on by then
     split    "train" (mean since the last line) or "validation" (the whole split)
-    loss     nats per token · lr  learning rate · seconds  since the run started
+    loss     nats per token · lr  learning rate · seconds  of the run so far, pauses left out
     """
 
     step: int
@@ -62,36 +73,59 @@ class RunStatus:
 
     state              one of STATES
     pid, pid_started   its process, and when that started (seconds since 1970): a pid alone is reused
+    host               the machine that the process runs on
     heartbeat          when this was written, seconds since 1970
     tokens_per_second  of training, evaluations left out · eta_seconds  until the last step; None when unknown
-    message            why it failed, or ""
+    best_step          the step with the lowest validation loss so far; None before the second validation
+    message            why it ended as it did, or ""
     """
 
     state: str
     step: int
-    total_steps: int
+    total_steps: int | None
     pid: int
     pid_started: float
     heartbeat: float
+    host: str = ""
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
+    best_step: int | None = None
     message: str = ""
 
     def __post_init__(self):
         if self.state not in STATES:
             raise ValueError(f"state {self.state!r} is none of {STATES}")
 
+    @property
+    def alive(self) -> bool:
+        """Whether a process is at work on the run, or about to be."""
+        return self.state in ALIVE
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as a list shows it. `message` says why it ended as it did, or what of its folder cannot be read."""
+
+    id: str
+    folder: Path
+    state: str
+    step: int
+    total_steps: int | None
+    model: str
+    data: str
+    created: str
+    message: str = ""
+
 
 def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
-    """Make the folder of a new run, with its config.json.
+    """Make the folder of a new run, with its config.json and a status "queued".
 
     run  an id of the caller's choice; made from date, model, data and a word otherwise
 
     Raises: LabError for an id that is taken or is no id.
     """
     run = run_id(config["model"], config["data"]) if run is None else run
-    if not RUN_ID.fullmatch(run):
-        raise LabError(f"run {run!r} is no run id; use 1 to 80 of a-z 0-9 . _ - and begin with a letter or digit")
+    check_id(run)
     folder = Path(runs_dir) / run
     try:
         folder.mkdir(parents=True)
@@ -99,8 +133,60 @@ def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
         raise LabError(f"run {run!r} is already there in {runs_dir}; choose another id") from error
     except OSError as error:
         raise LabError(f"{runs_dir} cannot be written ({error.strerror}); choose another folder for runs") from error
-    write_json(folder / "config.json", config)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder / "config.json", config | {"created": created})
+    write_status(folder, RunStatus("queued", 0, config.get("steps"), **this_process()))
     return folder
+
+
+def check_id(run: str) -> None:
+    """Raises: LabError for what is no run id."""
+    if not isinstance(run, str) or not RUN_ID.fullmatch(run):
+        raise LabError(
+            f"run {str(run)[:100]!r} is no run id; use 1 to 80 of a-z 0-9 . _ - and begin with a letter or digit"
+        )
+
+
+def find_run(runs_dir: Path, run: str) -> Path:
+    """The folder of a run. Raises: LabError for an id that is none, or unknown here."""
+    check_id(run)
+    folder = Path(runs_dir) / run
+    if folder.is_symlink() or not folder.is_dir():
+        raise LabError(f"there is no run {run!r} in {runs_dir}; `runs list` shows those that are")
+    return folder
+
+
+def list_runs(runs_dir: Path) -> list[Run]:
+    """Every run of a folder, newest first; one that cannot be read is told as failed, with the reason."""
+    folders = [path for path in Path(runs_dir).glob("*") if path.is_dir() and RUN_ID.fullmatch(path.name)]
+    runs = [describe(folder) for folder in folders if not folder.is_symlink()]
+    return sorted((run for run in runs if run), key=lambda run: run.created, reverse=True)
+
+
+def describe(folder: Path) -> Run | None:
+    """A run in a line; None for a folder that is no run's."""
+    problems, config, status = [], {}, None
+    try:
+        config = read_config(folder)
+    except LabError as error:
+        problems.append(str(error))
+    try:
+        status = read_status(folder)
+    except LabError as error:
+        problems.append(str(error))
+    if len(problems) == 2 and not any((folder / name).exists() for name in ("config.json", "status.json")):
+        return None
+    return Run(
+        id=folder.name,
+        folder=folder,
+        state="failed" if problems else status.state,
+        step=status.step if status else 0,
+        total_steps=status.total_steps if status else None,
+        model=str(config.get("model", "?")),
+        data=str(config.get("data", "?")),
+        created=str(config.get("created", "")),
+        message="; ".join(problems) or status.message,
+    )
 
 
 def run_id(model: str, data: str) -> str:
@@ -111,8 +197,29 @@ def run_id(model: str, data: str) -> str:
 
 
 def this_process() -> dict:
-    """pid and pid_started of the process that calls."""
-    return {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+    """What status.json says of the process that calls: pid, pid_started, host, heartbeat."""
+    return {
+        "pid": os.getpid(),
+        "pid_started": psutil.Process().create_time(),
+        "host": platform.node(),
+        "heartbeat": time.time(),
+    }
+
+
+def is_here(status: RunStatus) -> bool:
+    """Whether a run's process is, or was, on this machine."""
+    return status.host == platform.node()
+
+
+def is_alive(status: RunStatus) -> bool:
+    """Whether the process that wrote a status is still there; on another machine, whether it has been heard of lately."""
+    if not is_here(status):
+        return time.time() - status.heartbeat < SILENT_SECONDS
+    try:
+        process = psutil.Process(status.pid)
+        return abs(process.create_time() - status.pid_started) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -121,9 +228,13 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def append_line(path: Path, content: dict) -> None:
-    """Add a line of JSON, in one write."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(content, ensure_ascii=False) + "\n")
+    """Add a line of JSON, in one write; a torn line before it is ended first."""
+    line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
+    with path.open("a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
 
 
 def write_status(folder: Path, status: RunStatus) -> None:
@@ -132,24 +243,111 @@ def write_status(folder: Path, status: RunStatus) -> None:
 
 
 def read_status(folder: Path) -> RunStatus:
-    """The run's status. Raises: LabError where there is none, or it cannot be read."""
+    """The run's status: "stopping" where that was asked for, "crashed" where its process is gone without a word.
+
+    Raises: LabError where there is none, or it cannot be read.
+    """
     try:
-        return RunStatus(**json.loads((folder / "status.json").read_text(encoding="utf-8")))
+        status = RunStatus(**json.loads((folder / "status.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise LabError(f"{folder} has no readable status.json ({error}); is it a run folder?") from error
+    if not status.alive:
+        return status
+    if not is_alive(status):
+        tail = " ".join(log_tail(folder).split())[-300:]
+        said = f"; its log ends: {tail}" if tail else ""
+        return replace(status, state="crashed", message=f"process {status.pid} is gone{said}")
+    return replace(status, state="stopping") if wish(folder) else status
+
+
+def read_config(folder: Path) -> dict:
+    """What the run was told. Raises: LabError where that cannot be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabError(f"{folder} has no readable config.json ({error}); is it a run folder?") from error
+    if not isinstance(config, dict):
+        raise LabError(f"{folder / 'config.json'} is not a JSON object; is it a run folder?")
+    return config
+
+
+def ask(folder: Path, want: str) -> None:
+    """Leave a wish for the run's process: "stop" or "pause"."""
+    if want not in WISHES:
+        raise ValueError(f"{want!r} is none of {WISHES}")
+    write_json(folder / "control.json", {"want": want})
+
+
+def wish(folder: Path) -> str | None:
+    """What others want of the run, "stop" or "pause"; None where nothing, or nothing that can be read, is asked."""
+    try:
+        want = json.loads((folder / "control.json").read_text(encoding="utf-8"))["want"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return want if want in WISHES else None
+
+
+def log_tail(folder: Path) -> str:
+    """The end of what a detached run printed; of a line redrawn in place, its last form."""
+    try:
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The lines of a .jsonl file; a last line that is not whole yet is left for the next time."""
-    if not path.is_file():
+    """The lines of a .jsonl file; one that is torn, or no JSON object, is passed over."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except OSError:
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1]]
+    found = []
+    for line in lines:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def read_metrics(folder: Path) -> tuple[Metric, ...]:
-    """Every loss of a run so far, in order."""
-    return tuple(Metric(**line) for line in read_lines(folder / "metrics.jsonl"))
+    """Every loss of a run so far, in order; lines that are no metric are passed over."""
+    metrics = []
+    for line in read_lines(folder / "metrics.jsonl"):
+        with suppress(TypeError):
+            metrics.append(Metric(**line))
+    return tuple(metrics)
+
+
+def rewind(folder: Path, step: int, validated: set[int]) -> None:
+    """Forget what was measured and written after a step, to go on from its checkpoint.
+
+    validated  the steps whose validation the checkpoint knows of; others are done again
+    """
+    for name, keep in (
+        (
+            "metrics.jsonl",
+            lambda line: (line["split"] == "train" and line["step"] <= step) or line["step"] in validated,
+        ),
+        ("samples.jsonl", lambda line: line["step"] in validated),
+    ):
+        kept = [json.dumps(line, ensure_ascii=False) for line in read_lines(folder / name) if keep(line)]
+        write_bytes(folder / name, "".join(f"{line}\n" for line in kept).encode())
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """A run's checkpoints that were written to the end, newest first: trainer_state.json is their last file."""
+    found = {}
+    for path in (folder / "checkpoints").glob("checkpoint-*"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found[path] = int(checkpoint_state(path)["global_step"])
+    return sorted(found, key=found.get, reverse=True)
+
+
+def checkpoint_state(checkpoint: Path) -> dict:
+    """The Trainer's own record in a checkpoint."""
+    return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
 
 
 def finished_models(runs_dir: Path) -> dict[str, Path]:

@@ -1,64 +1,207 @@
-"""What a run does beside training: its progress into its folder, a bar on the screen, a wish to stop passed on.
+"""What a run does beside training: its progress into its folder, a bar on the screen, wishes from outside heeded.
 
 Knows run folders and transformers' callbacks; nothing of models.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.units import perplexity_of
 
 STATUS_SECONDS = 1.0  # between heartbeats
+LOOK_SECONDS = 0.2  # between looks at the control file
 
 
-class RunWatch(TrainerCallback):
-    """Writes a run's progress into its folder, draws the progress bar, and passes on a wish to stop."""
+class Interrupted(Exception):  # noqa: N818 - no error: a wish
+    """The run was told to stop or to pause in the middle of a validation."""
 
-    def __init__(self, folder: Path, config: TrainConfig, should_stop=None):
-        self.folder, self.config, self.should_stop = folder, config, should_stop
-        self.step, self.tokens, self.learning_rate = 0, 0, 0.0
-        self.validation, self.evaluated_at = [], None
-        self.started = time.monotonic()
-        self.training_seconds, self.step_began, self.written = 0.0, None, 0.0
-        self.bar = None
-        self.process = runs.this_process()
-        self.write("running")
+
+class LossMeter(TrainerCallback, ExportableState):
+    """The training loss since it was last logged, and the tokens so far; kept through checkpoints to the last bit."""
+
+    def __init__(self):
+        self.loss, self.tokens, self.since = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
+
+    def add(self, loss: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Count a forward pass: its share of the step's mean loss, and its tokens. Nothing waits for the device."""
+        self.loss = self.loss.to(loss.device) + loss
+        self.tokens = self.tokens.to(loss.device) + tokens
+
+    def take(self, step: int) -> float:
+        """The mean loss since the last call, nats per token."""
+        mean = float(self.loss) / (step - self.since)
+        self.loss, self.since = torch.zeros_like(self.loss), step
+        return mean
+
+    def state(self) -> dict:
+        return {
+            "args": {},
+            "attributes": {"loss": float(self.loss), "tokens": int(self.tokens), "since": self.since},
+        }
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=self.config.steps, unit="step", desc="fine-tune", mininterval=1)
+        kept = state.stateful_callbacks.get("LossMeter", {}).get("attributes")
+        if kept:
+            self.loss, self.tokens = torch.tensor(kept["loss"]), torch.tensor(kept["tokens"])
+            self.since = kept["since"]
+
+
+class RunWatch(TrainerCallback, ExportableState):
+    """Writes a run's progress into its folder, draws the bar, keeps the best checkpoint, ends the run in time.
+
+    writes     whether this process is the one that writes: of several, only the first
+    agree      a wish → the same wish in every process, or None
+    sample     writes a text with the model as it is
+    is_finite  whether all weights are finite numbers
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig,
+        meter: LossMeter,
+        *,
+        writes: bool = True,
+        agree: Callable[[str | None], str | None] = lambda wish: wish,
+        sample: Callable[[], str],
+        is_finite: Callable[[], bool],
+    ):
+        self.folder, self.config, self.meter, self.writes = folder, config, meter, writes
+        self.agree, self.write_sample, self.is_finite = agree, sample, is_finite
+        self.step, self.learning_rate = 0, 0.0
+        self.validation: dict[int, float] = {}
+        self.training_seconds, self.seconds_before = 0.0, 0.0
+        self.started = self.step_began = time.monotonic()
+        self.written = self.looked = 0.0
+        self.wish, self.closing = None, False
+        self.at_step_begin = None
+        self.resumed_at = 0
+        self.bar = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of text trained on so far."""
+        return int(self.meter.tokens)
+
+    @property
+    def seconds(self) -> float:
+        """Of the run so far, in all its processes."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def best_step(self) -> int | None:
+        """The trained step with the lowest validation loss, the first where several share it."""
+        return best_step(self.validation)
+
+    def state(self) -> dict:
+        kept = {
+            "training_seconds": self.training_seconds,
+            "seconds": self.seconds,
+            "validation": [*self.validation.items()],
+        }
+        return {"args": {}, "attributes": kept}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        kept = state.stateful_callbacks.get("RunWatch", {}).get("attributes")
+        self.step = self.resumed_at = state.global_step
+        if kept:
+            self.training_seconds, self.seconds_before = kept["training_seconds"], kept["seconds"]
+            self.validation = dict(kept["validation"])
+        if self.writes:
+            self.bar = tqdm(total=self.config.steps, initial=self.step, unit="step", desc="fine-tune", mininterval=1)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.step_began = time.monotonic()
+        self.at_step_begin = random_state(), self.meter.loss, self.meter.tokens
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self.beat()
+        if self.told():  # the step is given up, and done again after the pause with the same dropout
+            random, self.meter.loss, self.meter.tokens = self.at_step_begin
+            set_random_state(random)
+            control.should_training_stop = True
+            control.should_save = state.global_step > self.resumed_at
 
     def on_step_end(self, args, state, control, **kwargs):
         self.training_seconds += time.monotonic() - self.step_began
-        self.step, self.tokens = state.global_step, int(state.num_input_tokens_seen)
-        self.bar.set_postfix_str(self.summary(), refresh=False)
-        self.bar.update()
-        if self.should_stop and self.should_stop():
+        self.step = state.global_step
+        told = self.told()
+        if told or self.step % self.config.save_every == 0:
+            control.should_save = True
+            self.check(self.is_finite(), "a weight is not a finite number")
+        if told:
             control.should_training_stop = True
-        if time.monotonic() - self.written > STATUS_SECONDS:
-            self.write("running")
+        if self.bar:
+            self.bar.set_postfix_str(self.summary(), refresh=False)
+            self.bar.update()
+        self.beat()
 
     def on_prediction_step(self, args, state, control, **kwargs):
-        if time.monotonic() - self.written > STATUS_SECONDS:  # the heart beats through long evaluations
-            self.write("running")
+        self.beat()  # the heart beats through long validations
+        if self.told():
+            raise Interrupted
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "loss" in logs:
             self.record("train", float(logs["loss"]), float(logs["learning_rate"]))
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
-        self.evaluated_at = state.global_step
-        self.validation.append(float(metrics["eval_loss"]))
-        self.record("validation", self.validation[-1], self.learning_rate)
+        loss = float(metrics["eval_loss"])
+        self.record("validation", loss, self.learning_rate)
+        self.validation[self.step] = loss
+        text = self.write_sample()
+        if self.writes:
+            line = {"step": self.step, "prompt": self.config.prompt, "text": text}
+            runs.append_line(self.folder / "samples.jsonl", line)
+        if self.best_step == self.step and not self.closing:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{self.step}")  # rotation spares it
+            control.should_save = True
+        if out_of_patience(self.validation, self.config.patience):
+            control.should_training_stop = True
+
+    def on_save(self, args, state, control, **kwargs):
+        self.beat()
+
+    def told(self) -> str | None:
+        """What was asked from outside, looked for a few times a second; the same in all processes."""
+        if self.closing:
+            return None
+        if self.wish is None:
+            asked = None
+            if self.writes and time.monotonic() - self.looked > LOOK_SECONDS:
+                self.looked = time.monotonic()
+                asked = runs.wish(self.folder)
+            self.wish = self.agree(asked)
+        return self.wish
+
+    def record(self, split: str, loss: float, lr: float) -> None:
+        """Append a metric. Raises: RuntimeError where the loss is not a number any more."""
+        self.check(isfinite(loss), f"the {split} loss is {loss}")
+        self.learning_rate = lr
+        if self.writes:
+            metric = runs.Metric(self.step, self.tokens, split, loss, lr, round(self.seconds, 3))
+            runs.append_line(self.folder / "metrics.jsonl", asdict(metric))
+
+    def check(self, finite: bool, what: str) -> None:
+        """Raises: RuntimeError where the run has gone astray."""
+        if not finite:
+            raise RuntimeError(f"{what} at step {self.step}; lower the learning rate")
+
+    def beat(self) -> None:
+        """Renew the status, once a second."""
+        if time.monotonic() - self.written > STATUS_SECONDS:
+            self.check(isfinite(float(self.meter.loss)), "the training loss is no number")
+            self.write("running")
 
     def close(self, state: str, message: str = "") -> None:
         """The last word on a run."""
@@ -68,34 +211,47 @@ class RunWatch(TrainerCallback):
 
     def summary(self) -> str:
         """Speed and quality so far, for the progress bar."""
-        return f"{self.tokens / self.training_seconds:,.0f} tokens/s, validation perplexity {perplexity_of(self.validation[-1]):.1f}"
-
-    def record(self, split: str, loss: float, lr: float) -> None:
-        """Append a metric. Raises: RuntimeError where the loss is not a number any more."""
-        if not isfinite(loss):
-            raise RuntimeError(f"the {split} loss is {loss} at step {self.step}; lower the learning rate")
-        self.learning_rate = lr
-        seconds = round(time.monotonic() - self.started, 3)
-        metric = runs.Metric(self.step, self.tokens, split, loss, lr, seconds)
-        runs.append_line(self.folder / "metrics.jsonl", asdict(metric))
-
-    def sample(self, step: int, text: str) -> None:
-        """Append the text written at a step."""
-        runs.append_line(self.folder / "samples.jsonl", {"step": step, "prompt": self.config.prompt, "text": text})
+        speed, loss = self.tokens / self.training_seconds, [*self.validation.values()][-1]
+        return f"{speed:,.0f} tokens/s, validation perplexity {perplexity_of(loss):.1f}"
 
     def write(self, state: str, message: str = "") -> None:
         """Replace the run's status."""
         self.written = time.monotonic()
-        speed = self.tokens / self.training_seconds if self.step else None
-        seconds_a_step = self.training_seconds / self.step if self.step else None
+        if not self.writes:
+            return
+        seconds_a_step = self.seconds / self.step if self.step else None  # validations included
         status = runs.RunStatus(
             state,
             self.step,
             self.config.steps,
-            **self.process,
-            heartbeat=time.time(),
-            tokens_per_second=speed,
+            **runs.this_process(),
+            tokens_per_second=self.tokens / self.training_seconds if self.step else None,
             eta_seconds=seconds_a_step and seconds_a_step * (self.config.steps - self.step),
+            best_step=self.best_step,
             message=message,
         )
         runs.write_status(self.folder, status)
+
+
+def random_state() -> list[torch.Tensor]:
+    """PyTorch's random numbers where they stand: the CPU's, then each GPU's."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
+
+
+def set_random_state(state: list[torch.Tensor]) -> None:
+    """Put random numbers back where they stood."""
+    torch.set_rng_state(state[0])
+    if state[1:]:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
+def best_step(validation: dict[int, float]) -> int | None:
+    """The step after 0 with the lowest loss, the first where several share it; None where there is none."""
+    trained = {step: loss for step, loss in validation.items() if step}
+    return min(trained, key=trained.get, default=None)
+
+
+def out_of_patience(validation: dict[int, float], patience: int) -> bool:
+    """Whether the last `patience` validations were none better than the best before them."""
+    best = best_step(validation)
+    return bool(patience and best) and sum(step > best for step in validation) >= patience

@@ -35,7 +35,7 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         status = gr.Markdown(elem_id="status")
         with gr.Tabs():
             with gr.Tab("Fine-tune", elem_id="tab-finetune"):
-                build_finetune_tab(shelf, model)
+                build_finetune_tab(demo, shelf, model, dark)
             with gr.Tab("Attention", elem_id="tab-attention"):
                 build_attention_tab(shelf, model, dark)
             with gr.Tab("Generate", elem_id="tab-generate"):

@@ -15,6 +15,7 @@ from gpt2lab.training.runs import Metric
 from gpt2lab.units import MAX_EXPONENT
 
 COLOURS = {"train": "#8da0cb", "validation": "#d95f02"}  # told apart by the colour-blind, and in grey
+RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MAP = "viridis"  # perceptually uniform
 MAX_LABEL = 20  # characters of a token
 MAX_LABELS = 48  # tokens that can be labelled legibly on a side
@@ -25,27 +26,46 @@ INK, LINES, PAPER = "#e4e4e7", "#a1a1aa", "#18181b"  # of figures for dark pages
 
 
 def loss_curve(metrics: tuple[Metric, ...], *, dark: bool = False) -> Figure:
-    """Train and validation loss over optimizer steps; the dotted line is the loss before training.
+    """Train and validation loss over optimizer steps; the dotted line is the loss before training, the star the best.
 
     Losses are nats per token; the axis on the right reads them as perplexity.
     """
+    return loss_curves({"": metrics}, dark=dark)
+
+
+def loss_curves(runs: dict[str, tuple[Metric, ...]], *, dark: bool = False) -> Figure:
+    """The losses of several runs in one figure, by name; a colour per run where there are several.
+
+    Thin lines are training losses, lines with points validation losses, of which a star marks the
+    lowest after step 0; the dotted line is the loss before training.
+    """
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    for split, marker in (("train", ""), ("validation", "o")):
-        points = [metric for metric in metrics if metric.split == split]
-        x, y = [p.step for p in points], [p.loss for p in points]
-        axes.plot(x, y, color=COLOURS[split], marker=marker, markersize=4, label=split)
-    baseline = next((metric.loss for metric in metrics if metric.split == "validation"), None)
-    if baseline is not None:
-        axes.axhline(baseline, color=COLOURS["validation"], linestyle=":", linewidth=1, label="before training")
+    for i, (name, metrics) in enumerate(runs.items()):
+        colours = COLOURS if len(runs) == 1 else dict.fromkeys(COLOURS, RUN_COLOURS[i % len(RUN_COLOURS)])
+        train, validation = ([m for m in metrics if m.split == split] for split in ("train", "validation"))
+        axes.plot(*points(train), color=colours["train"], linewidth=1, alpha=0.7, label=f"{name} train".strip())
+        axes.plot(
+            *points(validation), "o-", color=colours["validation"], markersize=4, label=f"{name} validation".strip()
+        )
+        if best := min((m for m in validation if m.step), key=lambda m: m.loss, default=None):
+            axes.plot(best.step, best.loss, "*", color=colours["validation"], markersize=13)
+        if validation:
+            before = "before training" if i == 0 else None
+            axes.axhline(validation[0].loss, color=colours["validation"], linestyle=":", linewidth=1, label=before)
     axes.set(xlabel="optimizer steps", ylabel="loss (nats per token)")
     right = axes.secondary_yaxis(
         "right", functions=(lambda y: np.exp(np.minimum(y, MAX_EXPONENT)), lambda y: np.log(np.maximum(y, 1e-9)))
     )
     right.set_ylabel("perplexity")
     axes.grid(alpha=0.4)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     return for_dark_pages(figure) if dark else figure
+
+
+def points(metrics: list[Metric]) -> tuple[list[int], list[float]]:
+    """Steps and losses."""
+    return [m.step for m in metrics], [m.loss for m in metrics]
 
 
 def attention_grid(trace: Trace, *, layer: int | None = None, dark: bool = False) -> Figure:

@@ -5,6 +5,7 @@ Knows result types; computes nothing.
 
 import base64
 import html
+from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
@@ -27,13 +28,34 @@ figcaption, .soft { color: var(--soft); }
 """
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A text that a run wrote along the way.
+
+    step  optimizer steps done · text  after the prompt
+    verbatim  its longest stretch that stands word for word in the training text · tokens  in that
+    """
+
+    step: int
+    text: str
+    verbatim: str
+    tokens: int
+
+
 def run_report(
-    result: FinetuneResult, config: dict, metrics: tuple[Metric, ...], scores: HeadScores, trace: Trace
+    result: FinetuneResult,
+    config: dict,
+    metrics: tuple[Metric, ...],
+    samples: tuple[Sample, ...],
+    scores_before: HeadScores,
+    scores: HeadScores,
+    trace: Trace,
 ) -> Page:
-    """The page of a finished run.
+    """The page of a run that has ended.
 
     config  the run's config.json
-    scores  of the fine-tuned model's heads · trace  of the fine-tuned model on a text
+    scores_before, scores  of the heads of the base and of the fine-tuned model
+    trace  of the fine-tuned model on a text
     """
     best = {name: scores.top(name, 3) for name in ("previous_token", "induction")}
     figures = [
@@ -55,11 +77,15 @@ def run_report(
 <p class="soft">Prompt: {html.escape(result.prompt)}</p>
 <div class="texts"><div><h3>before</h3>{html.escape(result.text_before)}</div>
 <div><h3>after</h3>{html.escape(result.text_after)}</div></div>
+<h2>Texts over time, and what of them was learned by heart</h2>
+{table(["step", "text", "longest stretch that stands in the training text", "tokens"], sample_rows(samples))}
 <h2>Attention after fine-tuning</h2>
 <p class="soft">Tokens: {html.escape(" ".join(trace.tokens))}</p>
 {image(attention_grid(trace), "Every head on this text; a row per attending token, a column per token attended to.")}
 <div class="heads">{"".join(figures)}</div>
 {table(["kind", "layer", "head", "score"], head_rows(best))}
+<p>The heads that fine-tuning changed most:</p>
+{table(["kind", "layer", "head", "before", "after", "change"], changed_rows(scores_before, scores))}
 <p class="soft">Scores are mean attention weights on random tokens shown twice: on the token just before
 (previous-token), or on the token that followed the same token the first time (induction).</p>
 <h2>Settings</h2>
@@ -92,6 +118,26 @@ def head_rows(best: dict[str, list[tuple[int, int, float]]]) -> list[tuple[str, 
         for name, heads in best.items()
         for layer, head, score in heads
     ]
+
+
+def changed_rows(before: HeadScores, after: HeadScores, count: int = 6) -> list[tuple[str, ...]]:
+    """The heads whose scores differ most between two models, the largest change first."""
+    changes = [
+        (name, layer, head, float(old), float(new))
+        for name in ("previous_token", "induction")
+        for layer, rows in enumerate(zip(getattr(before, name), getattr(after, name)))
+        for head, (old, new) in enumerate(zip(*rows))
+    ]
+    changes.sort(key=lambda change: abs(change[4] - change[3]), reverse=True)
+    return [
+        (name.replace("_", "-"), str(layer), str(head), f"{old:.3f}", f"{new:.3f}", f"{new - old:+.3f}")
+        for name, layer, head, old, new in changes[:count]
+    ]
+
+
+def sample_rows(samples: tuple[Sample, ...]) -> list[tuple[str, ...]]:
+    """Step, text, its longest stretch from the training text, and the tokens in that."""
+    return [(f"{s.step:,}", s.text, s.verbatim, str(s.tokens)) for s in samples]
 
 
 def setting_rows(config: dict) -> list[tuple[str, str]]:
