@@ -10,12 +10,14 @@ _ROOMS = {
     "LabError": "errors",
     "Sampling": "sampling",
     "TrainConfig": "training.config",
+    "attach": "notebook",
     "finetune": "training.trainer",
     "generate": "sampling",
     "head_scores": "inspection.heads",
     "load_model": "model",
     "load_text": "text",
     "perplexity": "scoring",
+    "resume": "training.trainer",
     "trace": "inspection.trace",
 }
 __all__ = list(_ROOMS)

@@ -1,6 +1,8 @@
 """Articles → token ids → (N, T) blocks for training. Knows tokenizers, but no model."""
 
 import hashlib
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,6 +16,8 @@ from gpt2lab.files import write_bytes
 from gpt2lab.sources import cache_folder
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
+PIECE = 1 << 18  # characters tokenised at a time: tokenizers take up to 170 bytes of memory for each
+GAP = re.compile(r"(?<=\S)(?=[ \n])")  # a space or newline after something else: no token of GPT-2's reaches over it
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +28,8 @@ class Blocks(Dataset):
     labels     (N, T) int64; the same ids, IGNORED on padding; the model shifts them itself
     n_tokens   tokens of text in it, padding not counted
 
-    Every token is in exactly one block. The first token of a block has no token before it there,
-    so a block of T tokens trains T - 1 predictions.
+    Every token is in exactly one block, but for a single one left over. The first token of a block
+    has no token before it there, so a block of T tokens trains T - 1 predictions.
     """
 
     input_ids: torch.Tensor
@@ -72,7 +76,10 @@ def token_ids(tokenizer, articles) -> np.ndarray:
 
 
 def pack(ids: np.ndarray, block_size: int) -> Blocks:
-    """Ids → blocks of `block_size` tokens, in order; the last one is padded, and nothing is dropped.
+    """Ids → blocks of `block_size` tokens, in order; the last one is padded.
+
+    A single token left over is dropped: a block of it alone would predict nothing, and the mean
+    loss of no prediction is not a number.
 
     Example: pack(np.arange(5), 3).labels.tolist() -> [[0, 1, 2], [3, 4, -100]]
     Raises: LabError for a block below 2 tokens, which predicts nothing, or a text that does not fill one block.
@@ -82,6 +89,8 @@ def pack(ids: np.ndarray, block_size: int) -> Blocks:
         raise LabError(
             f"the text has {len(ids):,} tokens, less than one block of {block_size:,}; give more text or a smaller block"
         )
+    if len(ids) % block_size == 1:
+        ids = ids[:-1]
     rows = -(-len(ids) // block_size)
     labels = np.full(rows * block_size, IGNORED, dtype=np.int64)
     labels[: len(ids)] = ids
@@ -91,6 +100,22 @@ def pack(ids: np.ndarray, block_size: int) -> Blocks:
 
 
 def _tokenise(tokenizer, articles) -> np.ndarray:
-    end = tokenizer.eos_token_id
-    encoded = tokenizer([article.text for article in articles], verbose=False)["input_ids"]
-    return np.array([i for ids in encoded for i in (*ids, end)], dtype=np.int32)
+    end = np.array([tokenizer.eos_token_id], dtype=np.int32)
+    parts = []
+    for article in articles:
+        for piece in _pieces(article.text):
+            parts.append(
+                np.array(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int32)
+            )
+        parts.append(end)
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces of about PIECE characters that have, one after the other, the ids of the whole."""
+    start = 0
+    while start < len(text):
+        gap = GAP.search(text, start + PIECE)
+        end = gap.start() if gap else len(text)
+        yield text[start:end]
+        start = end

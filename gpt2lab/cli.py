@@ -244,7 +244,9 @@ def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
         samples = read_lines(folder / "samples.jsonl")
         shown = {"id": run, **asdict(status), "config": config, "metrics": [asdict(m) for m in metrics]}
         return report(shown | {"samples": samples, "log": log_tail(folder)}, as_json)
-    report({"id": run, **{name: value for name, value in asdict(status).items() if value not in (None, "")}}, False)
+    told = ("state", "step", "total_steps", "best_step", "tokens_per_second", "eta_seconds", "message")
+    known = {name: getattr(status, name) for name in told if getattr(status, name) not in (None, "")}
+    report({"id": run, "model": config.get("model"), "data": config.get("data"), **known}, as_json)
     for metric in metrics:
         if metric.split == "validation":
             print(f"step {metric.step:>6}  validation loss {metric.loss:.4f}  perplexity {metric.perplexity:.2f}")

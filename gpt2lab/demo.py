@@ -13,7 +13,7 @@ from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.trainer import finetune
 
 # Half a minute to a minute and a half on two cores; beyond it the sample's validation loss rises again.
-EPOCHS, LEARNING_RATE = 4, 1e-3
+EPOCHS, LEARNING_RATE = 4, 5e-4
 
 
 @dataclass(frozen=True, eq=False)

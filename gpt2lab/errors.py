@@ -11,6 +11,11 @@ class LabError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in its first line; its type where it says nothing. Example: ValueError("a\\nb") -> "a" """
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def whole_number(name: str, value, low: int, high: int) -> int:
     """The value, if it is a whole number in range. Raises: LabError otherwise, for booleans too."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:

@@ -3,23 +3,26 @@
 The model is the same SDPA model everywhere. Knows nothing of texts, training or pictures.
 """
 
+import re
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from gpt2lab.errors import LabError
-from gpt2lab.sources import ModelSource, hub_advice, model_source
+from gpt2lab.errors import LabError, first_line
+from gpt2lab.sources import ModelSource, check_model_type, hub_advice, is_connection_error, model_source
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
 LOGITS_AT_ONCE = 1 << 25  # floats of logits held at a time while scoring: 128 MiB
+BLOCK = re.compile(r"\bh\.(\d+)\.")  # the number of the transformer block in a tensor's name
 
 
 @dataclass(frozen=True, eq=False)
 class Lab:
-    """A GPT-2 with its tokenizer, in eval mode on a device.
+    """A GPT-2 with its tokenizer, in eval mode.
 
     name  what it was loaded by: "builtin", a hub id, a folder
     """
@@ -27,7 +30,11 @@ class Lab:
     model: GPT2LMHeadModel
     tokenizer: PreTrainedTokenizerBase
     name: str
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now."""
+        return self.model.device
 
     @property
     def context(self) -> int:
@@ -44,34 +51,39 @@ class Lab:
             f"{c.vocab_size:,} tokens, context {c.n_positions:,}"
         )
 
+    @cached_property
+    def longest_token(self) -> int:
+        """UTF-8 bytes that one token can stand for, at most."""
+        return max(len(token.encode()) for token in self.tokenizer.get_vocab())
+
     def encode(self, text: str) -> torch.Tensor:
         """Text → token ids (T,), with nothing added; T may be 0.
 
         Raises: LabError for what is no text, or has lone surrogates.
         """
-        if not isinstance(text, str):
-            raise LabError(f"the text is of type {type(text).__name__}; give a string")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise LabError(f"the text has half a character (a lone surrogate) at {error.start}; remove it") from error
+        _utf8(text)
         ids = self.tokenizer(text, verbose=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.long, device=self.device)
 
     def encode_prompt(self, text: str, *, room: int = 0) -> torch.Tensor:
         """Text → token ids (T,) with 1 ≤ T ≤ context - room.
 
-        Raises: LabError for an empty text and for one that does not fit.
+        Raises: LabError for an empty text and for one that does not fit; a text of more bytes than
+        so many tokens can hold is not tokenised first.
         """
+        size = len(_utf8(text))
+        if size > self.context * self.longest_token:
+            raise self._too_long(f"{size:,} bytes, more than {self.context:,} tokens can be", room)
         ids = self.encode(text)
         if not len(ids):
             raise LabError("the prompt is empty; type at least one character")
         if len(ids) > self.context - room:
-            spare = f" less {room} to generate" if room else ""
-            raise LabError(
-                f"the prompt has {len(ids):,} tokens; {self.name} reads at most {self.context:,}{spare}: shorten it"
-            )
+            raise self._too_long(f"{len(ids):,} tokens", room)
         return ids
+
+    def _too_long(self, length: str, room: int) -> LabError:
+        spare = f" less {room} to generate" if room else ""
+        return LabError(f"the prompt has {length}; {self.name} reads at most {self.context:,}{spare}: shorten it")
 
 
 def load_model(name: str = "auto", *, device: str | torch.device | None = None) -> Lab:
@@ -98,10 +110,9 @@ def load_model(name: str = "auto", *, device: str | torch.device | None = None) 
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes transformers raise is of many types
-        if source.kind == "hub" and not source.cached:
+        if source.kind == "hub" and not source.cached and is_connection_error(error):
             raise LabError(hub_advice(source.name, "builtin")) from error
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise LabError(f"{name!r} cannot be loaded as GPT-2: {reason}") from error
+        raise LabError(f"{name!r} cannot be loaded as GPT-2: {first_line(error)}") from error
     if len(tokenizer) < 2:
         raise LabError(f"the tokenizer of {name!r} is empty; save the model's own beside it")
     if len(tokenizer) > model.config.vocab_size:
@@ -109,11 +120,13 @@ def load_model(name: str = "auto", *, device: str | torch.device | None = None) 
             f"the tokenizer of {name!r} has {len(tokenizer):,} tokens but the model only {model.config.vocab_size:,}; "
             "save the tokenizer that the model was trained with beside it"
         )
-    return Lab(model.to(device).eval(), tokenizer, source.name, device)
+    return Lab(model.to(device).eval(), tokenizer, source.name)
 
 
 def _from_pretrained(source: ModelSource):
     where = {"local_files_only": source.cached, "trust_remote_code": False}
+    if source.kind == "hub":  # a folder's was looked at when its name was
+        check_model_type(source.name, AutoConfig.from_pretrained(source.location, **where).model_type)
     model, loading = GPT2LMHeadModel.from_pretrained(
         source.location,
         attn_implementation="sdpa",
@@ -127,8 +140,28 @@ def _from_pretrained(source: ModelSource):
         raise LabError(
             f"the weights of {source.name!r} lack {missing[0]} ({len(missing)} in all); save the model again"
         )
+    _check_layers(source.name, model.config.n_layer, loading["unexpected_keys"])
     model.loss_type = "ForCausalLM"  # what it is; transformers warns of having to guess it
     return model, AutoTokenizer.from_pretrained(source.location, **where)
+
+
+def _check_layers(name: str, n_layer: int, unexpected) -> None:
+    """Refuse weights of more layers than are configured; other tensors left over, as GPT-2's own have, do no harm."""
+    blocks = [int(found[1]) for key in unexpected if (found := BLOCK.search(key))]
+    if blocks and max(blocks) >= n_layer:
+        raise LabError(
+            f"the weights of {name!r} have {max(blocks) + 1} layers, but config.json says {n_layer}; save the model again"
+        )
+
+
+def _utf8(text: str) -> bytes:
+    """The text's bytes. Raises: LabError for what is no text, or has lone surrogates."""
+    if not isinstance(text, str):
+        raise LabError(f"the text is of type {type(text).__name__}; give a string")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise LabError(f"the text has half a character (a lone surrogate) at {error.start}; remove it") from error
 
 
 def token_nll(model: GPT2LMHeadModel, input_ids: torch.Tensor, *, first: int = 1) -> torch.Tensor:

@@ -1,18 +1,19 @@
 """What a name means: the built-in assets, a local folder, or a repository on the Hugging Face hub.
 
-Finds out once, and fast, whether the hub can be reached. Loads nothing.
+Finds out fast whether the hub can be reached. Loads nothing.
 """
 
 import json
 import os
-import re
 import threading
+import time
 from dataclasses import dataclass
-from functools import cache
+from math import inf
 from pathlib import Path
 
 import httpx
 from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from gpt2lab.errors import LabError
 
@@ -22,7 +23,15 @@ WIKITEXT_REPO = "Salesforce/wikitext"
 WIKITEXT = {"wikitext-2": "wikitext-2-raw-v1", "wikitext-2-v1": "wikitext-2-v1"}
 DATA = ("sample", *WIKITEXT)
 HUB_SECONDS = 2.0  # how long to wait for the hub's answer before working without it
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+ASK_AGAIN_SECONDS = 60.0  # how long a hub that did not answer is left alone
+NO_CONNECTION = {
+    "TransportError",
+    "ConnectionError",
+    "LocalEntryNotFoundError",
+}  # httpx's, httpx2's, requests', the hub's
+
+_asking = threading.Lock()
+_answer = {"reachable": False, "until": -inf}  # until: time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -49,15 +58,23 @@ class Choice:
     reason: str
 
 
-@cache
 def hub_reachable() -> bool:
-    """Whether the Hugging Face hub answers within two seconds; asked once per process.
+    """Whether the Hugging Face hub answers within two seconds.
 
-    `HF_HUB_OFFLINE=1` answers no without asking. The request runs in a thread of its own, since
-    looking up a host name cannot be given a time limit.
+    A yes holds for the life of the process, a no for a minute. `HF_HUB_OFFLINE=1` answers no
+    without asking.
     """
     if constants.HF_HUB_OFFLINE:
         return False
+    with _asking:
+        if time.monotonic() >= _answer["until"]:
+            reachable = _hub_answers()
+            _answer.update(reachable=reachable, until=inf if reachable else time.monotonic() + ASK_AGAIN_SECONDS)
+        return _answer["reachable"]
+
+
+def _hub_answers() -> bool:
+    """Asks in a thread of its own, since looking up a host name cannot be given a time limit."""
     answers = []
 
     def ask():
@@ -84,6 +101,23 @@ def wikitext_files(name: str) -> dict[str, str]:
     return {split: f"{WIKITEXT[name]}/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")}
 
 
+def is_model_cached(repo: str) -> bool:
+    """Whether a hub model can be loaded from the local cache: its configuration, weights and tokenizer are there."""
+    return is_cached(repo, "config.json") and has_cached_weights(repo) and has_cached_tokenizer(repo)
+
+
+def is_connection_error(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is of a hub out of reach and not of what it answered.
+
+    Told by the classes' names: which of the HTTP libraries raises them differs by version.
+    """
+    while error is not None:
+        if any(kind.__name__ in NO_CONNECTION for kind in type(error).__mro__):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
 def hub_advice(name: str, instead: str) -> str:
     """The line for something that is neither in the cache nor to be had from the hub."""
     return (
@@ -106,9 +140,13 @@ def model_source(name: str) -> ModelSource:
     if name not in HUB_MODELS and folder.is_dir():
         check_model_folder(folder)
         return ModelSource(name, "folder", str(folder))
-    if not HUB_ID.fullmatch(name) or name.startswith("."):
-        raise LabError(f"no model {name!r}: no such folder, and not the id of a hub model; try 'builtin' or 'gpt2'")
-    if is_cached(name, "config.json") and has_cached_weights(name) and has_cached_tokenizer(name):
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise LabError(
+            f"no model {name!r}: no such folder, and not the id of a hub model; try 'builtin' or 'gpt2'"
+        ) from error
+    if is_model_cached(name):
         return ModelSource(name, "hub", name)
     if not hub_reachable():
         if name in HUB_MODELS:
@@ -159,8 +197,7 @@ def check_model_folder(folder: Path) -> None:
         raise LabError(
             f"{folder / 'config.json'} is not a model configuration ({error}); save the model again"
         ) from error
-    if kind != "gpt2":
-        raise LabError(f"{folder} holds a model of type {kind!r}; gpt2lab reads 'gpt2' checkpoints")
+    check_model_type(folder, kind)
     if not any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json")):
         raise LabError(
             f"{folder} has no model.safetensors; pickled weights (.bin, .pt) can run code and are never loaded: "
@@ -173,13 +210,19 @@ def check_model_folder(folder: Path) -> None:
         )
 
 
+def check_model_type(where: str | Path, kind) -> None:
+    """Refuse what a configuration calls another model than GPT-2. Raises: LabError with its type."""
+    if kind != "gpt2":
+        raise LabError(f"{where} holds a model of type {kind!r}; gpt2lab reads 'gpt2' checkpoints")
+
+
 def auto_choice() -> Choice:
     """`gpt2` and `wikitext-2` where a GPU and the hub (or its cache) are there, else `builtin` and `sample`."""
     import torch
 
     if not torch.cuda.is_available():
         return Choice("builtin", "sample", "no GPU here, so the built-in small GPT-2 and sample text")
-    cached = has_cached_weights("gpt2") and all(
+    cached = is_model_cached("gpt2") and all(
         is_cached(WIKITEXT_REPO, file, "dataset") for file in wikitext_files("wikitext-2").values()
     )
     if cached:

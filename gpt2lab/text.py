@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpt2lab import sources
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, first_line
 
 TITLE = re.compile(r"^ = (?!= )(?P<title>.+?)(?<! =) = $")
 KNOWN = f"{', '.join(sources.DATA)}, a folder or a text file"
@@ -20,7 +20,7 @@ STEMS = {
     "test": ("test", "wiki.test"),
 }
 EXTENSIONS = (".txt", ".raw", ".tokens")
-MAX_TEXT_BYTES = 1 << 30  # 1 GiB: a text is held in memory whole; WikiText-103 is half of it
+MAX_TEXT_BYTES = 600 << 20  # 7 GiB of memory: a byte of English takes 9 to 12 to be read, tokenised and packed
 SHARE_HELD_OUT = 0.1  # of a lone .txt file, for validation and for test each
 
 
@@ -61,7 +61,9 @@ class TextSplits:
         articles = getattr(self, name)
         if not articles:
             have = [split for split in SPLITS if getattr(self, split)]
-            raise LabError(f"{self.name} has no {name} split; it has {', '.join(have)}")
+            raise LabError(
+                f"{self.name} has no {name} split; it has {', '.join(have)}: give a longer text, or a folder with all three"
+            )
         return articles
 
 
@@ -81,7 +83,8 @@ def load_text(name: str) -> TextSplits:
 
     name  "sample" (built in), "wikitext-2" or "wikitext-2-v1" (hub or its cache), a folder with
           train/validation/test files (or WikiText's wiki.*.raw, wiki.*.tokens), a text file, or
-          "auto". A lone file is cut into 80 % train, 10 % validation, 10 % test, in its order.
+          "auto". A lone file is cut into 80 % train, 10 % validation, 10 % test, in its order:
+          WikiText between articles, or rows where they are few; plain text at white space.
 
     Example: load_text("sample").train[0].title -> "Honey bee"
     Raises: LabError where there is no such text, or a file is empty, binary or too large.
@@ -181,7 +184,9 @@ def _load_wikitext(name: str) -> TextSplits:
         }
         parts = load_dataset("parquet", data_files=local)
     except Exception as error:  # refused, cut off, damaged: the libraries raise what they like
-        raise LabError(f"{sources.hub_advice(name, 'sample')} ({type(error).__name__})") from error
+        if not cached and sources.is_connection_error(error):
+            raise LabError(sources.hub_advice(name, "sample")) from error
+        raise LabError(f"{name!r} cannot be loaded: {first_line(error)}; try again, or use 'sample'") from error
     return TextSplits(name, **{split: split_articles(parts[split]["text"]) for split in SPLITS})
 
 
@@ -198,19 +203,22 @@ def _split_file(folder: Path, split: str) -> Path | None:
 
 
 def _cut_in_three(articles: tuple[Article, ...], name: str) -> TextSplits:
-    """A lone file by whole articles; plain text, or too few articles, by lines."""
+    """A lone file by whole articles; by rows where they are too few; plain text at white space."""
+    if len(articles) == len(articles[0].rows) == 1:
+        parts = _cut_at_white_space(articles[0].text)
+        return TextSplits(name, *((Article(articles[0].title, (part,)),) if part else () for part in parts))
     whole = len(articles) >= 10
-    is_wikitext = any(len(article.rows) > 1 for article in articles)
-    if whole:
-        units = list(articles)
-    elif is_wikitext:
-        units = [row for article in articles for row in article.rows]
-    else:
-        units = articles[0].text.splitlines(keepends=True)
+    units = list(articles) if whole else [row for article in articles for row in article.rows]
     held_out = round(len(units) * SHARE_HELD_OUT)
     cuts = (0, len(units) - 2 * held_out, len(units) - held_out, len(units))
     parts = [units[a:b] for a, b in itertools.pairwise(cuts)]
-    if not whole:
-        cut = split_articles if is_wikitext else lambda lines: (Article(articles[0].title, ("".join(lines),)),)
-        parts = [cut(part) if part else () for part in parts]
-    return TextSplits(name, *map(tuple, parts))
+    return TextSplits(name, *(tuple(part) if whole else split_articles(part) if part else () for part in parts))
+
+
+def _cut_at_white_space(text: str) -> list[str]:
+    """A text in three, after the white space that follows 80 % and 90 % of its characters; the last ones may be empty."""
+    cuts = [0]
+    for share in (1 - 2 * SHARE_HELD_OUT, 1 - SHARE_HELD_OUT):
+        space = re.compile(r"\s+").search(text, max(cuts[-1], round(len(text) * share)))
+        cuts.append(space.end() if space else len(text))
+    return [text[a:b] for a, b in itertools.pairwise([*cuts, len(text)])]

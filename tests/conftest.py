@@ -65,7 +65,7 @@ def random_gpt2(tiny_tokenizer):
 
 @pytest.fixture(scope="session")
 def random_lab(random_gpt2, tiny_tokenizer):
-    return lambda seed=0, **changes: Lab(random_gpt2(seed, **changes), tiny_tokenizer, "random", torch.device("cpu"))
+    return lambda seed=0, **changes: Lab(random_gpt2(seed, **changes), tiny_tokenizer, "random")
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,18 @@
 import csv
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import asdict
 from math import exp, log
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -16,6 +23,8 @@ from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
 from gpt2lab.scoring import perplexity
 from gpt2lab.text import load_text
+from gpt2lab.training import jobs, runs
+from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.runs import read_metrics, read_status
 
 TEXT = """The moon is a small world that goes around the earth, and the sea follows it twice a day.
@@ -37,6 +46,15 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
+
+
+@pytest.fixture(autouse=True)
+def own_signals():
+    """A run started from the command line heeds signals; the tests have theirs back afterwards."""
+    heeded = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in heeded.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -110,6 +128,12 @@ def test_finetune_passes_every_option_on(call, tiny_folder, texts, tmp_path):
     assert config["steps"] == one_object(out)["steps"] < 3
 
 
+def test_finetune_writes_the_report_of_its_run(call, here, tiny_folder, texts):
+    call(*tune(tiny_folder, texts, "--run", "my-run"))
+    page = (here / "runs" / "my-run" / "report.html").read_text(encoding="utf-8")
+    assert "Fine-tuning run my-run" in page
+
+
 def test_finetuned_model_goes_into_the_other_commands(call, tiny_folder, texts):
     model = one_object(call(*tune(tiny_folder, texts))[1])["model_dir"]
     status, out, _ = call("generate", "--model", model, "--prompt", "The moon", "--max-new-tokens", 2, "--json")
@@ -126,7 +150,7 @@ def test_perplexity_prints_counts_and_every_normalisation(call, tiny_folder, tin
     expected = perplexity(tiny_lab, load_text(str(texts / "lines.txt")).test, stride=32)
     assert result["nll"] == pytest.approx(expected.nll)
     assert (result["protocol"], result["context"], result["stride"]) == ("sliding", 64, 32)
-    text = "Line 18 of the moon.\nLine 19 of the moon.\n"
+    text = "18 of the moon.\nLine 19 of the moon.\n"
     assert (result["n_words"], result["n_bytes"]) == (len(text.split()), len(text))
     assert result["n_scored"] == len(tiny_lab.encode(text)) - 1
     assert result["perplexity"] == pytest.approx(exp(result["nll"] / result["n_scored"]))
@@ -279,6 +303,15 @@ BAD = [
     ("finetune", {"--run": "../x"}, "run '../x' is no run id"),
     ("finetune", {"--run": ""}, "run '' is no run id"),
     ("finetune", {"--runs": "TEXTS/empty.txt"}, "empty.txt cannot be written"),
+    ("finetune", {"--method": "half"}, "method 'half' is unknown; use full, lora, scratch"),
+    ("finetune", {"--lora-rank": 0}, "lora_rank 0 is out of range"),
+    ("finetune", {"--patience": -1}, "patience -1 is out of range"),
+    ("finetune", {"--save-every": 0}, "save_every 0 is out of range"),
+    ("finetune", {"--precision": "fp8"}, "precision 'fp8' is unknown; use auto, fp32, bf16"),
+    ("finetune", {"--report-to": "paper"}, "report_to 'paper' is unknown; use none, tensorboard, trackio"),
+    ("finetune", {"--prompt": "x" * 65}, "the prompt has 65 tokens;"),
+    ("finetune", {"--resume": "../x"}, "run '../x' is no run id"),
+    ("finetune", {"--resume": "nobody"}, "there is no run 'nobody' in runs"),
     ("perplexity", {"--model": "/no/model"}, "no model '/no/model'"),
     ("perplexity", {"--data": "no.txt"}, "no text 'no.txt'"),
     ("perplexity", {"--split": "dev"}, "split 'dev' is unknown; use one of train, validation, test"),
@@ -308,8 +341,8 @@ BAD = [
     ("attention", {"--out": None}, "Missing option '--out'"),
     ("attention", {"--out": "TEXTS/empty.txt/a.png"}, "empty.txt"),
     ("attention", {"--head": 0}, "head 0 of which layer? give the layer too, 0 to 1"),
-    ("attention", {"--layer": 2}, "layer 2 does not exist; "),
-    ("attention", {"--layer": 0, "--head": 4}, "head 4 does not exist; "),
+    ("attention", {"--layer": 2}, "layer 2 is out of range; "),
+    ("attention", {"--layer": 0, "--head": 4}, "head 4 is out of range; "),
     ("attention", {"--text": "x" * 49, "--out": "a.html"}, "head view of 49 tokens would freeze the browser"),
     ("attention", {"--nonsense": 1}, "No such option: --nonsense"),
     ("finetune", {"--nonsense": 1}, "No such option: --nonsense"),
@@ -400,7 +433,7 @@ def test_interrupt_ends_with_130(call, monkeypatch, tiny_folder):
     assert call("generate", "--model", tiny_folder, "--prompt", "The moon")[0] == 130
 
 
-@pytest.mark.parametrize("command", ["demo", "finetune", "perplexity", "generate", "attention", "app"])
+@pytest.mark.parametrize("command", ["demo", "finetune", "runs", "perplexity", "generate", "attention", "app"])
 def test_every_command_explains_itself(call, command):
     status, out, _ = call(command, "--help")
     assert (status, command in out) == (0, True)
@@ -415,7 +448,7 @@ def process(*arguments):
 def test_module_run_as_a_process_lists_its_commands():
     done = process("--help")
     assert done.returncode == 0
-    for command in ("demo", "finetune", "perplexity", "generate", "attention", "app"):
+    for command in ("demo", "finetune", "runs", "perplexity", "generate", "attention", "app"):
         assert command in done.stdout
 
 
@@ -430,3 +463,243 @@ def test_process_ends_with_2_on_bad_input():
     done = process("finetune", "--steps", 0)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "gpt2lab: steps 0 is out of range; use a whole number from 1 to 10,000,000\n"
+
+
+EVERY_OPTION = {
+    "--model": "some model",
+    "--data": "some text",
+    "--method": "lora",
+    "--lora-rank": 3,
+    "--steps": 57,
+    "--block-size": 33,
+    "--batch-size": 5,
+    "--grad-accum": 6,
+    "--lr": 0.002,
+    "--seed": 9,
+    "--eval-every": 11,
+    "--patience": 2,
+    "--save-every": 13,
+    "--precision": "fp32",
+    "--report-to": "tensorboard",
+    "--prompt": "the moon",
+}
+SETTINGS = {"learning_rate" if name == "--lr" else name[2:].replace("-", "_"): v for name, v in EVERY_OPTION.items()}
+
+
+@pytest.fixture
+def spawned(monkeypatch):
+    """The (run, whether it may wait) of every process that would have been started."""
+    asked = []
+    monkeypatch.setattr(jobs, "spawn", lambda folder, queue: asked.append((folder.name, queue)))
+    return asked
+
+
+def test_detached_finetune_is_a_run_with_every_option_and_its_id_in_json(call, here, spawned):
+    options = [argument for option in EVERY_OPTION.items() for argument in option]
+    switches = ["--gradient-checkpointing", "--compile", "--detach", "--queue", "--json"]
+    status, out, err = call("finetune", *options, *switches, "--run", "mine")
+    found = one_object(out)
+    assert (status, err) == (0, "")
+    assert (found["run"], found["state"]) == ("mine", "queued")
+    assert Path(found["folder"]).resolve() == here / "runs" / "mine"
+    config = json.loads((here / "runs" / "mine" / "config.json").read_text(encoding="utf-8"))
+    assert SETTINGS.items() <= config.items()
+    assert config["gradient_checkpointing"] is config["compile"] is True
+    assert spawned == [("mine", True)]
+
+
+def test_second_detached_finetune_is_refused_while_the_first_is_at_work(call, here, spawned):
+    assert call("finetune", "--model", "builtin", "--data", "sample", "--detach", "--run", "one")[0] == 0
+    status, out, err = call("finetune", "--model", "builtin", "--data", "sample", "--detach", "--run", "two")
+    assert (status, out) == (2, "")
+    assert err == "gpt2lab: run 'one' is under way on this machine; stop it, wait, or queue this run\n"
+    assert spawned == [("one", False)]
+    assert [path.name for path in (here / "runs").iterdir()] == ["one"]
+
+
+def test_dry_run_says_what_a_run_would_cost_and_leaves_nothing(call, here, tiny_folder, texts):
+    status, out, _ = call(*tune(tiny_folder, texts, "--dry-run"))
+    found = one_object(out)
+    assert status == 0
+    parameters = 300 * 32 + 64 * 32 + 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32
+    assert (found["parameters"], found["trained"]) == (parameters, parameters)
+    assert (found["steps"], found["tokens"]) == (3, 3 * 4 * 16)
+    for key in ("seconds", "seconds_doubt", "memory", "disk", "disk_free"):
+        assert found[key] > 0
+    assert found["in_words"]["parameters trained"] == f"{parameters:,} of {parameters:,}"
+    assert [*here.iterdir()] == []
+    status, out, _ = call(*(argument for argument in tune(tiny_folder, texts, "--dry-run") if argument != "--json"))
+    assert status == 0
+    assert "peak memory" in out
+
+
+def test_dry_run_of_bad_settings_ends_with_2_and_one_line(call, here, tiny_folder, texts):
+    status, out, err = call(*tune(tiny_folder, texts, "--dry-run", "--method", "half"))
+    assert (status, out, err) == (2, "", "gpt2lab: method 'half' is unknown; use full, lora, scratch\n")
+
+
+def leave(folder, run, state, *, created="2026-01-01", **changes):
+    """The folder of a run that this process has left in a state."""
+    made = runs.new_run(folder, asdict(TrainConfig(model="builtin", data="sample", steps=7)), run)
+    runs.write_json(made / "config.json", runs.read_config(made) | {"created": created})
+    runs.write_status(made, runs.RunStatus(state, 3, 7, **runs.this_process(), **changes))
+    return made
+
+
+def test_list_of_runs_has_what_others_rely_on_newest_first(call, here):
+    leave(here / "runs", "old", "finished", created="2026-01-01")
+    leave(here / "runs", "new", "failed", created="2026-02-01", message="the disk is on fire")
+    (leave(here / "runs", "half", "stopped", created="2025-01-01") / "status.json").write_text("{")
+    status, out, _ = call("runs", "list", "--json")
+    first, second, third = one_object(out)["runs"]
+    assert status == 0
+    keys = ("id", "state", "step", "total_steps", "model", "data", "created")
+    assert [first[key] for key in keys] == ["new", "failed", 3, 7, "builtin", "sample", "2026-02-01"]
+    assert [second[key] for key in keys] == ["old", "finished", 3, 7, "builtin", "sample", "2026-01-01"]
+    assert (third["id"], third["state"]) == ("half", "failed")
+    assert first["message"] == "the disk is on fire"
+    status, shown, _ = call("runs", "list")
+    assert [line.split()[:3] for line in shown.splitlines()] == [
+        ["new", "failed", "3/7"],
+        ["old", "finished", "3/7"],
+        ["half", "failed", "0/?"],
+    ]
+    assert call("runs")[1] == shown
+
+
+@pytest.mark.parametrize("arguments", [["runs", "list", "--json"], ["runs", "--json"]])
+def test_list_of_no_runs_is_empty(call, arguments):
+    status, out, _ = call(*arguments)
+    assert (status, one_object(out)) == (0, {"runs": []})
+    assert call("runs", "list")[:2] == (0, "no runs in runs\n")
+
+
+def test_show_has_status_settings_losses_texts_and_log_of_a_run(call, here):
+    folder = leave(here / "runs", "mine", "stopped", message="enough", tokens_per_second=12.5)
+    metric = {"step": 3, "tokens": 96, "split": "validation", "loss": 2.5, "lr": 1e-3, "seconds": 0.5}
+    runs.append_line(folder / "metrics.jsonl", metric)
+    runs.append_line(folder / "samples.jsonl", {"step": 3, "prompt": "The", "text": " moon é 🌙"})
+    (folder / "log.txt").write_text("a bar: 1%\ra bar: 2%\n")
+    status, out, _ = call("runs", "show", "mine", "--json")
+    found = one_object(out)
+    assert (status, found["id"], found["state"], found["message"]) == (0, "mine", "stopped", "enough")
+    assert (found["step"], found["total_steps"], found["tokens_per_second"]) == (3, 7, 12.5)
+    assert found["config"]["model"] == "builtin"
+    assert found["metrics"] == [metric]
+    assert found["samples"] == [{"step": 3, "prompt": "The", "text": " moon é 🌙"}]
+    assert found["log"] == "a bar: 2%\n"
+    status, shown, _ = call("runs", "show", "mine")
+    assert status == 0
+    for words in ("mine", "stopped", "enough", "step      3  validation loss 2.5000  perplexity 12.18", "a bar: 2%"):
+        assert words in shown
+
+
+@pytest.mark.parametrize("want", ["stop", "pause"])
+def test_run_at_work_is_asked_to_end_and_its_last_word_is_told(call, here, want):
+    folder = leave(here / "runs", "mine", "running")
+    asked = []
+
+    def end_when_asked():
+        deadline = time.monotonic() + 30
+        while not runs.wish(folder) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        asked.append(runs.wish(folder))
+        status = runs.RunStatus("stopped", 5, 7, **runs.this_process(), message="its last word")
+        runs.write_status(folder, status)
+
+    running = threading.Thread(target=end_when_asked)
+    running.start()
+    status, out, _ = call("runs", want, "mine", "--json")
+    running.join()
+    assert (status, asked) == (0, [want])
+    assert one_object(out) == {"id": "mine", "state": "stopped", "step": 5, "message": "its last word"}
+
+
+@pytest.mark.parametrize(
+    ("command", "state", "message"),
+    [
+        ("stop", "stopped", "run 'mine' is stopped; there is nothing to stop"),
+        ("pause", "finished", "run 'mine' is finished; there is nothing to stop"),
+        ("resume", "finished", "run 'mine' is finished; start a new run to train on"),
+        ("resume", "running", "run 'mine' is running; there is nothing to resume"),
+        ("report", "failed", "run 'mine' has left no model yet, so there is nothing to report"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_wish_that_a_run_cannot_be_granted_ends_with_2_and_one_line(call, here, command, state, message, as_json):
+    folder = leave(here / "runs", "mine", state)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    status, out, err = call("runs", command, "mine", *as_json)
+    assert (status, out, err) == (2, "", f"gpt2lab: {message}\n")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+@pytest.mark.parametrize("run", ["nobody", "../x", "..", "/etc", "A", "a" * 81])
+@pytest.mark.parametrize("command", ["show", "stop", "pause", "resume", "report"])
+def test_unknown_run_ends_with_2_and_one_line(call, here, command, run, as_json):
+    leave(here / "runs", "mine", "stopped")
+    leave(here, "x", "stopped")
+    status, out, err = call("runs", command, run, *as_json)
+    assert (status, out) == (2, "")
+    what = (
+        "there is no run 'nobody' in runs; `runs list` shows" if run == "nobody" else f"run '{run}' is no run id; use"
+    )
+    assert err.startswith(f"gpt2lab: {what}")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["show", "stop", "pause", "resume", "report"])
+def test_run_of_which_nothing_can_be_read_ends_with_2_and_one_line(call, here, command):
+    folder = leave(here / "runs", "mine", "stopped")
+    for path in folder.iterdir():
+        path.write_bytes(b"{\xff")
+    status, out, err = call("runs", command, "mine")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+
+
+def test_paused_run_is_resumed_in_the_foreground_and_reported(call, here, tiny_folder, texts):
+    settings = {"model": str(tiny_folder), "data": str(texts / "splits"), "block_size": 16, "batch_size": 4, "steps": 3}
+    folder = runs.new_run(here / "runs", asdict(TrainConfig(**settings)), "mine")
+    runs.write_status(folder, runs.RunStatus("stopped", 0, 3, **runs.this_process()))
+    runs.ask(folder, "pause")
+    status, out, _ = call("runs", "resume", "mine", "--json")
+    found = one_object(out)
+    assert status == 0
+    assert set(FINETUNE_KEYS.split()) <= set(found)
+    assert (found["run"], found["steps"], found["stopped"]) == ("mine", 3, False)
+    assert read_status(folder).state == "finished"
+    (folder / "report.html").unlink()
+    status, out, _ = call("runs", "report", "mine", "--json")
+    assert (status, one_object(out)) == (0, {"run": "mine", "report": "runs/mine/report.html"})
+    assert "Fine-tuning run mine" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_run_resumed_detached_is_told_in_json(call, here, spawned):
+    folder = leave(here / "runs", "mine", "stopped")
+    status, out, _ = call("runs", "resume", "mine", "--detach", "--queue", "--json")
+    found = one_object(out)
+    assert (status, found["run"], found["state"]) == (0, "mine", "queued")
+    assert Path(found["folder"]).resolve() == folder
+    assert spawned == [("mine", True)]
+
+
+def test_run_detached_by_one_process_goes_on_to_its_end_without_it(call, tiny_folder, texts, tmp_path):
+    done = process(*tune(tiny_folder, texts, "--run", "mine", "--runs", tmp_path / "runs", "--detach"))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = one_object(done.stdout)
+    assert (found["run"], found["state"]) == ("mine", "queued")
+    folder, deadline = tmp_path / "runs" / "mine", time.monotonic() + 120
+    while read_status(folder).alive and time.monotonic() < deadline:
+        time.sleep(0.2)
+    status = read_status(folder)
+    assert (status.state, status.step) == ("finished", 3), runs.log_tail(folder)
+    assert status.pid != os.getpid()
+    shown = one_object(call("runs", "show", "mine", "--runs", tmp_path / "runs", "--json")[1])
+    assert (shown["state"], len(shown["samples"])) == ("finished", 4)
+    assert "3/3" in shown["log"]
+    while psutil.pid_exists(status.pid) and time.monotonic() < deadline:  # it writes its report last
+        time.sleep(0.2)
+    assert (folder / "report.html").exists(), runs.log_tail(folder)
+    shutil.rmtree(folder)
+    assert one_object(call("runs", "list", "--runs", tmp_path / "runs", "--json")[1]) == {"runs": []}

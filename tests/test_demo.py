@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gpt2lab import cli, demo
+from gpt2lab import cli, demo, reports
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
@@ -41,7 +41,7 @@ def test_demo_writes_its_report_into_the_run_folder(done):
     assert done.report == done.result.folder / "report.html"
     page = done.report.read_text(encoding="utf-8")
     assert page.count('<img src="data:image/png;base64,') == 4
-    tokens = " ".join(trace(load_model(str(done.result.model_dir), device="cpu"), demo.TEXT).tokens)
+    tokens = " ".join(trace(load_model(str(done.result.model_dir), device="cpu"), reports.TEXT).tokens)
     for text in (done.result.run, f"{done.result.val_perplexity_after:.2f}", tokens):
         assert html.escape(text) in page
     for metric in read_metrics(done.result.folder):

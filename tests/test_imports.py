@@ -25,10 +25,11 @@ MAY_IMPORT = {
     "views": {"errors", "files", "units", "training", "scoring", "sampling", "inspection"},
     "builtin": CORE,
     "reports": CORE | {"views"},
+    "notebook": CORE | {"views"},
     "demo": CORE | {"views", "reports"},
     "ui": CORE | {"views", "demo"},
     "cli": CORE | {"views", "demo", "reports"},
-    "__init__": CORE,
+    "__init__": CORE | {"notebook"},
     "__main__": {"cli"},
 }
 MAY_IMPORT_WHEN_CALLED = {"cli": {"ui"}}

@@ -1,6 +1,8 @@
+import copy
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from transformers import GPT2Tokenizer
 
 from gpt2lab import model
 from gpt2lab.errors import LabError
-from gpt2lab.model import load_model, token_nll
+from gpt2lab.model import Lab, load_model, token_nll
 
 DAMAGE = {
     "weights cut short": lambda folder: cut_short(folder / "model.safetensors"),
@@ -134,6 +136,25 @@ def test_weights_that_lack_a_tensor_are_refused_by_its_name(copied, name):
         load_model(str(copied))
 
 
+@pytest.mark.parametrize("n_layer", [1, 3])
+def test_weights_of_more_layers_than_are_configured_are_refused_with_both_numbers(random_gpt2, copied, n_layer):
+    random_gpt2(n_layer=n_layer + 9).save_pretrained(copied)
+    configure(copied, n_layer=n_layer)
+    with pytest.raises(LabError, match=rf"have {n_layer + 9} layers, but config\.json says {n_layer}; save the model"):
+        load_model(str(copied))
+
+
+def test_tensors_left_over_that_are_no_layers_do_no_harm(copied, tiny_lab):
+    tensors = load_file(copied / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    masks = {f"h.{i}.attn.{name}": torch.ones(1) for i in range(2) for name in ("bias", "masked_bias")}
+    save_file(
+        bare | masks | {"h.1.extra.weight": torch.ones(1)}, copied / "model.safetensors", metadata={"format": "pt"}
+    )
+    ids = random_ids(1, 8)
+    assert torch.equal(token_nll(load_model(str(copied)).model, ids), token_nll(tiny_lab.model, ids))
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_checkpoint_is_refused_by_name_in_one_line(copied, damage):
     DAMAGE[damage](copied)
@@ -162,6 +183,34 @@ def test_encode_prompt_allows_the_context_less_the_room_and_no_more(tiny_lab):
         tiny_lab.encode_prompt("x" * 65)
     with pytest.raises(LabError, match=r"61 tokens; .* reads at most 64 less 4 to generate"):
         tiny_lab.encode_prompt("x" * 61, room=4)
+
+
+def test_longest_token_is_counted_in_bytes(tiny_lab, random_gpt2):
+    with_moons = copy.deepcopy(tiny_lab.tokenizer)
+    with_moons.add_tokens(["🌙" * 50])
+    assert 8 <= tiny_lab.longest_token < 30
+    assert Lab(random_gpt2(), with_moons, "moons").longest_token == 200
+
+
+def test_prompt_of_more_bytes_than_the_context_can_hold_is_not_tokenised(random_lab):
+    lab = random_lab()
+    most = lab.context * lab.longest_token
+    counted = Mock(side_effect=lab.tokenizer, get_vocab=lab.tokenizer.get_vocab)
+    watched = Lab(lab.model, counted, "random")
+    with pytest.raises(
+        LabError, match=rf"{most + 1:,} bytes, more than 64 tokens can be; random reads at most 64: short"
+    ):
+        watched.encode_prompt("x" * (most + 1))
+    assert counted.call_count == 0
+    with pytest.raises(LabError, match=rf"has {most:,} tokens; random reads at most 64 less 4 to generate"):
+        watched.encode_prompt("x" * most, room=4)
+
+
+def test_device_is_where_the_model_is(random_lab):
+    lab = random_lab()
+    assert lab.device == torch.device("cpu")
+    lab.model.to("meta")
+    assert lab.device == torch.device("meta")
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,8 @@ def gpt2_size_lab(gpt2_tokenizer, monkeypatch):
         return torch.zeros(len(ids), ids.shape[1] - first)
 
     monkeypatch.setattr(scoring, "token_nll", no_loss)
-    model = SimpleNamespace(config=SimpleNamespace(n_positions=1024))
-    return Lab(model, gpt2_tokenizer, "certain", torch.device("cpu"))
+    model = SimpleNamespace(config=SimpleNamespace(n_positions=1024), device=torch.device("cpu"))
+    return Lab(model, gpt2_tokenizer, "certain")
 
 
 def random_ids(n):

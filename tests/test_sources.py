@@ -5,16 +5,25 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 from socketserver import TCPServer
+from types import SimpleNamespace
 from unittest.mock import Mock
 
+import httpx
+import httpx2
+import huggingface_hub
 import pyarrow
 import pytest
+import requests
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from pyarrow import parquet
+from transformers import AutoConfig, BertConfig
 
-from gpt2lab import sources
+from gpt2lab import model, sources
 from gpt2lab.errors import LabError
 from gpt2lab.model import load_model, token_nll
 from gpt2lab.sources import (
@@ -23,10 +32,12 @@ from gpt2lab.sources import (
     cache_folder,
     hub_reachable,
     is_cached,
+    is_connection_error,
     model_source,
     resolve_auto,
     wikitext_files,
 )
+from gpt2lab.text import load_text
 
 REPOSITORY = Path(__file__).parents[1]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -82,14 +93,15 @@ BROKEN_FOLDERS = {
 
 @pytest.fixture
 def online(monkeypatch):
-    """As if HF_HUB_OFFLINE were not set, without proxies; the answer is forgotten before and after."""
+    """As if HF_HUB_OFFLINE were not set, without proxies, and the hub never asked; a function that lets time pass."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(sources, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(sources, "_answer", {"reachable": False, "until": -inf})
     monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", False)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    hub_reachable.cache_clear()
-    yield
-    hub_reachable.cache_clear()
+    return lambda seconds: setattr(clock, "now", clock.now + seconds)
 
 
 @pytest.fixture
@@ -170,15 +182,35 @@ def test_hub_is_given_up_while_its_name_is_still_looked_up(online, stuck_resolve
     assert "huggingface.co" in str(stuck_resolver.call_args)
 
 
-def test_hub_that_does_not_answer_is_asked_once(online, stuck_resolver):
-    assert [hub_reachable(), hub_reachable()] == [False, False]
+def test_hub_that_does_not_answer_is_left_alone_for_a_minute(online, stuck_resolver):
+    assert hub_reachable() is False
     assert stuck_resolver.asked.wait(60)
+    online(59)
+    assert hub_reachable() is False
     assert stuck_resolver.call_count == 1
+
+
+def test_hub_that_answers_again_is_reachable_after_a_minute(online, hub_that_answers):
+    hub_that_answers(503)
+    assert hub_reachable() is False
+    hub_that_answers(200)
+    online(61)
+    assert hub_reachable() is True
 
 
 def test_hub_that_answers_is_reachable_and_asked_once(online, hub_that_answers):
     handler = hub_that_answers(200)
-    assert [hub_reachable(), hub_reachable()] == [True, True]
+    assert hub_reachable() is True
+    online(10**6)
+    assert hub_reachable() is True
+    assert handler.call_count == 1
+
+
+def test_visitors_who_come_at_once_ask_the_hub_once(online, hub_that_answers):
+    handler, together = hub_that_answers(200), threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: (together.wait(), hub_reachable())[1], range(8)))
+    assert answers == [True] * 8
     assert handler.call_count == 1
 
 
@@ -217,9 +249,29 @@ def test_unknown_id_out_of_reach_is_named_with_the_known_ones(nothing_cached, na
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a/b/c", "/no/such/folder", "a b", "-x", "a\0b", "\ud800", "~nobody-of-that-name", "n" * 300, "n" * 5000],
+    [
+        "",
+        "a/b/c",
+        "/no/such/folder",
+        "a b",
+        "-x",
+        "a\0b",
+        "\ud800",
+        "~nobody-of-that-name",
+        "n" * 300,
+        "n" * 5000,
+        "foo--bar",
+        "a..b",
+        "x.git",
+        "gpt2-",
+        "gpté",
+        "-x/y",
+        ".x",
+    ],
 )
-def test_name_that_can_be_no_model_is_refused_with_what_works(name):
+@pytest.mark.parametrize("reachable", [False, True])
+def test_name_that_can_be_no_model_is_refused_with_what_works(monkeypatch, name, reachable):
+    monkeypatch.setattr(sources, "hub_reachable", lambda: reachable)
     with pytest.raises(LabError, match=r"builtin' or 'gpt2'$|use auto, builtin, gpt2"):
         model_source(name)
 
@@ -258,6 +310,71 @@ def test_folder_that_holds_no_safe_gpt2_is_refused_by_name(tiny_folder, tmp_path
     spoil(folder)
     with pytest.raises(LabError, match=rf"{folder}.*{message}|{folder}/{message}"):
         load_model(str(folder))
+
+
+HUB_ERRORS = {
+    "httpx": (httpx.ConnectTimeout("slow"), True),
+    "the hub's own library": (httpx2.ConnectError("no route"), True),
+    "sockets": (ConnectionResetError("reset"), True),
+    "requests": (requests.exceptions.ConnectionError("refused"), True),
+    "offline": (OfflineModeIsEnabled("HF_HUB_OFFLINE"), True),
+    "not found locally": (LocalEntryNotFoundError("no connection"), True),
+    "no such file in the repository": (EntryNotFoundError("no safetensors here"), False),
+    "full disk": (OSError(28, "No space left on device"), False),
+}
+each_hub_error = pytest.mark.parametrize(("cause", "connection"), HUB_ERRORS.values(), ids=HUB_ERRORS)
+
+
+def failing_with(cause):
+    """A function that fails with an OSError of several lines which `cause` led to."""
+
+    def fail(*_, **__):
+        raise OSError("what went wrong\nand more") from cause
+
+    return fail
+
+
+@each_hub_error
+def test_failed_model_is_told_as_out_of_reach_only_where_the_connection_failed(monkeypatch, cause, connection):
+    monkeypatch.setattr(sources, "is_cached", lambda *_: False)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", failing_with(cause))
+    expected = (
+        "'gpt2' is not in the local cache .*" if connection else "'gpt2' cannot be loaded as GPT-2: what went wrong"
+    )
+    with pytest.raises(LabError, match=rf"^{expected}$"):
+        load_model("gpt2")
+
+
+@each_hub_error
+def test_failed_text_is_told_as_out_of_reach_only_where_the_connection_failed(monkeypatch, cause, connection):
+    monkeypatch.setattr(sources, "is_cached", lambda *_: False)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", failing_with(cause))
+    expected = (
+        "'wikitext-2' is not in .*" if connection else "'wikitext-2' cannot be loaded: what went wrong; .* 'sample'"
+    )
+    with pytest.raises(LabError, match=rf"^{expected}$"):
+        load_text("wikitext-2")
+
+
+def test_error_told_on_purpose_without_its_cause_is_no_connection_error():
+    try:
+        try:
+            raise ConnectionError("refused")
+        except ConnectionError:
+            raise OSError("the disk is full") from None
+    except OSError as error:
+        assert not is_connection_error(error)
+
+
+def test_hub_model_of_another_type_is_refused_like_a_folder(monkeypatch, tmp_path):
+    BertConfig().save_pretrained(tmp_path)
+    monkeypatch.setattr(model, "model_source", lambda name: sources.ModelSource(name, "hub", str(tmp_path)))
+    with pytest.raises(
+        LabError, match=r"^someone/bert holds a model of type 'bert'; gpt2lab reads 'gpt2' checkpoints$"
+    ):
+        load_model("someone/bert")
 
 
 def test_whole_folder_is_a_source(tiny_folder):
@@ -301,9 +418,12 @@ def test_auto_choice_and_its_reason(monkeypatch, gpu, cached, reachable, model, 
     assert reason in choice.reason
 
 
-def test_auto_needs_every_file_of_wikitext_in_the_cache(monkeypatch, nothing_cached):
+@pytest.mark.parametrize("missing", ["test-", "config.json", "model.safetensors", "vocab.json"])
+def test_auto_needs_every_file_of_model_and_text_in_the_cache(monkeypatch, nothing_cached, missing):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(sources, "is_cached", lambda repo, file, *_: "test-" not in file)
+    monkeypatch.setattr(
+        sources, "is_cached", lambda repo, file, *_: missing not in file and file not in ("tokenizer.json",)
+    )
     assert auto_choice().model == "builtin"
 
 

@@ -181,13 +181,59 @@ def test_auto_reads_what_auto_choice_names(monkeypatch):
 
 
 def test_lone_plain_file_is_cut_80_10_10_in_its_order(write):
-    lines = [f"line {i} é\n" for i in range(100)]
-    splits = load_text(str(write("lone.txt", "".join(lines))))
+    words = [f"word{i:03}é\n" for i in range(100)]
+    splits = load_text(str(write("lone.txt", "".join(words))))
     parts = [splits.split(name)[0].text.splitlines(keepends=True) for name in text.SPLITS]
-    assert parts == [lines[:80], lines[80:90], lines[90:]]
+    assert parts == [words[:81], words[81:91], words[91:]]
 
 
-@pytest.mark.parametrize("content", ["one line", "a\n\nb\r\nc\n", "a\x0cb\u2028c\n" * 7, "x\n" * 9 + "end"])
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (
+            "one two three four five six seven eight nine ten end",
+            ("one two three four five six seven eight nine ", "ten ", "end"),
+        ),
+        ("a b c d e f g h i j k l\n", ("a b c d e f g h i j ", "k l\n")),
+        ("1234567890 \n\n tail and end", ("1234567890 \n\n tail and ", "end")),
+    ],
+)
+def test_plain_text_is_cut_by_hand_after_white_space(write, content, parts):
+    splits = load_text(str(write("lone.txt", content)))
+    assert tuple(getattr(splits, name)[0].text for name in text.SPLITS if getattr(splits, name)) == parts
+
+
+@pytest.mark.parametrize(
+    "content", ["word " * 30, "word " * 30 + "\n", "\n".join(["A line of eight words stands in this file."] * 5)]
+)
+def test_plain_file_of_few_lines_has_all_splits(write, content):
+    splits = load_text(str(write("lone.txt", content)))
+    for name, share in zip(text.SPLITS, (0.8, 0.1, 0.1)):
+        assert len(splits.split(name)[0].text) / len(content) == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize("content", ["word", "a" * 1000 + "\n", "two words"])
+def test_plain_file_too_short_to_hold_anything_back_says_so(write, content):
+    splits = load_text(str(write("lone.txt", content)))
+    assert splits.split("train")[0].text == content
+    for name in ("validation", "test"):
+        with pytest.raises(LabError, match=rf"lone\.txt has no {name} split; it has train: give a longer text"):
+            splits.split(name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "one line",
+        "a\n\nb\r\nc\n",
+        "no-space" * 9,
+        "two  words \n",
+        " \n" * 9 + "x",
+        "mot é " * 50,
+        "a\x0cb\u2028c\n" * 7,
+        "x\n" * 9 + "end",
+    ],
+)
 def test_lone_plain_file_loses_nothing(write, content):
     splits = load_text(str(write("lone.txt", content)))
     joined = "".join(article.text for article in splits.train + splits.validation + splits.test)
@@ -219,7 +265,7 @@ def test_folder_gives_each_file_to_its_split(write, layout):
 
 def test_split_that_a_folder_lacks_is_named_with_those_it_has(write):
     splits = load_text(str(write("train.txt", "words\n").parent))
-    with pytest.raises(LabError, match=r"no test split; it has train$"):
+    with pytest.raises(LabError, match=r"no test split; it has train: give a longer text, or a folder with all three$"):
         splits.split("test")
 
 

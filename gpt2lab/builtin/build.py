@@ -3,7 +3,8 @@
 Wikipedia articles → a byte-level BPE tokenizer of 4,096 tokens → a small GPT-2 in two lessons:
 first random tokens repeated, then the articles with some repetition mixed in. Natural text alone
 needs billions of tokens before heads learn to look back for a repetition (Olsson et al., In-context
-Learning and Induction Heads, 2022). The sample text is left out, so that fine-tuning on it shows a
+Learning and Induction Heads, 2022); in the first lesson two heads are told where to look. Several
+processes may share the work: `torchrun --nproc-per-node 2 -m gpt2lab.builtin.build`. The sample text is left out, so that fine-tuning on it shows a
 model text that is new to it.
 
 The work folder keeps checkpoints: an interrupted build goes on from the last one.
@@ -14,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.utils.data import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, TrainerCallback, TrainingArguments, set_seed
 
-from gpt2lab.blocks import IGNORED, pack
+from gpt2lab.blocks import IGNORED, pack, token_ids
 from gpt2lab.builtin.corpus import wikipedia_articles
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.model import Lab, load_model
@@ -43,11 +45,13 @@ GUIDED = {"previous": (0, 0), "induction": (1, 0)}  # layer and head of the two 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetition-steps", type=int, default=600, help="of the first lesson, of 4,096 tokens")
-    parser.add_argument("--text-steps", type=int, default=7000, help="of the second lesson, of 2,048 tokens")
+    parser.add_argument("--text-steps", type=int, default=4700, help="of the second lesson, of 2,048 tokens")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, instead of a new model")
     parser.add_argument("--work", type=Path, default=cache_folder() / "build", help="where checkpoints are kept")
     parser.add_argument("--out", type=Path, default=BUILTIN / "checkpoint", help="where the finished model goes")
     arguments = parser.parse_args()
+    if arguments.repetition_steps + arguments.text_steps < 1:
+        parser.error("no steps are left to train")
     build(arguments.repetition_steps, arguments.text_steps, arguments.start, arguments.work, arguments.out)
 
 
@@ -57,11 +61,12 @@ def build(repetition_steps: int, text_steps: int, start: Path | None, work: Path
     articles = wikipedia_articles()
     held_out = articles[HELD_OUT // 2 :: HELD_OUT]
     train = tuple(article for article in articles if article not in held_out)
-    tokenizer = make_tokenizer(train)
-    train_ids, eval_ids = (ids_of(tokenizer, part) for part in (train, held_out))
+    begun = load_model(str(start)) if start else None
+    tokenizer = begun.tokenizer if begun else make_tokenizer(train)
+    train_ids, eval_ids = (token_ids(tokenizer, part) for part in (train, held_out))
     print(f"{len(train)} articles, {len(train_ids):,} tokens; {len(held_out)} held out, {len(eval_ids):,}", flush=True)
-    model = load_model(str(start)).model if start else new_model()
-    watch = HeadWatch(Lab(model, tokenizer, "builtin", model.device))
+    model = begun.model if begun else new_model()
+    watch = HeadWatch(Lab(model, tokenizer, "builtin"))
     blocks = pack(eval_ids, SHAPE["n_positions"])
     for lesson, dropout, settings in (
         (
@@ -92,6 +97,7 @@ def build(repetition_steps: int, text_steps: int, start: Path | None, work: Path
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     tokenizer.backend_tokenizer.model.save(str(out))  # vocab.json and merges.txt, as GPT-2's own
+    shutil.rmtree(work)  # else the next build would go on from these checkpoints
 
 
 def make_tokenizer(articles: tuple[Article, ...]) -> GPT2Tokenizer:
@@ -101,12 +107,6 @@ def make_tokenizer(articles: tuple[Article, ...]) -> GPT2Tokenizer:
     bpe.add_special_tokens(["<|endoftext|>"])
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     return GPT2Tokenizer(vocab=bpe.get_vocab(), merges=merges, model_max_length=SHAPE["n_positions"])
-
-
-def ids_of(tokenizer: GPT2Tokenizer, articles: tuple[Article, ...]) -> np.ndarray:
-    """(n,) int64: the articles' ids, <|endoftext|> after each."""
-    encoded = tokenizer([article.text for article in articles], verbose=False)["input_ids"]
-    return np.concatenate([np.array([*ids, END]) for ids in encoded])
 
 
 def new_model() -> GPT2LMHeadModel:
@@ -162,9 +162,7 @@ class Repetition(Dataset):
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
         random = np.random.default_rng((SEED, 0, i))
         start = random.integers(SHAPE["n_positions"] - SHORT + 1)
-        return repeated_tokens(random, SHORT, longest=SHORT // 2) | {
-            "position_ids": torch.arange(start, start + SHORT)
-        }
+        return repeated_tokens(random, SHORT, longest=SHORT // 2) | {"position_ids": torch.arange(start, start + SHORT)}
 
 
 class Articles(Dataset):
@@ -173,7 +171,7 @@ class Articles(Dataset):
     blocks_a_step = 8
 
     def __init__(self, ids: np.ndarray, steps: int):
-        self.ids, self.size = torch.from_numpy(ids), steps * self.blocks_a_step
+        self.ids, self.size = torch.from_numpy(ids.astype(np.int64)), steps * self.blocks_a_step
 
     def __len__(self) -> int:
         return self.size

@@ -6,11 +6,10 @@ that are looked at, so that nothing of size L × H × T × T is ever held.
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import whole_number
 from gpt2lab.model import Lab
 
 
@@ -77,12 +76,8 @@ class Trace:
 
     def heads(self, layer: int, head: int | None = None) -> list[int]:
         """The heads meant by `layer` and `head`; None is all. Raises: LabError out of range."""
-        for what, value, count in (("layer", layer, self.n_layers), ("head", head, self.n_heads)):
-            if value is None and what == "head":
-                return list(range(self.n_heads))
-            if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < count:
-                raise LabError(f"{what} {value!r} does not exist; {self.name} has {what}s 0 to {count - 1}")
-        return [head]
+        whole_number("layer", layer, 0, self.n_layers - 1)
+        return list(range(self.n_heads)) if head is None else [whole_number("head", head, 0, self.n_heads - 1)]
 
 
 def trace(lab: Lab, text: str) -> Trace:
@@ -155,7 +150,8 @@ def display_tokens(tokenizer, ids: list[int]) -> tuple[str, ...]:
     """Ids → strings to show, one per id, none of them empty or invisible.
 
     A leading space is "·", a newline "⏎", a tab "⇥". A token that holds a part of a character, or
-    one that cannot be seen, is shown as its bytes in hexadecimal: "⟨F0 9F⟩"; an id without a token as itself: "⟨50300⟩".
+    one that cannot be seen, is shown as its bytes in hexadecimal: "⟨F0 9F⟩", an added token with its
+    invisible characters as code points: "⟨U+200B⟩", and an id without a token as itself: "⟨50300⟩".
 
     Example: the ids of " a\\n" -> ("·a", "⏎")
     """
@@ -170,7 +166,10 @@ def display_token(tokenizer, i: int) -> str:
     text = tokenizer.decode([i]).translate(VISIBLE)
     if text.isprintable() and "\ufffd" not in text:
         return text
-    raw = bytes(BYTES[character] for character in token)
+    codes = [BYTES.get(character) for character in token]
+    if None in codes:  # an added token: its characters are its own
+        return "".join(c if c.isprintable() else f"⟨U+{ord(c):04X}⟩" for c in text)
+    raw = bytes(codes)
     return "\ufffd" if raw.decode(errors="ignore") == "\ufffd" else f"⟨{raw.hex(' ').upper()}⟩"
 
 

@@ -30,7 +30,7 @@ class TrainConfig:
     learning_rate  peak, reached after warm-up; 5e-4 suits a small model, 5e-5 GPT-2 itself
     warmup         share of the steps over which the learning rate rises from 0
     weight_decay   AdamW's, as in GPT-2-sized training runs since
-    max_grad_norm  gradients are scaled down to this norm, so that one odd block cannot wreck a run
+    max_grad_norm  gradients are scaled down to this norm, so that one odd block cannot wreck a run; 0: never
     seed           of the order of blocks and of dropout
     eval_every     optimizer steps between validations; None: ten times in all
     patience       validations without a better loss after which the run ends; 0: never
@@ -91,7 +91,7 @@ class TrainConfig:
         ):
             if getattr(self, name) is not None or name not in OPTIONAL:
                 number(name, getattr(self, name), low, high)
-        for name in ("epochs", "learning_rate", "max_grad_norm"):
+        for name in ("epochs", "learning_rate"):
             if getattr(self, name) == 0:
                 raise LabError(f"{name} 0 trains nothing; use a number above 0")
         for name, choices in (("method", METHODS), ("precision", PRECISIONS), ("report_to", REPORTS)):

@@ -15,11 +15,11 @@ from statistics import median, pstdev
 import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_callback import ProgressCallback
 
 from gpt2lab.blocks import Blocks
 from gpt2lab.sources import resolve_auto
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.jobs import machine_lock
 from gpt2lab.training.trainer import (
     LabTrainer,
     disk_needed,
@@ -93,8 +93,13 @@ def preview(config: TrainConfig, runs_dir: str | Path = "runs") -> Cost:
 
     It takes some 10 to 60 s, and is right only where nothing else keeps the machine busy meanwhile.
 
-    Raises: LabError for bad settings, as `finetune`.
+    Raises: LabError for bad settings, as `finetune`, or while a run is training here.
     """
+    with machine_lock():
+        return _measure(config, Path(runs_dir))
+
+
+def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
     began = time.perf_counter()
     model, data = resolve_auto(config.model, config.data)
     job = prepare(replace(config, model=model, data=data), PartialState(cpu=not torch.cuda.is_available()))
@@ -102,7 +107,7 @@ def preview(config: TrainConfig, runs_dir: str | Path = "runs") -> Cost:
     model = trainable(lab, config)
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    disk, free = disk_needed(lab, config), free_bytes(Path(runs_dir))
+    disk, free = disk_needed(lab, config), free_bytes(runs_dir)
     watch = Stopwatch()
     batches = ceil(len(job.validation) / config.batch_size)
     few = min(batches, PROBE_EVALUATION_BATCHES)
@@ -116,8 +121,7 @@ def preview(config: TrainConfig, runs_dir: str | Path = "runs") -> Cost:
             eval_dataset=first_blocks(job.validation, few * config.batch_size),
             callbacks=[watch],
         )
-        for callback in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(callback)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         validation = seconds_of(trainer.evaluate) * batches / few
         sample = seconds_of(lambda: sample_text(lab, config))

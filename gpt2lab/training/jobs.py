@@ -164,9 +164,7 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
 
     Raises: LabError for a run that is not at work.
     """
-    status = runs.read_status(folder)
-    if not status.alive:
-        raise LabError(f"run {folder.name!r} is {status.state}; there is nothing to stop")
+    check_alive(folder)
     runs.ask(folder, want)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -178,6 +176,13 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
     message = f"it did not react within {seconds:g} s and was terminated; resume goes on from its last checkpoint"
     runs.write_status(folder, replace(status, state="stopped", message=message))
     return runs.read_status(folder)
+
+
+def check_alive(folder: Path) -> None:
+    """Raises: LabError for a run that is not at work."""
+    state = runs.read_status(folder).state
+    if state not in runs.ALIVE:
+        raise LabError(f"run {folder.name!r} is {state}; there is nothing to stop")
 
 
 def terminate(status: runs.RunStatus) -> None:

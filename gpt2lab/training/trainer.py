@@ -85,7 +85,7 @@ class LabTrainer(Trainer):
         plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
         nll = token_nll(plain, ids) * counted
         sums = torch.stack([nll.double().sum(1), counted.sum(1)], dim=1)
-        return None, sums, labels[:, :1]
+        return None, sums, labels[:, :1]  # without labels the Trainer would not compute metrics
 
 
 def mean_over_tokens(prediction) -> dict[str, float]:
@@ -290,8 +290,7 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
             meter=meter,
             callbacks=[watch],
         )
-        for callback in (transformers.PrinterCallback, transformers.trainer_callback.ProgressCallback):
-            trainer.remove_callback(callback)
+        trainer.remove_callback(transformers.PrinterCallback)
         with suppress(Interrupted):
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         return conclude(job, trainer, watch)

@@ -28,7 +28,7 @@ IS_DARK = "() => document.body.classList.contains('dark')"
 def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
     """The page, not yet served. Runs started in it, and their models, are in `runs_dir`."""
     shelf = Shelf(Path(runs_dir))
-    with gr.Blocks(title="gpt2lab", analytics_enabled=False) as demo:
+    with gr.Blocks(title="gpt2lab", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         gr.Markdown(INTRO)
         dark = gr.Checkbox(visible=False)
         model = gr.Dropdown(shelf.labels(), value="builtin", label="Model", elem_id="model")

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from io import BytesIO
+from pathlib import Path
 from tempfile import mkdtemp
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, whole_number
 from gpt2lab.ui.handling import user_errors
 from gpt2lab.ui.shelf import Shelf
 
@@ -24,6 +26,7 @@ is one head: a row per token that reads, a column per token that is read. Click 
 def build_attention_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> None:
     """Prompt → grid of heads → one head as heatmap, lines, table and file."""
     gr.Markdown(INTRO)
+    shown = gr.State(None)  # (label, text) of the grid, whatever the inputs say by now
     text = gr.Textbox(EXAMPLES[0], label="Text", lines=2, elem_id="attention-text")
     gr.Examples(EXAMPLES, text, elem_id="attention-examples")
     show = gr.Button("Show attention", variant="primary", elem_id="attention-show")
@@ -68,40 +71,52 @@ def build_attention_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> 
     @user_errors
     def all_heads(label, text, layer, head, dark):
         trace = shelf.trace(label, text)
-        layer, head = min(_index(layer), trace.n_layers - 1), min(_index(head), trace.n_heads - 1)
-        return grid_image(trace, dark), layer, head, *one_head(trace, layer, head, dark)
+        layer, head = min(layer or 0, trace.n_layers - 1), min(head or 0, trace.n_heads - 1)
+        return (label, text), grid_image(trace, dark), layer, head, *one_head(trace, layer, head, dark)
 
     @user_errors
-    def chosen_head(label, text, layer, head, dark):
-        return one_head(shelf.trace(label, text), _index(layer), _index(head), dark)
+    def chosen_head(shown, layer, head, dark):
+        return one_head(trace_shown(shelf, shown), layer, head, dark)
 
     @user_errors
-    def clicked_head(label, text, dark, event: gr.SelectData):
-        trace = shelf.trace(label, text)
+    def clicked_head(shown, dark, event: gr.SelectData):
+        trace = trace_shown(shelf, shown)
         layer, head = head_at(trace, event.index)
         return layer, head, *one_head(trace, layer, head, dark)
 
     @user_errors
-    def head_file(label, text, layer, head, format):
+    def head_file(shown, layer, head, format):
         from gpt2lab.files import write_bytes
         from gpt2lab.views.export import attention_file
 
-        trace = shelf.trace(label, text)
-        layer, head = _index(layer), _index(head)
+        trace = trace_shown(shelf, shown)
+        whole_number("head", head, 0, trace.n_heads - 1)
         content = attention_file(trace, format, layer=layer, head=head)
-        path = write_bytes(f"{mkdtemp()}/attention-layer{layer}-head{head}.{format}", content)
+        path = write_bytes(new_folder() / f"attention-layer{layer}-head{head}.{format}", content)
         return gr.File(str(path), visible=True)
 
     views = [heatmap, lines, table]
-    asked = [model, text, layer, head, dark]
-    show.click(all_heads, asked, [grid, layer, head, *views], api_name="attention")
-    text.submit(all_heads, asked, [grid, layer, head, *views], api_name="attention_submit")
+    asked, answered = [model, text, layer, head, dark], [shown, grid, layer, head, *views]
+    show.click(all_heads, asked, answered, api_name="attention")
+    text.submit(all_heads, asked, answered, api_name="attention_submit")
     for number in (layer, head):
-        number.input(
-            chosen_head, asked, views, api_name=f"attention_{number.label.lower()}", trigger_mode="always_last"
-        )
-    grid.select(clicked_head, [model, text, dark], [layer, head, *views], api_name="attention_click")
-    save.click(head_file, [model, text, layer, head, format], file, api_name="attention_file")
+        name = f"attention_{number.label.lower()}"
+        number.input(chosen_head, [shown, layer, head, dark], views, api_name=name, trigger_mode="always_last")
+    grid.select(clicked_head, [shown, dark], [layer, head, *views], api_name="attention_click")
+    save.click(head_file, [shown, layer, head, format], file, api_name="attention_file")
+
+
+def trace_shown(shelf: Shelf, shown: tuple[str, str] | None):
+    """The trace of the grid on the page, from its (label, text). Raises: LabError where there is none yet."""
+    if shown is None:
+        raise LabError("there is no attention here yet; press Show attention first")
+    return shelf.trace(*shown)
+
+
+def new_folder() -> Path:
+    """A folder of its own among gradio's temporary files, which gradio deletes once they are old."""
+    Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
+    return Path(mkdtemp(dir=get_upload_folder()))
 
 
 def grid_image(trace, dark: bool):
@@ -112,11 +127,12 @@ def grid_image(trace, dark: bool):
 
 
 def one_head(trace, layer: int, head: int, dark: bool):
-    """(heatmap, lines, table rows) of one head."""
+    """(heatmap, lines, table rows) of one head. Raises: LabError for a head that does not exist."""
     from gpt2lab.views.bertviz import MAX_TOKENS, head_view_page
     from gpt2lab.views.export import largest_weights
     from gpt2lab.views.figures import attention_heatmap
 
+    whole_number("head", head, 0, trace.n_heads - 1)
     n = len(trace.tokens)
     if n > MAX_TOKENS:
         lines = f"<p>The lines of {n} tokens would freeze the browser; up to {MAX_TOKENS} are drawn.</p>"
@@ -142,9 +158,3 @@ def head_at(trace, point: Sequence[float]) -> tuple[int, int]:
     x, y = point
     cells = attention_grid_cells(trace)
     return min(cells, key=lambda cell: (cells[cell][0] - x) ** 2 + (cells[cell][1] - y) ** 2)
-
-
-def _index(value) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0 or value > 1e6:
-        raise LabError(f"layer and head are whole numbers from 0, not {value!r}")
-    return int(value)

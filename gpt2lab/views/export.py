@@ -12,11 +12,18 @@ from gpt2lab.inspection.trace import Trace
 from gpt2lab.views.bertviz import head_view_page
 from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
 
+FORMULA = ("=", "+", "-", "@")
+MAX_ROWS = 5_000_000  # of a CSV file: 200 MB, and five times what a spreadsheet opens
+
 
 def attention_file(trace: Trace, format: str, *, layer: int | None = None, head: int | None = None) -> bytes:
     """Attention in one of FORMATS: of all heads, of a layer, or of one head.
 
-    Raises: LabError for an unknown format, for a head without its layer, and for parts that do not exist.
+    A spreadsheet would run a cell that begins with =, +, - or @ as a formula: in a "csv" file such
+    a token has a single quote before it.
+
+    Raises: LabError for an unknown format, for a head without its layer, for parts that do not exist,
+    and for a "csv" of more than MAX_ROWS weights.
     """
     if format not in FORMATS:
         raise LabError(f"format {format!r} is unknown; end the file's name in .{', .'.join(FORMATS)}")
@@ -51,25 +58,28 @@ def _page(trace, layer, head) -> bytes:
 
 def _csv(trace, layer, head) -> bytes:
     """A line per weight that is not ahead of its token."""
+    n, layers, heads = len(trace.tokens), _layers(trace, layer), trace.heads(layer or 0, head)
+    rows = len(layers) * len(heads) * n * (n + 1) // 2
+    if rows > MAX_ROWS:
+        raise LabError(f"a .csv of {rows:,} rows is past {MAX_ROWS:,}; name a layer and a head, or use .npz")
+    names = [f"'{token}" if token.startswith(FORMULA) else token for token in trace.tokens]
     out = io.StringIO()
     table = csv.writer(out)
     table.writerow(["layer", "head", "query", "query_token", "key", "key_token", "weight"])
-    for one in _layers(trace, layer):
-        for h, weights in zip(trace.heads(one, head), trace.attention(one)[trace.heads(one, head)]):
+    for one in layers:
+        for h, weights in zip(heads, _weights(trace, one, head)):
             for i, row in enumerate(weights.tolist()):
-                names = trace.tokens
                 table.writerows([one, h, i, names[i], j, names[j], f"{row[j]:.6g}"] for j in range(i + 1))
     return out.getvalue().encode()
 
 
 def _npz(trace, layer, head) -> bytes:
     """weights (layers, heads, T, T) float32; layers, heads: which; tokens (T,), ids (T,)."""
-    layers = _layers(trace, layer)
-    heads = trace.heads(layers[0], head)
+    layers, heads = _layers(trace, layer), trace.heads(layer or 0, head)
     out = io.BytesIO()
     np.savez_compressed(
         out,
-        weights=np.stack([trace.attention(one)[heads].numpy() for one in layers]),
+        weights=np.stack([_weights(trace, one, head).numpy() for one in layers]),
         layers=np.array(layers),
         heads=np.array(heads),
         tokens=np.array(trace.tokens),
@@ -80,6 +90,12 @@ def _npz(trace, layer, head) -> bytes:
 
 def _layers(trace: Trace, layer: int | None) -> list[int]:
     return list(range(trace.n_layers)) if layer is None else [layer]
+
+
+def _weights(trace: Trace, layer: int, head: int | None) -> torch.Tensor:
+    """(heads, T, T): those of a layer, or the one asked for."""
+    weights = trace.attention(layer, head)
+    return weights if head is None else weights[None]
 
 
 FORMATS = {"html": _page, "png": _picture("png"), "svg": _picture("svg"), "csv": _csv, "npz": _npz}

@@ -3,23 +3,30 @@
 Knows result types; never shows anything, and never touches pyplot's global state.
 """
 
+from __future__ import annotations
+
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 
-from gpt2lab.inspection.trace import Trace
 from gpt2lab.training.runs import Metric
 from gpt2lab.units import MAX_EXPONENT
+
+if TYPE_CHECKING:  # a loss curve needs no torch, which takes seconds to import
+    from gpt2lab.inspection.trace import Trace
 
 COLOURS = {"train": "#8da0cb", "validation": "#d95f02"}  # told apart by the colour-blind, and in grey
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MAP = "viridis"  # perceptually uniform
 MAX_LABEL = 20  # characters of a token
 MAX_LABELS = 48  # tokens that can be labelled legibly on a side
-MAX_SIDE = 256  # pixels a thumbnail's side can use; longer texts are averaged down to it
+MAX_SIDE = 128  # pixels a thumbnail's side can use; longer texts are averaged down to it
+LEAST_SIDE = 64  # of a thumbnail in the mosaic, so that gaps are as thin for short texts
+PITCH, LEFT, RIGHT, TOP, BOTTOM = 0.95, 0.75, 0.15, 0.25, 0.3  # inches: a thumbnail with its gap, and the margins
 DPI = 144  # twice a screen's pixels, so that pictures stay sharp when enlarged
 FORMATS = {"png": "image/png", "svg": "image/svg+xml"}
 INK, LINES, PAPER = "#e4e4e7", "#a1a1aa", "#18181b"  # of figures for dark pages
@@ -44,16 +51,16 @@ def loss_curves(runs: dict[str, tuple[Metric, ...]], *, dark: bool = False) -> F
     for i, (name, metrics) in enumerate(runs.items()):
         colours = COLOURS if len(runs) == 1 else dict.fromkeys(COLOURS, RUN_COLOURS[i % len(RUN_COLOURS)])
         train, validation = ([m for m in metrics if m.split == split] for split in ("train", "validation"))
-        axes.plot(*points(train), color=colours["train"], linewidth=1, alpha=0.7, label=f"{name} train".strip())
-        axes.plot(
-            *points(validation), "o-", color=colours["validation"], markersize=4, label=f"{name} validation".strip()
-        )
+        several = f"{name} " if len(runs) > 1 else ""
+        axes.plot(*points(train), color=colours["train"], linewidth=1, alpha=0.7, label=f"{several}train")
+        axes.plot(*points(validation), "o-", color=colours["validation"], markersize=4, label=f"{several}validation")
         if best := min((m for m in validation if m.step), key=lambda m: m.loss, default=None):
             axes.plot(best.step, best.loss, "*", color=colours["validation"], markersize=13)
         if validation:
             before = "before training" if i == 0 else None
             axes.axhline(validation[0].loss, color=colours["validation"], linestyle=":", linewidth=1, label=before)
     axes.set(xlabel="optimizer steps", ylabel="loss (nats per token)")
+    axes.set_xlim(left=0, right=None if any(m.step for found in runs.values() for m in found) else 1)
     right = axes.secondary_yaxis(
         "right", functions=(lambda y: np.exp(np.minimum(y, MAX_EXPONENT)), lambda y: np.log(np.maximum(y, 1e-9)))
     )
@@ -61,6 +68,11 @@ def loss_curves(runs: dict[str, tuple[Metric, ...]], *, dark: bool = False) -> F
     axes.grid(alpha=0.4)
     axes.legend(frameon=False, fontsize=8)
     return for_dark_pages(figure) if dark else figure
+
+
+def validation_rows(metrics: tuple[Metric, ...]) -> list[tuple[str, ...]]:
+    """Step, loss and perplexity of every validation: the loss curve for those who read."""
+    return [(f"{m.step:,}", f"{m.loss:.4f}", f"{m.perplexity:.2f}") for m in metrics if m.split == "validation"]
 
 
 def points(metrics: list[Metric]) -> tuple[list[int], list[float]]:
@@ -75,20 +87,16 @@ def attention_grid(trace: Trace, *, layer: int | None = None, dark: bool = False
     """
     layers = range(trace.n_layers) if layer is None else [layer]
     L, H = len(layers), trace.n_heads
-    figure = Figure(figsize=(max(3.0, 0.95 * H), max(2.0, 0.95 * L + 0.6)), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    grid = figure.subplots(L, H, squeeze=False)
-    for row, layer in enumerate(layers):
-        for head, weights in enumerate(trace.attention(layer)):
-            axes = grid[row, head]
-            axes.imshow(shrunk(weights.numpy()), cmap=MAP, vmin=0, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            if row == 0:
-                axes.set_title(f"head {head}", fontsize=8)
-            if head == 0:
-                axes.set_ylabel(f"layer {layer}", fontsize=8)
-    figure.supxlabel("token attended to →", fontsize=8)
-    figure.supylabel("← token attending", fontsize=8)
+    width, height = LEFT + H * PITCH + RIGHT, TOP + L * PITCH + BOTTOM
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((LEFT / width, BOTTOM / height, H * PITCH / width, L * PITCH / height))
+    axes.imshow(_mosaic(trace, layers), cmap=MAP, vmin=0, vmax=1, interpolation="nearest", extent=(0, H, L, 0))
+    axes.set_xticks([head + 0.5 for head in range(H)], [f"head {head}" for head in range(H)], fontsize=8)
+    axes.set_yticks([row + 0.5 for row in range(L)], [f"layer {layer}" for layer in layers], fontsize=8)
+    axes.tick_params(length=0, pad=1, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("token attended to →", fontsize=8)
+    axes.set_ylabel("← token attending", fontsize=8)
     return for_dark_pages(figure) if dark else figure
 
 
@@ -97,16 +105,25 @@ def attention_grid_cells(trace: Trace) -> dict[tuple[int, int], tuple[float, flo
 
     returns  x from the left, y from the top, in pixels of the picture that `figure_bytes` makes
     """
-    figure = attention_grid(trace)
-    figure.set_dpi(DPI)
-    figure.draw_without_rendering()
-    width, height = figure.get_size_inches() * DPI
-    centres = (
-        (axes.get_position().x0 + axes.get_position().x1, axes.get_position().y0 + axes.get_position().y1)
-        for axes in figure.axes
-    )
-    heads = ((layer, head) for layer in range(trace.n_layers) for head in range(trace.n_heads))
-    return {cell: (x / 2 * width, (1 - y / 2) * height) for cell, (x, y) in zip(heads, centres)}
+    return {
+        (layer, head): ((LEFT + (head + 0.5) * PITCH) * DPI, (TOP + (layer + 0.5) * PITCH) * DPI)
+        for layer in range(trace.n_layers)
+        for head in range(trace.n_heads)
+    }
+
+
+def _mosaic(trace: Trace, layers) -> np.ndarray:
+    """(L·P, H·P): the weights of every head, divided by their maximum, in the middle of P × P; NaN around them."""
+    n = min(len(trace.tokens), MAX_SIDE)
+    zoom = -(-LEAST_SIDE // n)
+    edge = n * zoom // 32
+    pitch = n * zoom + 2 * edge
+    mosaic = np.full((len(layers), pitch, trace.n_heads, pitch), np.nan, np.float32)
+    for row, layer in enumerate(layers):
+        for head, weights in enumerate(trace.attention(layer)):
+            small = shrunk(weights.numpy())
+            mosaic[row, edge:-edge, head, edge:-edge] = (small / small.max()).repeat(zoom, 0).repeat(zoom, 1)
+    return mosaic.reshape(len(layers) * pitch, trace.n_heads * pitch)
 
 
 def attention_heatmap(trace: Trace, layer: int, head: int, *, dark: bool = False) -> Figure:

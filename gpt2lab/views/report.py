@@ -13,13 +13,21 @@ from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
-from gpt2lab.views.figures import FORMATS, attention_grid, attention_heatmap, figure_bytes, loss_curve
+from gpt2lab.views.figures import (
+    FORMATS,
+    attention_grid,
+    attention_heatmap,
+    figure_bytes,
+    loss_curve,
+    validation_rows,
+)
 from gpt2lab.views.page import Page, document
 
 STYLE = """
 body { max-width: 960px; margin: auto; padding: 24px 16px; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; } th, td { border: 1px solid var(--line); padding: 4px 12px; text-align: left; }
+th { overflow-wrap: normal; }
 img { max-width: 100%; background: #fff; border-radius: 6px; } figure { margin: 1rem 0; }
 figcaption, .soft { color: var(--soft); }
 .texts { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
@@ -104,11 +112,6 @@ def result_rows(result: FinetuneResult) -> list[tuple[str, ...]]:
         ("validation loss (nats per token)", *(f"{x:.4f}" for x in loss)),
         ("validation perplexity", *(f"{x:.2f}" for x in ppl)),
     ]
-
-
-def validation_rows(metrics: tuple[Metric, ...]) -> list[tuple[str, ...]]:
-    """Step, loss and perplexity of every validation: the loss curve for those who read."""
-    return [(f"{m.step:,}", f"{m.loss:.4f}", f"{m.perplexity:.2f}") for m in metrics if m.split == "validation"]
 
 
 def head_rows(best: dict[str, list[tuple[int, int, float]]]) -> list[tuple[str, ...]]:

@@ -1,6 +1,4 @@
 import json
-import re
-import time
 
 import httpx
 import numpy as np
@@ -55,52 +53,6 @@ def test_no_tab_is_wider_than_a_phone(open_page, scheme):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
 
 
-def test_fine_tuning_draws_both_losses_and_puts_the_model_on_the_list(page, runs_dir):
-    page.locator("#finetune-steps input[type=number]").fill("6")
-    page.locator("#finetune-start").click()
-    expect(page.locator("#finetune-state")).to_contain_text("Finished: 6 steps", timeout=PATIENCE)
-    before, after = map(float, re.findall(r"\d+\.\d\d", page.locator("#finetune-state").inner_text())[:2])
-    assert after < before
-    expect(page.locator("#finetune-plot g.mark-line path")).to_have_count(2)
-    texts = [page.locator(f"#finetune-{name} textarea").input_value() for name in ("before", "after")]
-    assert texts[0] != texts[1]
-    assert all(text.startswith("The Atlantic puffin is a small") for text in texts)
-    run = page.locator("#finetune-state strong").last.inner_text()
-    assert (runs_dir / run / "model" / "model.safetensors").is_file()
-    page.locator("#model input").click()
-    page.get_by_role("option", name=run).click()
-    expect(page.locator("#status")).to_contain_text(f"{run}: ", timeout=PATIENCE)
-    show_attention(page)
-    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
-
-
-def test_stop_ends_a_run_and_keeps_its_model(page, runs_dir):
-    page.locator("#finetune-steps input[type=number]").fill("2000")
-    page.locator("#finetune-start").click()
-    expect(page.locator("#finetune-state")).to_contain_text("tokens/s, about", timeout=PATIENCE)
-    page.locator("#finetune-stop").click()
-    expect(page.locator("#finetune-state")).to_contain_text("Stopped after", timeout=PATIENCE)
-    run = page.locator("#finetune-state strong").last.inner_text()
-    assert (runs_dir / run / "model" / "model.safetensors").is_file()
-
-
-def test_a_second_run_is_refused_and_a_closed_page_ends_the_first(open_page, runs_dir):
-    first, second = open_page(), open_page()
-    first.locator("#finetune-steps input[type=number]").fill("2000")
-    first.locator("#finetune-start").click()
-    expect(first.locator("#finetune-state")).to_contain_text("Step", timeout=PATIENCE)
-    second.locator("#finetune-start").click()
-    expect(toast(second)).to_contain_text("a run is under way", timeout=PATIENCE)
-    first.context.close()
-    deadline = time.monotonic() + PATIENCE / 1000
-    states = set()
-    while time.monotonic() < deadline and "stopped" not in states:
-        time.sleep(0.5)
-        newest = max(runs_dir.glob("*/status.json"), key=lambda path: path.stat().st_mtime)
-        states = set(re.findall(r'"state": "(\w+)"', newest.read_text()))
-    assert states == {"stopped"}
-
-
 def test_attention_shows_the_weights_of_the_head_that_is_clicked(page, lab):
     show_attention(page)
     expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
@@ -148,7 +100,11 @@ def test_a_head_is_saved_as_a_file_with_its_weights(page, lab, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "layer", "message"),
-    [("", "0", "the prompt is empty"), ("word " * 600, "0", "reads at most 256"), ("fine", "77", "layer 77 does not")],
+    [
+        ("", "0", "the prompt is empty"),
+        ("word " * 600, "0", "reads at most 256"),
+        ("fine", "77", "press Show attention first"),
+    ],
 )
 def test_bad_attention_input_is_a_toast(page, text, layer, message):
     open_tab(page, "Attention")
@@ -158,6 +114,23 @@ def test_bad_attention_input_is_a_toast(page, text, layer, message):
     else:
         page.locator("#attention-layer input").fill(layer)
     expect(toast(page).last).to_contain_text(message, timeout=PATIENCE)
+
+
+def test_layer_that_the_model_lacks_is_a_toast(page):
+    show_attention(page)
+    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    page.locator("#attention-layer input").fill("77")
+    expect(toast(page).last).to_contain_text("layer 77 is out of range", timeout=PATIENCE)
+
+
+def test_what_is_shown_stays_while_another_text_is_typed(page, lab):
+    show_attention(page)
+    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    page.locator("#attention-text textarea").fill("Something else.")
+    page.locator("#attention-head input").fill("3")
+    reads, i, read, j, _ = largest_weights(trace(lab, EXAMPLES[0]), 0, 3, 2)[1]
+    for cell in (reads, str(i), read, str(j)):
+        expect(page.locator("#attention-table").get_by_role("row").nth(2)).to_contain_text(cell, timeout=PATIENCE)
 
 
 def test_generate_streams_the_package_s_own_text(page, lab):

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import pytest
@@ -139,15 +140,15 @@ def broken(*_):
 @pytest.mark.parametrize(
     ("layer", "head", "message"),
     [
-        (2, None, r"layer 2 does not exist; .* has layers 0 to 1"),
-        (-1, 0, r"layer -1 does not exist"),
-        (True, 0, r"layer True does not exist"),
-        (None, 0, r"layer None does not exist"),
-        (0, 4, r"head 4 does not exist; .* has heads 0 to 3"),
-        (0, -1, r"head -1 does not exist"),
-        (0, False, r"head False does not exist"),
-        (0, 1.0, r"head 1\.0 does not exist"),
-        (0, "1", r"head '1' does not exist"),
+        (2, None, r"layer 2 is out of range; use a whole number from 0 to 1"),
+        (-1, 0, r"layer -1 is out of range"),
+        (True, 0, r"layer True is out of range"),
+        (None, 0, r"layer None is out of range"),
+        (0, 4, r"head 4 is out of range; use a whole number from 0 to 3"),
+        (0, -1, r"head -1 is out of range"),
+        (0, False, r"head False is out of range"),
+        (0, 1.0, r"head 1\.0 is out of range"),
+        (0, "1", r"head '1' is out of range"),
     ],
 )
 def test_layer_or_head_that_does_not_exist_is_refused_with_the_range(tiny_lab, layer, head, message):
@@ -221,6 +222,16 @@ def test_quotes_and_markup_are_kept_as_text(tiny_lab, gpt2_tokenizer):
 
 def test_replacement_character_in_the_text_is_shown_as_itself(gpt2_tokenizer):
     assert display_tokens(gpt2_tokenizer, gpt2_tokenizer.encode("a\ufffd")) == ("a", "\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("token", "shown"),
+    [("a\u200b月", "a⟨U+200B⟩月"), ("\u202e", "⟨U+202E⟩"), ("月 \ufffd", "月·\ufffd"), ("<|x|>", "<|x|>")],
+)
+def test_added_token_is_shown_with_what_is_invisible_as_code_points(tiny_tokenizer, token, shown):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens([token])
+    assert display_tokens(tokenizer, [tokenizer.convert_tokens_to_ids(token)]) == (shown,)
 
 
 def test_ids_past_the_tokenizer_are_shown(random_lab):

@@ -17,9 +17,12 @@ BAD = {
     "learning_rate": [0, 0.0, -1e-3, 2, 1.01, NAN, INF, True, "1e-3"],
     "warmup": [1, 1.0, -0.1, NAN, True, "0.1"],
     "weight_decay": [-0.01, 10.5, NAN, INF, True],
-    "max_grad_norm": [0, -1, NAN, INF, 1e7, True],
+    "max_grad_norm": [-1, -1e-9, NAN, INF, 1e7, True],
     "seed": [-1, 2**32, 0.5, True, "0"],
     "eval_every": [0, -1, 1.5, True],
+    "save_every": [0, -1, 1.5, True, 10**7 + 1],
+    "patience": [-1, 0.5, True, 10**6 + 1],
+    "lora_rank": [0, -8, 1.5, True, 1025],
 }
 GOOD = {
     "steps": [1, 10**7, np.int64(3)],
@@ -30,9 +33,22 @@ GOOD = {
     "learning_rate": [1e-12, 1],
     "warmup": [0, 0.0, 0.99],
     "weight_decay": [0, 10],
-    "max_grad_norm": [1e-9, 1e6],
+    "max_grad_norm": [0, 1e-9, 1e6],
     "seed": [0, 2**32 - 1],
     "eval_every": [1, 10**7],
+    "save_every": [1, 10**7],
+    "patience": [0, 10**6],
+    "lora_rank": [1, 1024],
+    "method": ["full", "lora", "scratch"],
+    "precision": ["auto", "fp32", "bf16"],
+    "report_to": ["none", "tensorboard", "trackio"],
+    "gradient_checkpointing": [False, True],
+    "compile": [False, True],
+}
+CHOICES = {
+    "method": "full, lora, scratch",
+    "precision": "auto, fp32, bf16",
+    "report_to": "none, tensorboard, trackio",
 }
 
 
@@ -54,7 +70,35 @@ def test_value_at_a_limit_is_taken_as_given(field, value):
     assert getattr(TrainConfig(**{field: value}), field) == value
 
 
-@pytest.mark.parametrize("name", ["batch_size", "grad_accum", "learning_rate", "seed"])
+@pytest.mark.parametrize("value", ["", "FULL", "all", None, True, 0, ["full"]])
+@pytest.mark.parametrize("field", CHOICES)
+def test_unknown_choice_is_refused_with_those_that_there_are(field, value):
+    with pytest.raises(LabError) as caught:
+        TrainConfig(**{field: value})
+    assert str(caught.value) == f"{field} {value!r} is unknown; use {CHOICES[field]}"
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "yes", "true"])
+@pytest.mark.parametrize("field", ["gradient_checkpointing", "compile"])
+def test_switch_is_on_or_off_and_nothing_else(field, value):
+    with pytest.raises(LabError, match=rf"^{field} {re.escape(repr(value))} is neither true nor false$"):
+        TrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "batch_size",
+        "grad_accum",
+        "learning_rate",
+        "warmup",
+        "weight_decay",
+        "max_grad_norm",
+        "seed",
+        "patience",
+        "lora_rank",
+    ],
+)
 def test_value_without_which_there_is_no_run_cannot_be_none(name):
     with pytest.raises(LabError, match=name):
         TrainConfig(**{name: None})
@@ -78,4 +122,13 @@ def test_a_changed_copy_is_checked_again():
 def test_defaults_choose_model_data_and_length_later():
     config = TrainConfig()
     assert (config.model, config.data) == ("auto", "auto")
-    assert (config.steps, config.epochs, config.block_size, config.eval_every, config.prompt) == (None,) * 5
+    assert (config.steps, config.epochs, config.block_size, config.prompt) == (None,) * 4
+    assert (config.eval_every, config.save_every) == (None, None)
+
+
+def test_defaults_train_all_weights_and_end_where_validation_gets_no_better():
+    config = TrainConfig()
+    assert (config.method, config.precision, config.report_to) == ("full", "auto", "none")
+    assert config.patience > 0
+    assert not config.gradient_checkpointing
+    assert not config.compile

@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from gpt2lab.errors import LabError
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.result import FinetuneResult, model_card
+from gpt2lab.training.result import FinetuneResult, model_card, read_result, write_result
 
 RESULT = FinetuneResult(
     run="my-run",
     folder=Path("runs/my-run"),
     model_dir=Path("runs/my-run/model"),
     steps=1200,
+    best_step=1100,
     tokens=50_000,
     seconds=12.5,
     val_loss_before=3.25,
@@ -35,12 +37,41 @@ def test_perplexity_of_a_hopeless_loss_is_infinite():
     assert replace(RESULT, val_loss_before=1000.0).val_perplexity_before == float("inf")
 
 
+def test_run_that_ended_before_its_first_step_has_no_speed():
+    assert replace(RESULT, tokens=0, seconds=0.0).tokens_per_second == 0
+
+
+def test_perplexity_that_was_not_measured_is_none():
+    result = replace(RESULT, val_loss_before=None, val_loss_after=None)
+    assert (result.val_perplexity_before, result.val_perplexity_after) == (None, None)
+
+
+def test_result_reads_as_written_and_from_wherever_the_folder_is_now(tmp_path):
+    (tmp_path / "my-run").mkdir()
+    write_result(replace(RESULT, folder=tmp_path / "my-run", text_after="é 🌙\n", stopped=True))
+    moved = (tmp_path / "my-run").rename(tmp_path / "moved")
+    assert read_result(moved) == replace(
+        RESULT, run="moved", folder=moved, model_dir=moved / "model", text_after="é 🌙\n", stopped=True
+    )
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "null", "{}", '{"steps": 3}', '{"nonsense": 1}', b"\xff"])
+def test_run_without_a_result_that_can_be_read_is_refused_by_name(tmp_path, content):
+    if content is not None:
+        (tmp_path / "result.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(
+        LabError, match=rf"^run '{tmp_path.name}' has left no model yet, so there is nothing to report$"
+    ):
+        read_result(tmp_path)
+
+
 def test_card_states_the_losses_and_how_they_came_about(random_lab):
     card = " ".join(model_card(random_lab(), RESULT, CONFIG).split())
     assert "# my-run `builtin` fine-tuned on `moon.txt` with gpt2lab" in card
     assert "| validation loss, nats per token | 3.2500 | 2.5000 |" in card
     assert f"| validation perplexity | {exp(3.25):.2f} | {exp(2.5):.2f} |" in card
-    assert "1,200 optimizer steps of 8 blocks of 16 tokens (50,000 tokens) in 12 s on cpu" in card
+    assert "All weights; 1,200 optimizer steps of 8 blocks of 16 tokens (50,000 tokens) in 12 s on cpu" in card
+    assert "the model after step 1,100 was kept, with the lowest validation loss" in card
     assert "learning rate 0.0002 after a warm-up over 10% of the steps, cosine decay, seed 7" in card
 
 
@@ -48,3 +79,11 @@ def test_card_states_the_losses_and_how_they_came_about(random_lab):
 def test_card_names_the_hub_model_that_it_is_based_on_in_full(random_lab, model):
     header = model_card(random_lab(), RESULT, replace(CONFIG, model=model)).split("---\n")[1]
     assert f"base_model: {model}" in header.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [("lora", "Low-rank additions, merged into the weights; 1,200"), ("scratch", "From random weights; 1,200")],
+)
+def test_card_states_what_was_trained(random_lab, method, words):
+    assert words in model_card(random_lab(), RESULT, replace(CONFIG, method=method))

@@ -6,19 +6,23 @@ from dataclasses import fields
 from math import ceil, log
 from pathlib import Path
 
+import peft
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from transformers import GPT2LMHeadModel
 
 from gpt2lab.errors import LabError
 from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
 from gpt2lab.text import load_text
-from gpt2lab.training import trainer
+from gpt2lab.training import runs, trainer, watch
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.result import read_result
 from gpt2lab.training.runs import read_lines, read_metrics, read_status
-from gpt2lab.training.trainer import finetune, first_words, prepare, training_arguments
+from gpt2lab.training.trainer import finetune, first_words, prepare, resume, training_arguments
 
 BLOCK = 16
 
@@ -68,6 +72,25 @@ def tune(no_dropout_folder, moon, tmp_path):
         return finetune(runs_dir=tmp_path / "runs", **settings | changes)
 
     return run
+
+
+@pytest.fixture
+def at_validation(monkeypatch):
+    """A function: an action on the lab, and the number of the validation after which a run does it, counted from 0.
+
+    What the action returns is the text of that validation; the run writes its own where that is None.
+    """
+    monkeypatch.setattr(watch, "LOOK_SECONDS", -1.0)  # a wish is seen at the next step
+    write, written = trainer.sample_text, []
+
+    def do(action, number):
+        def act_and_write(lab, config):
+            written.append(1)
+            return (len(written) == number + 1 and action(lab)) or write(lab, config)
+
+        monkeypatch.setattr(trainer, "sample_text", act_and_write)
+
+    return do
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +177,22 @@ def test_finished_run_says_so_with_every_step_done(finished):
 
 def test_run_folder_holds_what_is_documented_and_nothing_else(finished):
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == {"config.json", "status.json", "metrics.jsonl", "samples.jsonl", "model"}
+    files = {"config.json", "status.json", "metrics.jsonl", "samples.jsonl", "result.json"}
+    assert names == files | {"model", "checkpoints"}
     assert finished.model_dir == finished.folder / "model"
+    assert read_result(finished.folder) == finished
+
+
+def test_of_the_checkpoints_the_last_and_the_best_are_kept(finished):
+    assert finished.best_step == 6
+    kept = {path.name for path in (finished.folder / "checkpoints").iterdir()}
+    assert "checkpoint-6" in kept
+    assert len(kept) <= 2
 
 
 def test_config_of_a_run_has_every_default_filled_in(finished, tiny_folder, moon):
     config = json.loads((finished.folder / "config.json").read_text(encoding="utf-8"))
-    assert {field.name for field in fields(TrainConfig)} | {"machine"} == set(config)
+    assert {field.name for field in fields(TrainConfig)} | {"machine", "text", "created"} == set(config)
     assert (config["model"], config["data"], config["seed"]) == (str(tiny_folder), moon, 0)
     assert (config["steps"], config["block_size"], config["eval_every"]) == (6, BLOCK, 4)
     assert config["prompt"] == finished.prompt
@@ -174,10 +206,10 @@ def test_texts_are_those_of_the_models_before_and_after(finished, tiny_folder):
     after = generate(load_model(str(finished.model_dir), device="cpu"), finished.prompt, **options).text
     assert (finished.text_before, finished.text_after) == (before, after)
     assert before != after
-    assert read_lines(finished.folder / "samples.jsonl") == [
-        {"step": 0, "prompt": finished.prompt, "text": before},
-        {"step": 6, "prompt": finished.prompt, "text": after},
-    ]
+    first, between, last = read_lines(finished.folder / "samples.jsonl")
+    assert first == {"step": 0, "prompt": finished.prompt, "text": before}
+    assert (between["step"], between["prompt"]) == (4, finished.prompt)
+    assert last == {"step": 6, "prompt": finished.prompt, "text": after}
 
 
 def test_saved_model_keeps_its_configuration_and_its_tokenizer(finished, tiny_folder):
@@ -190,7 +222,7 @@ def test_saved_model_keeps_its_configuration_and_its_tokenizer(finished, tiny_fo
 
 
 def test_saved_model_has_its_card(finished):
-    card = (finished.model_dir / "README.md").read_text(encoding="utf-8")
+    card = " ".join((finished.model_dir / "README.md").read_text(encoding="utf-8").split())
     assert f"{finished.val_loss_before:.4f} | {finished.val_loss_after:.4f}" in card
     assert "6 optimizer steps of 4 blocks of 16 tokens" in card
 
@@ -270,22 +302,106 @@ def test_full_blocks_are_counted_token_by_token(tune, text_folder, tiny_tokenize
     assert read_metrics(result.folder)[-1].tokens == result.tokens
 
 
-def test_wish_to_stop_ends_the_run_early_and_keeps_its_model(tune, moon):
-    answers = iter([False, False, True])
-    result = tune(steps=100, learning_rate=1e-2, should_stop=lambda: next(answers))
+def test_wish_to_stop_ends_the_run_early_and_keeps_the_model_of_its_best_step(tune, moon, tmp_path, at_validation):
+    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "stop"), 1)
+    result = tune(run="mine", steps=100, eval_every=2, learning_rate=1e-2)
     assert (result.stopped, result.steps) == (True, 3)
     status = read_status(result.folder)
     assert (status.state, status.step, status.total_steps) == ("stopped", 3, 100)
-    assert losses(result.folder, "validation")[-1] == (3, result.val_loss_after)
+    validation = losses(result.folder, "validation")
+    assert [step for step, _ in validation] == [0, 2, 3]
+    assert (result.best_step, result.val_loss_after) == validation[-1]
     assert result.val_loss_after == pytest.approx(mean_loss(block_sums(result.model_dir, moon, "validation")), rel=1e-6)
 
 
-def test_wish_to_stop_is_asked_for_once_a_step_and_comes_too_late_at_the_last(tune):
-    asked = []
-    result = tune(steps=3, grad_accum=2, batch_size=2, should_stop=lambda: asked.append(1) or len(asked) == 3)
-    assert len(asked) == 3
-    assert not result.stopped
+def test_wish_to_pause_ends_the_run_early_with_a_checkpoint_and_no_model(tune, tmp_path, at_validation):
+    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    result = tune(run="mine", steps=100, eval_every=2, learning_rate=1e-2)
+    assert (result.stopped, result.steps, result.model_dir) == (True, 3, None)
+    status = read_status(result.folder)
+    assert (status.state, status.step, status.message) == ("stopped", 3, "paused at step 3; resume goes on from there")
+    assert [step for step, _ in losses(result.folder, "validation")] == [0, 2]
+    assert not (result.folder / "model").exists()
+    assert (result.folder / "checkpoints" / "checkpoint-3" / "trainer_state.json").is_file()
+
+
+@pytest.mark.parametrize("want", ["stop", "pause"])
+def test_wish_that_comes_with_the_last_step_comes_too_late(tune, tmp_path, at_validation, want):
+    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", want), 1)
+    result = tune(run="mine", steps=3, eval_every=2)
+    assert (result.steps, result.stopped) == (3, False)
     assert read_status(result.folder).state == "finished"
+    assert result.model_dir.is_dir()
+
+
+def test_wish_to_stop_at_the_start_keeps_the_model_as_it_was(tune, no_dropout_folder, tmp_path, at_validation):
+    at_validation(lambda lab: None, 0)
+    result = tune(run="mine", on_start=lambda folder: runs.ask(folder, "stop"))
+    assert (result.stopped, result.steps, result.tokens, result.best_step) == (True, 0, 0, 0)
+    assert result.val_loss_after == result.val_loss_before
+    assert same_weights(no_dropout_folder, result.model_dir)
+    assert read_status(result.folder).state == "stopped"
+
+
+OVERFITTING = {"steps": 20, "eval_every": 2, "learning_rate": 3e-2, "patience": 0}
+
+
+def test_model_that_is_kept_is_that_of_the_lowest_validation_loss(tune, moon):
+    result = tune(**OVERFITTING)
+    trained = losses(result.folder, "validation")[1:]
+    lowest = min(loss for _, loss in trained)
+    best = next(step for step, loss in trained if loss == lowest)
+    assert 2 <= best < result.steps == 20
+    assert (result.best_step, result.val_loss_after) == (best, lowest)
+    assert result.val_loss_after == pytest.approx(mean_loss(block_sums(result.model_dir, moon, "validation")), rel=1e-6)
+    [text] = [line["text"] for line in read_lines(result.folder / "samples.jsonl") if line["step"] == best]
+    assert result.text_after == text
+    status = read_status(result.folder)
+    assert (status.best_step, status.message) == (best, f"the model is that of step {best}")
+    assert {path.name for path in (result.folder / "checkpoints").iterdir()} == {f"checkpoint-{best}", "checkpoint-20"}
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_run_ends_where_an_independent_reader_of_its_losses_would_end_it(tune, moon, patience):
+    endless = losses(tune(**OVERFITTING).folder, "validation")[1:]
+    best, lowest, waited, end = None, float("inf"), 0, None
+    for step, loss in endless:
+        if loss < lowest:
+            best, lowest, waited = step, loss, 0
+        else:
+            waited += 1
+        if waited == patience:
+            end = step
+            break
+    assert end is not None
+    assert end < 20
+    result = tune(**OVERFITTING | {"patience": patience})
+    assert losses(result.folder, "validation")[1:] == [pair for pair in endless if pair[0] <= end]
+    assert (result.steps, result.best_step, result.val_loss_after, result.stopped) == (end, best, lowest, False)
+    assert result.val_loss_after == pytest.approx(mean_loss(block_sums(result.model_dir, moon, "validation")), rel=1e-6)
+    status = read_status(result.folder)
+    assert (status.state, status.step, status.total_steps) == ("finished", end, 20)
+    assert f"no better validation loss for {patience} validations" in status.message
+
+
+@pytest.mark.parametrize("place", ["from elsewhere", "after it was moved"])
+def test_best_step_of_a_paused_run_is_kept_when_it_goes_on(tune, tmp_path, monkeypatch, at_validation, place):
+    whole = tune(**OVERFITTING)
+    assert whole.best_step <= 14
+    monkeypatch.chdir(tmp_path)
+    settings = json.loads((whole.folder / "config.json").read_text())
+    at_validation(lambda lab: runs.ask(Path("others/mine"), "pause"), whole.best_step // 2 + 1)
+    config = {key: settings[key] for key in ("model", "data", "block_size", "batch_size")} | OVERFITTING
+    assert finetune(**config, runs_dir="others", run="mine").steps == whole.best_step + 3
+    if place == "after it was moved":
+        (tmp_path / "others").rename(tmp_path / "moved")
+        folder = tmp_path / "moved" / "mine"
+    else:
+        folder = tmp_path / "others" / "mine"
+    result = resume(folder)
+    assert (result.steps, result.best_step) == (20, whole.best_step)
+    assert same_weights(whole.model_dir, result.model_dir)
+    assert read_status(folder).state == "finished"
 
 
 def test_whoever_is_told_of_the_start_can_read_the_run_from_then_on(tune):
@@ -295,7 +411,24 @@ def test_whoever_is_told_of_the_start_can_read_the_run_from_then_on(tune):
         seen.append((folder, json.loads((folder / "config.json").read_text())["steps"], read_status(folder).state))
 
     result = tune(steps=2, on_start=started)
-    assert seen == [(result.folder, 2, "running")]
+    assert seen == [(result.folder, 2, "queued")]
+
+
+def test_second_run_is_refused_while_one_trains_and_leaves_nothing(tune, tmp_path):
+    messages = []
+
+    def begin_another(folder):
+        with pytest.raises(LabError) as caught:
+            finetune(model="builtin", data="sample", steps=1, runs_dir=tmp_path / "others")
+        messages.append(str(caught.value))
+
+    result = tune(steps=1, run="first", on_start=begin_another)
+    assert read_status(result.folder).state == "finished"
+    assert not (tmp_path / "others").exists()
+    assert messages == [
+        f"run 'first' in {(tmp_path / 'runs').resolve()} is training on this machine; "
+        "stop it, wait until it has ended, or queue this run"
+    ]
 
 
 def test_settings_come_as_a_record_or_by_name_to_the_same_end(tune, no_dropout_folder, moon, tmp_path):
@@ -376,24 +509,21 @@ def test_validation_loss_that_is_no_number_fails_the_run_with_the_message(
     assert not (tmp_path / "runs" / "broken" / "model").exists()
 
 
-def test_training_loss_that_is_no_number_fails_the_run_at_that_step(tune, tmp_path, monkeypatch):
-    labs, asked = [], []
-    load = trainer.load_model
-    monkeypatch.setattr(trainer, "load_model", lambda *args: labs.append(load(*args)) or labs[-1])
+def lose_the_weights(lab):
+    torch.nn.init.constant_(lab.model.transformer.ln_f.weight, torch.nan)
+    return "a text"
 
-    def lose_the_weights_after_2_steps():
-        asked.append(1)
-        if len(asked) == 2:
-            torch.nn.init.constant_(labs[0].model.transformer.ln_f.weight, torch.nan)
 
+def test_training_loss_that_is_no_number_fails_the_run_at_that_step(tune, tmp_path, at_validation):
+    at_validation(lose_the_weights, 1)
     with pytest.raises(RuntimeError, match="loss is nan"):
-        tune(run="lost", steps=10, eval_every=10, should_stop=lose_the_weights_after_2_steps)
-    shown = losses(tmp_path / "runs" / "lost", "train")
-    assert [step for step, _ in shown] == [1, 2]
-    assert all(loss > 1 for _, loss in shown)
-    status = read_status(tmp_path / "runs" / "lost")
+        tune(run="lost", steps=10, eval_every=2, save_every=10)
+    folder = tmp_path / "runs" / "lost"
+    assert [step for step, _ in losses(folder, "train")] == [1, 2]
+    assert [step for step, _ in losses(folder, "validation")] == [0, 2]
+    status = read_status(folder)
     assert (status.state, status.step) == ("failed", 3)
-    assert "the train loss is nan at step 3; lower the learning rate" in status.message
+    assert status.message == "RuntimeError: the train loss is nan at step 3; lower the learning rate"
 
 
 def test_model_far_from_its_text_can_be_trained_though_its_perplexity_overflows(tune, no_dropout_folder, tmp_path):
@@ -405,15 +535,18 @@ def test_model_far_from_its_text_can_be_trained_though_its_perplexity_overflows(
     assert 710 < result.val_loss_before < 1e5
 
 
-def test_interrupted_run_is_marked_as_failed(tune, tmp_path):
-    def interrupt():
+def test_interrupted_run_is_stopped_and_can_go_on(tune, tmp_path, at_validation):
+    def interrupt(lab):
         raise KeyboardInterrupt
 
+    at_validation(interrupt, 2)
     with pytest.raises(KeyboardInterrupt):
-        tune(run="cut", should_stop=interrupt)
+        tune(run="cut", steps=6, eval_every=2)
     status = read_status(tmp_path / "runs" / "cut")
-    assert (status.state, status.step) == ("failed", 1)
-    assert "KeyboardInterrupt" in status.message
+    assert (status.state, status.step) == ("stopped", 4)
+    assert status.message == "interrupted; resume goes on from the last checkpoint"
+    assert resume(tmp_path / "runs" / "cut").steps == 6
+    assert read_status(tmp_path / "runs" / "cut").state == "finished"
 
 
 def test_run_leaves_nothing_outside_its_folder(tune, tmp_path, monkeypatch):
@@ -435,6 +568,7 @@ def test_run_leaves_nothing_outside_its_folder(tune, tmp_path, monkeypatch):
         ({}, 3, 1),
         ({"steps": 57}, 57, 5),
         ({"steps": 57, "eval_every": 9}, 57, 9),
+        ({"steps": 57, "eval_every": 9, "save_every": 4}, 57, 9),
         ({"epochs": 1, "grad_accum": 3}, 1, 1),
     ],
 )
@@ -442,17 +576,45 @@ def test_length_of_a_run_follows_from_its_blocks(
     no_dropout_folder, text_folder, tiny_tokenizer, sentences, settings, steps, eval_every
 ):
     text = tiny_tokenizer.decode(tiny_tokenizer(" ".join(sentences))["input_ids"][: 5 * BLOCK - 1])
-    splits = load_text(text_folder(train=text, validation=text))
-    config = TrainConfig(block_size=BLOCK, batch_size=2, **settings)
-    train, validation, config = prepare(load_model(str(no_dropout_folder), device="cpu"), splits, config)
-    assert (train.input_ids.shape, validation.input_ids.shape) == ((5, BLOCK), (5, BLOCK))
-    assert (config.steps, config.eval_every, config.epochs) == (steps, eval_every, None)
+    data = text_folder(train=text, validation=text)
+    config = TrainConfig(model=str(no_dropout_folder), data=data, block_size=BLOCK, batch_size=2, **settings)
+    job = prepare(config, PartialState(cpu=True))
+    assert (job.train.input_ids.shape, job.validation.input_ids.shape) == ((5, BLOCK), (5, BLOCK))
+    assert (job.config.steps, job.config.eval_every, job.config.epochs) == (steps, eval_every, None)
+    assert job.config.save_every == settings.get("save_every", eval_every)
 
 
 @pytest.mark.parametrize(("context", "block"), [(64, 64), (512, 256)])
-def test_block_is_256_tokens_or_the_context_where_that_is_less(random_lab, text_folder, sentences, context, block):
-    splits = load_text(text_folder(train=" ".join(sentences * 2), validation=" ".join(sentences * 2)))
-    assert prepare(random_lab(n_positions=context), splits, TrainConfig())[2].block_size == block
+def test_block_is_256_tokens_or_the_context_where_that_is_less(
+    random_gpt2, tiny_tokenizer, text_folder, sentences, tmp_path, context, block
+):
+    random_gpt2(n_positions=context).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    data = text_folder(train=" ".join(sentences * 2), validation=" ".join(sentences * 2))
+    config = TrainConfig(model=str(tmp_path / "model"), data=data)
+    assert prepare(config, PartialState(cpu=True)).config.block_size == block
+
+
+@pytest.mark.parametrize("report_to", ["tensorboard", "trackio"])
+def test_place_for_metrics_that_is_not_installed_is_refused_before_anything_is_written(
+    tune, tmp_path, monkeypatch, report_to
+):
+    monkeypatch.setattr(trainer.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LabError, match=f"report_to '{report_to}' is not installed; pip install {report_to}"):
+        tune(report_to=report_to)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_run_that_would_not_find_room_is_refused_before_anything_is_written(tune, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        trainer.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
+    )
+    parameters = 300 * 32 + 64 * 32 + 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32
+    needed = 3 * 12 * parameters + 4 * parameters
+    assert needed > 10**6
+    with pytest.raises(LabError, match=f"needs about {needed / 1e6:,.0f} MB in .*, 1 MB are free; make room, or"):
+        tune()
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -502,8 +664,282 @@ def test_text_without_spaces_is_trained_on_with_a_prompt_that_fits(tune, text_fo
         ("batch_size", "per_device_train_batch_size", 5),
         ("grad_accum", "gradient_accumulation_steps", 6),
         ("steps", "max_steps", 23),
+        ("gradient_checkpointing", "activation_checkpointing", True),
+        ("compile", "torch_compile", True),
+        ("report_to", "report_to", ["tensorboard"]),
     ],
 )
 def test_setting_reaches_transformers(random_lab, tmp_path, setting, argument, value):
-    config = TrainConfig(**{"steps": 3, "eval_every": 1} | {setting: value})
-    assert getattr(training_arguments(config, str(tmp_path), random_lab()), argument) == value
+    told = value[0] if isinstance(value, list) else value
+    config = TrainConfig(**{"steps": 3, "eval_every": 1} | {setting: told})
+    assert getattr(training_arguments(config, tmp_path, random_lab()), argument) == value
+
+
+def test_wish_for_another_rate_of_checkpoints_is_granted(tune):
+    result = tune(steps=5, save_every=3, eval_every=5)
+    assert {path.name for path in (result.folder / "checkpoints").iterdir()} == {"checkpoint-3", "checkpoint-5"}
+
+
+def numbers_of_additions(adapter):
+    """The low-rank additions of a run, as safetensors holds them: name → array."""
+    return {
+        name: tensor.double()
+        for name, tensor in safetensors.torch.load_file(adapter / "adapter_model.safetensors").items()
+    }
+
+
+@pytest.fixture(scope="module")
+def additions(tiny_folder, moon, tmp_path_factory):
+    """A LoRA run of rank 3 and 8 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT2LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return finetune(
+            model=str(tiny_folder),
+            data=moon,
+            method="lora",
+            lora_rank=3,
+            block_size=BLOCK,
+            batch_size=4,
+            steps=8,
+            eval_every=4,
+            learning_rate=3e-2,
+            runs_dir=tmp_path_factory.mktemp("runs"),
+        )
+
+
+def test_low_rank_additions_learn_and_the_saved_model_is_the_one_that_was_measured(additions, tiny_folder, moon):
+    assert additions.val_loss_before == pytest.approx(mean_loss(block_sums(tiny_folder, moon, "validation")), rel=1e-6)
+    loss = mean_loss(block_sums(additions.model_dir, moon, "validation"))
+    assert additions.val_loss_after == pytest.approx(loss, rel=1e-5)
+    assert additions.val_loss_after < additions.val_loss_before - 0.05
+
+
+def test_saved_model_of_low_rank_additions_is_the_base_and_their_product_in_one(additions, tiny_folder):
+    base, tuned = weights(tiny_folder), weights(additions.model_dir)
+    found = numbers_of_additions(additions.folder / "adapter")
+    assert set(base) == set(tuned)
+    changed = [name for name in base if not torch.equal(base[name], tuned[name])]
+    assert sorted(changed) == [f"transformer.h.{layer}.attn.c_attn.weight" for layer in range(2)]
+    for name in changed:
+        [down] = [value for key, value in found.items() if f"{name.removesuffix('.weight')}.lora_A" in key]  # (r, D)
+        [up] = [value for key, value in found.items() if f"{name.removesuffix('.weight')}.lora_B" in key]  # (3D, r)
+        assert (down.shape, up.shape) == ((3, 32), (96, 3))
+        expected = base[name].double() + 2 * (up @ down).T  # alpha is twice the rank
+        torch.testing.assert_close(tuned[name].double(), expected, rtol=0, atol=1e-6)
+
+
+def test_saved_model_answers_as_the_base_with_the_additions_that_peft_loads(additions, tiny_folder, tiny_lab):
+    ids = tiny_lab.encode("The moon is a small world")[None]
+    base = GPT2LMHeadModel.from_pretrained(tiny_folder).eval()
+    plain = base(ids).logits.detach()
+    with_additions = peft.PeftModel.from_pretrained(base, additions.folder / "adapter").eval()
+    merged = GPT2LMHeadModel.from_pretrained(additions.model_dir).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, with_additions(ids).logits, rtol=0, atol=1e-4)
+        assert (merged(ids).logits - plain).abs().max() > 0.1
+
+
+def test_checkpoints_of_low_rank_additions_do_not_hold_the_base(additions):
+    for checkpoint in (additions.folder / "checkpoints").iterdir():
+        assert not (checkpoint / "model.safetensors").exists()
+        assert (checkpoint / "adapter_model.safetensors").stat().st_size < 20_000
+
+
+def test_training_from_scratch_begins_with_random_weights_that_follow_from_the_seed_alone(
+    tune, random_gpt2, tiny_tokenizer, tmp_path
+):
+    models = []
+    for seed in (0, 1):
+        random_gpt2(seed=seed, initializer_range=0.02).save_pretrained(tmp_path / f"model-{seed}")
+        tiny_tokenizer.save_pretrained(tmp_path / f"model-{seed}")
+        models.append(str(tmp_path / f"model-{seed}"))
+    settings = {"method": "scratch", "steps": 2, "eval_every": 1}
+    first, again = tune(model=models[0], **settings), tune(model=models[0], **settings)
+    other_base, other_seed = tune(model=models[1], **settings), tune(model=models[0], seed=1, **settings)
+    assert same_weights(first.model_dir, again.model_dir)
+    assert same_weights(first.model_dir, other_base.model_dir)
+    assert not same_weights(first.model_dir, other_seed.model_dir)
+    assert first.val_loss_before == other_base.val_loss_before != other_seed.val_loss_before
+    assert first.val_loss_before == pytest.approx(log(300), abs=0.1)  # as good as guessing among 300 tokens
+
+
+def test_random_weights_spread_as_the_configuration_says(tune, random_gpt2, tiny_tokenizer, tmp_path):
+    random_gpt2(initializer_range=0.02).save_pretrained(tmp_path / "model")
+    tiny_tokenizer.save_pretrained(tmp_path / "model")
+    base = weights(tmp_path / "model")
+    result = tune(model=str(tmp_path / "model"), method="scratch", steps=1, learning_rate=1e-9)
+    made = weights(result.model_dir)
+    assert not torch.allclose(base["transformer.wte.weight"], made["transformer.wte.weight"], atol=1e-3)
+    for name, deviation in (("wte", 0.02), ("wpe", 0.02), ("h.0.attn.c_attn", 0.02), ("h.1.mlp.c_proj", 0.01)):
+        spread = float(
+            made[f"transformer.{name}.weight"].std()
+        )  # c_proj: 0.02 / sqrt(2 × layers), as GPT-2's paper has it
+        assert spread == pytest.approx(deviation, rel=0.1)
+    assert torch.equal(made["lm_head.weight"], made["transformer.wte.weight"])
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_finished_run_is_not_resumed_and_stays_as_it_was(tune):
+    folder = tune(steps=1).folder
+    before = files_of(folder)
+    with pytest.raises(LabError, match=f"run '{folder.name}' is finished; start a new run to train on"):
+        resume(folder)
+    assert files_of(folder) == before
+
+
+def test_run_whose_text_has_changed_is_not_resumed(tune, text_folder, sentences, tmp_path, at_validation):
+    data = text_folder(train=" ".join(sentences[:4]), validation=" ".join(sentences[4:]))
+    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    folder = tune(run="mine", data=data, steps=9, eval_every=2).folder
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    text = (Path(data) / "train.txt").read_text()
+    (Path(data) / "train.txt").write_text(text.replace("small", "great"))
+    with pytest.raises(LabError, match="the text of run 'mine' has changed since it began; start a new run"):
+        resume(folder)
+    assert (folder / "metrics.jsonl").read_bytes() == metrics
+    assert not read_status(folder).alive
+    (Path(data) / "train.txt").write_text(text)
+    assert resume(folder).steps == 9
+
+
+def test_run_whose_validation_text_has_changed_is_not_resumed_as_if_nothing_had(
+    tune, text_folder, sentences, tmp_path, at_validation
+):
+    data = text_folder(train=" ".join(sentences[:4]), validation=" ".join(sentences[4:]))
+    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    folder = tune(run="mine", data=data, steps=9, eval_every=2).folder
+    (Path(data) / "validation.txt").write_text(" ".join(sentences[:3]))
+    with pytest.raises(LabError, match="has changed since it began"):
+        resume(folder)
+    assert not read_status(folder).alive
+
+
+EDITED = {
+    "no JSON": ("model: builtin", "has no readable config.json"),
+    "a list": ([1, 2], "is not a JSON object"),
+    "no model": ({"data": "sample"}, "names no model and data; start a new run"),
+    "steps in words": ({"model": "M", "data": "D", "steps": "many"}, "steps 'many' is out of range"),
+    "rate in words": ({"model": "M", "data": "D", "learning_rate": "fast"}, "learning_rate 'fast' is out of range"),
+    "unknown method": (
+        {"model": "M", "data": "D", "method": ["full"]},
+        "method .* is unknown; use full, lora, scratch",
+    ),
+    "model a number": ({"model": 5, "data": "D"}, "no model"),
+    "data null": ({"model": "M", "data": None}, "no text"),
+    "prompt a number": ({"model": "M", "data": "D", "prompt": 5}, "give a string"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITED)
+def test_run_whose_config_was_edited_to_what_it_cannot_be_is_refused_in_one_line(
+    no_dropout_folder, moon, tmp_path, edit
+):
+    content, message = EDITED[edit]
+    folder = runs.new_run(tmp_path, {"model": str(no_dropout_folder), "data": moon, "block_size": BLOCK}, "edited")
+    if isinstance(content, dict):
+        names = {"M": str(no_dropout_folder), "D": moon}
+        content = {key: names.get(value, value) if isinstance(value, str) else value for key, value in content.items()}
+        content |= {"block_size": BLOCK}
+    (folder / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(LabError, match=message) as caught:
+        resume(folder)
+    assert "\n" not in str(caught.value)
+    [listed] = runs.list_runs(tmp_path)
+    assert (listed.id, listed.state) == ("edited", "failed")
+
+
+def test_run_whose_status_was_cut_short_is_refused_in_one_line(tune, tmp_path, at_validation):
+    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    folder = tune(run="mine", steps=9, eval_every=2).folder
+    status = folder / "status.json"
+    status.write_bytes(status.read_bytes()[:40])
+    with pytest.raises(LabError, match=r"has no readable status\.json") as caught:
+        resume(folder)
+    assert "\n" not in str(caught.value)
+    assert [run.state for run in runs.list_runs(folder.parent)] == ["failed"]
+
+
+@pytest.fixture(scope="module")
+def paused(tiny_folder, moon, tmp_path_factory):
+    """A run of 12 steps paused after 9, with checkpoints at 6 and 9, and the same run uninterrupted."""
+    base = tmp_path_factory.mktemp("paused")
+    settings = {"model": str(tiny_folder), "data": moon, "block_size": BLOCK, "batch_size": 4, "prompt": "the moon"}
+    settings |= {"steps": 12, "eval_every": 3, "patience": 0, "learning_rate": 1e-2, "runs_dir": base}
+    write, written = trainer.sample_text, []
+
+    def pause_at_the_third(lab, config):
+        written.append(1)
+        if len(written) == 4:
+            runs.ask(base / "paused", "pause")
+        return write(lab, config)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT2LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        whole = finetune(**settings, run="whole")
+        patch.setattr(watch, "LOOK_SECONDS", -1.0)
+        patch.setattr(trainer, "sample_text", pause_at_the_third)
+        assert finetune(**settings, run="paused").steps == 10
+    assert {path.name for path in (base / "paused" / "checkpoints").iterdir()} == {"checkpoint-9", "checkpoint-10"}
+    return whole.folder, base / "paused"
+
+
+def measured(folder):
+    return [line | {"seconds": 0} for line in read_lines(folder / "metrics.jsonl")], read_lines(
+        folder / "samples.jsonl"
+    )
+
+
+def assert_goes_on_to_the_same_end(folder, whole):
+    assert resume(folder).steps == 12
+    assert measured(folder) == measured(whole)
+    assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+def test_paused_run_goes_on_to_the_bits_of_one_never_paused(paused, tmp_path):
+    whole, folder = paused
+    assert_goes_on_to_the_same_end(shutil.copytree(folder, tmp_path / "run"), whole)
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "samples.jsonl"])
+def test_run_with_a_torn_last_line_goes_on_to_the_same_numbers(paused, tmp_path, file):
+    whole, folder = paused
+    folder = shutil.copytree(folder, tmp_path / "run")
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(content + content.splitlines()[-1][:23])
+    assert_goes_on_to_the_same_end(folder, whole)
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "samples.jsonl", "result.json", "log.txt", "control.json"])
+def test_run_without_one_of_its_notes_goes_on_all_the_same(paused, tmp_path, file):
+    whole, folder = paused
+    folder = shutil.copytree(folder, tmp_path / "run")
+    (folder / file).unlink(missing_ok=True)
+    result = resume(folder)
+    assert (result.steps, result.stopped) == (12, False)
+    assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_damaged_checkpoint_is_passed_over_for_the_one_before(paused, tmp_path, file, damage):
+    whole, folder = paused
+    folder = shutil.copytree(folder, tmp_path / "run")
+    path = folder / "checkpoints" / "checkpoint-10" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut short":
+        path.write_bytes(content[: len(content) // 2])
+    assert_goes_on_to_the_same_end(folder, whole)
+
+
+def test_run_without_a_checkpoint_that_can_be_read_begins_again(paused, tmp_path):
+    whole, folder = paused
+    folder = shutil.copytree(folder, tmp_path / "run")
+    for weights_file in (folder / "checkpoints").glob("*/model.safetensors"):
+        weights_file.write_bytes(weights_file.read_bytes()[:1000])
+    assert_goes_on_to_the_same_end(folder, whole)

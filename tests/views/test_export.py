@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from gpt2lab.errors import LabError
+from gpt2lab.inspection.trace import Trace
+from gpt2lab.views import export
 from gpt2lab.views.export import FORMATS, attention_file, format_of, largest_weights
 from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
 
@@ -46,6 +48,35 @@ def test_arrays_and_tables_keep_any_token(random_trace, token):
     assert arrays(attention_file(trace, "npz"))["tokens"].tolist() == ["a", token]
     text = attention_file(trace, "csv").decode()
     assert [row["query_token"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ["a", token, token]
+
+
+@pytest.mark.parametrize(
+    ("token", "cell"),
+    [("=1+1", "'=1+1"), ("+a", "'+a"), ("-", "'-"), ("@x", "'@x"), ("·=", "·="), ("'", "'"), ("a-b", "a-b")],
+)
+def test_table_holds_no_token_that_a_spreadsheet_runs(random_trace, token, cell):
+    text = attention_file(random_trace(1, 1, 2, (token, "b")), "csv").decode()
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [(row["query_token"], row["key_token"]) for row in rows] == [(cell, cell), ("b", cell), ("b", "b")]
+
+
+def test_table_past_the_limit_is_refused_with_both_numbers(tiny_trace, monkeypatch):
+    n = len(tiny_trace.tokens)
+    rows = 8 * n * (n + 1) // 2
+    monkeypatch.setattr(export, "MAX_ROWS", rows - 1)
+    with pytest.raises(LabError, match=rf"{rows:,} rows is past {rows - 1:,}; name a layer and a head, or use \.npz"):
+        attention_file(tiny_trace, "csv")
+    assert attention_file(tiny_trace, "csv", layer=1)
+    monkeypatch.setattr(export, "MAX_ROWS", rows)
+    assert attention_file(tiny_trace, "csv").count(b"\n") == rows + 1
+
+
+@pytest.mark.parametrize("format", ["csv", "npz"])
+def test_file_of_one_head_computes_that_head_alone(tiny_trace, monkeypatch, format):
+    asked = []
+    monkeypatch.setattr(Trace, "attention", lambda trace, *part: asked.append(part) or torch.zeros(2, 2))
+    attention_file(tiny_trace, format, layer=1, head=2)
+    assert asked == [(1, 2)]
 
 
 @each_part
@@ -96,9 +127,9 @@ def test_unknown_format_is_refused_with_the_known_ones(tiny_trace, format):
     [
         ({"head": 1}, r"head 1 of which layer\? give the layer too, 0 to 1"),
         ({"head": 0}, r"head 0 of which layer\?"),
-        ({"layer": 2}, r"layer 2 does not exist; .* has layers 0 to 1"),
-        ({"layer": -1}, r"layer -1 does not exist"),
-        ({"layer": 0, "head": 4}, r"head 4 does not exist; .* has heads 0 to 3"),
+        ({"layer": 2}, r"layer 2 is out of range; use a whole number from 0 to 1"),
+        ({"layer": -1}, r"layer -1 is out of range"),
+        ({"layer": 0, "head": 4}, r"head 4 is out of range; use a whole number from 0 to 3"),
     ],
 )
 def test_part_that_does_not_exist_is_refused_in_every_format(tiny_trace, format, options, message):
@@ -152,5 +183,5 @@ def test_largest_weights_never_name_a_token_ahead(made_trace):
 
 @pytest.mark.parametrize(("layer", "head"), [(2, 0), (0, 4), (-1, 0)])
 def test_largest_weights_of_a_head_that_does_not_exist_are_refused(tiny_trace, layer, head):
-    with pytest.raises(LabError, match="does not exist"):
+    with pytest.raises(LabError, match="is out of range"):
         largest_weights(tiny_trace, layer, head, 3)

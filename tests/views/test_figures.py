@@ -2,6 +2,7 @@ import threading
 import warnings
 from dataclasses import replace
 from io import BytesIO
+from itertools import product
 from math import exp, log
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from gpt2lab.errors import LabError
+from gpt2lab.inspection.trace import Trace
 from gpt2lab.training.runs import Metric
 from gpt2lab.views.figures import (
     DPI,
@@ -145,29 +147,56 @@ def test_longest_token_of_gpt2_leaves_room_for_the_picture(random_trace):
         figure_bytes(attention_heatmap(random_trace(1, 1, 2, ("a", "=" * 64)), 0, 0), "png")
 
 
+def thumbnails(figure, L, H, n):
+    """(L, H, n, n): what the grid shows of each head."""
+    [axes] = figure.axes
+    [image] = axes.images
+    mosaic = image.get_array()
+    tiles = [np.split(row, H, axis=1) for row in np.split(mosaic, L)]
+    [side] = {round(tile.count() ** 0.5) for row in tiles for tile in row}
+    shown = np.array([[tile.compressed().reshape(side, side) for tile in row] for row in tiles])
+    small = shown[..., :: side // n, :: side // n]
+    np.testing.assert_array_equal(small.repeat(side // n, 2).repeat(side // n, 3), shown)
+    return small
+
+
+def labels_of(axis):
+    return [(label.get_text(), place) for label, place in zip(axis.get_ticklabels(), axis.get_ticklocs())]
+
+
 def test_grid_has_the_attention_of_every_head_in_order(tiny_trace):
-    axes = attention_grid(tiny_trace).axes
-    assert len(axes) == tiny_trace.n_layers * tiny_trace.n_heads == 8
-    for i, one in enumerate(axes):
-        np.testing.assert_array_equal(one.images[0].get_array(), tiny_trace.attention(*divmod(i, 4)).numpy())
-    assert [one.get_title() for one in axes[:4]] == ["head 0", "head 1", "head 2", "head 3"]
-    assert [axes[0].get_ylabel(), axes[4].get_ylabel()] == ["layer 0", "layer 1"]
+    figure, n = attention_grid(tiny_trace), len(tiny_trace.tokens)
+    shown = thumbnails(figure, 2, 4, n)
+    for layer, head in product(range(2), range(4)):
+        np.testing.assert_array_equal(shown[layer, head], tiny_trace.attention(layer, head).numpy())
+    axes = figure.axes[0]
+    assert labels_of(axes.xaxis) == [("head 0", 0.5), ("head 1", 1.5), ("head 2", 2.5), ("head 3", 3.5)]
+    assert labels_of(axes.yaxis) == [("layer 0", 0.5), ("layer 1", 1.5)]
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 4), (2, 0))
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 127, 128])
+def test_gaps_between_thumbnails_are_thin_and_even(random_trace, n):
+    mosaic = attention_grid(random_trace(2, 3, n)).axes[0].images[0].get_array()
+    empty = np.ma.getmaskarray(mosaic)
+    assert mosaic.shape[0] / 2 == mosaic.shape[1] / 3
+    np.testing.assert_array_equal(empty, empty[::-1, ::-1])
+    assert 0.92 < 1 - empty.all(axis=1).mean() < 0.96
+    np.testing.assert_array_equal(~empty, np.outer(~empty.all(axis=1), ~empty.all(axis=0)))
 
 
 def test_grid_of_one_layer_has_its_heads_alone(tiny_trace):
-    axes = attention_grid(tiny_trace, layer=1).axes
-    assert len(axes) == 4
-    for head, one in enumerate(axes):
-        np.testing.assert_array_equal(one.images[0].get_array(), tiny_trace.attention(1, head).numpy())
-    assert axes[0].get_ylabel() == "layer 1"
+    figure = attention_grid(tiny_trace, layer=1)
+    np.testing.assert_array_equal(thumbnails(figure, 1, 4, len(tiny_trace.tokens))[0], tiny_trace.attention(1).numpy())
+    assert labels_of(figure.axes[0].yaxis) == [("layer 1", 0.5)]
 
 
 @pytest.mark.parametrize(("layer", "head"), [(2, 0), (-1, 0), (0, 4), (0, -1)])
 def test_head_that_does_not_exist_cannot_be_drawn(tiny_trace, layer, head):
-    with pytest.raises(LabError, match="does not exist"):
+    with pytest.raises(LabError, match="is out of range"):
         attention_heatmap(tiny_trace, layer, head)
     if head == 0:
-        with pytest.raises(LabError, match=f"layer {layer} does not exist"):
+        with pytest.raises(LabError, match=f"layer {layer} is out of range"):
             attention_grid(tiny_trace, layer=layer)
 
 
@@ -201,13 +230,13 @@ def test_matrix_that_fits_is_drawn_as_it_is():
     np.testing.assert_array_equal(shrunk(weights), weights)
 
 
-@pytest.mark.parametrize("n", [257, 600, 1024])
+@pytest.mark.parametrize("n", [129, 600, 1024])
 def test_larger_matrix_is_drawn_as_means_of_its_parts(n):
     weights = np.random.default_rng(0).random((n, n)).astype(np.float32)
     small = shrunk(weights)
     assert small.shape == (MAX_SIDE, MAX_SIDE)
     edges = [i * n // MAX_SIDE for i in range(MAX_SIDE + 1)]
-    for i, j in [(0, 0), (1, 254), (100, 31), (254, 3), (255, 255)]:
+    for i, j in [(0, 0), (1, 126), (100, 31), (126, 3), (127, 127)]:
         part = weights[edges[i] : edges[i + 1], edges[j] : edges[j + 1]]
         assert small[i, j] == pytest.approx(part.mean(dtype=np.float64), rel=1e-5)
 
@@ -219,11 +248,17 @@ def test_mean_of_a_matrix_survives_shrinking():
 
 
 def test_grid_of_a_long_text_shows_means(random_trace):
-    trace = random_trace(1, 1, 600)
-    [axes] = attention_grid(trace).axes
-    shown = axes.images[0].get_array()
-    assert shown.shape == (MAX_SIDE, MAX_SIDE)
-    assert shown[0, 0] == pytest.approx(float(trace.attention(0, 0)[:2, :2].mean()))
+    trace = random_trace(1, 2, 600)
+    shown = thumbnails(attention_grid(trace), 1, 2, MAX_SIDE)[0]
+    for head in range(2):
+        means = shrunk(trace.attention(0, head).numpy())
+        np.testing.assert_allclose(shown[head], means / means.max(), rtol=1e-6)
+        assert shown[head].max() == 1
+
+
+def test_cells_of_the_grid_are_found_without_computing_attention(tiny_trace, monkeypatch):
+    monkeypatch.setattr(Trace, "attention", None)
+    assert len(attention_grid_cells(tiny_trace)) == 8
 
 
 @each_picture
@@ -278,10 +313,10 @@ def test_pictures_drawn_at_the_same_time_keep_their_own_colours(tiny_trace):
 
 
 def test_colour_scale_begins_at_zero(tiny_trace):
-    images = [axes.images[0] for axes in attention_grid(tiny_trace).axes]
-    images.append(attention_heatmap(tiny_trace, 0, 1).axes[0].images[0])
-    assert {image.get_clim()[0] for image in images} == {0}
-    assert images[-1].get_clim()[1] == pytest.approx(float(tiny_trace.attention(0, 1).max()))
+    [grid] = attention_grid(tiny_trace).axes[0].images
+    image = attention_heatmap(tiny_trace, 0, 1).axes[0].images[0]
+    assert grid.get_clim() == (0, 1)
+    assert image.get_clim() == (0, pytest.approx(float(tiny_trace.attention(0, 1).max())))
 
 
 def test_perplexity_axis_stands_a_loss_of_zero():

@@ -12,9 +12,19 @@ from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
 from gpt2lab.views import report as report_module
-from gpt2lab.views.figures import attention_heatmap, figure_bytes, loss_curve
+from gpt2lab.views.figures import attention_heatmap, figure_bytes, loss_curve, validation_rows
 from gpt2lab.views.page import POLICY
-from gpt2lab.views.report import head_rows, image, result_rows, run_report, table, validation_rows
+from gpt2lab.views.report import (
+    Sample,
+    changed_rows,
+    head_rows,
+    image,
+    result_rows,
+    run_report,
+    sample_rows,
+    setting_rows,
+    table,
+)
 
 HOSTILE = "</p><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \"'"
 RESULT = FinetuneResult(
@@ -22,6 +32,7 @@ RESULT = FinetuneResult(
     folder=Path("runs/x"),
     model_dir=Path("runs/x/model"),
     steps=1234,
+    best_step=1234,
     tokens=56789,
     seconds=12.0,
     val_loss_before=3.25,
@@ -41,12 +52,21 @@ SCORES = HeadScores(
     previous_token=torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.9, 0.6, 0.7]]),
     induction=torch.tensor([[0.05, 0.15, 0.8, 0.25], [0.35, 0.45, 0.55, 0.65]]),
 )
+SCORES_BEFORE = HeadScores(
+    previous_token=torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.4, 0.6, 0.7]]),
+    induction=torch.tensor([[0.05, 0.15, 0.1, 0.25], [0.35, 0.45, 0.85, 0.65]]),
+)
+SAMPLES = (
+    Sample(0, " rose in the west", "", 0),
+    Sample(617, " set in the sea twice a day", " the sea twice a day", 5),
+    Sample(1234, " rose in the east", " rose", 1),
+)
 
 
 @pytest.fixture(scope="module")
 def report(tiny_trace, read_html):
     """The report of RESULT, as a parser reads it."""
-    return read_html(run_report(RESULT, CONFIG, METRICS, SCORES, tiny_trace).html)
+    return read_html(run_report(RESULT, CONFIG, METRICS, SAMPLES, SCORES_BEFORE, SCORES, tiny_trace).html)
 
 
 @pytest.fixture
@@ -56,8 +76,9 @@ def sketched(monkeypatch, tiny_trace, read_html):
     for name in ("loss_curve", "attention_grid", "attention_heatmap"):
         monkeypatch.setattr(report_module, name, lambda *args: None)
 
-    def make(config=CONFIG, trace=tiny_trace, **changes):
-        return read_html(run_report(replace(RESULT, **changes), config, METRICS, SCORES, trace).html)
+    def make(config=CONFIG, trace=tiny_trace, samples=SAMPLES, **changes):
+        result = replace(RESULT, **changes)
+        return read_html(run_report(result, config, METRICS, samples, SCORES_BEFORE, SCORES, trace).html)
 
     return make
 
@@ -85,16 +106,28 @@ def test_texts_of_the_result_appear_under_their_headings(report):
     assert "Fine-tuning run 20260131-tiny-moon" in text
 
 
+def test_texts_over_time_appear_in_order_with_what_was_learned_by_heart(report):
+    assert (
+        "0 rose in the west 0 617 set in the sea twice a day the sea twice a day 5 1,234 rose in the east rose 1"
+    ) in report.text
+
+
 def test_every_setting_appears(report):
     text = report.text
-    for line in ("learning_rate 0.00075", "seed 17", "model builtin", "data sample"):
+    for line in ("learning_rate 0.00075", "seed 17", "model builtin", "data sample", "device cpu"):
         assert line in text
+    assert "machine" not in text
 
 
 def test_best_heads_appear_with_their_scores(report):
     text = report.text
     assert "previous-token 1 1 0.900 previous-token 1 3 0.700 previous-token 1 2 0.600" in text
     assert "induction 0 2 0.800 induction 1 3 0.650 induction 1 2 0.550" in text
+
+
+def test_heads_that_changed_most_appear_with_both_scores(report):
+    changes = "induction 0 2 0.100 0.800 +0.700 previous-token 1 1 0.400 0.900 +0.500 induction 1 2 0.850 0.550 -0.300"
+    assert f"before after change {changes}" in report.text
 
 
 def test_pictures_are_embedded_and_are_those_of_the_run(report, tiny_trace):
@@ -125,6 +158,20 @@ def test_hostile_text_of_a_result_is_shown_and_not_obeyed(sketched, field):
     plain, hostile = sketched(), sketched(**{field: HOSTILE})
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
     assert HOSTILE in hostile.text
+
+
+@pytest.mark.parametrize("field", ["text", "verbatim"])
+def test_hostile_text_of_a_sample_is_shown_and_not_obeyed(sketched, field):
+    plain = sketched(samples=(Sample(3, "a", "b", 1),))
+    hostile = sketched(samples=(replace(Sample(3, "a", "b", 1), **{field: HOSTILE}),))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+    assert HOSTILE in hostile.text
+
+
+def test_hostile_machine_is_shown_and_not_obeyed(sketched):
+    read = sketched(config=CONFIG | {"machine": {HOSTILE: HOSTILE}})
+    assert (read.count("script"), read.count("img")) == (0, 4)
+    assert HOSTILE in read.text
 
 
 @pytest.mark.parametrize("key", ["model", "data", "seed", HOSTILE])
@@ -167,6 +214,28 @@ def test_rows_of_heads_name_kind_layer_head_and_score():
         ("induction", "3", "11", "0.500"),
         ("induction", "0", "0", "0.250"),
     ]
+
+
+def test_rows_of_changed_heads_are_the_largest_changes_of_either_kind_first():
+    assert changed_rows(SCORES_BEFORE, SCORES, count=2) == [
+        ("induction", "0", "2", "0.100", "0.800", "+0.700"),
+        ("previous-token", "1", "1", "0.400", "0.900", "+0.500"),
+    ]
+    every = changed_rows(SCORES_BEFORE, SCORES, count=100)
+    assert len(every) == 16
+    assert every[2] == ("induction", "1", "2", "0.850", "0.550", "-0.300")
+    assert {row[5] for row in every[3:]} == {"+0.000"}
+
+
+def test_rows_of_samples_are_their_fields_in_words():
+    assert sample_rows(SAMPLES[1:2]) == [("617", " set in the sea twice a day", " the sea twice a day", "5")]
+    assert sample_rows((Sample(12345, "a", "", 0),)) == [("12,345", "a", "", "0")]
+
+
+def test_rows_of_settings_leave_out_what_was_not_set_and_spread_the_machine():
+    config = {"model": "gpt2", "epochs": None, "compile": False, "machine": {"device": "cpu", "threads": 2}}
+    assert setting_rows(config) == [("model", "gpt2"), ("compile", "False"), ("device", "cpu"), ("threads", "2")]
+    assert setting_rows({"model": "gpt2"}) == [("model", "gpt2")]
 
 
 def test_table_keeps_order_and_escapes_every_cell(read_html):

@@ -1,0 +1,109 @@
+"""A fine-tuning step of gpt2lab against transformers' Trainer as run_clm sets it up, side by side.
+
+    python benchmarks/finetune.py [--steps 4] [--only T=1024]
+
+GPT-2 small's shape, random weights, random tokens. Each measurement is a process of its own, so that
+its peak memory is its own; ours and the peer's take turns. Prints tokens/s, peak memory and ratios.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CASES = {  # name: (tokens per block, blocks per step, our method, ratio aimed at)
+    "T=1024": (1024, 1, "full", 1.3),
+    "T=256": (256, 4, "full", 1.05),
+    "LoRA, T=1024": (1024, 1, "lora", 1.4),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4, help="measured steps, after one that warms up")
+    parser.add_argument("--only", choices=CASES, help="one case")
+    parser.add_argument("--measure", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(*arguments.measure, arguments.steps)))
+        return
+    row = "{:<14} {:>12} {:>12} {:>8} {:>7} {:>10} {:>10} {:>8}"
+    print(row.format("case", "ours tok/s", "peer tok/s", "ratio", "aim", "ours MB", "peer MB", "ratio"))
+    for case, (*_, aim) in CASES.items():
+        if arguments.only in (None, case):
+            ours, peer = (in_a_process(side, case, arguments.steps) for side in ("ours", "peer"))
+            speeds, memories = ([m[key] for m in (ours, peer)] for key in ("speed", "memory"))
+            print(
+                row.format(
+                    case,
+                    *(f"{speed:.1f}" for speed in speeds),
+                    f"{speeds[0] / speeds[1]:.2f}×",
+                    f"{aim}×",
+                    *(f"{memory / 1e6:,.0f}" for memory in memories),
+                    f"{memories[0] / memories[1]:.2f}×",
+                ),
+                flush=True,
+            )
+
+
+def in_a_process(side: str, case: str, steps: int) -> dict:
+    command = [sys.executable, __file__, "--steps", str(steps), "--measure", side, case]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(side: str, case: str, steps: int) -> dict:
+    """{"speed": tokens/s, "memory": peak bytes of this process} of one side."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
+
+    from gpt2lab.blocks import Blocks
+
+    T, B, method, _ = CASES[case]
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config())
+    ids = torch.randint(50257, (B * (steps + 1), T))
+    blocks = Blocks(ids, ids, ids.numel())
+    times = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *args, **kwargs):
+            times.append(-time.perf_counter())
+
+        def on_step_end(self, *args, **kwargs):
+            times[-1] += time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        if side == "peer":
+            settings = TrainingArguments(
+                scratch, per_device_train_batch_size=B, max_steps=steps + 1, save_strategy="no", disable_tqdm=True
+            )
+            trainer = Trainer(model=model, args=settings, train_dataset=blocks, callbacks=[Clock()])
+        else:
+            from gpt2lab.model import Lab
+            from gpt2lab.training.config import TrainConfig
+            from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
+
+            lab = Lab(model, None, "random")
+            config = TrainConfig(steps=steps + 1, batch_size=B, block_size=T, method=method, eval_every=10**6)
+            settings = training_arguments(config, Path(scratch), lab, evaluates_first=False)
+            trainer = LabTrainer(
+                model=trainable(lab, config),
+                args=settings,
+                train_dataset=blocks,
+                eval_dataset=blocks,
+                callbacks=[Clock()],
+            )
+        trainer.train()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    return {"speed": B * T * steps / sum(times[1:]), "memory": peak}
+
+
+if __name__ == "__main__":
+    main()

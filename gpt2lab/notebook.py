@@ -1,0 +1,36 @@
+"""Runs in a notebook's cell: their state and losses, live. Knows run folders and figures."""
+
+import time
+from pathlib import Path
+
+from IPython.display import Image, Pretty, display
+
+from gpt2lab.training.runs import RunStatus, find_run, read_metrics, read_status
+from gpt2lab.views.figures import figure_bytes, loss_curve
+
+
+def attach(run: str, runs_dir: str | Path = "runs", *, seconds: float = 2.0) -> RunStatus:
+    """Watch a run from a cell, until it ends or the cell is interrupted; the run itself is left alone. Its last status.
+
+    run      the run's id · runs_dir  where it is
+    seconds  between looks, above 0
+
+    Raises: LabError for a run that is not there.
+    """
+    folder = find_run(Path(runs_dir), run)
+    line, curve, drawn = display(Pretty(""), display_id=True), None, 0
+    try:
+        while True:
+            status, metrics = read_status(folder), read_metrics(folder)
+            line.update(
+                Pretty(f"{run}: {status.state}, step {status.step:,} of {status.total_steps or '?'} {status.message}")
+            )
+            if len(metrics) > drawn:
+                drawn, picture = len(metrics), Image(figure_bytes(loss_curve(metrics), "png"), width=700)
+                curve = curve.update(picture) or curve if curve else display(picture, display_id=True)
+            if not status.alive:
+                break
+            time.sleep(seconds)
+    except KeyboardInterrupt:
+        pass  # the way to let go of a run; not a fault
+    return status

@@ -1,0 +1,206 @@
+"""The runs, in the page: states, losses, texts, models; stop, pause, resume.
+
+Runs are processes of their own, and all that is shown is read from their folders: closing the page
+changes nothing, and every visitor sees the same.
+"""
+
+import shutil
+import tempfile
+import threading
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+
+import gradio as gr
+
+from gpt2lab.errors import LabError
+from gpt2lab.training import jobs, runs
+from gpt2lab.ui.handling import user_errors
+from gpt2lab.ui.shelf import Shelf
+
+POLL_SECONDS = 2
+MAX_SHOWN = 6  # runs in one figure
+
+
+def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> gr.Dropdown:
+    """The list of runs and what is known of those chosen in it; the list is returned."""
+    gr.Markdown("### Runs")
+    shown = gr.Dropdown(
+        [], multiselect=True, max_choices=MAX_SHOWN, label="Shown", info="the first is told in words", elem_id="runs"
+    )
+    build_buttons(shelf, shown, model)
+    outputs = build_view()
+    seen = gr.State()  # what is drawn, so that nothing is drawn twice
+
+    @user_errors
+    def arrive():
+        active, ids = jobs.active_run(shelf.runs_dir), run_ids(shelf)
+        return gr.Dropdown(choices=ids, value=[active.id] if active else ids[:1])
+
+    @user_errors
+    def look(shown, seen, dark):
+        return view(shelf, shown, seen, dark is True)
+
+    hidden = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    for moment in (gr.Timer(POLL_SECONDS).tick, shown.change):
+        moment(look, [shown, seen, dark], [seen, shown, *outputs], **hidden)
+    page.load(arrive, None, shown, api_visibility="private")
+    return shown
+
+
+def build_view() -> list:
+    """State, losses, texts, validation losses and log of the runs shown: empty."""
+    state = gr.Markdown(elem_id="finetune-state")
+    gr.Markdown(
+        "Loss of training (thin) and validation; the dotted line is the loss before training, the star the best."
+    )
+    plot = gr.Image(
+        show_label=False,
+        buttons=["download", "fullscreen"],
+        interactive=False,
+        elem_id="finetune-plot",
+        format="png",
+        label="Losses",
+    )
+    texts = gr.Dataframe(
+        headers=["step", "text"],
+        column_count=2,
+        column_widths=["80px", "100%"],
+        wrap=True,
+        interactive=False,
+        label="Written along the way: the same prompt, the same seed",
+        elem_id="finetune-texts",
+    )
+    with gr.Accordion("Validation losses as a table", open=False):
+        table = gr.Dataframe(
+            headers=["step", "loss (nats per token)", "perplexity"],
+            column_count=3,
+            interactive=False,
+            show_label=False,
+            elem_id="finetune-table",
+        )
+    with gr.Accordion("Log", open=False):
+        log = gr.Textbox(lines=8, interactive=False, show_label=False, elem_id="finetune-log")
+    return [state, plot, texts, table, log]
+
+
+def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> None:
+    """What can be done with the first run shown."""
+    with gr.Row():
+        names = {"stop": "Stop", "pause": "Pause", "resume": "Resume", "use": "Use this model", "zip": "Model as a zip"}
+        button = {name: gr.Button(label, elem_id=f"finetune-{name}", min_width=90) for name, label in names.items()}
+    file = gr.File(label="The model", visible=False, interactive=False, elem_id="finetune-file")
+
+    def end(want):
+        @user_errors
+        def ask(shown):
+            end_run(first(shelf, shown), want)
+
+        return ask
+
+    @user_errors
+    def go_on(shown):
+        jobs.resume(first(shelf, shown))
+
+    @user_errors
+    def take(shown):
+        run = first(shelf, shown).name
+        shelf.location(run)
+        return gr.Dropdown(choices=shelf.labels(), value=run)
+
+    @user_errors
+    def pack(shown):
+        run = first(shelf, shown).name
+        archive = shutil.make_archive(str(Path(tempfile.mkdtemp()) / run), "zip", shelf.location(run))
+        return gr.File(archive, visible=True)
+
+    for name, act, output in (
+        ("stop", end("stop"), None),
+        ("pause", end("pause"), None),
+        ("resume", go_on, None),
+        ("use", take, model),
+        ("zip", pack, file),
+    ):
+        button[name].click(act, shown, output, api_name=f"finetune_{name}")
+
+
+def run_ids(shelf: Shelf) -> list[str]:
+    """The ids of all runs, newest first."""
+    return [run.id for run in runs.list_runs(shelf.runs_dir)]
+
+
+def first(shelf: Shelf, shown) -> Path:
+    """The folder of the first run that is shown. Raises: LabError where none is, or it is unknown here."""
+    if not isinstance(shown, list) or not shown:
+        raise LabError("no run is shown; choose one in the list")
+    return runs.find_run(shelf.runs_dir, shown[0])
+
+
+def end_run(folder: Path, want: str) -> None:
+    """Ask a run to end, and see to it that it does, without waiting. Raises: LabError for one that has ended."""
+    jobs.check_alive(folder)
+    runs.ask(folder, want)
+
+    def see_to_it():
+        with suppress(LabError):  # it has ended meanwhile
+            jobs.stop(folder, want=want)
+
+    threading.Thread(target=see_to_it, daemon=True).start()
+
+
+def view(shelf: Shelf, shown, seen, dark: bool):
+    """(what is drawn, list of runs, line, figure, texts, table, log) of the runs shown, from their folders."""
+    ids = run_ids(shelf)
+    folders = [runs.find_run(shelf.runs_dir, run) for run in (shown or [])[:MAX_SHOWN]]
+    if not folders:
+        return ids, gr.Dropdown(choices=ids), "No run is shown." if ids else "There are no runs yet.", None, [], [], ""
+    status, log = runs.read_status(folders[0]), runs.log_tail(folders[0])
+    metrics = {folder.name: runs.read_metrics(folder) for folder in folders}
+    line = told(folders[0].name, status, metrics[folders[0].name])
+    now = [ids, dark, [[name, len(found)] for name, found in metrics.items()]]
+    if now == seen:
+        return gr.skip(), gr.skip(), line, gr.skip(), gr.skip(), gr.skip(), log
+    from gpt2lab.views.figures import validation_rows
+
+    samples = runs.read_lines(folders[0] / "samples.jsonl")
+    return (
+        now,
+        gr.Dropdown(choices=ids),
+        line,
+        picture(metrics, dark),
+        [[sample["step"], sample["prompt"] + sample["text"]] for sample in reversed(samples)],
+        [list(row) for row in validation_rows(metrics[folders[0].name])],
+        log,
+    )
+
+
+def picture(metrics: dict, dark: bool):
+    """The losses of runs as an image; None before the first."""
+    from PIL import Image
+
+    from gpt2lab.views.figures import figure_bytes, loss_curves
+
+    drawn = {name: found for name, found in metrics.items() if found}
+    return Image.open(BytesIO(figure_bytes(loss_curves(drawn, dark=dark), "png"))) if drawn else None
+
+
+def told(run: str, status: runs.RunStatus, metrics) -> str:
+    """How a run is, in a line."""
+    total = f" of {status.total_steps:,}" if status.total_steps else ""
+    words = [f"**{run}**: {status.state}, step {status.step:,}{total}."]
+    if status.alive and status.step:
+        words.append(f"{status.tokens_per_second:,.0f} tokens/s, about {status.eta_seconds:.0f} s left.")
+    validation = [metric for metric in metrics if metric.split == "validation"]
+    if validation:
+        best = min(validation[1:] or validation, key=lambda metric: metric.loss)
+        words.append(
+            f"Validation perplexity {validation[0].perplexity:.2f} → **{best.perplexity:.2f}** at step {best.step:,}."
+        )
+    if status.message:
+        words.append(escaped(status.message))
+    return " ".join(words)
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!<>|~$" else c for c in text)

@@ -1,0 +1,124 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt2lab.blocks import pack
+from gpt2lab.errors import LabError
+from gpt2lab.training import cost, jobs
+from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.cost import Cost, duration, preview
+
+V, T, D, L = 300, 64, 32, 2  # vocabulary, context, width and layers of the tiny model
+PARAMETERS = V * D + T * D + L * (12 * D * D + 13 * D) + 2 * D  # tied head; a block is 12 D² + 13 D
+RANK = 3
+ADDITIONS = L * RANK * (D + 3 * D)  # to each D × 3D projection, rank × D and rank × 3D
+BLOCK = 16
+
+
+@pytest.fixture
+def told(tiny_folder, moon, tmp_path):
+    """A function: changes to a run's settings → what it would cost."""
+
+    def ask(**changes):
+        settings = {"model": str(tiny_folder), "data": moon, "block_size": BLOCK, "batch_size": 2, "grad_accum": 2}
+        return preview(TrainConfig(**settings | changes), tmp_path / "runs")
+
+    return ask
+
+
+def test_full_run_trains_every_parameter(told):
+    found = told(steps=50)
+    assert (found.parameters, found.trained) == (PARAMETERS, PARAMETERS)
+    assert found.disk == 3 * 3 * 4 * PARAMETERS + 4 * PARAMETERS  # 3 checkpoints of weights and 2 moments; the model
+    assert (found.steps, found.tokens) == (50, 50 * 2 * 2 * BLOCK)
+
+
+def test_low_rank_run_trains_its_additions_alone(told):
+    found = told(method="lora", lora_rank=RANK, steps=3)
+    assert (found.parameters, found.trained) == (PARAMETERS + ADDITIONS, ADDITIONS)
+    least = 3 * 3 * 4 * ADDITIONS + 4 * PARAMETERS
+    assert least <= found.disk <= least + 4 * ADDITIONS
+
+
+def test_length_in_epochs_is_told_in_steps(told, tiny_lab, moon):
+    tokens = len(tiny_lab.encode((Path(moon) / "train.txt").read_text(encoding="utf-8"))) + 1  # the end of the text
+    blocks = -(-tokens // BLOCK)
+    a_pass = -(-blocks // 4)
+    assert told(epochs=2).steps == 2 * a_pass
+
+
+def test_run_that_is_shorter_than_the_probe_is_measured_too(told):
+    found = told(steps=1)
+    assert (found.steps, found.tokens) == (1, 2 * 2 * BLOCK)
+    assert found.seconds > 0
+
+
+def test_cost_is_in_range_of_this_machine(told, tmp_path):
+    found = told(steps=100_000)
+    assert 0 < found.seconds_doubt < found.seconds
+    assert 50e6 < found.memory < 100e9
+    free = shutil.disk_usage(tmp_path).free
+    assert found.disk_free == pytest.approx(free, rel=0.1)
+    assert told(steps=10).seconds < found.seconds
+
+
+def test_asking_what_a_run_would_cost_leaves_nothing_behind(told, tiny_folder, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    before = {path: path.read_bytes() for path in tiny_folder.iterdir()}
+    told(steps=2)
+    assert not (tmp_path / "runs").exists()
+    assert [*(tmp_path / "scratch").iterdir()] == []
+    assert {path: path.read_bytes() for path in tiny_folder.iterdir()} == before
+
+
+def test_cost_is_not_measured_while_a_run_is_training_here(told, tmp_path):
+    with jobs.machine_lock(tmp_path / "runs" / "busy"), pytest.raises(LabError, match=r"run 'busy' in .* is training"):
+        told(steps=2)
+    assert told(steps=2).steps == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"block_size": 65}, "past the context"), ({"data": "/no"}, "no text")]
+)
+def test_run_that_could_not_begin_has_no_cost(told, change, message):
+    with pytest.raises(LabError, match=message):
+        told(steps=2, **change)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "0 s"), (99.4, "99 s"), (100, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
+)
+def test_time_is_told_in_the_unit_that_people_would_use(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_cost_in_words_has_its_units():
+    told = Cost(
+        parameters=124_439_808,
+        trained=294_912,
+        steps=1200,
+        tokens=2_457_600,
+        seconds=5400,
+        seconds_doubt=810,
+        memory=3_200_000_000,
+        disk=1_990_000_000,
+        disk_free=50_000_000_000,
+    )
+    assert dict(told.lines()) == {
+        "parameters trained": "294,912 of 124,439,808",
+        "steps, tokens": "1,200 steps, 2,457,600 tokens",
+        "time": "1.5 h ± 14 min, less if it stops early",
+        "peak memory": "3.2 GB",
+        "disk": "1,990 MB of 50.0 GB free",
+    }
+
+
+def test_first_blocks_are_the_first():
+    blocks = pack(np.arange(50), 8)
+    few = cost.first_blocks(blocks, 2)
+    assert few.input_ids.tolist() == [list(range(8)), list(range(8, 16))]
+    assert few.labels.tolist() == few.input_ids.tolist()

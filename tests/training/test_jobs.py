@@ -1,0 +1,324 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gpt2lab import cli
+from gpt2lab.errors import LabError
+from gpt2lab.sources import cache_folder
+from gpt2lab.training import jobs, runs
+from gpt2lab.training.config import TrainConfig
+
+CONFIG = TrainConfig(model="builtin", data="sample", steps=7)
+GONE = 2**22 + 1  # past the process ids that Linux gives out
+SOON = 30  # seconds
+
+
+def become(state, folder, **changes):
+    """Write a run's status in this process's name."""
+    status = runs.RunStatus(state, 3, 7, **runs.this_process() | changes)
+    runs.write_status(folder, status)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function: id and state → the folder of a run that this process has left in that state."""
+
+    def run(name, state, **changes):
+        folder = runs.new_run(tmp_path / "runs", asdict(CONFIG), name)
+        become(state, folder, **changes)
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def spawned(monkeypatch):
+    """The (run, whether it may wait) of every process that would have been started."""
+    asked = []
+    monkeypatch.setattr(jobs, "spawn", lambda folder, queue: asked.append((folder.name, queue)))
+    return asked
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_machine_is_held_by_one_run_at_a_time_and_the_other_is_told_by_whom(tmp_path):
+    with jobs.machine_lock(tmp_path / "runs" / "first"):
+        with pytest.raises(LabError) as caught, jobs.machine_lock(tmp_path / "others" / "second"):
+            pytest.fail("two runs hold the machine")
+        assert str(caught.value) == (
+            f"run 'first' in {(tmp_path / 'runs').resolve()} is training on this machine; "
+            "stop it, wait until it has ended, or queue this run"
+        )
+    with jobs.machine_lock(tmp_path / "others" / "second"):
+        pass
+
+
+def test_machine_is_free_after_a_run_that_failed(tmp_path):
+    with pytest.raises(RuntimeError, match="boom"), jobs.machine_lock(tmp_path / "first"):
+        raise RuntimeError("boom")
+    with jobs.machine_lock(tmp_path / "second"):
+        pass
+
+
+@pytest.mark.parametrize("note", [None, "", "{", "[]", "{}", '{"run": 5}', '{"run": null}', b"\xff"])
+def test_holder_of_which_nothing_is_known_is_not_given_a_name(tmp_path, note):
+    with jobs.machine_lock(tmp_path / "first"):
+        path = cache_folder() / "training.json"
+        path.unlink()
+        if note is not None:
+            path.write_bytes(note if isinstance(note, bytes) else note.encode())
+        with (
+            pytest.raises(LabError, match=r"^another run is training on this machine; stop it, wait"),
+            jobs.machine_lock(tmp_path / "second"),
+        ):
+            pytest.fail("two runs hold the machine")
+
+
+def test_run_that_may_wait_gets_the_machine_when_the_first_has_ended(make):
+    folder, entered = make("second", "queued"), threading.Event()
+
+    def wait():
+        with jobs.machine_lock(folder, queue=True):
+            entered.set()
+
+    with jobs.machine_lock(folder.with_name("first")):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        wait_until(lambda: runs.read_status(folder).message)
+        status = runs.read_status(folder)
+        assert (status.state, status.message) == (
+            "queued",
+            f"run 'first' in {folder.parent.resolve()} is training on this machine",
+        )
+        assert not entered.is_set()
+    assert entered.wait(SOON)
+    waiting.join()
+
+
+@pytest.mark.parametrize("want", ["stop", "pause"])
+def test_wish_ends_the_wait_for_the_machine(make, want):
+    folder = make("second", "queued")
+    runs.ask(folder, want)
+    with (
+        jobs.machine_lock(folder.with_name("first")),
+        pytest.raises(LabError, match=r"^run 'second' was stopped while it waited for the machine$"),
+        jobs.machine_lock(folder, queue=True),
+    ):
+        pytest.fail("two runs hold the machine")
+
+
+def test_started_run_is_a_folder_with_its_settings_and_a_process(tmp_path, spawned):
+    folder = jobs.start(CONFIG, tmp_path / "runs", run="mine")
+    assert folder == tmp_path / "runs" / "mine"
+    assert asdict(CONFIG).items() <= runs.read_config(folder).items()
+    assert (runs.read_status(folder).state, spawned) == ("queued", [("mine", False)])
+
+
+def test_second_run_of_a_folder_is_refused_while_one_is_at_work_and_may_wait(tmp_path, make, spawned):
+    make("ended", "finished")
+    make("busy", "running")
+    with pytest.raises(LabError, match=r"^run 'busy' is under way on this machine; stop it, wait, or queue this run$"):
+        jobs.start(CONFIG, tmp_path / "runs", run="second")
+    assert not (tmp_path / "runs" / "second").exists()
+    assert jobs.start(CONFIG, tmp_path / "runs", run="second", queue=True).name == "second"
+    assert spawned == [("second", True)]
+
+
+@pytest.mark.parametrize("run", ["taken", "../x", ""])
+def test_start_under_an_id_that_cannot_be_had_is_refused_and_starts_nothing(tmp_path, make, spawned, run):
+    make("taken", "finished")
+    with pytest.raises(LabError, match=r"is already there|is no run id"):
+        jobs.start(CONFIG, tmp_path / "runs", run=run)
+    assert spawned == []
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed", "crashed"])
+def test_run_that_has_ended_early_is_resumed_without_the_wish_that_ended_it(make, spawned, state):
+    folder = make("mine", state, pid=GONE, message="why it ended")
+    runs.ask(folder, "stop")
+    jobs.resume(folder)
+    status = runs.read_status(folder)
+    assert (status.state, status.step, status.message, status.pid) == ("queued", 3, "", os.getpid())
+    assert runs.wish(folder) is None
+    assert spawned == [("mine", False)]
+
+
+def test_run_whose_process_is_gone_is_resumed(make, spawned):
+    folder = make("mine", "running", pid=GONE)
+    jobs.resume(folder)
+    assert spawned == [("mine", False)]
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("finished", "run 'mine' is finished; start a new run to train on"),
+        ("running", "run 'mine' is running; there is nothing to resume"),
+    ],
+)
+def test_run_that_is_finished_or_at_work_is_not_resumed_and_stays_as_it_is(make, spawned, state, message):
+    folder = make("mine", state)
+    before = (folder / "status.json").read_bytes()
+    with pytest.raises(LabError) as caught:
+        jobs.resume(folder)
+    assert str(caught.value) == message
+    assert ((folder / "status.json").read_bytes(), spawned) == (before, [])
+
+
+def test_run_is_not_resumed_while_another_of_its_folder_is_at_work_and_stays_as_it_is(make, spawned):
+    folder = make("mine", "stopped")
+    make("busy", "running")
+    before = (folder / "status.json").read_bytes()
+    with pytest.raises(LabError, match="run 'busy' is under way"):
+        jobs.resume(folder)
+    assert (folder / "status.json").read_bytes() == before
+    jobs.resume(folder, queue=True)
+    assert spawned == [("mine", True)]
+
+
+@pytest.fixture
+def broken_python(tmp_path, monkeypatch):
+    """A Python that says why it cannot begin, and ends."""
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho one >&2\necho 'no room\tin memory' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(jobs.sys, "executable", str(program))
+
+
+def test_run_whose_process_does_not_begin_has_failed_with_its_last_words(tmp_path, broken_python):
+    with pytest.raises(LabError, match="run 'mine' did not begin: one no room in memory"):
+        jobs.start(CONFIG, tmp_path / "runs", run="mine")
+    status = runs.read_status(tmp_path / "runs" / "mine")
+    assert (status.state, status.message) == ("failed", "its process did not begin: one no room in memory")
+    assert (tmp_path / "runs" / "mine" / "log.txt").read_text() == "one\nno room\tin memory\n"
+
+
+@pytest.mark.parametrize("state", ["stopped", "finished", "failed", "crashed"])
+@pytest.mark.parametrize("want", ["stop", "pause"])
+def test_run_that_has_ended_is_not_stopped_and_stays_as_it_is(make, state, want):
+    folder = make("mine", state)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(LabError) as caught:
+        jobs.stop(folder, want=want)
+    assert str(caught.value) == f"run 'mine' is {state}; there is nothing to stop"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_stop_waits_for_the_last_word_of_the_run(make):
+    folder = make("mine", "running")
+
+    def end_when_asked():
+        wait_until(lambda: runs.wish(folder))
+        become("stopped", folder, message="its last word")
+
+    running = threading.Thread(target=end_when_asked)
+    running.start()
+    status = jobs.stop(folder)
+    running.join()
+    assert (status.state, status.message) == ("stopped", "its last word")
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_process_that_does_not_react_is_ended(make, monkeypatch, stubborn):
+    monkeypatch.setattr(jobs, "TERM_SECONDS", 0.3)
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if stubborn else ""
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{ignore}print('ready', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout.readline() == b"ready\n"
+        process = psutil.Process(child.pid)
+        folder = make("mine", "running", pid=child.pid, pid_started=process.create_time())
+        status = jobs.stop(folder, seconds=0.5)
+        assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    assert (status.state, status.step) == ("stopped", 3)
+    assert status.message == (
+        "it did not react within 0.5 s and was terminated; resume goes on from its last checkpoint"
+    )
+    assert runs.read_status(folder) == status
+
+
+def test_run_on_another_machine_is_asked_but_not_ended(make):
+    folder = make("mine", "running", host="elsewhere", pid=os.getpid())
+    with pytest.raises(LabError, match="the run's process is on elsewhere; stop it there"):
+        jobs.stop(folder, seconds=0.3)
+    assert runs.wish(folder) == "stop"
+    assert psutil.Process().is_running()
+
+
+def test_run_at_work_is_found_among_the_others(tmp_path, make):
+    assert jobs.active_run(tmp_path / "nowhere") is None
+    make("ended", "finished")
+    make("gone", "running", pid=GONE)
+    assert jobs.active_run(tmp_path / "runs") is None
+    make("busy", "running")
+    assert jobs.active_run(tmp_path / "runs").id == "busy"
+
+
+EVERY_SETTING = TrainConfig(
+    model="some model",
+    data="some text",
+    method="lora",
+    lora_rank=3,
+    steps=57,
+    block_size=33,
+    batch_size=5,
+    grad_accum=6,
+    learning_rate=1.5e-4,
+    warmup=0.25,
+    weight_decay=0.125,
+    max_grad_norm=7.5,
+    seed=9,
+    eval_every=11,
+    patience=2,
+    save_every=13,
+    precision="fp32",
+    gradient_checkpointing=True,
+    compile=True,
+    report_to="tensorboard",
+    prompt="-- the moon",
+)
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), CONFIG, TrainConfig(epochs=0.5), EVERY_SETTING])
+def test_cost_is_asked_for_with_every_setting(tmp_path, monkeypatch, config):
+    asked = []
+
+    def run(command, **options):
+        """The command in this process, up to what it would measure."""
+        assert command[:3] == [sys.executable, "-m", "gpt2lab"]
+        monkeypatch.setattr(cli, "price", lambda config, runs_dir, as_json: asked.append((config, runs_dir, as_json)))
+        try:
+            cli.app(command[3:], standalone_mode=False)
+        except cli.UsageError as error:
+            return subprocess.CompletedProcess(command, 2, "", f"gpt2lab: {error.format_message()}\n")
+        return subprocess.CompletedProcess(command, 0, json.dumps({"in_words": {"time": "1 s"}}) + "\n", "")
+
+    monkeypatch.setattr(jobs.subprocess, "run", run)
+    assert jobs.price(config, tmp_path / "runs") == {"time": "1 s"}
+    [(told, runs_dir, as_json)] = asked
+    assert {field.name: getattr(told, field.name) for field in fields(told)} == asdict(config)
+    assert (Path(runs_dir), as_json) == (tmp_path / "runs", True)
+
+
+def test_cost_that_cannot_be_told_has_the_reason_of_the_process(tmp_path, monkeypatch):
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, 2, "", "a warning\ngpt2lab: no text '/no': no such file\n")
+
+    monkeypatch.setattr(jobs.subprocess, "run", run)
+    with pytest.raises(LabError, match=r"^the cost cannot be told: no text '/no': no such file$"):
+        jobs.price(CONFIG, tmp_path)
