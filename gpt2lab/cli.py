@@ -204,16 +204,16 @@ def tell(result, as_json: bool) -> None:
     report({key: plain(getattr(result, key)) for key in keys}, as_json)
 
 
-runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume.", invoke_without_command=True)
+runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, report.", invoke_without_command=True)
 app.add_typer(runs_app, name="runs")
 RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs list` shows it")]
 
 
 @runs_app.callback()
-def runs_default(context: typer.Context) -> None:
-    """Runs: list, show, stop, pause, resume. Without a word, the list."""
+def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Runs: list, show, stop, pause, resume, report. Without a word, the list."""
     if context.invoked_subcommand is None:
-        runs_list()
+        runs_list(runs, as_json)
 
 
 @runs_app.command("list")

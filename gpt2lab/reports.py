@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt2lab.blocks import token_ids
 from gpt2lab.inspection.heads import head_scores
-from gpt2lab.inspection.trace import trace
+from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model import Lab, load_model
 from gpt2lab.text import load_text
 from gpt2lab.training.memory import longest_verbatim
@@ -32,7 +32,7 @@ def write_report(folder: Path) -> Path:
         samples_of(folder, tuned, config),
         head_scores(base),
         head_scores(tuned),
-        trace(tuned, TEXT),
+        trace_ids(tuned, tuned.encode(TEXT)[: tuned.context]),
     )
     return page.save(folder / "report.html")
 

@@ -195,6 +195,7 @@ def test_lone_plain_file_is_cut_80_10_10_in_its_order(write):
             ("one two three four five six seven eight nine ", "ten ", "end"),
         ),
         ("a b c d e f g h i j k l\n", ("a b c d e f g h i j ", "k l\n")),
+        ("word " * 8 + "x" * 60 + " end more", ("word " * 8 + "x" * 60 + " ", "end ", "more")),
         ("1234567890 \n\n tail and end", ("1234567890 \n\n tail and ", "end")),
     ],
 )
