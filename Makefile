@@ -7,7 +7,7 @@ BIN := .venv/bin
 app: .venv/ready            ## the laboratory in the browser, at http://127.0.0.1:7860
 	$(BIN)/python app.py
 
-demo: .venv/ready           ## the same job without a browser, in about a minute
+demo: .venv/ready           ## the same job without a browser, in one to two minutes
 	$(BIN)/python -m gpt2lab demo
 
 test: .venv/ready-dev       ## lint and all tests; those of pages need Debian's or Ubuntu's chromium

@@ -61,7 +61,7 @@ def quiet() -> None:
 
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its report")] = Path("runs")) -> None:
-    """The whole job on the built-in model and sample text: about a minute, no network."""
+    """The whole job on the built-in model and sample text: one to two minutes, no network."""
     quiet()
     from gpt2lab.demo import run_demo
 

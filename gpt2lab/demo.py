@@ -12,7 +12,7 @@ from gpt2lab.reports import write_report
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.trainer import finetune
 
-# Half a minute to a minute and a half on two cores; beyond it the sample's validation loss rises again.
+# One to two minutes on two cores; beyond it the sample's validation loss rises again.
 EPOCHS, LEARNING_RATE = 4, 5e-4
 
 

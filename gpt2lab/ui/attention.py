@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from io import BytesIO
-from pathlib import Path
-from tempfile import mkdtemp
 
 import gradio as gr
-from gradio.utils import get_upload_folder
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.ui.handling import user_errors
+from gpt2lab.ui.handling import new_folder, user_errors
 from gpt2lab.ui.shelf import Shelf
 
 EXAMPLES = [
@@ -111,12 +108,6 @@ def trace_shown(shelf: Shelf, shown: tuple[str, str] | None):
     if shown is None:
         raise LabError("there is no attention here yet; press Show attention first")
     return shelf.trace(*shown)
-
-
-def new_folder() -> Path:
-    """A folder of its own among gradio's temporary files, which gradio deletes once they are old."""
-    Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
-    return Path(mkdtemp(dir=get_upload_folder()))
 
 
 def grid_image(trace, dark: bool):

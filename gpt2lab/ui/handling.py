@@ -1,9 +1,12 @@
-"""How the page tells a visitor of bad input: a toast with the package's own line. Knows gradio and LabError."""
+"""What all tabs need of gradio: bad input told as a toast with the package's own line, folders for downloads."""
 
 import functools
 import inspect
+from pathlib import Path
+from tempfile import mkdtemp
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from gpt2lab.errors import LabError
 
@@ -29,3 +32,9 @@ def user_errors(handler):
             raise gr.Error(str(error), print_exception=False) from error
 
     return function
+
+
+def new_folder() -> Path:
+    """A folder of its own among gradio's temporary files, which gradio deletes once they are old."""
+    Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
+    return Path(mkdtemp(dir=get_upload_folder()))

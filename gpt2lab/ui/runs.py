@@ -5,7 +5,6 @@ changes nothing, and every visitor sees the same.
 """
 
 import shutil
-import tempfile
 import threading
 from contextlib import suppress
 from io import BytesIO
@@ -15,7 +14,7 @@ import gradio as gr
 
 from gpt2lab.errors import LabError
 from gpt2lab.training import jobs, runs
-from gpt2lab.ui.handling import user_errors
+from gpt2lab.ui.handling import new_folder, user_errors
 from gpt2lab.ui.shelf import Shelf
 
 POLL_SECONDS = 2
@@ -111,7 +110,7 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> None:
     @user_errors
     def pack(shown):
         run = first(shelf, shown).name
-        archive = shutil.make_archive(str(Path(tempfile.mkdtemp()) / run), "zip", shelf.location(run))
+        archive = shutil.make_archive(str(new_folder() / run), "zip", shelf.location(run))
         return gr.File(archive, visible=True)
 
     for name, act, output in (
