@@ -53,10 +53,17 @@ def machine_lock(folder: Path | None = None, *, queue: bool = False) -> Iterator
                 raise LabError(f"run {folder.name!r} was stopped while it waited for the machine") from error
             mark(folder, "queued", held_by(note))
     try:
-        write_bytes(note, json.dumps({"run": str(folder and folder.resolve())}).encode())
+        if folder:
+            sign(folder)
         yield
     finally:
+        note.unlink(missing_ok=True)
         lock.release()
+
+
+def sign(folder: Path) -> None:
+    """Say which run holds the machine, for those who are refused."""
+    write_bytes(cache_folder() / "training.json", json.dumps({"run": str(folder.resolve())}).encode())
 
 
 def held_by(note: Path) -> str:
@@ -167,11 +174,10 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
     check_alive(folder)
     runs.ask(folder, want)
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        status = runs.read_status(folder)
-        if not status.alive:
-            return status
+    while (status := runs.read_status(folder)).alive and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
+    if not status.alive:
+        return status
     terminate(status)
     message = f"it did not react within {seconds:g} s and was terminated; resume goes on from its last checkpoint"
     runs.write_status(folder, replace(status, state="stopped", message=message))

@@ -249,6 +249,8 @@ def read_status(folder: Path) -> RunStatus:
     """
     try:
         status = RunStatus(**json.loads((folder / "status.json").read_text(encoding="utf-8")))
+        if not all(isinstance(n, int | float) and n >= 0 for n in (status.pid, status.pid_started, status.heartbeat)):
+            raise ValueError("pid, pid_started and heartbeat are to be numbers from 0 on")
     except (OSError, ValueError, TypeError) as error:
         raise LabError(f"{folder} has no readable status.json ({error}); is it a run folder?") from error
     if not status.alive:
@@ -328,9 +330,11 @@ def rewind(folder: Path, step: int, validated: set[int]) -> None:
     for name, keep in (
         (
             "metrics.jsonl",
-            lambda line: (line["split"] == "train" and line["step"] <= step) or line["step"] in validated,
+            lambda line: (
+                (line.get("split") == "train" and line.get("step", step + 1) <= step) or line.get("step") in validated
+            ),
         ),
-        ("samples.jsonl", lambda line: line["step"] in validated),
+        ("samples.jsonl", lambda line: line.get("step") in validated),
     ):
         kept = [json.dumps(line, ensure_ascii=False) for line in read_lines(folder / name) if keep(line)]
         write_bytes(folder / name, "".join(f"{line}\n" for line in kept).encode())

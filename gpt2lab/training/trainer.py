@@ -18,7 +18,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer, TrainingArguments
+from transformers import GPT2LMHeadModel, Trainer, TrainingArguments
 
 from gpt2lab.blocks import IGNORED, Blocks, pack, token_ids
 from gpt2lab.errors import LabError
@@ -135,6 +135,7 @@ def finetune(
         job = prepare(replace(config, model=model, data=data), process)
         in_all(process, lambda: check_disk(job, Path(runs_dir)))
         folder = in_all(process, lambda: runs.new_run(Path(runs_dir), described(job), run))
+        in_all(process, lambda: jobs.sign(folder))
         if on_start:
             on_start(folder)
         return train(job, folder, process)
@@ -154,7 +155,7 @@ def resume(folder: str | Path, *, queue: bool = False) -> FinetuneResult | None:
         with held(process, folder, queue):
             known = runs.read_config(folder)
             job = prepare(config_of(known), process)
-            if known.get("text") not in (None, job.train.digest):
+            if known.get("text") not in (None, digest(job)):
                 raise LabError(f"the text of run {folder.name!r} has changed since it began; start a new run")
             in_all(process, lambda: runs.write_json(folder / "config.json", known | described(job)))
             return train(job, folder, process)
@@ -255,7 +256,12 @@ def described(job: Job) -> dict:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    return {**asdict(job.config), "text": job.train.digest, "machine": machine}
+    return {**asdict(job.config), "text": digest(job), "machine": machine}
+
+
+def digest(job: Job) -> str:
+    """A fingerprint of what a run trains on and is validated on."""
+    return f"{job.train.digest} {job.validation.digest}"
 
 
 def config_of(known: dict) -> TrainConfig:
@@ -389,8 +395,9 @@ def is_readable(checkpoint: Path) -> bool:
         for file in checkpoint.glob("*.safetensors"):
             with safetensors.safe_open(file, framework="pt"):
                 pass
-        states = [checkpoint / name for name in ("optimizer.pt", "scheduler.pt")]
-        return any(checkpoint.glob("*.safetensors")) and all(map(zipfile.is_zipfile, states))
+        random = list(checkpoint.glob("rng_state*.pth"))  # one per process
+        states = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *random]
+        return bool(random) and any(checkpoint.glob("*.safetensors")) and all(map(zipfile.is_zipfile, states))
     except (OSError, safetensors.SafetensorError):
         return False
 
@@ -408,8 +415,7 @@ def trainable(lab: Lab, config: TrainConfig) -> torch.nn.Module:
     transformers.set_seed(config.seed)
     use_fast_attention(lab.model)
     if config.method == "scratch":
-        lab.model.init_weights()
-        lab.model.apply(lab.model._init_weights)
+        lab.model.load_state_dict(GPT2LMHeadModel(lab.model.config).state_dict())
     if config.method != "lora":
         return lab.model
     import peft

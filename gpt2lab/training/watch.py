@@ -84,7 +84,7 @@ class RunWatch(TrainerCallback, ExportableState):
         self.started = self.step_began = time.monotonic()
         self.written = self.looked = 0.0
         self.wish, self.closing = None, False
-        self.at_step_begin = None
+        self.at_epoch_begin = self.at_step_begin = None
         self.resumed_at = 0
         self.bar = None
 
@@ -108,6 +108,7 @@ class RunWatch(TrainerCallback, ExportableState):
             "training_seconds": self.training_seconds,
             "seconds": self.seconds,
             "validation": [*self.validation.items()],
+            "learning_rate": self.learning_rate,
         }
         return {"args": {}, "attributes": kept}
 
@@ -116,13 +117,20 @@ class RunWatch(TrainerCallback, ExportableState):
         self.step = self.resumed_at = state.global_step
         if kept:
             self.training_seconds, self.seconds_before = kept["training_seconds"], kept["seconds"]
-            self.validation = dict(kept["validation"])
+            self.validation, self.learning_rate = dict(kept["validation"]), kept["learning_rate"]
+        if self.best_step:  # the folder may have been moved since
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{self.best_step}")
         if self.writes:
             self.bar = tqdm(total=self.config.steps, initial=self.step, unit="step", desc="fine-tune", mininterval=1)
 
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # the epoch's iterator draws a number before its first step, and draws it again after a resume there
+        self.at_epoch_begin = random_state() if state.global_step > self.resumed_at else None
+
     def on_step_begin(self, args, state, control, **kwargs):
         self.step_began = time.monotonic()
-        self.at_step_begin = random_state(), self.meter.loss, self.meter.tokens
+        random, self.at_epoch_begin = self.at_epoch_begin or random_state(), None
+        self.at_step_begin = random, self.meter.loss, self.meter.tokens
 
     def on_substep_end(self, args, state, control, **kwargs):
         self.beat()
@@ -168,13 +176,15 @@ class RunWatch(TrainerCallback, ExportableState):
             control.should_save = True
         if out_of_patience(self.validation, self.config.patience):
             control.should_training_stop = True
+            if self.step == self.resumed_at and not self.closing:
+                raise Interrupted  # validated again after a resume: the Trainer would take one more step
 
     def on_save(self, args, state, control, **kwargs):
         self.beat()
 
     def told(self) -> str | None:
         """What was asked from outside, looked for a few times a second; the same in all processes."""
-        if self.closing:
+        if self.closing or self.step >= self.config.steps:
             return None
         if self.wish is None:
             asked = None
