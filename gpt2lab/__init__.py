@@ -11,13 +11,13 @@ _ROOMS = {
     "Sampling": "sampling",
     "TrainConfig": "training.config",
     "attach": "notebook",
-    "finetune": "training.trainer",
+    "finetune": "training.finetuning",
     "generate": "sampling",
     "head_scores": "inspection.heads",
     "load_model": "model",
     "load_text": "text",
     "perplexity": "scoring",
-    "resume": "training.trainer",
+    "resume": "training.finetuning",
     "trace": "inspection.trace",
 }
 __all__ = list(_ROOMS)

@@ -9,7 +9,8 @@ import json
 import os
 import signal
 import sys
-from contextlib import contextmanager
+import warnings
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -48,8 +49,14 @@ def main() -> None:
 
 def fail(message: str) -> None:
     """End with status 2 and one line."""
-    print(f"gpt2lab: {' '.join(message.split())}", file=sys.stderr)
+    if is_first():
+        print(f"gpt2lab: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def is_first() -> bool:
+    """Whether this is the first, or the only, of the processes that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def quiet() -> None:
@@ -57,6 +64,7 @@ def quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft 0.21 asks by the old name
 
 
 @app.command()
@@ -157,9 +165,11 @@ def finetune(
         folder = jobs.start(config, runs, run=run, queue=queue)
         report({"run": folder.name, "folder": str(folder), "state": "queued"}, as_json)
         return None
-    from gpt2lab.training.trainer import finetune as run_finetune
+    from gpt2lab.training.finetuning import finetune as run_finetune
 
-    tell(run_finetune(config, run=run, runs_dir=runs, queue=queue, on_start=heed_signals), as_json)
+    with redirect_stdout(sys.stderr):  # for what libraries print
+        result = run_finetune(config, run=run, runs_dir=runs, queue=queue, on_start=heed_signals)
+    tell(result, as_json)
     return None
 
 
@@ -174,14 +184,15 @@ def price(config, runs: Path, as_json: bool) -> None:
 
 def go_on(folder: Path, queue: bool, as_json: bool) -> None:
     """Resume a run in this process, and report what it came to."""
-    from gpt2lab.training.jobs import reopen
+    from gpt2lab.training.jobs import reopened
 
-    if os.environ.get("RANK", "0") == "0":
-        reopen(folder)  # before torch is imported: whoever started this process waits for it
-    from gpt2lab.training.trainer import resume
+    # before torch is imported: whoever started this process waits for it
+    with reopened(folder) if is_first() else nullcontext(), redirect_stdout(sys.stderr):
+        from gpt2lab.training.finetuning import resume
 
-    heed_signals(folder)
-    tell(resume(folder, queue=queue), as_json)
+        heed_signals(folder)
+        result = resume(folder, queue=queue)
+    tell(result, as_json)
 
 
 def heed_signals(folder: Path) -> None:
@@ -199,6 +210,8 @@ def heed_signals(folder: Path) -> None:
 
 def tell(result, as_json: bool) -> None:
     """Report what a run came to; of several processes, only the first has a result."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing left to pause
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if result is None:
         return
     if result.model_dir:

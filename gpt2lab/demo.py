@@ -9,8 +9,8 @@ from pathlib import Path
 from gpt2lab.inspection.heads import HeadScores, head_scores
 from gpt2lab.model import load_model
 from gpt2lab.reports import write_report
+from gpt2lab.training.finetuning import finetune
 from gpt2lab.training.result import FinetuneResult
-from gpt2lab.training.trainer import finetune
 
 # One to two minutes on two cores; beyond it the sample's validation loss rises again.
 EPOCHS, LEARNING_RATE = 4, 5e-4

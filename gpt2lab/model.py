@@ -3,14 +3,16 @@
 The model is the same SDPA model everywhere. Knows nothing of texts, training or pictures.
 """
 
+import hashlib
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoTokenizer, GPT2LMHeadModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from gpt2lab.errors import LabError, first_line
 from gpt2lab.sources import ModelSource, check_model_type, hub_advice, is_connection_error, model_source
@@ -98,7 +100,39 @@ def load_model(name: str = "auto", *, device: str | torch.device | None = None) 
     Example: load_model("builtin").context -> 256
     Raises: LabError for a name that is no GPT-2, or one out of reach.
     """
-    source = model_source(name)
+    return _load(model_source(name), _pretrained, device)
+
+
+def random_model(name: str, seed: int = 0, *, device: str | torch.device | None = None) -> Lab:
+    """A GPT-2 in the shape of a named one, with its tokenizer, and random weights that follow from the seed.
+
+    name  as for load_model; a folder needs a configuration and a tokenizer, but no weights
+
+    Example: random_model("builtin").context -> 256
+    Raises: LabError as load_model.
+    """
+
+    def untrained(source: ModelSource) -> GPT2LMHeadModel:
+        config = GPT2Config.from_pretrained(source.location, **_where(source))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return GPT2LMHeadModel(config)
+
+    return _load(model_source(name, weights=False), untrained, device)
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """A fingerprint of a model's weights, whatever device they are on."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()[:32]
+
+
+def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], device) -> Lab:
+    """A source's tokenizer with the model that `make` makes of it. Raises: LabError where they do not go together."""
+    name = source.name
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.empty(0, device=device).device
@@ -106,12 +140,17 @@ def load_model(name: str = "auto", *, device: str | torch.device | None = None) 
         raise LabError(f"device {device!r} is not to be had here; use 'cpu', or leave it out") from error
     try:
         with LOADING:
-            model, tokenizer = _from_pretrained(source)
+            if source.kind == "hub":  # a folder's was looked at when its name was
+                kind = AutoConfig.from_pretrained(source.location, **_where(source)).model_type
+                check_model_type(name, kind)
+            model = make(source)
+            model.loss_type = "ForCausalLM"  # what it is; transformers warns of having to guess it
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **_where(source))
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes transformers raise is of many types
         if source.kind == "hub" and not source.cached and is_connection_error(error):
-            raise LabError(hub_advice(source.name, "builtin")) from error
+            raise LabError(hub_advice(name, "builtin")) from error
         raise LabError(f"{name!r} cannot be loaded as GPT-2: {first_line(error)}") from error
     if len(tokenizer) < 2:
         raise LabError(f"the tokenizer of {name!r} is empty; save the model's own beside it")
@@ -120,20 +159,22 @@ def load_model(name: str = "auto", *, device: str | torch.device | None = None) 
             f"the tokenizer of {name!r} has {len(tokenizer):,} tokens but the model only {model.config.vocab_size:,}; "
             "save the tokenizer that the model was trained with beside it"
         )
-    return Lab(model.to(device).eval(), tokenizer, source.name)
+    return Lab(model.to(device).eval(), tokenizer, name)
 
 
-def _from_pretrained(source: ModelSource):
-    where = {"local_files_only": source.cached, "trust_remote_code": False}
-    if source.kind == "hub":  # a folder's was looked at when its name was
-        check_model_type(source.name, AutoConfig.from_pretrained(source.location, **where).model_type)
+def _where(source: ModelSource) -> dict:
+    """How transformers is to look for a source's files."""
+    return {"local_files_only": source.cached, "trust_remote_code": False}
+
+
+def _pretrained(source: ModelSource) -> GPT2LMHeadModel:
     model, loading = GPT2LMHeadModel.from_pretrained(
         source.location,
         attn_implementation="sdpa",
         dtype=torch.float32,
         use_safetensors=True,
         output_loading_info=True,
-        **where,
+        **_where(source),
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
@@ -141,8 +182,7 @@ def _from_pretrained(source: ModelSource):
             f"the weights of {source.name!r} lack {missing[0]} ({len(missing)} in all); save the model again"
         )
     _check_layers(source.name, model.config.n_layer, loading["unexpected_keys"])
-    model.loss_type = "ForCausalLM"  # what it is; transformers warns of having to guess it
-    return model, AutoTokenizer.from_pretrained(source.location, **where)
+    return model
 
 
 def _check_layers(name: str, n_layer: int, unexpected) -> None:

@@ -10,9 +10,10 @@ from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model import Lab, load_model
 from gpt2lab.text import load_text
+from gpt2lab.training.finetuning import base_model, config_of
 from gpt2lab.training.memory import longest_verbatim
 from gpt2lab.training.result import read_result
-from gpt2lab.training.runs import read_config, read_lines, read_metrics
+from gpt2lab.training.runs import read_config, read_lines, read_metrics, told_if_unwritable
 from gpt2lab.views.report import Sample, run_report
 
 TEXT = "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris."
@@ -24,7 +25,7 @@ def write_report(folder: Path) -> Path:
     Raises: LabError for a run without a model, or whose base model or text is out of reach.
     """
     result, config = read_result(folder), read_config(folder)
-    tuned, base = load_model(str(result.model_dir)), load_model(config["model"])
+    tuned, base = load_model(str(result.model_dir)), base_model(config_of(config))
     page = run_report(
         result,
         config,
@@ -34,7 +35,8 @@ def write_report(folder: Path) -> Path:
         head_scores(tuned),
         trace_ids(tuned, tuned.encode(TEXT)[: tuned.context]),
     )
-    return page.save(folder / "report.html")
+    with told_if_unwritable(folder):
+        return page.save(folder / "report.html")
 
 
 def samples_of(folder: Path, lab: Lab, config: dict) -> tuple[Sample, ...]:

@@ -101,9 +101,10 @@ def wikitext_files(name: str) -> dict[str, str]:
     return {split: f"{WIKITEXT[name]}/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")}
 
 
-def is_model_cached(repo: str) -> bool:
+def is_model_cached(repo: str, *, weights: bool = True) -> bool:
     """Whether a hub model can be loaded from the local cache: its configuration, weights and tokenizer are there."""
-    return is_cached(repo, "config.json") and has_cached_weights(repo) and has_cached_tokenizer(repo)
+    has_weights = has_cached_weights(repo) or not weights
+    return is_cached(repo, "config.json") and has_weights and has_cached_tokenizer(repo)
 
 
 def is_connection_error(error: BaseException | None) -> bool:
@@ -126,19 +127,21 @@ def hub_advice(name: str, instead: str) -> str:
     )
 
 
-def model_source(name: str) -> ModelSource:
+def model_source(name: str, *, weights: bool = True) -> ModelSource:
     """What a model's name stands for.
+
+    weights  whether its weights are needed, beside its configuration and tokenizer
 
     Raises: LabError for a name that is no model, a folder that holds no loadable GPT-2, or a hub
     model that is neither cached nor within reach.
     """
     folder = local_path("model", name, f"auto, builtin, {', '.join(HUB_MODELS)} or a folder")
     if name == "auto":
-        return model_source(auto_choice().model)
+        return model_source(auto_choice().model, weights=weights)
     if name == "builtin":
         return ModelSource(name, "builtin", str(BUILTIN / "checkpoint"))
     if name not in HUB_MODELS and folder.is_dir():
-        check_model_folder(folder)
+        check_model_folder(folder, weights=weights)
         return ModelSource(name, "folder", str(folder))
     try:
         validate_repo_id(name)
@@ -146,7 +149,7 @@ def model_source(name: str) -> ModelSource:
         raise LabError(
             f"no model {name!r}: no such folder, and not the id of a hub model; try 'builtin' or 'gpt2'"
         ) from error
-    if is_model_cached(name):
+    if is_model_cached(name, weights=weights):
         return ModelSource(name, "hub", name)
     if not hub_reachable():
         if name in HUB_MODELS:
@@ -183,7 +186,7 @@ def local_path(what: str, name: str, known: str) -> Path:
     return path
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, *, weights: bool = True) -> None:
     """Refuse a folder that `from_pretrained` could not load safely as GPT-2.
 
     Raises: LabError that names the missing or wrong file.
@@ -198,7 +201,8 @@ def check_model_folder(folder: Path) -> None:
             f"{folder / 'config.json'} is not a model configuration ({error}); save the model again"
         ) from error
     check_model_type(folder, kind)
-    if not any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json")):
+    stored = ("model.safetensors", "model.safetensors.index.json")
+    if weights and not any((folder / file).is_file() for file in stored):
         raise LabError(
             f"{folder} has no model.safetensors; pickled weights (.bin, .pt) can run code and are never loaded: "
             "save the model again with save_pretrained()"

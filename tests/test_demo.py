@@ -9,7 +9,7 @@ from gpt2lab import cli, demo, reports
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
-from gpt2lab.training import trainer
+from gpt2lab.training import finetuning
 from gpt2lab.training.runs import read_metrics, read_status
 
 
@@ -20,8 +20,8 @@ def done(tmp_path_factory):
         patch.setenv("GPT2LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(demo, "EPOCHS", 0.1)
         patch.setattr(demo, "LEARNING_RATE", 2e-4)
-        patch.setattr(trainer, "EVALUATIONS", 1)
-        patch.setattr(trainer, "SAMPLE_TOKENS", 10)
+        patch.setattr(finetuning, "EVALUATIONS", 1)
+        patch.setattr(finetuning, "SAMPLE_TOKENS", 10)
         return demo.run_demo(tmp_path_factory.mktemp("out") / "runs")
 
 

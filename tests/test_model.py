@@ -11,7 +11,7 @@ from transformers import GPT2Tokenizer
 
 from gpt2lab import model
 from gpt2lab.errors import LabError
-from gpt2lab.model import Lab, load_model, token_nll
+from gpt2lab.model import Lab, load_model, random_model, token_nll, weights_digest
 
 DAMAGE = {
     "weights cut short": lambda folder: cut_short(folder / "model.safetensors"),
@@ -241,3 +241,41 @@ def test_models_loaded_at_the_same_time_are_whole(tiny_folder):
     for lab in labs:
         assert lab.model.lm_head.weight is lab.model.transformer.wte.weight
         assert torch.equal(lab.model.lm_head.weight, labs[0].model.lm_head.weight)
+
+
+def test_random_model_has_the_shape_of_the_named_one_and_weights_that_follow_from_the_seed(tiny_folder, tiny_lab):
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, again, other = (random_model(str(tiny_folder), seed, device="cpu") for seed in (3, 3, 4))
+    assert torch.equal(torch.rand(3), expected)  # the random numbers of the caller are left alone
+    assert first.shape == tiny_lab.shape
+    assert not first.model.training
+    assert first.model.config._attn_implementation == "sdpa"
+    digests = [weights_digest(lab.model) for lab in (first, again, other, tiny_lab)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
+
+
+def test_random_model_needs_no_weights_but_a_tokenizer(copied):
+    (copied / "model.safetensors").write_bytes(b"no weights")
+    random_model(str(copied))
+    (copied / "model.safetensors").unlink()
+    assert random_model(str(copied)).context == 64
+    for file in copied.glob("*token*"):
+        file.unlink()
+    with pytest.raises(LabError, match=r"has no tokenizer\.json"):
+        random_model(str(copied))
+
+
+def test_digest_of_weights_changes_with_any_of_them(random_gpt2):
+    gpt2 = random_gpt2()
+    before = weights_digest(gpt2)
+    assert weights_digest(copy.deepcopy(gpt2)) == before
+    for name, weight in gpt2.named_parameters():
+        with torch.no_grad():
+            kept = weight.view(-1)[-1].clone()
+            weight.view(-1)[-1] += 1e-3
+            assert weights_digest(gpt2) != before, name
+            weight.view(-1)[-1] = kept
+    assert weights_digest(gpt2) == before

@@ -18,17 +18,11 @@ from transformers import PrinterCallback, TrainerCallback
 
 from gpt2lab.blocks import Blocks
 from gpt2lab.sources import resolve_auto
+from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.finetuning import free_bytes, prepare, sample_text
 from gpt2lab.training.jobs import machine_lock
-from gpt2lab.training.trainer import (
-    LabTrainer,
-    disk_needed,
-    free_bytes,
-    prepare,
-    sample_text,
-    trainable,
-    training_arguments,
-)
+from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 
 PROBE_STEPS = 6  # the first of which warms up
 PROBE_EVALUATION_BATCHES = 4
@@ -128,7 +122,8 @@ def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
         saving = 3 * seconds_of(lambda: trainer.save_model(scratch))  # weights, and two moments of each
     step = median(watch.steps[1:] or watch.steps)
     validations, checkpoints = config.steps // config.eval_every + 1, ceil(config.steps / config.save_every)
-    training = config.steps * step
+    warm_up = watch.steps[0] - step if config.compile else 0.0  # a compiled model's first step takes minutes
+    training = config.steps * step + warm_up
     seconds = started + training + validations * (validation + sample) + (checkpoints + 1) * saving
     spread = pstdev(watch.steps[1:]) / step if len(watch.steps) > 2 else 0.0
     tokens = config.steps * config.batch_size * config.grad_accum * config.block_size

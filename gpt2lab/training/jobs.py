@@ -38,26 +38,26 @@ def machine_lock(folder: Path | None = None, *, queue: bool = False) -> Iterator
     Raises: LabError that names the run which holds the machine, or where the wait was ended.
     """
     lock = FileLock(cache_folder() / "training.lock", thread_local=False)
-    note = cache_folder() / "training.json"
-    cache_folder().mkdir(parents=True, exist_ok=True)
+    with runs.told_if_unwritable(cache_folder()):
+        cache_folder().mkdir(parents=True, exist_ok=True)
     while True:
         try:
             lock.acquire(timeout=1 if queue else 0)
             break
         except Timeout as error:
             if not queue:
-                raise LabError(f"{held_by(note)}; stop it, wait until it has ended, or queue this run") from error
+                raise LabError(f"{held_by()}; stop it, wait until it has ended, or queue this run") from error
             if folder is None:
                 continue
             if runs.wish(folder):
                 raise LabError(f"run {folder.name!r} was stopped while it waited for the machine") from error
-            mark(folder, "queued", held_by(note))
+            mark(folder, "queued", held_by())
     try:
         if folder:
             sign(folder)
         yield
     finally:
-        note.unlink(missing_ok=True)
+        (cache_folder() / "training.json").unlink(missing_ok=True)
         lock.release()
 
 
@@ -66,13 +66,18 @@ def sign(folder: Path) -> None:
     write_bytes(cache_folder() / "training.json", json.dumps({"run": str(folder.resolve())}).encode())
 
 
-def held_by(note: Path) -> str:
-    """Which run holds the machine, in words."""
+def holder() -> Path | None:
+    """The folder of the run that holds the machine; None where none does, or it has not said so."""
     try:
-        run = Path(json.loads(note.read_text(encoding="utf-8"))["run"])
+        return Path(json.loads((cache_folder() / "training.json").read_text(encoding="utf-8"))["run"])
     except (OSError, ValueError, TypeError, KeyError):
-        return "another run is training on this machine"
-    return f"run {run.name!r} in {run.parent} is training on this machine"
+        return None
+
+
+def held_by() -> str:
+    """Which run holds the machine, in words."""
+    run = holder()
+    return f"{f'run {run.name!r} in {run.parent}' if run else 'another run'} is training on this machine"
 
 
 def active_run(runs_dir: Path) -> runs.Run | None:
@@ -100,8 +105,8 @@ def resume(folder: Path, *, queue: bool = False) -> None:
     with STARTING:
         check_resumable(folder)
         refuse_second(folder.parent, queue)
-        reopen(folder)
-        spawn(folder, queue)
+        with reopened(folder):
+            spawn(folder, queue)
 
 
 def check_resumable(folder: Path) -> runs.RunStatus:
@@ -115,14 +120,31 @@ def check_resumable(folder: Path) -> runs.RunStatus:
     return status
 
 
-def reopen(folder: Path) -> None:
-    """Make a run "queued" in this process's name; what was wished of it before it ended is forgotten.
+@contextmanager
+def reopened(folder: Path) -> Iterator[None]:
+    """A run "queued" in this process's name, to go on with; what was wished of it before it ended is forgotten.
+
+    Where it cannot go on after all, it is again what it was before.
 
     Raises: LabError for a run that is finished or at work.
     """
-    if not check_resumable(folder).alive:
-        (folder / "control.json").unlink(missing_ok=True)
-    mark(folder, "queued", "")
+    before = check_resumable(folder)
+    with runs.told_if_unwritable(folder):
+        if not before.alive:
+            (folder / "control.json").unlink(missing_ok=True)
+        mark(folder, "queued", "")
+    try:
+        yield
+    except LabError as error:
+        if not runs.read_status(folder).alive:
+            raise  # it has had its last word
+        if runs.wish(folder):
+            mark(folder, "stopped", str(error))
+        elif before.alive:
+            mark(folder, "failed", str(error))
+        else:
+            runs.write_status(folder, before)
+        raise
 
 
 def mark(folder: Path, state: str, message: str) -> None:
@@ -131,10 +153,14 @@ def mark(folder: Path, state: str, message: str) -> None:
 
 
 def refuse_second(runs_dir: Path, queue: bool) -> None:
-    """Raises: LabError while a run of the folder is at work, unless the new one may wait."""
-    active = active_run(runs_dir)
-    if active and not queue:
+    """Raises: LabError while a run is at work, of this folder or another, unless the new one may wait."""
+    if queue:
+        return
+    active, elsewhere = active_run(runs_dir), holder()
+    if active:
         raise LabError(f"run {active.id!r} is under way on this machine; stop it, wait, or queue this run")
+    if elsewhere and (told := runs.describe(elsewhere)) and told.state in runs.ALIVE:
+        raise LabError(f"{held_by()}; stop it, wait until it has ended, or queue this run")
 
 
 def spawn(folder: Path, queue: bool) -> None:

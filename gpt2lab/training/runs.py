@@ -21,7 +21,8 @@ import platform
 import re
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,16 +128,27 @@ def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
     run = run_id(config["model"], config["data"]) if run is None else run
     check_id(run)
     folder = Path(runs_dir) / run
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError as error:
-        raise LabError(f"run {run!r} is already there in {runs_dir}; choose another id") from error
-    except OSError as error:
-        raise LabError(f"{runs_dir} cannot be written ({error.strerror}); choose another folder for runs") from error
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(folder / "config.json", config | {"created": created})
-    write_status(folder, RunStatus("queued", 0, config.get("steps"), **this_process()))
+    with told_if_unwritable(runs_dir):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError as error:
+            raise LabError(f"run {run!r} is already there in {runs_dir}; choose another id") from error
+        write_json(folder / "config.json", config | {"created": created})
+        write_status(folder, RunStatus("queued", 0, config.get("steps"), **this_process()))
     return folder
+
+
+@contextmanager
+def told_if_unwritable(folder: Path) -> Iterator[None]:
+    """Raises: LabError where the system does not let us write."""
+    try:
+        yield
+    except OSError as error:
+        raise LabError(
+            f"{folder} cannot be written ({error.strerror or error}); make room, make it writable, "
+            "or choose another folder"
+        ) from error
 
 
 def check_id(run: str) -> None:
@@ -277,7 +289,8 @@ def ask(folder: Path, want: str) -> None:
     """Leave a wish for the run's process: "stop" or "pause"."""
     if want not in WISHES:
         raise ValueError(f"{want!r} is none of {WISHES}")
-    write_json(folder / "control.json", {"want": want})
+    with told_if_unwritable(folder):
+        write_json(folder / "control.json", {"want": want})
 
 
 def wish(folder: Path) -> str | None:

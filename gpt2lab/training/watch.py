@@ -13,12 +13,14 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import rotate_checkpoints
 
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.units import perplexity_of
 
 STATUS_SECONDS = 1.0  # between heartbeats
+CHECKPOINTS_KEPT = 2  # the last and the best
 LOOK_SECONDS = 0.2  # between looks at the control file
 
 
@@ -149,8 +151,7 @@ class RunWatch(TrainerCallback, ExportableState):
             self.check(self.is_finite(), "a weight is not a finite number")
         if told:
             control.should_training_stop = True
-        if self.bar:
-            self.bar.set_postfix_str(self.summary(), refresh=False)
+        if self.bar is not None:
             self.bar.update()
         self.beat()
 
@@ -180,6 +181,9 @@ class RunWatch(TrainerCallback, ExportableState):
                 raise Interrupted  # validated again after a resume: the Trainer would take one more step
 
     def on_save(self, args, state, control, **kwargs):
+        if self.writes:
+            best = state.best_model_checkpoint
+            rotate_checkpoints(args.output_dir, CHECKPOINTS_KEPT, best_model_checkpoint=best)
         self.beat()
 
     def told(self) -> str | None:
@@ -229,6 +233,8 @@ class RunWatch(TrainerCallback, ExportableState):
         self.written = time.monotonic()
         if not self.writes:
             return
+        if self.bar is not None and self.step:
+            self.bar.set_postfix_str(self.summary(), refresh=False)
         seconds_a_step = self.seconds / self.step if self.step else None  # validations included
         status = runs.RunStatus(
             state,

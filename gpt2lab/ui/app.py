@@ -111,4 +111,4 @@ def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
 
 def _warm_up() -> None:
     import gpt2lab.inspection.trace
-    import gpt2lab.training.trainer  # noqa: F401
+    import gpt2lab.training.finetuning  # noqa: F401

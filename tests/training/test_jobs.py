@@ -189,6 +189,49 @@ def test_run_is_not_resumed_while_another_of_its_folder_is_at_work_and_stays_as_
     assert spawned == [("mine", True)]
 
 
+def test_start_is_refused_while_a_run_of_another_folder_holds_the_machine(tmp_path, make, spawned):
+    elsewhere = make("busy", "running")
+    jobs.sign(elsewhere)
+    told = f"run 'busy' in {elsewhere.parent.resolve()} is training on this machine; stop it, wait until it has ended"
+    with pytest.raises(LabError, match=told):
+        jobs.start(CONFIG, tmp_path / "others", run="second")
+    assert not (tmp_path / "others").exists()
+    assert jobs.start(CONFIG, tmp_path / "others", run="second", queue=True).name == "second"
+    become("finished", elsewhere)  # its note is left over, as after a kill
+    assert jobs.start(CONFIG, tmp_path / "more", run="third").name == "third"
+    assert spawned == [("second", True), ("third", False)]
+
+
+@pytest.mark.parametrize(
+    ("state", "pid", "wish", "after", "message"),
+    [
+        ("stopped", None, None, "stopped", "why it ended"),
+        ("failed", None, None, "failed", "why it ended"),
+        ("running", GONE, None, "crashed", f"process {GONE} is gone"),
+        ("queued", None, None, "failed", "no room"),  # a run that was to begin, and cannot
+        ("stopped", None, "stop", "stopped", "no room"),
+    ],
+)
+def test_run_that_cannot_go_on_after_all_is_what_it_was(make, state, pid, wish, after, message):
+    folder = make("mine", state, message="why it ended", **{"pid": pid} if pid else {})
+    with pytest.raises(LabError, match="no room"), jobs.reopened(folder):
+        status = runs.read_status(folder)
+        assert (status.state, status.pid, status.message) == ("queued", os.getpid(), "")
+        if wish:
+            runs.ask(folder, wish)
+        raise LabError("no room")
+    status = runs.read_status(folder)
+    assert (status.state, status.step, status.message) == (after, 3, message)
+
+
+def test_last_word_of_a_run_that_went_on_stays(make):
+    folder = make("mine", "stopped")
+    with pytest.raises(LabError, match="later"), jobs.reopened(folder):
+        become("failed", folder, message="its own word")
+        raise LabError("later")
+    assert (runs.read_status(folder).state, runs.read_status(folder).message) == ("failed", "its own word")
+
+
 @pytest.fixture
 def broken_python(tmp_path, monkeypatch):
     """A Python that says why it cannot begin, and ends."""

@@ -71,7 +71,10 @@ def test_taken_id_is_refused_and_nothing_is_overwritten(tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/runs"])
 def test_runs_folder_that_cannot_be_written_is_refused_by_name(tmp_path, place):
     (tmp_path / "file").write_text("a file, not a folder")
-    with pytest.raises(LabError, match=rf"{place} cannot be written \(Not a directory\); choose another folder"):
+    with pytest.raises(
+        LabError,
+        match=rf"{place} cannot be written \(Not a directory\); make room, make it writable, or choose another folder",
+    ):
         runs.new_run(tmp_path / place, CONFIG, "a-run")
 
 

@@ -15,17 +15,18 @@ from pathlib import Path
 import psutil
 import pytest
 import safetensors.torch
+import torch
 
 import gpt2lab
 from gpt2lab.errors import LabError
 from gpt2lab.model import load_model
 from gpt2lab.training import jobs, runs, watch
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.finetuning import finetune, resume
 from gpt2lab.training.result import read_result
-from gpt2lab.training.trainer import finetune, resume
 
 PROCESSES = multiprocessing.get_context("forkserver")  # a fresh process without seconds of imports
-PROCESSES.set_forkserver_preload(["gpt2lab.training.trainer", "peft"])
+PROCESSES.set_forkserver_preload(["gpt2lab.training.finetuning", "peft"])
 PATIENCE = 120  # seconds
 ROOT = Path(gpt2lab.__file__).parents[1]
 SETTINGS = {
@@ -503,6 +504,20 @@ def test_run_on_a_disk_that_fills_fails_and_goes_on_once_there_is_room(begin, go
     assert_same_run(folder, uninterrupted)
 
 
+def test_run_on_a_disk_that_may_only_be_read_is_shown_and_can_be_neither_stopped_nor_resumed(begin, small_disk):
+    process, folder = begin(runs_dir=small_disk)
+    wait_until(lambda: lines(folder) >= 5, process)
+    kill(process, folder)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    [run] = runs.list_runs(small_disk)
+    assert (run.id, run.state) == ("run", "crashed")
+    for act in (resume, jobs.resume, lambda folder: runs.ask(folder, "stop")):
+        with pytest.raises(LabError, match=r"run cannot be written \(Read-only file system\); make room, make it"):
+            act(folder)
+    with pytest.raises(LabError, match=r"disk cannot be written \(Read-only file system\)"):
+        runs.new_run(small_disk, {"model": "builtin", "data": "sample"}, "other")
+
+
 def test_run_that_goes_astray_fails_with_its_step_and_keeps_the_checkpoint_before(begin):
     growing = {
         "learning_rate": 1.0,
@@ -563,6 +578,26 @@ def test_process_that_the_system_asks_to_end_pauses_its_run(tiny_folder, moon, t
     assert (found["run"], found["steps"], found["stopped"], found["model_dir"]) == ("mine", status.step, True, None)
 
 
+def test_process_that_the_system_asks_to_end_while_it_writes_the_report_ends(tiny_folder, moon, tmp_path):
+    program = """if True:
+        import time, gpt2lab.reports
+        gpt2lab.reports.write_report = lambda folder: (print("writing", flush=True), time.sleep(100))
+        from gpt2lab.cli import main
+        main()"""
+    told = arguments_for(tiny_folder, moon, **SETTINGS, run="mine", runs=tmp_path)
+    told = [sys.executable, "-c", program, "finetune", *map(str, told)]
+    with subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as running:
+        try:
+            assert running.stdout.readline() == "writing\n"
+            running.send_signal(signal.SIGTERM)
+            running.wait(30)
+        finally:
+            running.kill()
+    assert running.returncode == -signal.SIGTERM
+    assert runs.read_status(tmp_path / "mine").state == "finished"
+    assert load_model(str(tmp_path / "mine" / "model"), device="cpu").context == 64
+
+
 def test_of_two_starts_at_once_one_is_refused_and_the_other_outlives_a_pause(tiny_folder, moon, tmp_path):
     config = TrainConfig(model=str(tiny_folder), data=moon, **SETTINGS | ENDLESS)
     begun, refused, together = [], [], threading.Barrier(2)
@@ -601,38 +636,63 @@ def test_of_two_starts_at_once_one_is_refused_and_the_other_outlives_a_pause(tin
             psutil.Process(status.pid).kill()
 
 
-def test_two_processes_train_as_one_with_twice_the_blocks(no_dropout_folder, text_folder, sentences, tmp_path, begin):
-    draw = random.Random(1)
-    data = text_folder(
-        **{split: " ".join(draw.choice(sentences) for _ in range(60)) for split in ("train", "validation")}
-    )
-    settings = {"data": data, "block_size": 16, "grad_accum": 1, "steps": 9, "eval_every": 3, "learning_rate": 3e-3}
-    settings = SETTINGS | settings
-    one, alone = begin("alone", model=str(no_dropout_folder), **settings | {"batch_size": 4})
-    assert end(one) == 0
-    told = arguments_for(
-        no_dropout_folder, data, **{k: v for k, v in settings.items() if k != "data"} | {"batch_size": 2}
-    )
-    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "gpt2lab", "finetune"]
-    done = subprocess.run(
-        command(*launch, *told, "--runs", tmp_path / "together", "--json"),
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=PATIENCE,
-        check=False,
-    )
-    [together] = runs.list_runs(tmp_path / "together") or pytest.fail(done.stderr[-2000:])
-    assert together.state == "finished", done.stderr[-2000:]
-    together = together.folder
-    assert steps_of(together, "train") == list(range(1, 10))
-    assert steps_of(together, "validation") == [0, 3, 6, 9]
+@pytest.fixture
+def two_and_one(no_dropout_folder, text_folder, sentences, tmp_path, begin):
+    """A function: what torchrun starts in two processes, and settings → the folders of their run and of one alone."""
+    data = text_folder(train=" ".join(sentences[:2] * 10), validation=" ".join(sentences[2:] * 4))  # is soon overfitted
+    settings = SETTINGS | {"grad_accum": 1, "steps": 9, "eval_every": 3}
+
+    def run(*program, **changes):
+        told = settings | changes
+        process, alone = begin("alone", model=str(no_dropout_folder), **told | {"data": data, "batch_size": 4})
+        assert end(process) == 0
+        arguments = ["finetune", *arguments_for(no_dropout_folder, data, **told | {"batch_size": 2})]
+        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", 2, *program]
+        done = subprocess.run(
+            command(*launch, *arguments, "--runs", tmp_path / "together", "--run", "mine", "--json"),
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        [line] = done.stdout.splitlines()  # of the first process alone
+        assert json.loads(line)["run"] == "mine"
+        return tmp_path / "together" / "mine", alone
+
+    return run
+
+
+def assert_same_losses(together, alone):
+    assert runs.read_status(together).state == "finished"
     found, expected = measured(together), measured(alone)
-    assert len(expected[0]) == 9 + 4
     for one, other in zip(found[0], expected[0], strict=True):
         assert (one["split"], one["step"], one["tokens"]) == (other["split"], other["step"], other["tokens"])
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
         assert one["lr"] == pytest.approx(other["lr"])
     assert [line["step"] for line in found[1]] == [line["step"] for line in expected[1]]
-    assert len({line["loss"] for line in found[0]}) == 13  # a model that learns measures no loss twice
+    losses = [line["loss"] for line in found[0]]
+    assert len(set(losses)) == len(losses)  # a model that learns measures no loss twice
+
+
+def test_two_processes_train_as_one_with_twice_the_blocks(two_and_one):
+    together, alone = two_and_one("-m", "--", "gpt2lab")
+    assert steps_of(together, "train") == list(range(1, 10))
+    assert steps_of(together, "validation") == [0, 3, 6, 9]
+    assert_same_losses(together, alone)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_processes_that_share_one_model_in_shards_train_as_one(two_and_one, method):
+    together, alone = two_and_one("--", Path(__file__).with_name("fsdp_on_cpu.py"), method=method)
+    assert any((path / "pytorch_model_fsdp_0").is_dir() for path in (together / "checkpoints").iterdir())
+    assert_same_losses(together, alone)
+    result, expected = read_result(together), read_result(alone)
+    assert result.best_step == expected.best_step
+    assert method == "lora" or result.best_step < 9  # an earlier one is put back
+    labs = [load_model(str(one.model_dir), device="cpu") for one in (result, expected)]
+    with torch.no_grad():
+        found, other = (lab.model(lab.encode("the moon goes around the earth")[None]).logits for lab in labs)
+    assert torch.allclose(found, other, atol=1e-3)

@@ -1,0 +1,89 @@
+"""The checkpoints of a run: which of them is whole and readable, what it knows, how much room they take.
+
+Knows run folders and the files that transformers' Trainer leaves; trains nothing.
+"""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import safetensors
+
+from gpt2lab.model import Lab
+from gpt2lab.training import runs
+from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.watch import CHECKPOINTS_KEPT, best_step, out_of_patience
+
+
+def go_back(folder: Path, config: TrainConfig) -> Path | None:
+    """The newest whole checkpoint from which something is left to do, or None; what came after it is forgotten."""
+    found, validated = None, set()
+    for checkpoint in runs.whole_checkpoints(folder):
+        validation = validated_in(checkpoint)
+        best = best_step(validation)
+        kept = best is None or is_readable(checkpoint.with_name(f"checkpoint-{best}"))
+        done = step_of(checkpoint) >= config.steps or out_of_patience(validation, config.patience)
+        if kept and not done and is_readable(checkpoint):
+            found, validated = checkpoint, set(validation)
+            break
+    step = step_of(found) if found else 0
+    for path in (folder / "checkpoints").glob("checkpoint-*"):
+        if path != found and (not found or not path.name.removeprefix("checkpoint-").isdigit() or step_of(path) > step):
+            shutil.rmtree(path)
+    runs.rewind(folder, step, validated)
+    return found
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer steps done at a checkpoint, from its name."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def validated_in(checkpoint: Path | None) -> dict[int, float]:
+    """Step → validation loss, as known at a checkpoint."""
+    if checkpoint is None:
+        return {}
+    kept = runs.checkpoint_state(checkpoint).get("stateful_callbacks", {}).get("RunWatch", {}).get("attributes", {})
+    return dict(kept.get("validation", []))
+
+
+def is_due(checkpoint: Path | None, config: TrainConfig) -> bool:
+    """Whether the step that training goes on from is still to be validated."""
+    step = step_of(checkpoint) if checkpoint else 0
+    return step % config.eval_every == 0 and step not in validated_in(checkpoint)
+
+
+def is_readable(checkpoint: Path) -> bool:
+    """Whether the weights and the optimizer's state of a checkpoint can be opened."""
+    try:
+        for file in checkpoint.glob("*.safetensors"):
+            with safetensors.safe_open(file, framework="pt"):
+                pass
+        weights = any(checkpoint.glob("*.safetensors")) or is_in_shards(checkpoint / "pytorch_model_fsdp_0")
+        optimizer = any(checkpoint.glob("optimizer.*")) or is_in_shards(checkpoint / "optimizer_0")
+        random = list(checkpoint.glob("rng_state*.pth"))  # one per process
+        states = [checkpoint / "scheduler.pt", *checkpoint.glob("optimizer.*"), *random]
+        return weights and optimizer and bool(random) and all(map(zipfile.is_zipfile, states))
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
+def is_in_shards(folder: Path) -> bool:
+    """Whether a folder holds what processes that share a model (FSDP) wrote together; its index comes last."""
+    return (folder / ".metadata").is_file()
+
+
+def drop_torn_checkpoints(folder: Path) -> None:
+    """Remove checkpoints that were not written to the end."""
+    whole = runs.whole_checkpoints(folder)
+    for path in (folder / "checkpoints").glob("checkpoint-*"):
+        if path not in whole:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def disk_needed(lab: Lab, config: TrainConfig) -> int:
+    """Bytes that a run's folder takes at most: checkpoints with AdamW's two moments, and the model."""
+    parameters = lab.model.num_parameters()
+    c = lab.model.config
+    trained = config.lora_rank * 4 * c.n_embd * c.n_layer if config.method == "lora" else parameters
+    return (CHECKPOINTS_KEPT + 1) * 12 * trained + 4 * parameters

@@ -1,0 +1,311 @@
+"""Fine-tune a GPT-2: blocks in, a run folder with a model out.
+
+Under torchrun or accelerate, every process runs this, and the first one writes.
+Knows blocks, models and run folders; nothing of pages and pictures.
+"""
+
+import importlib.util
+import platform
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import torch
+import transformers
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from gpt2lab.blocks import Blocks, pack, token_ids
+from gpt2lab.errors import LabError
+from gpt2lab.model import Lab, load_model, random_model, weights_digest
+from gpt2lab.sampling import generate
+from gpt2lab.sources import resolve_auto
+from gpt2lab.text import TextSplits, load_text
+from gpt2lab.training import jobs, runs
+from gpt2lab.training.checkpoints import disk_needed, drop_torn_checkpoints, go_back, is_due
+from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.result import FinetuneResult, model_card, write_result
+from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
+from gpt2lab.training.watch import Interrupted, LossMeter, RunWatch, out_of_patience
+
+DEFAULT_BLOCK = 256
+EVALUATIONS = 10
+SAMPLE_TOKENS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that a run needs before it begins."""
+
+    lab: Lab
+    train: Blocks
+    validation: Blocks
+    config: TrainConfig
+
+
+def finetune(
+    config: TrainConfig | None = None,
+    *,
+    run: str | None = None,
+    runs_dir: str | Path = "runs",
+    on_start: Callable[[Path], None] | None = None,
+    queue: bool = False,
+    **settings,
+) -> FinetuneResult | None:
+    """Fine-tune a model on a text's train split; validation loss before, during and after.
+
+    config    a TrainConfig; or give its fields here: model="builtin", data="sample", epochs=1
+    run       the run's id; made from date, model, data and a word otherwise
+    runs_dir  where run folders are
+    on_start  called with the run's folder once it is there, to watch it from elsewhere
+    queue     where another run is training on this machine: wait for it
+
+    Returns a FinetuneResult; the model is in `model_dir`, ready for load_model. Of several processes,
+    only the first returns it.
+    Raises: LabError for bad settings, or while another run holds the machine, before anything is
+    written; RuntimeError where the loss stops being a number (the run is then marked as failed).
+    """
+    if config and settings:
+        raise TypeError(f"both a config and {', '.join(settings)} are given; give one of them")
+    config = config or TrainConfig(**settings)
+    model, data = resolve_auto(config.model, config.data)
+    process = PartialState(cpu=not torch.cuda.is_available())
+    with by_first(process, jobs.machine_lock(queue=queue)):
+        job = prepare(replace(config, model=model, data=data), process)
+        in_all(process, lambda: check_disk(job, Path(runs_dir)))
+        folder = in_all(process, lambda: runs.new_run(Path(runs_dir), described(job), run))
+        in_all(process, lambda: jobs.sign(folder))
+        if on_start:
+            on_start(folder)
+        return train(job, folder, process)
+
+
+def resume(folder: str | Path, *, queue: bool = False) -> FinetuneResult | None:
+    """Go on with a run that was stopped, failed or crashed, or that waits to be started; as `finetune` returns.
+
+    On a CPU the model that comes out is the same, to the last bit, as that of a run never interrupted.
+
+    Raises: LabError for a run that is finished or at work, whose settings cannot be read, or whose text has changed.
+    """
+    folder = Path(folder)
+    process = PartialState(cpu=not torch.cuda.is_available())
+    with by_first(process, jobs.reopened(folder)), by_first(process, jobs.machine_lock(folder, queue=queue)):
+        known = runs.read_config(folder)
+        job = prepare(config_of(known), process)
+        now = described(job)
+        for name, what in (("text", "text"), ("base", f"model {job.config.model!r}")):
+            if known.get(name) not in (None, now[name]):
+                raise LabError(f"the {what} of run {folder.name!r} has changed since it began; start a new run")
+        in_all(process, lambda: runs.write_json(folder / "config.json", known | now))
+        return train(job, folder, process)
+
+
+@contextmanager
+def by_first(process: PartialState, context: AbstractContextManager):
+    """A context that the first process enters; where it may not, none goes on."""
+    with ExitStack() as stack:
+        in_all(process, lambda: stack.enter_context(context))
+        yield
+
+
+def in_all(process: PartialState, make: Callable):
+    """What `make` returns in the first process, in every process; its LabError is raised in all of them."""
+    answer = [None]
+    if process.is_main_process:
+        try:
+            answer = [make()]
+        except LabError as error:
+            answer = [error]
+    if process.num_processes > 1:
+        broadcast_object_list(answer)
+    if isinstance(answer[0], LabError):
+        raise answer[0]
+    return answer[0]
+
+
+def prepare(config: TrainConfig, process: PartialState) -> Job:
+    """Model, blocks, and the config with its defaults filled in.
+
+    Raises: LabError where a block is longer than the context, a split shorter than a block, the prompt does not
+    fit, or report_to names what is not installed.
+    """
+    lab, splits = base_model(config, process.device), load_text(config.data)
+    block = config.block_size or min(DEFAULT_BLOCK, lab.context)
+    if block > lab.context:
+        raise LabError(f"a block of {block:,} tokens is past the context of {lab.name}, {lab.context:,}; use less")
+    if config.report_to != "none" and not importlib.util.find_spec(config.report_to):
+        raise LabError(f"report_to {config.report_to!r} is not installed; pip install {config.report_to}")
+    train, validation = (pack(token_ids(lab.tokenizer, splits.split(name)), block) for name in ("train", "validation"))
+    prompt = config.prompt or first_words(lab, splits)
+    lab.encode_prompt(prompt, room=1)
+    per_epoch = -(-len(train) // (config.batch_size * config.grad_accum * process.num_processes))
+    steps = config.steps or max(1, round((config.epochs or 1) * per_epoch))
+    eval_every = config.eval_every or max(1, steps // EVALUATIONS)
+    filled = {"block_size": block, "steps": steps, "epochs": None, "prompt": prompt, "eval_every": eval_every}
+    return Job(lab, train, validation, replace(config, **filled, save_every=config.save_every or eval_every))
+
+
+def base_model(config: TrainConfig, device: torch.device | None = None) -> Lab:
+    """What a run begins with: a model as it is, or one in its shape with random weights."""
+    if config.method == "scratch":
+        return random_model(config.model, config.seed, device=device)
+    return load_model(config.model, device=device)
+
+
+def first_words(lab: Lab, splits: TextSplits, words: int = 6) -> str:
+    """The beginning of the validation text's first paragraph: a prompt that fits the data and half the context."""
+    rows = (row.strip() for article in splits.validation for row in article.rows)
+    paragraph = next((row for row in rows if row and not row.startswith("=")), "The")
+    prompt = " ".join(paragraph.split()[:words])
+    while len(lab.encode(prompt)) > lab.context // 2:
+        prompt = prompt[: len(prompt) // 2]
+    return prompt
+
+
+def check_disk(job: Job, folder: Path) -> None:
+    """Raises: LabError where a run would not find room."""
+    needed, free = disk_needed(job.lab, job.config), free_bytes(folder)
+    if free < needed:
+        raise LabError(
+            f"the run needs about {needed / 1e6:,.0f} MB in {folder}, {free / 1e6:,.0f} MB are free; "
+            "make room, or choose another folder for runs"
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free where a folder is, or would be made."""
+    there = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def described(job: Job) -> dict:
+    """A run's config.json: what it was told, fingerprints of what it begins with, and the machine it runs on."""
+    device = job.lab.device
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    machine = {
+        "device": f"{device.type} ({gpu})",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    text = f"{job.train.digest} {job.validation.digest}"
+    return {**asdict(job.config), "base": weights_digest(job.lab.model), "text": text, "machine": machine}
+
+
+def config_of(known: dict) -> TrainConfig:
+    """The settings in a run's config.json. Raises: LabError where they are none."""
+    names = {field.name for field in fields(TrainConfig)}
+    if not {"model", "data"} <= known.keys():
+        raise LabError("config.json names no model and data; start a new run")
+    return TrainConfig(**{name: value for name, value in known.items() if name in names})
+
+
+def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | None:
+    """Train from the last checkpoint, or from the beginning, to the end or to a wish to stop."""
+    lab, config = job.lab, job.config
+    meter = LossMeter()
+    watch = RunWatch(
+        folder,
+        config,
+        meter,
+        writes=process.is_main_process,
+        agree=lambda wish: in_all(process, lambda: wish),
+        sample=lambda: sample_text(lab, config),
+        is_finite=lambda: all(parameter.isfinite().all() for parameter in lab.model.parameters()),
+    )
+    watch.write("running")
+    try:
+        checkpoint = in_all(process, lambda: go_back(folder, config))
+        trainer = LabTrainer(
+            model=trainable(lab, config),
+            args=training_arguments(config, folder / "checkpoints", lab, evaluates_first=is_due(checkpoint, config)),
+            train_dataset=job.train,
+            eval_dataset=job.validation,
+            meter=meter,
+            callbacks=[watch],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        with suppress(Interrupted):
+            trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        return conclude(job, trainer, watch)
+    except KeyboardInterrupt:
+        watch.close("stopped", "interrupted; resume goes on from the last checkpoint")
+        raise
+    except BaseException as error:
+        if process.is_main_process:
+            drop_torn_checkpoints(folder)  # first of all: it makes room where the disk is full
+        with suppress(OSError):
+            watch.close("failed", f"{type(error).__name__}: {error}")
+        raise
+
+
+def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult | None:
+    """The best model saved with its card, and the last word on the run; after a pause, only the last word."""
+    config, folder = job.config, watch.folder
+    watch.closing = True
+    paused = watch.wish == "pause"
+    if not paused and watch.step not in watch.validation:
+        trainer.evaluate()
+    best = watch.best_step
+    earlier = folder / "checkpoints" / f"checkpoint-{best}" if best not in (None, watch.step) else None
+    weights = None if paused else trainer.whole_weights(earlier)
+    if not watch.writes:
+        return None
+    samples = {line["step"]: line["text"] for line in runs.read_lines(folder / "samples.jsonl")}
+    result = FinetuneResult(
+        run=folder.name,
+        folder=folder,
+        model_dir=None if paused else folder / "model",
+        steps=watch.step,
+        best_step=best or 0,
+        tokens=watch.tokens,
+        seconds=watch.training_seconds,
+        val_loss_before=watch.validation.get(0),
+        val_loss_after=watch.validation.get(best or 0),
+        text_before=samples.get(0, ""),
+        text_after=samples.get(best or 0, ""),
+        prompt=config.prompt,
+        stopped=watch.wish is not None,
+    )
+    if paused:
+        watch.close("stopped", f"paused at step {watch.step}; resume goes on from there")
+        return result
+    save_model(job, trainer.model, weights, result)
+    write_result(result)
+    early = out_of_patience(watch.validation, config.patience) and watch.step < config.steps
+    reason = f"no better validation loss for {config.patience} validations; " if early else ""
+    kept = f"{reason}the model is that of step {best}" if best not in (None, watch.step) else ""
+    watch.close("stopped" if result.stopped else "finished", kept)
+    return result
+
+
+def sample_text(lab: Lab, config: TrainConfig) -> str:
+    """A text with the run's prompt and seed, by the model as it is now."""
+    was_training = lab.model.training
+    lab.model.eval()
+    text = generate(
+        lab, config.prompt, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, top_p=0.95, seed=config.seed
+    ).text
+    lab.model.train(was_training)
+    return text
+
+
+def save_model(job: Job, model: torch.nn.Module, weights: dict[str, torch.Tensor], result: FinetuneResult) -> None:
+    """Write `model/` with its card, whole or not at all; of a LoRA run the additions too, in `adapter/`."""
+    lab, plain = job.lab, job.lab.model
+    if job.config.method == "lora":
+        import peft
+
+        model.save_pretrained(result.folder / "adapter", state_dict=weights)
+        base = base_model(job.config, torch.device("cpu")).model
+        plain, weights = peft.PeftModel.from_pretrained(base, result.folder / "adapter").merge_and_unload(), None
+    partial = result.folder / "model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    plain.save_pretrained(partial, state_dict=weights)
+    lab.tokenizer.save_pretrained(partial)
+    (partial / "README.md").write_text(model_card(lab, result, job.config), encoding="utf-8")
+    shutil.rmtree(result.model_dir, ignore_errors=True)
+    partial.rename(result.model_dir)
