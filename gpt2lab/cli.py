@@ -242,13 +242,12 @@ def runs_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 
     found = list_runs(runs)
     if as_json:
-        keys = ("id", "state", "step", "total_steps", "model", "data", "created", "message")
-        return report({"runs": [{key: getattr(run, key) for key in keys} for run in found]}, as_json)
+        return report({"runs": [{key: plain(value) for key, value in asdict(run).items()} for run in found]}, as_json)
     if not found:
         print(f"no runs in {runs}")
     width = max((len(run.id) for run in found), default=0)
     for run in found:
-        print(f"{run.id:<{width}}  {run.state:<8}  {run.step}/{run.total_steps or '?'}  {run.message}".rstrip())
+        print(f"{run.id:<{width}}  {run.state:<8}  {run.progress}  {run.message}".rstrip())
     return None
 
 
@@ -263,8 +262,8 @@ def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
         samples = read_lines(folder / "samples.jsonl")
         shown = {"id": run, **asdict(status), "config": config, "metrics": [asdict(m) for m in metrics]}
         return report(shown | {"samples": samples, "log": log_tail(folder)}, as_json)
-    told = ("state", "step", "total_steps", "best_step", "tokens_per_second", "eta_seconds", "message")
-    known = {name: getattr(status, name) for name in told if getattr(status, name) not in (None, "")}
+    told = ("state", "step", "total_steps", "best_step", "loss_before", "loss_best", "tokens_per_second", "eta_seconds")
+    known = {name: getattr(status, name) for name in (*told, "message") if getattr(status, name) not in (None, "")}
     report({"id": run, "model": config.get("model"), "data": config.get("data"), **known}, as_json)
     for metric in metrics:
         if metric.split == "validation":

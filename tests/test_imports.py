@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "reports": CORE | {"views"},
     "notebook": CORE | {"views"},
     "demo": CORE | {"views", "reports"},
-    "ui": CORE | {"views", "demo"},
+    "ui": CORE | {"views", "demo", "reports"},
     "cli": CORE | {"views", "demo", "reports"},
     "__init__": CORE | {"notebook"},
     "__main__": {"cli"},

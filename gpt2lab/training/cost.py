@@ -23,6 +23,7 @@ from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import free_bytes, prepare, sample_text
 from gpt2lab.training.jobs import machine_lock
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
+from gpt2lab.units import duration
 
 PROBE_STEPS = 6  # the first of which warms up
 PROBE_EVALUATION_BATCHES = 4
@@ -60,13 +61,6 @@ class Cost:
             ("peak memory", f"{self.memory / gb:.1f} GB"),
             ("disk", f"{self.disk / mb:,.0f} MB of {self.disk_free / gb:.1f} GB free"),
         ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that people would use. Example: duration(5400) -> "1.5 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Stopwatch(TrainerCallback):

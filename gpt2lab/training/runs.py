@@ -23,9 +23,10 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import psutil
 
@@ -78,6 +79,7 @@ class RunStatus:
     heartbeat          when this was written, seconds since 1970
     tokens_per_second  of training, evaluations left out · eta_seconds  until the last step; None when unknown
     best_step          the step with the lowest validation loss so far; None before the second validation
+    loss_before, loss_best  validation losses at step 0 and at best_step, nats per token; None before they are known
     message            why it ended as it did, or ""
     """
 
@@ -91,11 +93,22 @@ class RunStatus:
     tokens_per_second: float | None = None
     eta_seconds: float | None = None
     best_step: int | None = None
+    loss_before: float | None = None
+    loss_best: float | None = None
     message: str = ""
 
     def __post_init__(self):
         if self.state not in STATES:
             raise ValueError(f"state {self.state!r} is none of {STATES}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is str:
+                fits = isinstance(value, str)
+            else:
+                unknown = value is None and type(None) in get_args(field.type)
+                fits = unknown or (isinstance(value, int | float) and value >= 0)
+            if not fits:
+                raise ValueError(f"{field.name} cannot be {str(value)[:80]!r}")
 
     @property
     def alive(self) -> bool:
@@ -105,7 +118,11 @@ class RunStatus:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as a list shows it. `message` says why it ended as it did, or what of its folder cannot be read."""
+    """A run as a list shows it.
+
+    loss_before, loss_best  of validation, nats per token
+    message                 why it ended as it did, or what of its folder cannot be read
+    """
 
     id: str
     folder: Path
@@ -115,7 +132,16 @@ class Run:
     model: str
     data: str
     created: str
+    loss_before: float | None = None
+    loss_best: float | None = None
     message: str = ""
+
+    @property
+    def progress(self) -> str:
+        """Steps done, and perplexities before training and at best. Example: "40/80, perplexity 97.03 → 93.10"."""
+        known = [f"{perplexity_of(loss):,.2f}" for loss in (self.loss_before, self.loss_best) if loss is not None]
+        steps = f"{self.step:,}/{'?' if self.total_steps is None else f'{self.total_steps:,}'}"
+        return f"{steps}, perplexity {' → '.join(known)}" if known else steps
 
 
 def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
@@ -197,6 +223,8 @@ def describe(folder: Path) -> Run | None:
         model=str(config.get("model", "?")),
         data=str(config.get("data", "?")),
         created=str(config.get("created", "")),
+        loss_before=status.loss_before if status else None,
+        loss_best=status.loss_best if status else None,
         message="; ".join(problems) or status.message,
     )
 
@@ -230,7 +258,7 @@ def is_alive(status: RunStatus) -> bool:
     try:
         process = psutil.Process(status.pid)
         return abs(process.create_time() - status.pid_started) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
+    except (psutil.Error, OverflowError, TypeError, ValueError):  # the last three: of a pid that can be none
         return False
 
 
@@ -261,8 +289,6 @@ def read_status(folder: Path) -> RunStatus:
     """
     try:
         status = RunStatus(**json.loads((folder / "status.json").read_text(encoding="utf-8")))
-        if not all(isinstance(n, int | float) and n >= 0 for n in (status.pid, status.pid_started, status.heartbeat)):
-            raise ValueError("pid, pid_started and heartbeat are to be numbers from 0 on")
     except (OSError, ValueError, TypeError) as error:
         raise LabError(f"{folder} has no readable status.json ({error}); is it a run folder?") from error
     if not status.alive:

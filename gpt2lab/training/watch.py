@@ -244,6 +244,8 @@ class RunWatch(TrainerCallback, ExportableState):
             tokens_per_second=self.tokens / self.training_seconds if self.step else None,
             eta_seconds=seconds_a_step and seconds_a_step * (self.config.steps - self.step),
             best_step=self.best_step,
+            loss_before=self.validation.get(0),
+            loss_best=self.validation.get(self.best_step),
             message=message,
         )
         runs.write_status(self.folder, status)

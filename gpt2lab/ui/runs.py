@@ -16,16 +16,42 @@ from gpt2lab.errors import LabError
 from gpt2lab.training import jobs, runs
 from gpt2lab.ui.handling import new_folder, user_errors
 from gpt2lab.ui.shelf import Shelf
+from gpt2lab.units import duration, perplexity_of
 
 POLL_SECONDS = 2
 MAX_SHOWN = 6  # runs in one figure
+COLUMNS = {"run": "38%", "state": "29%", "perplexity": "33%"}  # with their widths
+DOES = {
+    "stop": "Stop",
+    "pause": "Pause",
+    "resume": "Resume",
+    "use": "Use this model",
+    "zip": "Model as a zip",
+    "report": "Report",
+}
 
 
 def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> gr.Dropdown:
-    """The list of runs and what is known of those chosen in it; the list is returned."""
+    """The list of runs, and what is known of those chosen in it; the choice is returned."""
     gr.Markdown("### Runs")
+    table = gr.Dataframe(
+        headers=list(COLUMNS),
+        column_count=len(COLUMNS),
+        column_widths=list(COLUMNS.values()),
+        wrap=True,
+        interactive=False,
+        max_height=260,
+        label="Every run here, newest first; click one to look at it",
+        buttons=[],
+        elem_id="runs-list",
+    )
     shown = gr.Dropdown(
-        [], multiselect=True, max_choices=MAX_SHOWN, label="Shown", info="the first is told in words", elem_id="runs"
+        [],
+        multiselect=True,
+        max_choices=MAX_SHOWN,
+        label="Looked at",
+        info="Add others to compare their losses; words, texts, log and buttons are the first one's.",
+        elem_id="runs",
     )
     build_buttons(shelf, shown, model)
     outputs = build_view()
@@ -40,9 +66,14 @@ def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Check
     def look(shown, seen, dark):
         return view(shelf, shown, seen, dark is True)
 
+    @user_errors
+    def choose(event: gr.SelectData):
+        return [runs.find_run(shelf.runs_dir, event.row_value[0]).name]
+
     hidden = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
     for moment in (gr.Timer(POLL_SECONDS).tick, shown.change):
-        moment(look, [shown, seen, dark], [seen, shown, *outputs], **hidden)
+        moment(look, [shown, seen, dark], [seen, table, shown, *outputs], **hidden)
+    table.select(choose, None, shown, **hidden)
     page.load(arrive, None, shown, api_visibility="private")
     return shown
 
@@ -50,9 +81,6 @@ def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Check
 def build_view() -> list:
     """State, losses, texts, validation losses and log of the runs shown: empty."""
     state = gr.Markdown(elem_id="finetune-state")
-    gr.Markdown(
-        "Loss of training (thin) and validation; the dotted line is the loss before training, the star the best."
-    )
     plot = gr.Image(
         show_label=False,
         buttons=["download", "fullscreen"],
@@ -60,11 +88,12 @@ def build_view() -> list:
         elem_id="finetune-plot",
         format="png",
         label="Losses",
+        alt_text="Losses of training and validation over the steps; the table below gives those of validation",
     )
     texts = gr.Dataframe(
         headers=["step", "text"],
         column_count=2,
-        column_widths=["80px", "100%"],
+        column_widths=["15%", "85%"],
         wrap=True,
         interactive=False,
         label="Written along the way: the same prompt, the same seed",
@@ -86,9 +115,8 @@ def build_view() -> list:
 def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> None:
     """What can be done with the first run shown."""
     with gr.Row():
-        names = {"stop": "Stop", "pause": "Pause", "resume": "Resume", "use": "Use this model", "zip": "Model as a zip"}
-        button = {name: gr.Button(label, elem_id=f"finetune-{name}", min_width=90) for name, label in names.items()}
-    file = gr.File(label="The model", visible=False, interactive=False, elem_id="finetune-file")
+        button = {name: gr.Button(label, elem_id=f"finetune-{name}", min_width=90) for name, label in DOES.items()}
+    file = gr.File(label="File", visible=False, interactive=False, elem_id="finetune-file")
 
     def end(want):
         @user_errors
@@ -111,7 +139,11 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> None:
     def pack(shown):
         run = first(shelf, shown).name
         archive = shutil.make_archive(str(new_folder() / run), "zip", shelf.location(run))
-        return gr.File(archive, visible=True)
+        return gr.File(archive, label="The model", visible=True)
+
+    @user_errors
+    def tell(shown):
+        return gr.File(report_file(first(shelf, shown)), label="The report, a page of its own", visible=True)
 
     for name, act, output in (
         ("stop", end("stop"), None),
@@ -119,6 +151,7 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> None:
         ("resume", go_on, None),
         ("use", take, model),
         ("zip", pack, file),
+        ("report", tell, file),
     ):
         button[name].click(act, shown, output, api_name=f"finetune_{name}")
 
@@ -147,30 +180,51 @@ def end_run(folder: Path, want: str) -> None:
     threading.Thread(target=see_to_it, daemon=True).start()
 
 
+def report_file(folder: Path) -> str:
+    """A copy of a run's report.html to take away, written first where it is missing."""
+    from gpt2lab.reports import write_report
+
+    page = folder / "report.html"
+    if not page.is_file():
+        write_report(folder)
+    return shutil.copy(page, new_folder() / f"{folder.name}.html")
+
+
 def view(shelf: Shelf, shown, seen, dark: bool):
-    """(what is drawn, list of runs, line, figure, texts, table, log) of the runs shown, from their folders."""
-    ids = run_ids(shelf)
+    """(what is drawn, list, choice, line, figure, texts, table, log) of the runs shown, from their folders."""
+    listed = runs.list_runs(shelf.runs_dir)
+    ids, rows = [run.id for run in listed], [row_of(run) for run in listed]
     folders = [runs.find_run(shelf.runs_dir, run) for run in (shown or [])[:MAX_SHOWN]]
     if not folders:
-        return ids, gr.Dropdown(choices=ids), "No run is shown." if ids else "There are no runs yet.", None, [], [], ""
+        line = "No run is looked at." if ids else "There are no runs yet."
+        return [rows], rows, gr.Dropdown(choices=ids), line, None, [], [], ""
     status, log = runs.read_status(folders[0]), runs.log_tail(folders[0])
     metrics = {folder.name: runs.read_metrics(folder) for folder in folders}
-    line = told(folders[0].name, status, metrics[folders[0].name])
-    now = [ids, dark, [[name, len(found)] for name, found in metrics.items()]]
-    if now == seen:
-        return gr.skip(), gr.skip(), line, gr.skip(), gr.skip(), gr.skip(), log
+    samples = runs.read_lines(folders[0] / "samples.jsonl")
+    line = told(listed[ids.index(folders[0].name)], status)
+    now = [rows, dark, [len(samples), *([name, len(found)] for name, found in metrics.items())]]
+    same = [old == new for old, new in zip(seen, now)] if seen else []
+    table = gr.skip() if same[:1] == [True] else rows
+    if same[1:] == [True, True]:
+        return now, table, gr.Dropdown(choices=ids), line, gr.skip(), gr.skip(), gr.skip(), log
     from gpt2lab.views.figures import validation_rows
 
-    samples = runs.read_lines(folders[0] / "samples.jsonl")
     return (
         now,
+        table,
         gr.Dropdown(choices=ids),
         line,
         picture(metrics, dark),
-        [[sample["step"], sample["prompt"] + sample["text"]] for sample in reversed(samples)],
+        [[sample.get("step"), f"{sample.get('prompt')}{sample.get('text')}"] for sample in reversed(samples)],
         [list(row) for row in validation_rows(metrics[folders[0].name])],
         log,
     )
+
+
+def row_of(run: runs.Run) -> list[str]:
+    """A run as a row of the list."""
+    steps, _, perplexities = run.progress.partition(", perplexity ")
+    return [run.id, f"{run.state} {steps}", perplexities]
 
 
 def picture(metrics: dict, dark: bool):
@@ -183,18 +237,19 @@ def picture(metrics: dict, dark: bool):
     return Image.open(BytesIO(figure_bytes(loss_curves(drawn, dark=dark), "png"))) if drawn else None
 
 
-def told(run: str, status: runs.RunStatus, metrics) -> str:
-    """How a run is, in a line."""
+def told(run: runs.Run, status: runs.RunStatus) -> str:
+    """What a run is and how far, in a line."""
+    model = Path(run.model)
+    base = model.parent.name if model.name == "model" else model.name  # of a run's model, the run's id
     total = f" of {status.total_steps:,}" if status.total_steps else ""
-    words = [f"**{run}**: {status.state}, step {status.step:,}{total}."]
-    if status.alive and status.step:
-        words.append(f"{status.tokens_per_second:,.0f} tokens/s, about {status.eta_seconds:.0f} s left.")
-    validation = [metric for metric in metrics if metric.split == "validation"]
-    if validation:
-        best = min(validation[1:] or validation, key=lambda metric: metric.loss)
-        words.append(
-            f"Validation perplexity {validation[0].perplexity:.2f} → **{best.perplexity:.2f}** at step {best.step:,}."
-        )
+    words = [
+        f"**{run.id}**: {status.state}, step {status.step:,}{total}; {escaped(f'{base} on {Path(run.data).name}')}."
+    ]
+    if status.alive and status.tokens_per_second and status.eta_seconds is not None:
+        words.append(f"{status.tokens_per_second:,.0f} tokens/s, about {duration(status.eta_seconds)} left.")
+    if None not in (status.loss_before, status.loss_best):
+        before, best = perplexity_of(status.loss_before), perplexity_of(status.loss_best)
+        words.append(f"Validation perplexity {before:,.2f} → **{best:,.2f}** at step {status.best_step:,}.")
     if status.message:
         words.append(escaped(status.message))
     return " ".join(words)

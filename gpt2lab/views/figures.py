@@ -66,7 +66,7 @@ def loss_curves(runs: dict[str, tuple[Metric, ...]], *, dark: bool = False) -> F
     )
     right.set_ylabel("perplexity")
     axes.grid(alpha=0.4)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return for_dark_pages(figure) if dark else figure
 
 

@@ -62,7 +62,7 @@ def visit(chromium, served):
 def start(page, steps, batch=1):
     page.locator("#finetune-steps input[type=number]").fill(str(steps))
     page.locator("#finetune-more button").first.click()
-    page.locator("#finetune-batch input").fill(str(batch))
+    page.locator("#finetune-batch_size input").fill(str(batch))
     page.locator("#finetune-start").click()
 
 

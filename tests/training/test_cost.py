@@ -8,7 +8,7 @@ from gpt2lab.blocks import pack
 from gpt2lab.errors import LabError
 from gpt2lab.training import cost, jobs
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.cost import Cost, duration, preview
+from gpt2lab.training.cost import Cost, preview
 
 V, T, D, L = 300, 64, 32, 2  # vocabulary, context, width and layers of the tiny model
 PARAMETERS = V * D + T * D + L * (12 * D * D + 13 * D) + 2 * D  # tied head; a block is 12 D² + 13 D
@@ -86,14 +86,6 @@ def test_cost_is_not_measured_while_a_run_is_training_here(told, tmp_path):
 def test_run_that_could_not_begin_has_no_cost(told, change, message):
     with pytest.raises(LabError, match=message):
         told(steps=2, **change)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (99.4, "99 s"), (100, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
-)
-def test_time_is_told_in_the_unit_that_people_would_use(seconds, words):
-    assert duration(seconds) == words
 
 
 def test_cost_in_words_has_its_units():

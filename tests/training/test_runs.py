@@ -1,6 +1,7 @@
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -294,6 +295,14 @@ def test_run_that_has_ended_stays_as_it_ended_whatever_became_of_its_process(wri
     [
         {"pid": "1"},
         {"pid": -1},
+        {"pid": 10**30},
+        {"pid": 1.5},
+        {"step": "three"},
+        {"step": None},
+        {"total_steps": [7]},
+        {"loss_best": "low"},
+        {"eta_seconds": -1},
+        {"message": {}},
         {"pid_started": None},
         {"pid_started": "then"},
         {"heartbeat": "now", "host": "elsewhere"},
@@ -307,7 +316,9 @@ def test_status_edited_to_what_it_cannot_be_is_told_in_one_line(tmp_path, change
         assert runs.read_status(folder).state == "crashed"
     except LabError as error:
         assert "\n" not in str(error)
-    assert [run.state in ("failed", "crashed") for run in runs.list_runs(tmp_path)] == [True]
+    [run] = runs.list_runs(tmp_path)
+    assert run.state in ("failed", "crashed")
+    assert re.match(r"\d+/\d+|0/\?", run.progress)
 
 
 def test_wish_that_is_none_is_refused(tmp_path):
