@@ -3,8 +3,6 @@
 Knows training; writes only into a folder of its own, which it removes.
 """
 
-import resource
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from gpt2lab.blocks import Blocks
 from gpt2lab.sources import resolve_auto
 from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.finetuning import free_bytes, prepare, sample_text
+from gpt2lab.training.finetuning import free_bytes, peak_memory, prepare, sample_text
 from gpt2lab.training.jobs import machine_lock
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 from gpt2lab.units import duration
@@ -144,10 +142,3 @@ def seconds_of(action) -> float:
     began = time.perf_counter()
     action()
     return time.perf_counter() - began
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that have been in use: of the GPU, else of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

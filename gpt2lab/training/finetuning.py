@@ -6,7 +6,9 @@ Knows blocks, models and run folders; nothing of pages and pictures.
 
 import importlib.util
 import platform
+import resource
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -180,6 +182,13 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that have been in use: of the GPU, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def described(job: Job) -> dict:
     """A run's config.json: what it was told, fingerprints of what it begins with, and the machine it runs on."""
     device = job.lab.device
@@ -263,6 +272,7 @@ def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult |
         best_step=best or 0,
         tokens=watch.tokens,
         seconds=watch.training_seconds,
+        memory=peak_memory(job.lab.device),
         val_loss_before=watch.validation.get(0),
         val_loss_after=watch.validation.get(best or 0),
         text_before=samples.get(0, ""),

@@ -7,7 +7,7 @@ from pathlib import Path
 from gpt2lab.errors import LabError
 from gpt2lab.model import Lab
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.runs import write_json
+from gpt2lab.training.runs import check_fields, write_json
 from gpt2lab.units import perplexity_of
 
 METHODS = {
@@ -25,6 +25,7 @@ class FinetuneResult:
     steps      done · best_step  the one whose model was kept: the lowest validation loss
     tokens     of text read in training, repeats counted · seconds  of training, evaluations left out
     stopped    it was told to stop or to pause before its last step
+    memory     peak bytes of the first process, or of its GPU; since a run was last resumed
     """
 
     run: str
@@ -40,6 +41,10 @@ class FinetuneResult:
     text_after: str
     prompt: str
     stopped: bool
+    memory: int | None = None
+
+    def __post_init__(self):
+        check_fields(self)
 
     @property
     def tokens_per_second(self) -> float:

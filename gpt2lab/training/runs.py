@@ -47,6 +47,18 @@ robin rowan saffron sage slate sorrel sparrow teal thistle topaz umber violet wi
 """.split()
 
 
+def check_fields(record) -> None:
+    """Raises: ValueError where a dataclass, as read from a file, holds what its types do not allow; no number is below 0."""
+    for field in fields(record):
+        value, kinds = getattr(record, field.name), get_args(field.type) or (field.type,)
+        if {int, float} & set(kinds) and value is not None:
+            fits = isinstance(value, int | float) and value >= 0
+        else:
+            fits = isinstance(value, kinds)
+        if not fits:
+            raise ValueError(f"{field.name} cannot be {str(value)[:80]!r}")
+
+
 @dataclass(frozen=True)
 class Metric:
     """One measured loss.
@@ -62,6 +74,9 @@ class Metric:
     loss: float
     lr: float
     seconds: float
+
+    def __post_init__(self):
+        check_fields(self)
 
     @property
     def perplexity(self) -> float:
@@ -100,15 +115,7 @@ class RunStatus:
     def __post_init__(self):
         if self.state not in STATES:
             raise ValueError(f"state {self.state!r} is none of {STATES}")
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.type is str:
-                fits = isinstance(value, str)
-            else:
-                unknown = value is None and type(None) in get_args(field.type)
-                fits = unknown or (isinstance(value, int | float) and value >= 0)
-            if not fits:
-                raise ValueError(f"{field.name} cannot be {str(value)[:80]!r}")
+        check_fields(self)
 
     @property
     def alive(self) -> bool:
@@ -356,7 +363,7 @@ def read_metrics(folder: Path) -> tuple[Metric, ...]:
     """Every loss of a run so far, in order; lines that are no metric are passed over."""
     metrics = []
     for line in read_lines(folder / "metrics.jsonl"):
-        with suppress(TypeError):
+        with suppress(TypeError, ValueError):
             metrics.append(Metric(**line))
     return tuple(metrics)
 

@@ -13,6 +13,7 @@ from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
+from gpt2lab.units import duration
 from gpt2lab.views.figures import (
     FORMATS,
     attention_grid,
@@ -27,7 +28,8 @@ STYLE = """
 body { max-width: 960px; margin: auto; padding: 24px 16px; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; } th, td { border: 1px solid var(--line); padding: 4px 12px; text-align: left; }
-th { overflow-wrap: normal; }
+th { overflow-wrap: normal; } td { overflow-wrap: break-word; }
+.table { overflow-x: auto; }
 img { max-width: 100%; background: #fff; border-radius: 6px; } figure { margin: 1rem 0; }
 figcaption, .soft { color: var(--soft); }
 .texts { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
@@ -76,8 +78,10 @@ def run_report(
     body = f"""
 <h1>Fine-tuning run {html.escape(result.run)}</h1>
 <p>{html.escape(config["model"])} fine-tuned on {html.escape(config["data"])}: {result.steps:,} steps,
-{result.tokens:,} tokens in {result.seconds:.0f} s ({result.tokens_per_second:,.0f} tokens/s).</p>
+{result.tokens:,} tokens; the model is that of step {result.best_step:,}.</p>
 {table(["", "before", "after"], result_rows(result))}
+<h2>Cost</h2>
+{table(["", "took"], cost_rows(result, metrics))}
 <h2>Loss</h2>
 {image(loss_curve(metrics), "Loss over the run: on the blocks trained on, and on the whole validation split.")}
 {table(["step", "validation loss", "perplexity"], validation_rows(metrics))}
@@ -112,6 +116,16 @@ def result_rows(result: FinetuneResult) -> list[tuple[str, ...]]:
         ("validation loss (nats per token)", *(f"{x:.4f}" for x in loss)),
         ("validation perplexity", *(f"{x:.2f}" for x in ppl)),
     ]
+
+
+def cost_rows(result: FinetuneResult, metrics: tuple[Metric, ...]) -> list[tuple[str, str]]:
+    """Time, speed and memory."""
+    rows = [
+        ("training", duration(result.seconds)),
+        ("with validations, texts and checkpoints", duration(metrics[-1].seconds) if metrics else "?"),
+        ("tokens per second of training", f"{result.tokens_per_second:,.0f}"),
+    ]
+    return rows if result.memory is None else [*rows, ("peak memory", f"{result.memory / 1e9:.2f} GB")]
 
 
 def head_rows(best: dict[str, list[tuple[int, int, float]]]) -> list[tuple[str, ...]]:
@@ -161,4 +175,4 @@ def table(head: list[str], rows: list[tuple[str, ...]]) -> str:
     """An HTML table of plain strings."""
     cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
+    return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from math import exp
 from pathlib import Path
 
@@ -23,6 +24,7 @@ RESULT = FinetuneResult(
     prompt="The moon",
     stopped=False,
 )
+EDITED = json.dumps(asdict(RESULT) | {"folder": None, "model_dir": None, "seconds": "long"})
 CONFIG = TrainConfig(
     model="builtin", data="texts/moon.txt", batch_size=4, grad_accum=2, block_size=16, learning_rate=2e-4, seed=7
 )
@@ -55,7 +57,9 @@ def test_result_reads_as_written_and_from_wherever_the_folder_is_now(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "null", "{}", '{"steps": 3}', '{"nonsense": 1}', b"\xff"])
+@pytest.mark.parametrize(
+    "content", [None, "", "{", "[]", "null", "{}", '{"steps": 3}', '{"nonsense": 1}', EDITED, b"\xff"]
+)
 def test_run_without_a_result_that_can_be_read_is_refused_by_name(tmp_path, content):
     if content is not None:
         (tmp_path / "result.json").write_bytes(content if isinstance(content, bytes) else content.encode())

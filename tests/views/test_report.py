@@ -35,6 +35,7 @@ RESULT = FinetuneResult(
     best_step=1234,
     tokens=56789,
     seconds=12.0,
+    memory=1_500_000_000,
     val_loss_before=3.25,
     val_loss_after=2.5,
     text_before=" rose in the west",
@@ -91,7 +92,9 @@ def pictures(read):
 
 def test_numbers_of_the_result_appear(report):
     text = report.text
-    assert "builtin fine-tuned on sample: 1,234 steps, 56,789 tokens in 12 s (4,732 tokens/s)" in text
+    assert "builtin fine-tuned on sample: 1,234 steps, 56,789 tokens; the model is that of step 1,234." in text
+    assert "training 12 s with validations, texts and checkpoints" in text
+    assert "tokens per second of training 4,732 peak memory 1.50 GB" in text
     assert "validation loss (nats per token) 3.2500 2.5000" in text
     assert f"validation perplexity {exp(3.25):.2f} {exp(2.5):.2f}" in text
     assert f"1,234 2.5000 {exp(2.5):.2f}" in text
@@ -241,7 +244,16 @@ def test_rows_of_settings_leave_out_what_was_not_set_and_spread_the_machine():
 def test_table_keeps_order_and_escapes_every_cell(read_html):
     read = read_html(table(["a", HOSTILE], [("1", "2"), (HOSTILE, "4")]))
     assert read.texts == ["a", HOSTILE, "1", "2", HOSTILE, "4"]
-    assert [tag for tag, _ in read.tags] == ["table", "thead", "tr", "th", "th", "tbody", *["tr", "td", "td"] * 2]
+    assert [tag for tag, _ in read.tags] == [
+        "div",
+        "table",
+        "thead",
+        "tr",
+        "th",
+        "th",
+        "tbody",
+        *["tr", "td", "td"] * 2,
+    ]
 
 
 def test_image_holds_the_figure_and_its_caption_twice(read_html):
