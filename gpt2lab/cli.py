@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import warnings
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -168,7 +168,7 @@ def finetune(
     from gpt2lab.training.finetuning import finetune as run_finetune
 
     with redirect_stdout(sys.stderr):  # for what libraries print
-        result = run_finetune(config, run=run, runs_dir=runs, queue=queue, on_start=heed_signals)
+        result = run_finetune(config, run=run, runs_dir=runs, queue=queue, on_start=begun)
     tell(result, as_json)
     return None
 
@@ -184,20 +184,19 @@ def price(config, runs: Path, as_json: bool) -> None:
 
 def go_on(folder: Path, queue: bool, as_json: bool) -> None:
     """Resume a run in this process, and report what it came to."""
-    from gpt2lab.training.jobs import reopened
+    from gpt2lab.training.finetuning import resume
 
-    # before torch is imported: whoever started this process waits for it
-    with reopened(folder) if is_first() else nullcontext(), redirect_stdout(sys.stderr):
-        from gpt2lab.training.finetuning import resume
-
-        heed_signals(folder)
-        result = resume(folder, queue=queue)
+    with redirect_stdout(sys.stderr):  # for what libraries print
+        result = resume(folder, queue=queue, on_start=begun)
     tell(result, as_json)
 
 
-def heed_signals(folder: Path) -> None:
-    """From now on Ctrl-C and the system's request to end pause the run, which can be resumed; a second Ctrl-C breaks."""
+def begun(folder: Path) -> None:
+    """Name the run; from now on Ctrl-C and the system's request to end pause it. A second Ctrl-C breaks it off."""
     from gpt2lab.training.runs import ask
+
+    if is_first():
+        print(f"run {folder.name} in {folder.parent}", file=sys.stderr, flush=True)
 
     def pause(number, frame):
         ask(folder, "pause")
@@ -215,12 +214,27 @@ def tell(result, as_json: bool) -> None:
     if result is None:
         return
     if result.model_dir:
-        from gpt2lab.reports import write_report
-
-        write_report(result.folder)
+        add_report(result.folder)
+    else:
+        where = f"{result.run} --runs {result.folder.parent}"
+        print(f"paused at step {result.steps}; `gpt2lab runs resume {where}` goes on", file=sys.stderr)
     keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
     keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "stopped"]
     report({key: plain(getattr(result, key)) for key in keys}, as_json)
+
+
+def add_report(folder: Path) -> None:
+    """Write a run's report.html. Where it cannot be written, the run is as good without: that is told, and how to try again."""
+    from gpt2lab.reports import write_report
+
+    again = f"`gpt2lab runs report {folder.name} --runs {folder.parent}` writes it"
+    try:
+        write_report(folder)
+    except LabError as error:
+        print(f"there is no report.html ({error}); {again}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"there is no report.html yet; {again}", file=sys.stderr)
+        raise
 
 
 runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, report.", invoke_without_command=True)
@@ -231,6 +245,8 @@ RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs l
 @runs_app.callback()
 def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Runs: list, show, stop, pause, resume, report. Without a word, the list."""
+    given = {"runs": runs, "as_json": as_json}
+    context.default_map = dict.fromkeys(("list", "show", "stop", "pause", "resume", "report"), given)
     if context.invoked_subcommand is None:
         runs_list(runs, as_json)
 
@@ -242,12 +258,14 @@ def runs_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 
     found = list_runs(runs)
     if as_json:
-        return report({"runs": [{key: plain(value) for key, value in asdict(run).items()} for run in found]}, as_json)
+        keys = ("id", "state", "step", "total_steps", "model", "data", "created", "message")
+        return report({"runs": [{key: getattr(run, key) for key in keys} for run in found]}, as_json)
     if not found:
         print(f"no runs in {runs}")
-    width = max((len(run.id) for run in found), default=0)
-    for run in found:
-        print(f"{run.id:<{width}}  {run.state:<8}  {run.progress}  {run.message}".rstrip())
+    rows = [(run.id, run.state, run.progress, f"{run.model} on {run.data}", run.message) for run in found]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
     return None
 
 
@@ -439,8 +457,9 @@ def report(values: dict, as_json: bool) -> None:
     if as_json:
         print(json.dumps(finite(values), ensure_ascii=False, allow_nan=False))
         return
-    width = max(map(len, values))
-    for name, value in values.items():
+    known = {name: value for name, value in values.items() if value is not None}
+    width = max(map(len, known))
+    for name, value in known.items():
         print(f"{name:<{width}}  {f'{value:,.4f}' if isinstance(value, float) else value}")
 
 

@@ -138,6 +138,9 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
         device = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
         raise LabError(f"device {device!r} is not to be had here; use 'cpu', or leave it out") from error
+    # MKL's vector functions choose their code when first called. Called by two threads at once, one chose a coarser
+    # one in about one process of 150: half of the first GELU was off by 1e-4. A first call of one element prevents it.
+    torch.tanh(torch.zeros(1))
     try:
         with LOADING:
             if source.kind == "hub":  # a folder's was looked at when its name was

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from IPython.display import Image, Pretty, display
 
+from gpt2lab.errors import LabError
 from gpt2lab.training.runs import RunStatus, find_run, read_metrics, read_status
 from gpt2lab.views.figures import figure_bytes, loss_curve
 
@@ -15,10 +16,12 @@ def attach(run: str, runs_dir: str | Path = "runs", *, seconds: float = 2.0) -> 
     run      the run's id · runs_dir  where it is
     seconds  between looks, above 0
 
-    Raises: LabError for a run that is not there.
+    Raises: LabError for a run that is not there, and outside a notebook.
     """
     folder = find_run(Path(runs_dir), run)
     line, curve, drawn = display(Pretty(""), display_id=True), None, 0
+    if line is None:
+        raise LabError("attach draws in a notebook's cell, and this is none; use read_status, or `gpt2lab runs show`")
     try:
         while True:
             status, metrics = read_status(folder), read_metrics(folder)

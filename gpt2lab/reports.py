@@ -44,7 +44,10 @@ def samples_of(folder: Path, lab: Lab, config: dict) -> tuple[Sample, ...]:
     training = token_ids(lab.tokenizer, load_text(config["data"]).train)
     samples = []
     for line in read_lines(folder / "samples.jsonl"):
-        ids = lab.encode(line["text"]).tolist()
+        step, text = line.get("step"), line.get("text")
+        if not isinstance(step, int) or not isinstance(text, str):
+            continue  # edited by hand
+        ids = lab.encode(text).tolist()
         start, length = longest_verbatim(ids, training)
-        samples.append(Sample(line["step"], line["text"], lab.tokenizer.decode(ids[start : start + length]), length))
+        samples.append(Sample(step, text, lab.tokenizer.decode(ids[start : start + length]), length))
     return tuple(samples)

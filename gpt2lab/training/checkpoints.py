@@ -12,21 +12,20 @@ import safetensors
 from gpt2lab.model import Lab
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.watch import CHECKPOINTS_KEPT, best_step, out_of_patience
+from gpt2lab.training.watch import CHECKPOINTS_KEPT, best_step
 
 
-def go_back(folder: Path, config: TrainConfig) -> Path | None:
-    """The newest whole checkpoint from which something is left to do, or None; what came after it is forgotten."""
+def go_back(folder: Path) -> Path | None:
+    """The newest whole checkpoint, or None; what came after it is forgotten."""
     found, validated = None, set()
     for checkpoint in runs.whole_checkpoints(folder):
         validation = validated_in(checkpoint)
         best = best_step(validation)
         kept = best is None or is_readable(checkpoint.with_name(f"checkpoint-{best}"))
-        done = step_of(checkpoint) >= config.steps or out_of_patience(validation, config.patience)
-        if kept and not done and is_readable(checkpoint):
+        if kept and is_readable(checkpoint):
             found, validated = checkpoint, set(validation)
             break
-    step = step_of(found) if found else 0
+    step = step_of(found)
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         if path != found and (not found or not path.name.removeprefix("checkpoint-").isdigit() or step_of(path) > step):
             shutil.rmtree(path)
@@ -34,9 +33,9 @@ def go_back(folder: Path, config: TrainConfig) -> Path | None:
     return found
 
 
-def step_of(checkpoint: Path) -> int:
-    """The optimizer steps done at a checkpoint, from its name."""
-    return int(checkpoint.name.removeprefix("checkpoint-"))
+def step_of(checkpoint: Path | None) -> int:
+    """The optimizer steps done at a checkpoint, from its name; 0 where there is none."""
+    return 0 if checkpoint is None else int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def validated_in(checkpoint: Path | None) -> dict[int, float]:
@@ -49,7 +48,7 @@ def validated_in(checkpoint: Path | None) -> dict[int, float]:
 
 def is_due(checkpoint: Path | None, config: TrainConfig) -> bool:
     """Whether the step that training goes on from is still to be validated."""
-    step = step_of(checkpoint) if checkpoint else 0
+    step = step_of(checkpoint)
     return step % config.eval_every == 0 and step not in validated_in(checkpoint)
 
 

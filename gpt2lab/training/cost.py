@@ -3,6 +3,8 @@
 Knows training; writes only into a folder of its own, which it removes.
 """
 
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -77,16 +79,19 @@ class Stopwatch(TrainerCallback):
 def preview(config: TrainConfig, runs_dir: str | Path = "runs") -> Cost:
     """Measure a few steps, a part of a validation, a sample and a checkpoint; reckon the whole run from them.
 
-    It takes some 10 to 60 s, and is right only where nothing else keeps the machine busy meanwhile.
+    It takes some 10 to 60 s, and is right only where nothing else keeps the machine busy meanwhile. A run that
+    is started in that time waits for it.
 
     Raises: LabError for bad settings, as `finetune`, or while a run is training here.
     """
-    with machine_lock():
+    with machine_lock(preview=True):
         return _measure(config, Path(runs_dir))
 
 
 def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
     began = time.perf_counter()
+    imports = [sys.executable, "-c", "import gpt2lab.training.finetuning"]  # as the run's own process will begin
+    subprocess.run(imports, check=True, capture_output=True)
     model, data = resolve_auto(config.model, config.data)
     job = prepare(replace(config, model=model, data=data), PartialState(cpu=not torch.cuda.is_available()))
     lab, config = job.lab, job.config

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import safetensors
 import torch
 import transformers
 from accelerate import PartialState
@@ -26,7 +27,14 @@ from gpt2lab.sampling import generate
 from gpt2lab.sources import resolve_auto
 from gpt2lab.text import TextSplits, load_text
 from gpt2lab.training import jobs, runs
-from gpt2lab.training.checkpoints import disk_needed, drop_torn_checkpoints, go_back, is_due
+from gpt2lab.training.checkpoints import (
+    disk_needed,
+    drop_torn_checkpoints,
+    go_back,
+    is_due,
+    step_of,
+    validated_in,
+)
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.result import FinetuneResult, model_card, write_result
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
@@ -62,7 +70,7 @@ def finetune(
     run       the run's id; made from date, model, data and a word otherwise
     runs_dir  where run folders are
     on_start  called with the run's folder once it is there, to watch it from elsewhere
-    queue     where another run is training on this machine: wait for it
+    queue     where another run is training on this machine: wait for it, as a run that can be seen and stopped
 
     Returns a FinetuneResult; the model is in `model_dir`, ready for load_model. Of several processes,
     only the first returns it.
@@ -73,9 +81,13 @@ def finetune(
         raise TypeError(f"both a config and {', '.join(settings)} are given; give one of them")
     config = config or TrainConfig(**settings)
     model, data = resolve_auto(config.model, config.data)
+    config = replace(config, model=model, data=data)
     process = PartialState(cpu=not torch.cuda.is_available())
-    with by_first(process, jobs.machine_lock(queue=queue)):
-        job = prepare(replace(config, model=model, data=data), process)
+    if queue:
+        waiting = in_all(process, lambda: runs.new_run(Path(runs_dir), asdict(config), run))
+        return resume(waiting, on_start=on_start, queue=True)
+    with by_first(process, jobs.machine_lock()):
+        job = prepare(config, process)
         in_all(process, lambda: check_disk(job, Path(runs_dir)))
         folder = in_all(process, lambda: runs.new_run(Path(runs_dir), described(job), run))
         in_all(process, lambda: jobs.sign(folder))
@@ -84,24 +96,30 @@ def finetune(
         return train(job, folder, process)
 
 
-def resume(folder: str | Path, *, queue: bool = False) -> FinetuneResult | None:
+def resume(
+    folder: str | Path, *, on_start: Callable[[Path], None] | None = None, queue: bool = False
+) -> FinetuneResult | None:
     """Go on with a run that was stopped, failed or crashed, or that waits to be started; as `finetune` returns.
 
     On a CPU the model that comes out is the same, to the last bit, as that of a run never interrupted.
+    Where it cannot go on after all, it stays what it was.
 
     Raises: LabError for a run that is finished or at work, whose settings cannot be read, or whose text has changed.
     """
     folder = Path(folder)
     process = PartialState(cpu=not torch.cuda.is_available())
-    with by_first(process, jobs.reopened(folder)), by_first(process, jobs.machine_lock(folder, queue=queue)):
-        known = runs.read_config(folder)
-        job = prepare(config_of(known), process)
-        now = described(job)
-        for name, what in (("text", "text"), ("base", f"model {job.config.model!r}")):
-            if known.get(name) not in (None, now[name]):
-                raise LabError(f"the {what} of run {folder.name!r} has changed since it began; start a new run")
-        in_all(process, lambda: runs.write_json(folder / "config.json", known | now))
-        return train(job, folder, process)
+    with by_first(process, jobs.reopened(folder)):
+        if on_start:
+            on_start(folder)
+        with by_first(process, jobs.machine_lock(folder, queue=queue)):
+            known = runs.read_config(folder)
+            job = prepare(config_of(known), process)
+            now = described(job)
+            for name, what in (("text", "text"), ("base", f"model {job.config.model!r}")):
+                if known.get(name) not in (None, now[name]):
+                    raise LabError(f"the {what} of run {folder.name!r} has changed since it began; start a new run")
+            in_all(process, lambda: runs.write_json(folder / "config.json", known | now))
+            return train(job, folder, process)
 
 
 @contextmanager
@@ -225,9 +243,10 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         sample=lambda: sample_text(lab, config),
         is_finite=lambda: all(parameter.isfinite().all() for parameter in lab.model.parameters()),
     )
-    watch.write("running")
     try:
-        checkpoint = in_all(process, lambda: go_back(folder, config))
+        checkpoint = in_all(process, lambda: go_back(folder))
+        watch.step, watch.validation = step_of(checkpoint), validated_in(checkpoint)
+        watch.write("running")
         trainer = LabTrainer(
             model=trainable(lab, config),
             args=training_arguments(config, folder / "checkpoints", lab, evaluates_first=is_due(checkpoint, config)),
@@ -246,18 +265,27 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
     except BaseException as error:
         if process.is_main_process:
             drop_torn_checkpoints(folder)  # first of all: it makes room where the disk is full
+        message = f"{type(error).__name__}: {error}"
+        if unwritten := isinstance(error, OSError | safetensors.SafetensorError):
+            message = f"step {watch.step} cannot be written ({error}); make room, and resume goes on from before it"
         with suppress(OSError):
-            watch.close("failed", f"{type(error).__name__}: {error}")
+            watch.close("failed", message)
+        if unwritten:
+            raise LabError(f"run {folder.name!r} has failed: {message}") from error
         raise
 
 
 def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult | None:
-    """The best model saved with its card, and the last word on the run; after a pause, only the last word."""
+    """The best model saved with its card, and the last word on the run; only that word after a pause.
+
+    A run that is told to stop before its first step has nothing to keep either.
+    """
     config, folder = job.config, watch.folder
     watch.closing = True
-    paused = watch.wish == "pause"
-    if not paused and watch.step not in watch.validation:
-        trainer.evaluate()
+    if watch.wish != "pause" and watch.step not in watch.validation and (watch.step or not watch.wish):
+        with suppress(Interrupted):
+            trainer.evaluate()
+    paused = watch.wish == "pause" or not watch.validation
     best = watch.best_step
     earlier = folder / "checkpoints" / f"checkpoint-{best}" if best not in (None, watch.step) else None
     weights = None if paused else trainer.whole_weights(earlier)
@@ -281,7 +309,7 @@ def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult |
         stopped=watch.wish is not None,
     )
     if paused:
-        watch.close("stopped", f"paused at step {watch.step}; resume goes on from there")
+        watch.close("stopped", f"{'paused' if watch.step else 'ended'} at step {watch.step}; resume goes on from there")
         return result
     save_model(job, trainer.model, weights, result)
     write_result(result)

@@ -5,6 +5,7 @@ Knows run folders and processes; loads no model.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,41 +19,39 @@ import psutil
 from filelock import FileLock, Timeout
 
 from gpt2lab.errors import LabError
-from gpt2lab.files import write_bytes
 from gpt2lab.sources import cache_folder
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
 
-STOP_SECONDS = 60.0  # that a run has to save and end before it is terminated
+STOP_SECONDS = 60.0  # without a sign of life, after which a run that was told to end is terminated
 TERM_SECONDS = 5.0  # between asking the system to end a process and making it
 POLL_SECONDS = 0.2
+WAIT_SECONDS = 1.0  # between looks whether the machine is free
 STARTING = threading.Lock()  # two starts at once in one server: the second sees the first
 
 
 @contextmanager
-def machine_lock(folder: Path | None = None, *, queue: bool = False) -> Iterator[None]:
+def machine_lock(folder: Path | None = None, *, queue: bool = False, preview: bool = False) -> Iterator[None]:
     """Hold this machine for one run; the system frees it when the process dies, however it dies.
 
-    queue  wait for the run that holds it, as "queued"; a wish to stop ends the wait
+    queue    wait for the run that holds it, as "queued"; a wish to stop ends the wait
+    preview  it is held for a minute at most, to measure what a run would cost: whoever comes waits
 
     Raises: LabError that names the run which holds the machine, or where the wait was ended.
     """
     lock = FileLock(cache_folder() / "training.lock", thread_local=False)
     with runs.told_if_unwritable(cache_folder()):
         cache_folder().mkdir(parents=True, exist_ok=True)
-    while True:
-        try:
-            lock.acquire(timeout=1 if queue else 0)
-            break
-        except Timeout as error:
-            if not queue:
-                raise LabError(f"{held_by()}; stop it, wait until it has ended, or queue this run") from error
-            if folder is None:
-                continue
-            if runs.wish(folder):
-                raise LabError(f"run {folder.name!r} was stopped while it waited for the machine") from error
-            mark(folder, "queued", held_by())
+        while not taken(lock):
+            if not queue and not noted().get("preview"):
+                raise LabError(f"{held_by()}; stop it, wait until it has ended, or queue this run")
+            if folder and runs.wish(folder):
+                raise LabError(f"run {folder.name!r} was stopped while it waited for the machine")
+            if folder:
+                mark(folder, "queued", held_by())
+            time.sleep(WAIT_SECONDS)
     try:
+        note({"preview": preview})
         if folder:
             sign(folder)
         yield
@@ -61,46 +60,77 @@ def machine_lock(folder: Path | None = None, *, queue: bool = False) -> Iterator
         lock.release()
 
 
+def taken(lock: FileLock) -> bool:
+    """Whether a lock that was free is ours now."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True
+
+
 def sign(folder: Path) -> None:
     """Say which run holds the machine, for those who are refused."""
-    write_bytes(cache_folder() / "training.json", json.dumps({"run": str(folder.resolve())}).encode())
+    note({"run": str(folder.resolve())})
+
+
+def note(what: dict) -> None:
+    """Say for what the machine is held."""
+    with runs.told_if_unwritable(cache_folder()):
+        runs.write_json(cache_folder() / "training.json", what)
+
+
+def noted() -> dict:
+    """What was said of the machine's use last; {} where that was nothing, or cannot be read."""
+    try:
+        found = json.loads((cache_folder() / "training.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def holder() -> Path | None:
     """The folder of the run that holds the machine; None where none does, or it has not said so."""
-    try:
-        return Path(json.loads((cache_folder() / "training.json").read_text(encoding="utf-8"))["run"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+    run = noted().get("run")
+    return Path(run) if isinstance(run, str) else None
 
 
 def held_by() -> str:
-    """Which run holds the machine, in words."""
+    """What holds the machine, in words."""
+    if noted().get("preview"):
+        return "the cost of a run is being measured on this machine"
     run = holder()
     return f"{f'run {run.name!r} in {run.parent}' if run else 'another run'} is training on this machine"
 
 
 def active_run(runs_dir: Path) -> runs.Run | None:
-    """The run of a folder that is at work, or about to be; None where none is."""
-    return next((run for run in runs.list_runs(runs_dir) if run.state in runs.ALIVE), None)
+    """The run of a folder that is at work on this machine, or about to be; None where none is."""
+    listed = (run for run in runs.list_runs(runs_dir) if run.state in runs.ALIVE)
+    return next((run for run in listed if runs.is_here(run.status)), None)
 
 
 def start(config: TrainConfig, runs_dir: Path, *, run: str | None = None, queue: bool = False) -> Path:
-    """Start a run in a process of its own, which outlives this one; its folder.
+    """Start a run in a process of its own, which outlives this one; its folder, once it trains, or waits to.
 
-    Raises: LabError for a taken id, or while another run of the folder is at work and `queue` is false.
+    Raises: LabError for a taken id, while another run is at work and `queue` is false, or for what that process
+    refuses; then no folder is left.
     """
     with STARTING:
         refuse_second(runs_dir, queue)
         folder = runs.new_run(Path(runs_dir), asdict(config), run)
-        spawn(folder, queue)
+        try:
+            spawn(folder, queue)
+        except LabError:
+            if runs.read_status(folder).state == "failed":  # refused; of one that crashed, the log is kept
+                shutil.rmtree(folder)
+            raise
     return folder
 
 
 def resume(folder: Path, *, queue: bool = False) -> None:
-    """Go on with a stopped, failed or crashed run, in a process of its own.
+    """Go on with a stopped, failed or crashed run, in a process of its own; returns once it trains, or waits to.
 
-    Raises: LabError for a run that is finished or at work.
+    Raises: LabError for a run that is finished or at work, or for what that process refuses; the run is then as it was.
     """
     with STARTING:
         check_resumable(folder)
@@ -110,9 +140,17 @@ def resume(folder: Path, *, queue: bool = False) -> None:
 
 
 def check_resumable(folder: Path) -> runs.RunStatus:
-    """The status of a run that can go on. Raises: LabError for one that is finished, or that a process is at work on."""
-    status = runs.read_status(folder)
-    ours = status.state == "queued" and status.pid in (os.getpid(), os.getppid())  # handed to this process to begin
+    """The status of a run that can go on; one that cannot be read counts as crashed.
+
+    Raises: LabError for a run that is finished, or that a process is at work on.
+    """
+    try:
+        status = runs.read_status(folder)
+    except LabError as error:
+        total = runs.read_config(folder).get("steps")
+        unknown = {"step": 0, "total_steps": total if isinstance(total, int) else None, "message": str(error)}
+        status = runs.RunStatus("crashed", **unknown, **runs.this_process())
+    ours = status.state in ("queued", "stopping") and status.pid == os.getpid()  # handed to this process to begin
     if status.state == "finished":
         raise LabError(f"run {folder.name!r} is finished; start a new run to train on")
     if status.alive and not ours:
@@ -132,13 +170,15 @@ def reopened(folder: Path) -> Iterator[None]:
     with runs.told_if_unwritable(folder):
         if not before.alive:
             (folder / "control.json").unlink(missing_ok=True)
-        mark(folder, "queued", "")
+        unknown = {"tokens_per_second": None, "eta_seconds": None, "message": ""}
+        runs.write_status(folder, replace(before, state="queued", **unknown, **runs.this_process()))
     try:
         yield
     except LabError as error:
-        if not runs.read_status(folder).alive:
-            raise  # it has had its last word
-        if runs.wish(folder):
+        now = runs.read_status(folder)
+        if not now.alive and now.pid == os.getpid():
+            raise  # it went on, and has had its last word
+        if now.alive and runs.wish(folder):
             mark(folder, "stopped", str(error))
         elif before.alive:
             mark(folder, "failed", str(error))
@@ -166,7 +206,7 @@ def refuse_second(runs_dir: Path, queue: bool) -> None:
 def spawn(folder: Path, queue: bool) -> None:
     """Start the process that trains a run: in a session of its own, its output in the run's log, never a pipe.
 
-    Returns once that process has made the run its own. Raises: LabError where it ends before.
+    Returns once that process trains, or waits for the machine. Raises: LabError, with its reason, where it ends before.
     """
     folder = folder.resolve()
     command = [sys.executable, "-m", "gpt2lab", "finetune", "--resume", folder.name, "--runs", str(folder.parent)]
@@ -178,34 +218,39 @@ def spawn(folder: Path, queue: bool) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    with suppress(psutil.NoSuchProcess):  # it has ended already
+        started = psutil.Process(process.pid).create_time()
+        runs.write_status(folder, replace(runs.read_status(folder), pid=process.pid, pid_started=started))
     threading.Thread(target=process.wait, daemon=True).start()  # so that it does not stay a zombie
-    deadline = time.monotonic() + STOP_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        if runs.read_status(folder).pid == process.pid:
+    while process.poll() is None:
+        status = runs.read_status(folder)
+        if status.state in ("running", "stopping") or (status.state == "queued" and status.message):  # or it waits
             return
         time.sleep(POLL_SECONDS)
-    tail = " ".join(runs.log_tail(folder).split())[-300:]
-    mark(folder, "failed", f"its process did not begin: {tail}")
-    raise LabError(f"run {folder.name!r} did not begin: {tail}")
+    status, tail = runs.read_status(folder), " ".join(runs.log_tail(folder).split())[-300:]
+    if status.state in ("stopped", "finished"):  # already
+        return
+    raise LabError(status.message if status.state == "failed" else f"run {folder.name!r} did not begin: {tail}")
 
 
 def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> runs.RunStatus:
     """Ask a run to save and end, and wait until it has; its last status.
 
     want     "stop" keeps a model of what is learned so far; "pause" only a checkpoint, and is quicker
-    seconds  after which a process that does not react is terminated; the run goes on from its last checkpoint
+    seconds  without a sign of life, after which its process is terminated; the run goes on from its last checkpoint
 
     Raises: LabError for a run that is not at work.
     """
     check_alive(folder)
     runs.ask(folder, want)
-    deadline = time.monotonic() + seconds
-    while (status := runs.read_status(folder)).alive and time.monotonic() < deadline:
+    asked = time.time()
+    while (status := runs.read_status(folder)).alive and time.time() < max(asked, status.heartbeat) + seconds:
         time.sleep(POLL_SECONDS)
     if not status.alive:
         return status
     terminate(status)
-    message = f"it did not react within {seconds:g} s and was terminated; resume goes on from its last checkpoint"
+    then = "goes on from its last checkpoint" if runs.whole_checkpoints(folder) else "begins it again"
+    message = f"it gave no sign of life for {seconds:g} s and was terminated; resume {then}"
     runs.write_status(folder, replace(status, state="stopped", message=message))
     return runs.read_status(folder)
 

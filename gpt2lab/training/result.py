@@ -7,7 +7,7 @@ from pathlib import Path
 from gpt2lab.errors import LabError
 from gpt2lab.model import Lab
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.runs import check_fields, write_json
+from gpt2lab.training.runs import check_fields, record_of, write_json
 from gpt2lab.units import perplexity_of
 
 METHODS = {
@@ -69,12 +69,19 @@ def write_result(result: FinetuneResult) -> None:
 
 
 def read_result(folder: Path) -> FinetuneResult:
-    """What a run came to. Raises: LabError for a run that has left no model yet."""
+    """What a run that left a model came to. Raises: LabError where there is none yet, or result.json cannot be read."""
     try:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return FinetuneResult(**content | {"run": folder.name, "folder": folder, "model_dir": folder / "model"})
-    except (OSError, ValueError, TypeError) as error:
+        if isinstance(content, dict):
+            content |= {"run": folder.name, "folder": folder, "model_dir": folder / "model"}
+        result = record_of(FinetuneResult, content)
+        if None in (result.val_loss_before, result.val_loss_after):
+            raise ValueError("it has no losses")
+    except FileNotFoundError as error:
         raise LabError(f"run {folder.name!r} has left no model yet, so there is nothing to report") from error
+    except (OSError, ValueError) as error:
+        raise LabError(f"{folder / 'result.json'} cannot be read ({error}), so there is nothing to report") from error
+    return result
 
 
 def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig) -> str:

@@ -23,7 +23,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -45,6 +45,20 @@ amber birch cedar cobalt coral dune ember fern flint frost garnet harbor hazel i
 lark lilac linen maple meadow mint moss ochre olive onyx opal pearl pine plum quartz raven reed river
 robin rowan saffron sage slate sorrel sparrow teal thistle topaz umber violet willow wren
 """.split()
+
+
+def record_of(kind: type, content):
+    """A dataclass from what was read of it; fields of a later version are passed over.
+
+    Raises: ValueError where it is no JSON object, or a field is missing or is not what it should be.
+    """
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    known = {field.name: content[field.name] for field in fields(kind) if field.name in content}
+    missing = [field.name for field in fields(kind) if field.default is MISSING and field.name not in known]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
+    return kind(**known)
 
 
 def check_fields(record) -> None:
@@ -127,26 +141,34 @@ class RunStatus:
 class Run:
     """A run as a list shows it.
 
-    loss_before, loss_best  of validation, nats per token
-    message                 why it ended as it did, or what of its folder cannot be read
+    status   as its status.json tells; None where that cannot be read
+    message  why it ended as it did, or what of its folder cannot be read
     """
 
     id: str
     folder: Path
     state: str
-    step: int
-    total_steps: int | None
     model: str
     data: str
     created: str
-    loss_before: float | None = None
-    loss_best: float | None = None
-    message: str = ""
+    status: RunStatus | None
+    message: str
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done, as far as is known."""
+        return self.status.step if self.status else 0
+
+    @property
+    def total_steps(self) -> int | None:
+        """Optimizer steps to do, where known."""
+        return self.status.total_steps if self.status else None
 
     @property
     def progress(self) -> str:
         """Steps done, and perplexities before training and at best. Example: "40/80, perplexity 97.03 → 93.10"."""
-        known = [f"{perplexity_of(loss):,.2f}" for loss in (self.loss_before, self.loss_best) if loss is not None]
+        losses = (self.status.loss_before, self.status.loss_best) if self.status else ()
+        known = [f"{perplexity_of(loss):,.2f}" for loss in losses if loss is not None]
         steps = f"{self.step:,}/{'?' if self.total_steps is None else f'{self.total_steps:,}'}"
         return f"{steps}, perplexity {' → '.join(known)}" if known else steps
 
@@ -225,13 +247,10 @@ def describe(folder: Path) -> Run | None:
         id=folder.name,
         folder=folder,
         state="failed" if problems else status.state,
-        step=status.step if status else 0,
-        total_steps=status.total_steps if status else None,
         model=str(config.get("model", "?")),
         data=str(config.get("data", "?")),
         created=str(config.get("created", "")),
-        loss_before=status.loss_before if status else None,
-        loss_best=status.loss_best if status else None,
+        status=status,
         message="; ".join(problems) or status.message,
     )
 
@@ -295,8 +314,8 @@ def read_status(folder: Path) -> RunStatus:
     Raises: LabError where there is none, or it cannot be read.
     """
     try:
-        status = RunStatus(**json.loads((folder / "status.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        status = record_of(RunStatus, json.loads((folder / "status.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise LabError(f"{folder} has no readable status.json ({error}); is it a run folder?") from error
     if not status.alive:
         return status
@@ -339,10 +358,12 @@ def log_tail(folder: Path) -> str:
     """The end of what a detached run printed; of a line redrawn in place, its last form."""
     try:
         with (folder / "log.txt").open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
+            start = file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
             text = file.read().decode(errors="replace")
     except OSError:
         return ""
+    if start and "\n" in text:
+        text = text.split("\n", 1)[1]  # what the first line is the end of is not shown
     return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
 
 
@@ -363,8 +384,8 @@ def read_metrics(folder: Path) -> tuple[Metric, ...]:
     """Every loss of a run so far, in order; lines that are no metric are passed over."""
     metrics = []
     for line in read_lines(folder / "metrics.jsonl"):
-        with suppress(TypeError, ValueError):
-            metrics.append(Metric(**line))
+        with suppress(ValueError):
+            metrics.append(record_of(Metric, line))
     return tuple(metrics)
 
 

@@ -85,9 +85,9 @@ class RunWatch(TrainerCallback, ExportableState):
         self.training_seconds, self.seconds_before = 0.0, 0.0
         self.started = self.step_began = time.monotonic()
         self.written = self.looked = 0.0
-        self.wish, self.closing = None, False
+        self.wish, self.closing, self.doing = None, False, ""
         self.at_epoch_begin = self.at_step_begin = None
-        self.resumed_at = 0
+        self.resumed_at = self.validated = 0
         self.bar = None
 
     @property
@@ -124,6 +124,8 @@ class RunWatch(TrainerCallback, ExportableState):
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{self.best_step}")
         if self.writes:
             self.bar = tqdm(total=self.config.steps, initial=self.step, unit="step", desc="fine-tune", mininterval=1)
+        if self.step >= self.config.steps or out_of_patience(self.validation, self.config.patience):
+            raise Interrupted  # all is trained, and only the model was not kept yet
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # the epoch's iterator draws a number before its first step, and draws it again after a resume there
@@ -155,10 +157,12 @@ class RunWatch(TrainerCallback, ExportableState):
             self.bar.update()
         self.beat()
 
-    def on_prediction_step(self, args, state, control, **kwargs):
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        self.validated += 1
+        self.doing = f"validating, {self.validated / len(eval_dataloader):.0%}" if eval_dataloader else "validating"
         self.beat()  # the heart beats through long validations
-        if self.told():
-            raise Interrupted
+        if self.told() == "pause" or (self.wish and not self.step):
+            raise Interrupted  # to stop needs what this validation will tell of the model that is to be kept
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "loss" in logs:
@@ -166,6 +170,7 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         loss = float(metrics["eval_loss"])
+        self.validated, self.doing = 0, ""
         self.record("validation", loss, self.learning_rate)
         self.validation[self.step] = loss
         text = self.write_sample()
@@ -175,8 +180,9 @@ class RunWatch(TrainerCallback, ExportableState):
         if self.best_step == self.step and not self.closing:
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{self.step}")  # rotation spares it
             control.should_save = True
-        if out_of_patience(self.validation, self.config.patience):
+        if self.wish or out_of_patience(self.validation, self.config.patience):
             control.should_training_stop = True
+            control.should_save = control.should_save or (self.wish is not None and not self.closing)
             if self.step == self.resumed_at and not self.closing:
                 raise Interrupted  # validated again after a resume: the Trainer would take one more step
 
@@ -187,15 +193,19 @@ class RunWatch(TrainerCallback, ExportableState):
         self.beat()
 
     def told(self) -> str | None:
-        """What was asked from outside, looked for a few times a second; the same in all processes."""
-        if self.closing or self.step >= self.config.steps:
+        """What was asked from outside, looked for a few times a second; the same in all processes.
+
+        A run that has nothing left to train ends by itself. One that was told to stop, and validates what it will
+        keep, can still be told to pause instead.
+        """
+        if self.step >= self.config.steps or (self.closing and self.wish is None):
             return None
-        if self.wish is None:
+        if self.wish != "pause":
             asked = None
             if self.writes and time.monotonic() - self.looked > LOOK_SECONDS:
                 self.looked = time.monotonic()
                 asked = runs.wish(self.folder)
-            self.wish = self.agree(asked)
+            self.wish = self.agree(asked) or self.wish
         return self.wish
 
     def record(self, split: str, loss: float, lr: float) -> None:
@@ -215,13 +225,15 @@ class RunWatch(TrainerCallback, ExportableState):
         """Renew the status, once a second."""
         if time.monotonic() - self.written > STATUS_SECONDS:
             self.check(isfinite(float(self.meter.loss)), "the training loss is no number")
-            self.write("running")
+            self.write("running", self.doing)
 
     def close(self, state: str, message: str = "") -> None:
         """The last word on a run."""
         if self.bar is not None:
             self.bar.close()
         self.write(state, message)
+        if self.writes:
+            (self.folder / "control.json").unlink(missing_ok=True)  # it is answered
 
     def summary(self) -> str:
         """Speed and quality so far, for the progress bar."""
@@ -233,16 +245,20 @@ class RunWatch(TrainerCallback, ExportableState):
         self.written = time.monotonic()
         if not self.writes:
             return
-        if self.bar is not None and self.step:
+        if self.bar is not None and self.training_seconds and self.validation:
             self.bar.set_postfix_str(self.summary(), refresh=False)
-        seconds_a_step = self.seconds / self.step if self.step else None  # validations included
+        speed = left = None
+        if self.step and self.training_seconds:
+            speed = self.tokens / self.training_seconds
+            if state in runs.ALIVE:
+                left = self.seconds / self.step * (self.config.steps - self.step)  # validations included
         status = runs.RunStatus(
             state,
             self.step,
             self.config.steps,
             **runs.this_process(),
-            tokens_per_second=self.tokens / self.training_seconds if self.step else None,
-            eta_seconds=seconds_a_step and seconds_a_step * (self.config.steps - self.step),
+            tokens_per_second=speed,
+            eta_seconds=left,
             best_step=self.best_step,
             loss_before=self.validation.get(0),
             loss_best=self.validation.get(self.best_step),

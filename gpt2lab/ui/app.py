@@ -49,7 +49,7 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         def arrive(label: str):
             return gr.Dropdown(choices=shelf.labels()), f"{auto_line()}\n\n{model_line(shelf, label)}"
 
-        model.input(describe, model, status, api_name="describe_model")
+        model.change(describe, model, status, api_name="describe_model")
         demo.load(arrive, model, [model, status], api_visibility="private")
         demo.load(None, None, dark, js=IS_DARK)
     demo.queue(api_open=False, max_size=32)
@@ -110,5 +110,9 @@ def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
 
 
 def _warm_up() -> None:
+    import transformers
+
     import gpt2lab.inspection.trace
     import gpt2lab.training.finetuning  # noqa: F401
+
+    transformers.utils.logging.disable_progress_bar()

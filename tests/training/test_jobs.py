@@ -232,6 +232,37 @@ def test_last_word_of_a_run_that_went_on_stays(make):
     assert (runs.read_status(folder).state, runs.read_status(folder).message) == ("failed", "its own word")
 
 
+def test_run_at_work_on_another_machine_keeps_no_run_from_this_one(tmp_path, make, spawned):
+    make("busy", "running", host="elsewhere")
+    assert jobs.active_run(tmp_path / "runs") is None
+    assert jobs.start(CONFIG, tmp_path / "runs", run="second").name == "second"
+
+
+def test_run_waits_while_the_cost_of_another_is_measured(make):
+    folder, got = make("mine", "queued"), []
+
+    def train():
+        with jobs.machine_lock(folder):
+            got.append(jobs.holder())
+
+    with jobs.machine_lock(preview=True):
+        waiting = threading.Thread(target=train)
+        waiting.start()
+        wait_until(lambda: runs.read_status(folder).message)
+        assert runs.read_status(folder).message == "the cost of a run is being measured on this machine"
+        assert (runs.read_status(folder).state, got) == ("queued", [])
+    waiting.join()
+    assert got == [folder.resolve()]
+
+
+def test_run_of_which_the_status_is_lost_counts_as_crashed_and_goes_on(make, spawned):
+    folder = make("mine", "running")
+    (folder / "status.json").write_text('{"state": "run')
+    jobs.resume(folder)
+    assert (runs.read_status(folder).state, runs.read_status(folder).total_steps) == ("queued", 7)
+    assert spawned == [("mine", False)]
+
+
 @pytest.fixture
 def broken_python(tmp_path, monkeypatch):
     """A Python that says why it cannot begin, and ends."""
@@ -241,11 +272,12 @@ def broken_python(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs.sys, "executable", str(program))
 
 
-def test_run_whose_process_does_not_begin_has_failed_with_its_last_words(tmp_path, broken_python):
+def test_run_whose_process_does_not_begin_has_crashed_with_its_last_words(tmp_path, broken_python):
     with pytest.raises(LabError, match="run 'mine' did not begin: one no room in memory"):
         jobs.start(CONFIG, tmp_path / "runs", run="mine")
     status = runs.read_status(tmp_path / "runs" / "mine")
-    assert (status.state, status.message) == ("failed", "its process did not begin: one no room in memory")
+    assert status.state == "crashed"
+    assert status.message.endswith("is gone; its log ends: one no room in memory")
     assert (tmp_path / "runs" / "mine" / "log.txt").read_text() == "one\nno room\tin memory\n"
 
 
@@ -258,6 +290,23 @@ def test_run_that_has_ended_is_not_stopped_and_stays_as_it_is(make, state, want)
         jobs.stop(folder, want=want)
     assert str(caught.value) == f"run 'mine' is {state}; there is nothing to stop"
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_run_that_gives_signs_of_life_is_waited_for(make):
+    folder, ended = make("mine", "running"), []
+
+    def live_on():
+        for _ in range(12):
+            time.sleep(0.1)
+            become("running", folder)
+        ended.append(True)
+        become("stopped", folder, message="its last word")
+
+    running = threading.Thread(target=live_on)
+    running.start()
+    status = jobs.stop(folder, seconds=0.5)
+    running.join()
+    assert (ended, status.state, status.message) == ([True], "stopped", "its last word")
 
 
 def test_stop_waits_for_the_last_word_of_the_run(make):
@@ -289,9 +338,8 @@ def test_process_that_does_not_react_is_ended(make, monkeypatch, stubborn):
         status = jobs.stop(folder, seconds=0.5)
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert (status.state, status.step) == ("stopped", 3)
-    assert status.message == (
-        "it did not react within 0.5 s and was terminated; resume goes on from its last checkpoint"
-    )
+    told = "it gave no sign of life for 0.5 s and was terminated; resume begins it again"
+    assert status.message == told
     assert runs.read_status(folder) == status
 
 

@@ -63,10 +63,17 @@ def test_result_reads_as_written_and_from_wherever_the_folder_is_now(tmp_path):
 def test_run_without_a_result_that_can_be_read_is_refused_by_name(tmp_path, content):
     if content is not None:
         (tmp_path / "result.json").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(
-        LabError, match=rf"^run '{tmp_path.name}' has left no model yet, so there is nothing to report$"
-    ):
+    unread = rf"^{tmp_path / 'result.json'} cannot be read \(.+\), so there is nothing to report$"
+    missing = rf"^run '{tmp_path.name}' has left no model yet, so there is nothing to report$"
+    with pytest.raises(LabError, match=missing if content is None else unread):
         read_result(tmp_path)
+
+
+def test_result_of_a_later_version_is_read_without_what_is_not_known_here(tmp_path):
+    write_result(replace(RESULT, folder=tmp_path))
+    content = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps(content | {"carbon": 1.5}))
+    assert read_result(tmp_path).steps == 1200
 
 
 def test_card_states_the_losses_and_how_they_came_about(random_lab):

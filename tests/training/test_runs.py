@@ -371,7 +371,9 @@ def test_list_of_runs_shows_each_with_what_it_was_told_newest_first(tmp_path):
     first, *others = runs.list_runs(tmp_path)
     assert [run.id for run in others] == ["middle", "old"]
     assert [(run.state, run.step, run.total_steps) for run in others] == [("queued", 0, 9)] * 2
-    assert first == runs.Run("new", tmp_path / "new", "stopped", 3, 10, "builtin", "sample", "2026-03-01", "")
+    assert first == runs.Run(
+        "new", tmp_path / "new", "stopped", "builtin", "sample", "2026-03-01", STATUS, STATUS.message
+    )
 
 
 def test_runs_folder_that_is_not_there_has_no_runs(tmp_path):
@@ -481,9 +483,9 @@ def test_whole_checkpoints_are_those_with_their_last_file_newest_first(tmp_path)
 def test_log_shows_its_end_and_a_redrawn_line_in_its_last_form(tmp_path):
     assert runs.log_tail(tmp_path) == ""
     (tmp_path / "log.txt").write_bytes(b"x" * 10_000 + b"\nbar: 1%\rbar: 2%\rbar: 3%\nline\r\nlast \xff")
-    tail = runs.log_tail(tmp_path)
-    assert tail.endswith("\nbar: 3%\nline\nlast \ufffd")
-    assert len(tail) <= runs.LOG_TAIL
+    assert runs.log_tail(tmp_path) == "bar: 3%\nline\nlast \ufffd"  # and of the line that is cut, nothing
+    (tmp_path / "log.txt").write_bytes(b"x" * 10_000)
+    assert runs.log_tail(tmp_path) == "x" * runs.LOG_TAIL
 
 
 def leave_model(runs_dir, run, at):

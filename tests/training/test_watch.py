@@ -56,10 +56,13 @@ def test_speed_and_time_left_follow_from_the_steps_done(watch, tmp_path):
     watch.meter.add(torch.tensor(3.0), torch.tensor(800))
     watch.step, watch.training_seconds = 4, 2.0
     watch.started -= 6.0
-    watch.close("stopped", "enough")
+    watch.write("running")
     status = read_status(tmp_path)
     assert status.tokens_per_second == 400.0
     assert status.eta_seconds == pytest.approx(9.0, rel=0.1)  # validations take their time too
+    watch.close("stopped", "enough")
+    status = read_status(tmp_path)
+    assert (status.tokens_per_second, status.eta_seconds) == (400.0, None)
     assert (status.state, status.step, status.message) == ("stopped", 4, "enough")
     assert status.heartbeat >= status.pid_started > 0
 
@@ -196,13 +199,39 @@ def test_wish_amid_a_step_gives_it_up_and_puts_its_random_numbers_and_its_loss_b
     assert (float(watch.meter.loss), watch.tokens) == (3.0, 8)
 
 
-def test_wish_amid_a_validation_breaks_it_off(watch, tmp_path):
+@pytest.mark.parametrize(("step", "want"), [(0, "stop"), (0, "pause"), (3, "pause")])
+def test_wish_amid_a_validation_breaks_it_off(watch, tmp_path, step, want):
+    watch.step = step
     watch.on_prediction_step(*turn())
-    runs.ask(tmp_path, "stop")
+    runs.ask(tmp_path, want)
     with pytest.raises(Interrupted):
         watch.on_prediction_step(*turn())
-    watch.closing = True
+
+
+def test_wish_to_stop_waits_for_the_validation_it_comes_in_and_one_to_pause_does_not_wait_for_that(watch, tmp_path):
+    watch.step = 3
+    runs.ask(tmp_path, "stop")
     watch.on_prediction_step(*turn())
+    assert watch.wish == "stop"
+    watch.closing = True  # the validation of what is kept
+    watch.on_prediction_step(*turn())
+    runs.ask(tmp_path, "pause")
+    with pytest.raises(Interrupted):
+        watch.on_prediction_step(*turn())
+
+
+def test_wish_that_comes_once_all_is_trained_comes_too_late(watch, tmp_path):
+    watch.step, watch.closing = 3, True
+    runs.ask(tmp_path, "pause")
+    watch.on_prediction_step(*turn())
+    assert watch.wish is None
+
+
+def test_status_tells_how_far_a_validation_is(watch, tmp_path, monkeypatch):
+    monkeypatch.setattr(watch_module, "STATUS_SECONDS", -1)
+    for _ in range(3):
+        watch.on_prediction_step(*turn(), eval_dataloader=range(12))
+    assert read_status(tmp_path).message == "validating, 25%"
 
 
 def test_wish_is_that_of_the_process_that_writes(make, tmp_path):
