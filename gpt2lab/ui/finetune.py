@@ -84,7 +84,7 @@ def build_finetune_tab(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: 
     @user_errors
     def begin(queue, *values):
         folder = jobs.start(told(*values), shelf.runs_dir, queue=queue is True)
-        return gr.Dropdown(choices=run_ids(shelf), value=[folder.name]), ""
+        return gr.Dropdown(choices=run_ids(shelf), value=[folder.name])
 
     @user_errors
     def estimate(*values):
@@ -92,7 +92,7 @@ def build_finetune_tab(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: 
         return "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
 
     inputs = [model, *asked.values()]
-    start.click(begin, [queue, *inputs], [shown, cost], api_name="finetune", concurrency_limit=8)
+    start.click(begin, [queue, *inputs], shown, api_name="finetune", concurrency_limit=8)
     price.click(estimate, inputs, cost, api_name="finetune_cost")
 
 

@@ -53,8 +53,8 @@ def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Check
         info="Add others to compare their losses; words, texts, log and buttons are the first one's.",
         elem_id="runs",
     )
-    build_buttons(shelf, shown, model)
-    outputs = build_view()
+    buttons = build_buttons(shelf, shown, model)
+    outputs = [*build_view(), *buttons]
     seen = gr.State()  # what is drawn, so that nothing is drawn twice
 
     @user_errors
@@ -112,10 +112,13 @@ def build_view() -> list:
     return [state, plot, texts, table, log]
 
 
-def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> None:
-    """What can be done with the first run shown."""
+def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[gr.Button]:
+    """What can be done with the first run shown, in the order of DOES."""
     with gr.Row():
-        button = {name: gr.Button(label, elem_id=f"finetune-{name}", min_width=90) for name, label in DOES.items()}
+        button = {
+            name: gr.Button(label, interactive=False, elem_id=f"finetune-{name}", min_width=90)
+            for name, label in DOES.items()
+        }
     file = gr.File(label="File", visible=False, interactive=False, elem_id="finetune-file")
 
     def end(want):
@@ -131,14 +134,15 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> None:
 
     @user_errors
     def take(shown):
-        run = first(shelf, shown).name
-        shelf.location(run)
-        return gr.Dropdown(choices=shelf.labels(), value=run)
+        run = first(shelf, shown)
+        check_model(run)
+        return gr.Dropdown(choices=shelf.labels(), value=run.name)
 
     @user_errors
     def pack(shown):
-        run = first(shelf, shown).name
-        archive = shutil.make_archive(str(new_folder() / run), "zip", shelf.location(run))
+        run = first(shelf, shown)
+        check_model(run)
+        archive = shutil.make_archive(str(new_folder() / run.name), "zip", run / "model")
         return gr.File(archive, label="The model", visible=True)
 
     @user_errors
@@ -154,6 +158,7 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> None:
         ("report", tell, file),
     ):
         button[name].click(act, shown, output, api_name=f"finetune_{name}")
+    return list(button.values())
 
 
 def run_ids(shelf: Shelf) -> list[str]:
@@ -166,6 +171,17 @@ def first(shelf: Shelf, shown) -> Path:
     if not isinstance(shown, list) or not shown:
         raise LabError("no run is shown; choose one in the list")
     return runs.find_run(shelf.runs_dir, shown[0])
+
+
+def has_model(folder: Path) -> bool:
+    """Whether a run has left its model."""
+    return (folder / "model" / "config.json").is_file()
+
+
+def check_model(folder: Path) -> None:
+    """Raises: LabError for a run that has left no model yet."""
+    if not has_model(folder):
+        raise LabError(f"run {folder.name!r} has left no model yet; press Stop, or wait until it has finished")
 
 
 def end_run(folder: Path, want: str) -> None:
@@ -187,38 +203,49 @@ def report_file(folder: Path) -> str:
     page = folder / "report.html"
     if not page.is_file():
         write_report(folder)
-    return shutil.copy(page, new_folder() / f"{folder.name}.html")
+    return str(shutil.copy(page, new_folder() / f"{folder.name}.html"))
 
 
 def view(shelf: Shelf, shown, seen, dark: bool):
-    """(what is drawn, list, choice, line, figure, texts, table, log) of the runs shown, from their folders."""
+    """(what is drawn, list, choice, line, figure, texts, table, log, *buttons) of the runs shown, from their folders."""
     listed = runs.list_runs(shelf.runs_dir)
     ids, rows = [run.id for run in listed], [row_of(run) for run in listed]
     folders = [runs.find_run(shelf.runs_dir, run) for run in (shown or [])[:MAX_SHOWN]]
     if not folders:
         line = "No run is looked at." if ids else "There are no runs yet."
-        return [rows], rows, gr.Dropdown(choices=ids), line, None, [], [], ""
-    status, log = runs.read_status(folders[0]), runs.log_tail(folders[0])
+        empty = gr.Image(None, visible=False), gr.Dataframe([], visible=False), [], ""
+        return [rows], rows, gr.Dropdown(choices=ids), line, *empty, *[gr.Button(interactive=False)] * len(DOES)
+    run = listed[ids.index(folders[0].name)]
+    line, log, buttons = told(run), runs.log_tail(run.folder), possible(run)
     metrics = {folder.name: runs.read_metrics(folder) for folder in folders}
-    samples = runs.read_lines(folders[0] / "samples.jsonl")
-    line = told(listed[ids.index(folders[0].name)], status)
+    samples = runs.read_lines(run.folder / "samples.jsonl")
     now = [rows, dark, [len(samples), *([name, len(found)] for name, found in metrics.items())]]
     same = [old == new for old, new in zip(seen, now)] if seen else []
     table = gr.skip() if same[:1] == [True] else rows
     if same[1:] == [True, True]:
-        return now, table, gr.Dropdown(choices=ids), line, gr.skip(), gr.skip(), gr.skip(), log
+        return now, table, gr.Dropdown(choices=ids), line, gr.skip(), gr.skip(), gr.skip(), log, *buttons
     from gpt2lab.views.figures import validation_rows
 
+    figure = picture(metrics, dark)
+    texts = [[sample.get("step"), f"{sample.get('prompt')}{sample.get('text')}"] for sample in reversed(samples)]
     return (
         now,
         table,
         gr.Dropdown(choices=ids),
         line,
-        picture(metrics, dark),
-        [[sample.get("step"), f"{sample.get('prompt')}{sample.get('text')}"] for sample in reversed(samples)],
-        [list(row) for row in validation_rows(metrics[folders[0].name])],
+        gr.Image(figure, visible=figure is not None),
+        gr.Dataframe(texts, visible=bool(texts)),
+        [list(row) for row in validation_rows(metrics[run.id])],
         log,
+        *buttons,
     )
+
+
+def possible(run: runs.Run) -> list[gr.Button]:
+    """The buttons of DOES, each as it can be pressed or not."""
+    alive = run.state in runs.ALIVE
+    can = {"stop": alive, "pause": alive, "resume": not alive and run.state != "finished"}
+    return [gr.Button(interactive=can.get(name, has_model(run.folder))) for name in DOES]
 
 
 def row_of(run: runs.Run) -> list[str]:
@@ -237,22 +264,18 @@ def picture(metrics: dict, dark: bool):
     return Image.open(BytesIO(figure_bytes(loss_curves(drawn, dark=dark), "png"))) if drawn else None
 
 
-def told(run: runs.Run, status: runs.RunStatus) -> str:
+def told(run: runs.Run) -> str:
     """What a run is and how far, in a line."""
-    model = Path(run.model)
+    model, status = Path(run.model), run.status
     base = model.parent.name if model.name == "model" else model.name  # of a run's model, the run's id
-    total = f" of {status.total_steps:,}" if status.total_steps else ""
-    words = [
-        f"**{run.id}**: {status.state}, step {status.step:,}{total}; {escaped(f'{base} on {Path(run.data).name}')}."
-    ]
-    if status.alive and status.tokens_per_second and status.eta_seconds is not None:
+    total = f" of {run.total_steps:,}" if run.total_steps else ""
+    words = [f"**{run.id}**: {run.state}, step {run.step:,}{total}; {escaped(f'{base} on {Path(run.data).name}')}."]
+    if status and None not in (status.tokens_per_second, status.eta_seconds):
         words.append(f"{status.tokens_per_second:,.0f} tokens/s, about {duration(status.eta_seconds)} left.")
-    if None not in (status.loss_before, status.loss_best):
+    if status and None not in (status.loss_before, status.loss_best, status.best_step):
         before, best = perplexity_of(status.loss_before), perplexity_of(status.loss_best)
         words.append(f"Validation perplexity {before:,.2f} → **{best:,.2f}** at step {status.best_step:,}.")
-    if status.message:
-        words.append(escaped(status.message))
-    return " ".join(words)
+    return " ".join([*words, escaped(run.message)]).rstrip()
 
 
 def escaped(text: str) -> str:

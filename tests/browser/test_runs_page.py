@@ -6,6 +6,9 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import asdict
+from math import exp
+from pathlib import Path
 
 import pytest
 from gradio_client import Client
@@ -59,6 +62,21 @@ def visit(chromium, served):
         context.close()
 
 
+@pytest.fixture
+def leave_run(served):
+    """A function: id and validation losses → the folder of a run that was stopped after eight steps."""
+
+    def leave(run, losses):
+        folder = runs.new_run(served[1], {"model": "builtin", "data": "sample", "steps": 80}, run)
+        for step, loss in zip((0, 8), losses):
+            runs.append_line(folder / "metrics.jsonl", asdict(runs.Metric(step, step, "validation", loss, 0.0, 1.0)))
+        known = {"best_step": 8, "loss_before": losses[0], "loss_best": losses[1]}
+        runs.write_status(folder, runs.RunStatus("stopped", 8, 80, **runs.this_process(), **known))
+        return folder
+
+    return leave
+
+
 def start(page, steps, batch=1):
     page.locator("#finetune-steps input[type=number]").fill(str(steps))
     page.locator("#finetune-more button").first.click()
@@ -99,8 +117,14 @@ def test_run_outlives_page_and_server_and_its_model_is_used(visit, served):
     losses = [metric.loss for metric in runs.read_metrics(run.folder) if metric.split == "validation"]
     assert len(losses) == 11
     assert min(losses) < losses[0]
+    listed = other.locator("#runs-list").get_by_role("row", name=run.id)
+    expect(listed).to_contain_text("finished 120/120")
+    expect(listed).to_contain_text(f"{exp(losses[0]):.2f} → {exp(min(losses[1:])):.2f}")
+    for name, possible in (("stop", False), ("pause", False), ("resume", False), ("use", True), ("report", True)):
+        expect(other.locator(f"#finetune-{name}")).to_be_enabled(enabled=possible)
     other.locator("#finetune-use").click()
     expect(other.locator("#model input")).to_have_value(run.id, timeout=PATIENCE)
+    expect(other.locator("#status")).to_contain_text(f"{run.id}: 2.6 M parameters", timeout=PATIENCE)
     other.get_by_role("tab", name="Generate").click()
     other.locator("#generate-go").click()
     expect(other.locator("#generate-note")).to_contain_text(re.compile("ended|reached"), timeout=PATIENCE)
@@ -139,6 +163,58 @@ def test_stop_keeps_a_model_that_can_be_taken_home(visit, served, tmp_path):
     download.value.save_as(tmp_path / "model.zip")
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
         assert archive.read("model.safetensors") == (run.folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_run_is_chosen_in_the_list_compared_and_its_report_taken(visit, served, leave_run, tmp_path):
+    older, newer = leave_run("older", losses=(4.0, 3.0)), leave_run("newer", losses=(4.0, 3.5))
+    page = visit()
+    expect(state(page)).to_contain_text("newer: stopped, step 8 of 80", timeout=PATIENCE)
+    expect(state(page)).to_contain_text(f"Validation perplexity {exp(4.0):.2f} → {exp(3.5):.2f} at step 8.")
+    page.locator("#runs-list").get_by_role("gridcell", name="older").click()
+    expect(state(page)).to_contain_text("older: stopped, step 8 of 80", timeout=PATIENCE)
+    picture = page.locator("#finetune-plot img")
+    alone = picture.get_attribute("src")
+    page.locator("#runs input").click()
+    page.get_by_role("option", name="newer").click()
+    page.keyboard.press("Escape")  # the open list would take the next click
+    expect(picture).not_to_have_attribute("src", alone, timeout=PATIENCE)
+    expect(state(page)).to_contain_text("older: stopped")  # the first one's words
+    assert not page.locator("#finetune-use").is_enabled()  # it has left no model
+    (older / "model").mkdir()
+    (older / "model" / "config.json").write_text("{}")
+    (older / "report.html").write_text("<p>the report</p>")
+    page.locator("#finetune-report").click()
+    with page.expect_download() as download:
+        page.locator("#finetune-file a").first.click()
+    assert Path(download.value.path()).read_text() == "<p>the report</p>"
+    (newer / "status.json").write_text("{")
+    row = page.locator("#runs-list").get_by_role("row", name="newer")
+    expect(row).to_contain_text("failed", timeout=PATIENCE)
+    row.get_by_role("gridcell", name="newer").click()
+    expect(state(page)).to_contain_text("has no readable status.json", timeout=PATIENCE)
+    assert toast(page).count() == 0
+
+
+def test_start_waits_for_the_cost_that_is_being_measured(visit, served):
+    page = visit()
+    page.locator("#finetune-steps input[type=number]").fill("2")
+    page.locator("#finetune-price").click()
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not jobs.noted().get("preview"):
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(100)
+    page.locator("#finetune-start").click()
+    expect(page.locator("#finetune-cost")).to_contain_text("peak memory", timeout=PATIENCE)
+    expect(state(page)).to_contain_text("finished, step 2 of 2", timeout=PATIENCE)
+
+
+def test_start_that_is_refused_is_a_toast_and_leaves_no_run(visit, served):
+    page = visit()
+    page.locator("#finetune-more button").first.click()
+    page.locator("#finetune-block_size input").fill("4096")
+    page.locator("#finetune-start").click()
+    expect(toast(page)).to_contain_text("past the context of builtin", timeout=PATIENCE)
+    assert runs.list_runs(served[1]) == []
 
 
 def test_cost_is_told_before_the_start(visit, served):
