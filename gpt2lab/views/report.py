@@ -5,7 +5,9 @@ Knows result types; computes nothing.
 
 import base64
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.figure import Figure
 
@@ -30,12 +32,13 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; } th, td { border: 1px solid var(--line); padding: 4px 12px; text-align: left; }
 th { overflow-wrap: normal; } td { overflow-wrap: break-word; }
 .table { overflow-x: auto; }
-img { max-width: 100%; background: #fff; border-radius: 6px; } figure { margin: 1rem 0; }
+img { max-width: 100%; border-radius: 6px; } figure { margin: 1rem 0; }
 figcaption, .soft { color: var(--soft); }
 .texts { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
 .texts > div { border: 1px solid var(--line); border-radius: 6px; padding: 0 12px 12px; white-space: pre-wrap; }
-.heads { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); }
+.heads { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); }
 """
+FINGERPRINTS = {"base": "fingerprint of the model begun with", "text": "fingerprint of the texts"}
 
 
 @dataclass(frozen=True)
@@ -70,30 +73,31 @@ def run_report(
     best = {name: scores.top(name, 3) for name in ("previous_token", "induction")}
     figures = [
         image(
-            attention_heatmap(trace, layer, head),
+            partial(attention_heatmap, trace, layer, head),
             f"The most {name.replace('_', '-')}-like head, layer {layer}, head {head}: score {score:.2f}.",
         )
         for name, ((layer, head, score), *_) in best.items()
     ]
+    prompt = html.escape(result.prompt)
     body = f"""
 <h1>Fine-tuning run {html.escape(result.run)}</h1>
 <p>{html.escape(config["model"])} fine-tuned on {html.escape(config["data"])}: {result.steps:,} steps,
-{result.tokens:,} tokens; the model is that of step {result.best_step:,}.</p>
+{result.tokens:,} tokens. {"It was stopped before its last step. " if result.stopped else ""}The model is that of
+step {result.best_step:,}, with the lowest validation loss.</p>
 {table(["", "before", "after"], result_rows(result))}
 <h2>Cost</h2>
 {table(["", "took"], cost_rows(result, metrics))}
 <h2>Loss</h2>
-{image(loss_curve(metrics), "Loss over the run: on the blocks trained on, and on the whole validation split.")}
+{image(partial(loss_curve, metrics), "Loss over the run: on the blocks trained on, and on the whole validation split.")}
 {table(["step", "validation loss", "perplexity"], validation_rows(metrics))}
 <h2>The same prompt and seed, before and after</h2>
-<p class="soft">Prompt: {html.escape(result.prompt)}</p>
-<div class="texts"><div><h3>before</h3>{html.escape(result.text_before)}</div>
-<div><h3>after</h3>{html.escape(result.text_after)}</div></div>
+<div class="texts"><div><h3>before</h3><b>{prompt}</b>{html.escape(result.text_before)}</div>
+<div><h3>after</h3><b>{prompt}</b>{html.escape(result.text_after)}</div></div>
 <h2>Texts over time, and what of them was learned by heart</h2>
 {table(["step", "text", "longest stretch that stands in the training text", "tokens"], sample_rows(samples))}
 <h2>Attention after fine-tuning</h2>
 <p class="soft">Tokens: {html.escape(" ".join(trace.tokens))}</p>
-{image(attention_grid(trace), "Every head on this text; a row per attending token, a column per token attended to.")}
+{image(partial(attention_grid, trace), "Every head on this text; a row per attending token, a column per token attended to.")}
 <div class="heads">{"".join(figures)}</div>
 {table(["kind", "layer", "head", "score"], head_rows(best))}
 <p>The heads that fine-tuning changed most:</p>
@@ -159,16 +163,22 @@ def sample_rows(samples: tuple[Sample, ...]) -> list[tuple[str, ...]]:
 
 def setting_rows(config: dict) -> list[tuple[str, str]]:
     """Name and value of every setting that has one; those of the machine each in a row."""
-    flat = {name: value for name, value in config.items() if name != "machine"} | config.get("machine", {})
-    return [(name, str(value)) for name, value in flat.items() if value is not None]
+    machine = config.get("machine")
+    flat = {name: value for name, value in config.items() if name != "machine"}
+    flat |= machine if isinstance(machine, dict) else {}
+    if config.get("method") != "lora":
+        flat.pop("lora_rank", None)
+    return [(FINGERPRINTS.get(name, name), str(value)) for name, value in flat.items() if value is not None]
 
 
-def image(figure: Figure, caption: str) -> str:
-    """A figure inside the page, with what it shows in words."""
-    data = base64.b64encode(figure_bytes(figure, "png")).decode()
-    text = html.escape(caption)
-    source = f"data:{FORMATS['png']};base64,{data}"
-    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+def image(draw: Callable[..., Figure], caption: str) -> str:
+    """A figure inside the page, light and dark, with what it shows in words; `draw` takes dark=True or False."""
+    light, dark = (base64.b64encode(figure_bytes(draw(dark=dark), "png")).decode() for dark in (False, True))
+    text, kind = html.escape(caption), f"data:{FORMATS['png']};base64,"
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{kind}{dark}">'
+        f'<img src="{kind}{light}" alt="{text}"></picture><figcaption>{text}</figcaption></figure>'
+    )
 
 
 def table(head: list[str], rows: list[tuple[str, ...]]) -> str:

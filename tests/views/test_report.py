@@ -1,5 +1,6 @@
 import base64
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from math import exp
 from pathlib import Path
@@ -75,7 +76,7 @@ def sketched(monkeypatch, tiny_trace, read_html):
     """A function: changes → the report as a parser reads it, with its pictures left empty."""
     monkeypatch.setattr(report_module, "figure_bytes", lambda figure, format: b"")
     for name in ("loss_curve", "attention_grid", "attention_heatmap"):
-        monkeypatch.setattr(report_module, name, lambda *args: None)
+        monkeypatch.setattr(report_module, name, lambda *args, dark: None)
 
     def make(config=CONFIG, trace=tiny_trace, samples=SAMPLES, **changes):
         result = replace(RESULT, **changes)
@@ -84,15 +85,15 @@ def sketched(monkeypatch, tiny_trace, read_html):
     return make
 
 
-def pictures(read):
-    sources = [attributes["src"] for tag, attributes in read.tags if tag == "img"]
+def pictures(read, tag="img", source="src"):
+    sources = [attributes[source] for name, attributes in read.tags if name == tag]
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     return [base64.b64decode(source.partition(",")[2], validate=True) for source in sources]
 
 
 def test_numbers_of_the_result_appear(report):
     text = report.text
-    assert "builtin fine-tuned on sample: 1,234 steps, 56,789 tokens; the model is that of step 1,234." in text
+    assert "builtin fine-tuned on sample: 1,234 steps, 56,789 tokens. The model is that of step 1,234," in text
     assert "training 12 s with validations, texts and checkpoints" in text
     assert "tokens per second of training 4,732 peak memory 1.50 GB" in text
     assert "validation loss (nats per token) 3.2500 2.5000" in text
@@ -102,9 +103,8 @@ def test_numbers_of_the_result_appear(report):
 
 def test_texts_of_the_result_appear_under_their_headings(report):
     text = report.text
-    assert "Prompt: The moon" in text
-    assert "before rose in the west" in text
-    assert "after rose in the east" in text
+    assert "before The moon rose in the west" in text
+    assert "after The moon rose in the east" in text
     assert text.index("rose in the west") < text.index("rose in the east")
     assert "Fine-tuning run 20260131-tiny-moon" in text
 
@@ -139,6 +139,12 @@ def test_pictures_are_embedded_and_are_those_of_the_run(report, tiny_trace):
     assert previous == figure_bytes(attention_heatmap(tiny_trace, 1, 1), "png")
     assert induction == figure_bytes(attention_heatmap(tiny_trace, 0, 2), "png")
     assert imread(BytesIO(grid)).ndim == 3
+    dark, *others = pictures(report, "source", "srcset")
+    assert dark == figure_bytes(loss_curve(METRICS, dark=True), "png")
+    assert len(others) == 3
+    assert {attributes["media"] for tag, attributes in report.tags if tag == "source"} == {
+        "(prefers-color-scheme: dark)"
+    }
 
 
 def test_every_picture_says_in_words_what_it_shows(report):
@@ -169,6 +175,13 @@ def test_hostile_text_of_a_sample_is_shown_and_not_obeyed(sketched, field):
     hostile = sketched(samples=(replace(Sample(3, "a", "b", 1), **{field: HOSTILE}),))
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
     assert HOSTILE in hostile.text
+
+
+def test_report_of_a_stopped_run_says_so_and_leaves_out_what_was_not_used(sketched):
+    text = sketched(stopped=True, config=CONFIG | {"method": "full", "lora_rank": 8, "machine": "mine"}).text
+    assert "It was stopped before its last step. The model is that of step 1,234" in text
+    assert "lora_rank" not in text
+    assert "lora_rank 8" in sketched(config=CONFIG | {"method": "lora", "lora_rank": 8}).text
 
 
 def test_hostile_machine_is_shown_and_not_obeyed(sketched):
@@ -257,9 +270,8 @@ def test_table_keeps_order_and_escapes_every_cell(read_html):
 
 
 def test_image_holds_the_figure_and_its_caption_twice(read_html):
-    figure = loss_curve(METRICS)
-    read = read_html(image(figure, HOSTILE))
-    assert [tag for tag, _ in read.tags] == ["figure", "img", "figcaption"]
+    read = read_html(image(partial(loss_curve, METRICS), HOSTILE))
+    assert [tag for tag, _ in read.tags] == ["figure", "picture", "source", "img", "figcaption"]
     assert read.attributes("alt") == read.texts == [HOSTILE]
     [content] = pictures(read)
     assert imread(BytesIO(content)).shape[2] == 4
