@@ -1,9 +1,12 @@
 """A fine-tuning step of gpt2lab against transformers' Trainer as run_clm sets it up, side by side.
 
     python benchmarks/finetune.py [--steps 4] [--only T=1024]
+    python benchmarks/finetune.py --overhead
 
 GPT-2 small's shape, random weights, random tokens. Each measurement is a process of its own, so that
 its peak memory is its own; ours and the peer's take turns. Prints tokens/s, peak memory and ratios.
+--overhead: seconds of a step of the built-in model with and without what a run does beside training: metrics,
+status, heartbeat, an eye on the control file.
 """
 
 import argparse
@@ -26,10 +29,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4, help="measured steps, after one that warms up")
     parser.add_argument("--only", choices=CASES, help="one case")
+    parser.add_argument("--overhead", action="store_true", help="of metrics, control and heartbeat instead")
     parser.add_argument("--measure", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(*arguments.measure, arguments.steps)))
+        return
+    if arguments.overhead:
+        watched, bare = overhead()
+        print(f"watched {watched * 1e3:.1f} ms a step, bare {bare * 1e3:.1f} ms: {watched / bare:.3f}× (aim 1.02×)")
         return
     row = "{:<14} {:>12} {:>12} {:>8} {:>7} {:>10} {:>10} {:>8}"
     print(row.format("case", "ours tok/s", "peer tok/s", "ratio", "aim", "ours MB", "peer MB", "ratio"))
@@ -103,6 +111,50 @@ def measure(side: str, case: str, steps: int) -> dict:
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated()
     return {"speed": B * T * steps / sum(times[1:]), "memory": peak}
+
+
+def overhead(rounds: int = 6, steps: int = 12) -> tuple[float, float]:
+    """Median seconds from step to step, with RunWatch and without, by turns in one process."""
+    from statistics import median
+
+    import torch
+    from accelerate import PartialState
+    from transformers import PrinterCallback, TrainerCallback
+
+    from gpt2lab.training import runs
+    from gpt2lab.training.config import TrainConfig
+    from gpt2lab.training.finetuning import prepare
+    from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
+    from gpt2lab.training.watch import LossMeter, RunWatch
+
+    config = TrainConfig(model="builtin", data="sample", steps=steps, eval_every=10**6, save_every=10**6)
+    job = prepare(config, PartialState(cpu=not torch.cuda.is_available()))
+    gaps = {True: [], False: []}
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, *args, **kwargs):
+            self.began = []
+
+        def on_step_begin(self, *args, **kwargs):
+            self.began.append(time.perf_counter())
+
+    for turn in range(2 * rounds):
+        clock, meter, watched = Clock(), LossMeter(), turn % 2 == 0
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = runs.new_run(Path(scratch), {"model": "builtin", "data": "sample"}, "it")
+            watch = RunWatch(folder, config, meter, sample=lambda: "", is_finite=lambda: True)
+            trainer = LabTrainer(
+                model=trainable(job.lab, config),
+                args=training_arguments(config, folder / "checkpoints", job.lab, evaluates_first=False),
+                train_dataset=job.train,
+                eval_dataset=job.validation,
+                meter=meter,
+                callbacks=[clock, watch] if watched else [clock],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        gaps[watched] += [later - earlier for earlier, later in zip(clock.began[1:], clock.began[2:])]
+    return median(gaps[True]), median(gaps[False])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Knows run folders and the files that transformers' Trainer leaves; trains nothin
 
 import shutil
 import zipfile
+from math import ceil
 from pathlib import Path
 
 import safetensors
@@ -15,14 +16,14 @@ from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.watch import CHECKPOINTS_KEPT, best_step
 
 
-def go_back(folder: Path) -> Path | None:
-    """The newest whole checkpoint, or None; what came after it is forgotten."""
+def go_back(folder: Path, processes: int = 1) -> Path | None:
+    """The newest whole checkpoint of a run of so many processes, or None; what came after it is forgotten."""
     found, validated = None, set()
     for checkpoint in runs.whole_checkpoints(folder):
         validation = validated_in(checkpoint)
         best = best_step(validation)
-        kept = best is None or is_readable(checkpoint.with_name(f"checkpoint-{best}"))
-        if kept and is_readable(checkpoint):
+        kept = best is None or is_readable(checkpoint.with_name(f"checkpoint-{best}"), processes)
+        if kept and is_readable(checkpoint, processes):
             found, validated = checkpoint, set(validation)
             break
     step = step_of(found)
@@ -52,17 +53,17 @@ def is_due(checkpoint: Path | None, config: TrainConfig) -> bool:
     return step % config.eval_every == 0 and step not in validated_in(checkpoint)
 
 
-def is_readable(checkpoint: Path) -> bool:
-    """Whether the weights and the optimizer's state of a checkpoint can be opened."""
+def is_readable(checkpoint: Path, processes: int = 1) -> bool:
+    """Whether a checkpoint's weights, optimizer and random numbers, those of every process, can be opened."""
     try:
         for file in checkpoint.glob("*.safetensors"):
             with safetensors.safe_open(file, framework="pt"):
                 pass
         weights = any(checkpoint.glob("*.safetensors")) or is_in_shards(checkpoint / "pytorch_model_fsdp_0")
         optimizer = any(checkpoint.glob("optimizer.*")) or is_in_shards(checkpoint / "optimizer_0")
-        random = list(checkpoint.glob("rng_state*.pth"))  # one per process
-        states = [checkpoint / "scheduler.pt", *checkpoint.glob("optimizer.*"), *random]
-        return weights and optimizer and bool(random) and all(map(zipfile.is_zipfile, states))
+        random = ["rng_state.pth"] if processes == 1 else [f"rng_state_{i}.pth" for i in range(processes)]
+        states = [checkpoint / name for name in ("scheduler.pt", *random)]
+        return weights and optimizer and all(map(zipfile.is_zipfile, [*states, *checkpoint.glob("optimizer.*")]))
     except (OSError, safetensors.SafetensorError):
         return False
 
@@ -85,4 +86,5 @@ def disk_needed(lab: Lab, config: TrainConfig) -> int:
     parameters = lab.model.num_parameters()
     c = lab.model.config
     trained = config.lora_rank * 4 * c.n_embd * c.n_layer if config.method == "lora" else parameters
-    return (CHECKPOINTS_KEPT + 1) * 12 * trained + 4 * parameters
+    saved = ceil(config.steps / min(config.save_every, config.eval_every))
+    return min(saved, CHECKPOINTS_KEPT + 1) * 12 * trained + 4 * parameters  # an old one goes once the new one is there

@@ -19,7 +19,8 @@ class TrainConfig:
     model          name as for load_model
     data           name as for load_text
     method         "full": all weights · "lora": low-rank additions to the attention's projections, far
-                   fewer to train · "scratch": all weights, beginning with random ones
+                   fewer to train · "scratch": all weights, beginning with random ones; the model named
+                   gives its shape and tokenizer, and may be a folder with config.json and tokenizer alone
     lora_rank      of the additions; each 768 × 2,304 projection of GPT-2 gets 3,072 × rank numbers
     steps          optimizer steps; or
     epochs         passes over the training text; 1 where neither is given

@@ -104,7 +104,9 @@ def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
     few = min(batches, PROBE_EVALUATION_BATCHES)
     started = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as scratch:
-        probe = replace(config, steps=min(config.steps, PROBE_STEPS), eval_every=10**7, save_every=10**7)
+        probe = replace(
+            config, steps=min(config.steps, PROBE_STEPS), eval_every=10**7, save_every=10**7, report_to="none"
+        )
         trainer = LabTrainer(
             model=model,
             args=training_arguments(probe, Path(scratch), lab, evaluates_first=False),

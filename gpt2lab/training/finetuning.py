@@ -4,6 +4,7 @@ Under torchrun or accelerate, every process runs this, and the first one writes.
 Knows blocks, models and run folders; nothing of pages and pictures.
 """
 
+import errno
 import importlib.util
 import platform
 import resource
@@ -21,7 +22,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from gpt2lab.blocks import Blocks, pack, token_ids
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, first_line
 from gpt2lab.model import Lab, load_model, random_model, weights_digest
 from gpt2lab.sampling import generate
 from gpt2lab.sources import resolve_auto
@@ -53,6 +54,7 @@ class Job:
     train: Blocks
     validation: Blocks
     config: TrainConfig
+    processes: int
 
 
 def finetune(
@@ -84,8 +86,10 @@ def finetune(
     config = replace(config, model=model, data=data)
     process = PartialState(cpu=not torch.cuda.is_available())
     if queue:
-        waiting = in_all(process, lambda: runs.new_run(Path(runs_dir), asdict(config), run))
-        return resume(waiting, on_start=on_start, queue=True)
+        refuse_to_wait(process)
+        waiting = runs.new_run(Path(runs_dir), asdict(config), run)
+        with jobs.dropped_if_refused(waiting):
+            return resume(waiting, on_start=on_start, queue=True)
     with by_first(process, jobs.machine_lock()):
         job = prepare(config, process)
         in_all(process, lambda: check_disk(job, Path(runs_dir)))
@@ -108,6 +112,8 @@ def resume(
     """
     folder = Path(folder)
     process = PartialState(cpu=not torch.cuda.is_available())
+    if queue:
+        refuse_to_wait(process)
     with by_first(process, jobs.reopened(folder)):
         if on_start:
             on_start(folder)
@@ -115,11 +121,22 @@ def resume(
             known = runs.read_config(folder)
             job = prepare(config_of(known), process)
             now = described(job)
-            for name, what in (("text", "text"), ("base", f"model {job.config.model!r}")):
+            for name, what in (
+                ("text", "text"),
+                ("base", f"model {job.config.model!r}"),
+                ("processes", "number of processes"),
+            ):
                 if known.get(name) not in (None, now[name]):
                     raise LabError(f"the {what} of run {folder.name!r} has changed since it began; start a new run")
+            in_all(process, lambda: check_disk(job, folder))
             in_all(process, lambda: runs.write_json(folder / "config.json", known | now))
             return train(job, folder, process)
+
+
+def refuse_to_wait(process: PartialState) -> None:
+    """Raises: LabError for several processes: the others give up a first one that waits for the machine too long."""
+    if process.num_processes > 1:
+        raise LabError(f"{process.num_processes} processes cannot queue; start them when the machine is free")
 
 
 @contextmanager
@@ -164,7 +181,8 @@ def prepare(config: TrainConfig, process: PartialState) -> Job:
     steps = config.steps or max(1, round((config.epochs or 1) * per_epoch))
     eval_every = config.eval_every or max(1, steps // EVALUATIONS)
     filled = {"block_size": block, "steps": steps, "epochs": None, "prompt": prompt, "eval_every": eval_every}
-    return Job(lab, train, validation, replace(config, **filled, save_every=config.save_every or eval_every))
+    config = replace(config, **filled, save_every=config.save_every or eval_every)
+    return Job(lab, train, validation, config, process.num_processes)
 
 
 def base_model(config: TrainConfig, device: torch.device | None = None) -> Lab:
@@ -185,8 +203,9 @@ def first_words(lab: Lab, splits: TextSplits, words: int = 6) -> str:
 
 
 def check_disk(job: Job, folder: Path) -> None:
-    """Raises: LabError where a run would not find room."""
-    needed, free = disk_needed(job.lab, job.config), free_bytes(folder)
+    """Raises: LabError where a run would not find room for what is not in its folder yet."""
+    there = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
+    needed, free = disk_needed(job.lab, job.config) - there, free_bytes(folder)
     if free < needed:
         raise LabError(
             f"the run needs about {needed / 1e6:,.0f} MB in {folder}, {free / 1e6:,.0f} MB are free; "
@@ -219,7 +238,8 @@ def described(job: Job) -> dict:
         "transformers": transformers.__version__,
     }
     text = f"{job.train.digest} {job.validation.digest}"
-    return {**asdict(job.config), "base": weights_digest(job.lab.model), "text": text, "machine": machine}
+    begun_with = {"base": weights_digest(job.lab.model), "text": text, "processes": job.processes}
+    return {**asdict(job.config), **begun_with, "machine": machine}
 
 
 def config_of(known: dict) -> TrainConfig:
@@ -244,7 +264,7 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         is_finite=lambda: all(parameter.isfinite().all() for parameter in lab.model.parameters()),
     )
     try:
-        checkpoint = in_all(process, lambda: go_back(folder))
+        checkpoint = in_all(process, lambda: go_back(folder, job.processes))
         watch.step, watch.validation = step_of(checkpoint), validated_in(checkpoint)
         watch.write("running")
         trainer = LabTrainer(
@@ -256,6 +276,10 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
             callbacks=[watch],
         )
         trainer.remove_callback(transformers.PrinterCallback)
+        if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+            raise LabError(
+                "FSDP version 1 hides the model's parts from validation; set fsdp_version: 2 in accelerate's config"
+            )
         with suppress(Interrupted):
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         return conclude(job, trainer, watch)
@@ -266,13 +290,23 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         if process.is_main_process:
             drop_torn_checkpoints(folder)  # first of all: it makes room where the disk is full
         message = f"{type(error).__name__}: {error}"
-        if unwritten := isinstance(error, OSError | safetensors.SafetensorError):
-            message = f"step {watch.step} cannot be written ({error}); make room, and resume goes on from before it"
+        if is_of_the_disk(error):
+            message = (
+                f"step {watch.step} cannot be written ({first_line(error)}); make room, and resume goes on before it"
+            )
         with suppress(OSError):
             watch.close("failed", message)
-        if unwritten:
+        if is_of_the_disk(error):
             raise LabError(f"run {folder.name!r} has failed: {message}") from error
         raise
+
+
+def is_of_the_disk(error: BaseException) -> bool:
+    """Whether a disk is full, over its quota or read-only; torch and safetensors have errors of their own for that."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+    in_torch = isinstance(error, RuntimeError) and ("inline_container" in str(error) or "PytorchStream" in str(error))
+    return in_torch or isinstance(error, safetensors.SafetensorError)
 
 
 def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult | None:
@@ -344,6 +378,6 @@ def save_model(job: Job, model: torch.nn.Module, weights: dict[str, torch.Tensor
     shutil.rmtree(partial, ignore_errors=True)
     plain.save_pretrained(partial, state_dict=weights)
     lab.tokenizer.save_pretrained(partial)
-    (partial / "README.md").write_text(model_card(lab, result, job.config), encoding="utf-8")
+    (partial / "README.md").write_text(model_card(lab, result, job.config, job.processes), encoding="utf-8")
     shutil.rmtree(result.model_dir, ignore_errors=True)
     partial.rename(result.model_dir)

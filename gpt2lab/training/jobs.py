@@ -118,13 +118,20 @@ def start(config: TrainConfig, runs_dir: Path, *, run: str | None = None, queue:
     with STARTING:
         refuse_second(runs_dir, queue)
         folder = runs.new_run(Path(runs_dir), asdict(config), run)
-        try:
+        with dropped_if_refused(folder):
             spawn(folder, queue)
-        except LabError:
-            if runs.read_status(folder).state == "failed":  # refused; of one that crashed, the log is kept
-                shutil.rmtree(folder)
-            raise
     return folder
+
+
+@contextmanager
+def dropped_if_refused(folder: Path) -> Iterator[None]:
+    """A new run, whose folder goes again where bad input keeps it from beginning; of one that crashed, the log is kept."""
+    try:
+        yield
+    except LabError:
+        if runs.read_status(folder).state in ("queued", "failed") and not (folder / "metrics.jsonl").exists():
+            shutil.rmtree(folder)
+        raise
 
 
 def resume(folder: Path, *, queue: bool = False) -> None:
@@ -174,14 +181,15 @@ def reopened(folder: Path) -> Iterator[None]:
         runs.write_status(folder, replace(before, state="queued", **unknown, **runs.this_process()))
     try:
         yield
-    except LabError as error:
+    except BaseException as error:  # an interrupt too
+        reason = str(error) or type(error).__name__
         now = runs.read_status(folder)
         if not now.alive and now.pid == os.getpid():
             raise  # it went on, and has had its last word
         if now.alive and runs.wish(folder):
-            mark(folder, "stopped", str(error))
+            mark(folder, "stopped", reason)
         elif before.alive:
-            mark(folder, "failed", str(error))
+            mark(folder, "failed", reason)
         else:
             runs.write_status(folder, before)
         raise
@@ -210,7 +218,7 @@ def spawn(folder: Path, queue: bool) -> None:
     """
     folder = folder.resolve()
     command = [sys.executable, "-m", "gpt2lab", "finetune", "--resume", folder.name, "--runs", str(folder.parent)]
-    with (folder / "log.txt").open("ab") as log:
+    with runs.told_if_unwritable(folder), (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             [*command, *(["--queue"] if queue else [])],
             stdin=subprocess.DEVNULL,
@@ -249,6 +257,9 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
     if not status.alive:
         return status
     terminate(status)
+    status = runs.read_status(folder)
+    if status.state != "crashed":
+        return status  # it had its last word in the end
     then = "goes on from its last checkpoint" if runs.whole_checkpoints(folder) else "begins it again"
     message = f"it gave no sign of life for {seconds:g} s and was terminated; resume {then}"
     runs.write_status(folder, replace(status, state="stopped", message=message))

@@ -54,12 +54,12 @@ class FinetuneResult:
     @property
     def val_perplexity_before(self) -> float | None:
         """exp(val_loss_before); None where it was not measured."""
-        return self.val_loss_before and perplexity_of(self.val_loss_before)
+        return None if self.val_loss_before is None else perplexity_of(self.val_loss_before)
 
     @property
     def val_perplexity_after(self) -> float | None:
         """exp(val_loss_after); None where it was not measured."""
-        return self.val_loss_after and perplexity_of(self.val_loss_after)
+        return None if self.val_loss_after is None else perplexity_of(self.val_loss_after)
 
 
 def write_result(result: FinetuneResult) -> None:
@@ -84,7 +84,7 @@ def read_result(folder: Path) -> FinetuneResult:
     return result
 
 
-def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig) -> str:
+def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig, processes: int = 1) -> str:
     """The README.md that goes with a fine-tuned model."""
     base = Path(config.model).name if Path(config.model).is_dir() else config.model
     return f"""---
@@ -101,7 +101,7 @@ pipeline_tag: text-generation
 | validation loss, nats per token | {result.val_loss_before:.4f} | {result.val_loss_after:.4f} |
 | validation perplexity | {result.val_perplexity_before:.2f} | {result.val_perplexity_after:.2f} |
 
-{METHODS[config.method]}; {result.steps:,} optimizer steps of {config.batch_size * config.grad_accum} blocks of
+{METHODS[config.method]}; {result.steps:,} optimizer steps of {config.batch_size * config.grad_accum * processes} blocks of
 {config.block_size} tokens ({result.tokens:,} tokens) in {result.seconds:.0f} s on {lab.device.type}, of which the model
 after step {result.best_step:,} was kept, with the lowest validation loss; AdamW, learning rate
 {config.learning_rate:g} after a warm-up over {config.warmup:.0%} of the steps, cosine decay, seed {config.seed}.

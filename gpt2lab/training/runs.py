@@ -1,7 +1,7 @@
 """A run folder: everything about a run, on disk, for whoever wants to read it.
 
     <runs>/<id>/config.json    what it was told, and the machine it ran on
-               status.json     how far it is; written by the run's own process alone while that lives
+               status.json     how far it is; written by the run's own process alone once it is under way
                control.json    what others want of it: to stop, or to pause
                metrics.jsonl   a line per loss measured
                samples.jsonl   a line per text written

@@ -68,7 +68,8 @@ class LabTrainer(Trainer):
     def token_nll(self, model, ids: torch.Tensor) -> torch.Tensor:
         """The package's own NLL of ids (B, T), (B, T - 1); of a model in shards, by a forward pass that gathers them."""
         if self.is_fsdp_enabled:
-            logits = model(input_ids=ids).logits[:, :-1].float()  # (B, T - 1, V)
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[:, :-1].float()  # (B, T - 1, V)
             return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         plain = self.accelerator.unwrap_model(model, keep_torch_compile=False)
         return token_nll(plain.get_base_model() if hasattr(plain, "get_base_model") else plain, ids)

@@ -188,7 +188,7 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def on_save(self, args, state, control, **kwargs):
         if self.writes:
-            best = state.best_model_checkpoint
+            best = state.best_model_checkpoint  # by number: the Trainer's own pruning goes by time, and doubts it aloud
             rotate_checkpoints(args.output_dir, CHECKPOINTS_KEPT, best_model_checkpoint=best)
         self.beat()
 
@@ -222,8 +222,8 @@ class RunWatch(TrainerCallback, ExportableState):
             raise RuntimeError(f"{what} at step {self.step}; lower the learning rate")
 
     def beat(self) -> None:
-        """Renew the status, once a second."""
-        if time.monotonic() - self.written > STATUS_SECONDS:
+        """Renew the status, once a second; by the process that writes alone, since each has a second of its own."""
+        if self.writes and time.monotonic() - self.written > STATUS_SECONDS:
             self.check(isfinite(float(self.meter.loss)), "the training loss is no number")
             self.write("running", self.doing)
 

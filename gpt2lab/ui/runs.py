@@ -210,14 +210,15 @@ def view(shelf: Shelf, shown, seen, dark: bool):
     """(what is drawn, list, choice, line, figure, texts, table, log, *buttons) of the runs shown, from their folders."""
     listed = runs.list_runs(shelf.runs_dir)
     ids, rows = [run.id for run in listed], [row_of(run) for run in listed]
-    folders = [runs.find_run(shelf.runs_dir, run) for run in (shown or [])[:MAX_SHOWN]]
-    if not folders:
+    by_id = {run.id: run for run in listed}
+    chosen = [by_id[run] for run in shown or [] if run in by_id][:MAX_SHOWN]
+    if not chosen:
         line = "No run is looked at." if ids else "There are no runs yet."
         empty = gr.Image(None, visible=False), gr.Dataframe([], visible=False), [], ""
         return [rows], rows, gr.Dropdown(choices=ids), line, *empty, *[gr.Button(interactive=False)] * len(DOES)
-    run = listed[ids.index(folders[0].name)]
+    run = chosen[0]
     line, log, buttons = told(run), runs.log_tail(run.folder), possible(run)
-    metrics = {folder.name: runs.read_metrics(folder) for folder in folders}
+    metrics = {run.id: runs.read_metrics(run.folder) for run in chosen}
     samples = runs.read_lines(run.folder / "samples.jsonl")
     now = [rows, dark, [len(samples), *([name, len(found)] for name, found in metrics.items())]]
     same = [old == new for old, new in zip(seen, now)] if seen else []

@@ -1,6 +1,7 @@
 """Runs in the page: started, watched, reloaded, outliving their server, paused, resumed, used."""
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -192,6 +193,8 @@ def test_run_is_chosen_in_the_list_compared_and_its_report_taken(visit, served, 
     expect(row).to_contain_text("failed", timeout=PATIENCE)
     row.get_by_role("gridcell", name="newer").click()
     expect(state(page)).to_contain_text("has no readable status.json", timeout=PATIENCE)
+    shutil.rmtree(newer)
+    expect(state(page)).to_contain_text("No run is looked at.", timeout=PATIENCE)
     assert toast(page).count() == 0
 
 

@@ -19,6 +19,7 @@ from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
 from gpt2lab.text import load_text
 from gpt2lab.training import finetuning, runs, watch
+from gpt2lab.training.checkpoints import go_back
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import finetune, first_words, prepare, resume
 from gpt2lab.training.result import read_result
@@ -192,7 +193,9 @@ def test_of_the_checkpoints_the_last_and_the_best_are_kept(finished):
 
 def test_config_of_a_run_has_every_default_filled_in(finished, tiny_folder, moon):
     config = json.loads((finished.folder / "config.json").read_text(encoding="utf-8"))
-    assert {field.name for field in fields(TrainConfig)} | {"base", "machine", "text", "created"} == set(config)
+    assert {field.name for field in fields(TrainConfig)} | {"base", "machine", "processes", "text", "created"} == set(
+        config
+    )
     assert (config["model"], config["data"], config["seed"]) == (str(tiny_folder), moon, 0)
     assert (config["steps"], config["block_size"], config["eval_every"]) == (6, BLOCK, 4)
     assert config["prompt"] == finished.prompt
@@ -863,6 +866,44 @@ def test_run_whose_base_has_changed_is_not_resumed_and_stays_as_it_was(
     assert files_of(folder) == before
     (base / "model.safetensors").write_bytes(kept)
     assert resume(folder).steps == 9
+
+
+def test_run_of_several_processes_is_not_resumed_by_another_number_of_them(paused, tmp_path):
+    folder = shutil.copytree(paused[1], tmp_path / "run")
+    config = runs.read_config(folder)
+    assert config["processes"] == 1
+    runs.write_json(folder / "config.json", config | {"processes": 2})
+    with pytest.raises(LabError, match="the number of processes of run 'run' has changed since it began"):
+        resume(folder)
+    assert read_status(folder).state == "stopped"
+
+
+def test_checkpoint_without_the_random_numbers_of_every_process_is_passed_over(paused, tmp_path):
+    folder = shutil.copytree(paused[1], tmp_path / "run")
+    for checkpoint in (folder / "checkpoints").iterdir():
+        (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+        if checkpoint.name == "checkpoint-9":
+            shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    assert go_back(folder, processes=2) == folder / "checkpoints" / "checkpoint-9"
+
+
+def test_run_that_would_not_find_room_is_not_resumed_and_stays_as_it_was(paused, tmp_path, monkeypatch):
+    folder = shutil.copytree(paused[1], tmp_path / "run")
+    before = files_of(folder)
+    full = shutil._ntuple_diskusage(10**9, 10**9 - 10**3, 10**3)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning.shutil, "disk_usage", lambda path: full)
+        with pytest.raises(LabError, match="make room"):
+            resume(folder)
+    assert files_of(folder) == before
+    assert resume(folder).steps == 12
+
+
+def test_queued_run_that_is_refused_leaves_nothing(tune, tmp_path):
+    with pytest.raises(LabError, match="past the context"):
+        tune(queue=True, block_size=4096)
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert tune(queue=True, steps=1).steps == 1
 
 
 EDITED = {

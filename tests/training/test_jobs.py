@@ -224,6 +224,32 @@ def test_run_that_cannot_go_on_after_all_is_what_it_was(make, state, pid, wish, 
     assert (status.state, status.step, status.message) == (after, 3, message)
 
 
+def test_interrupted_run_that_had_not_gone_on_is_what_it_was(make):
+    folder = make("mine", "stopped", message="why it ended")
+    with pytest.raises(KeyboardInterrupt), jobs.reopened(folder):
+        raise KeyboardInterrupt
+    assert (runs.read_status(folder).state, runs.read_status(folder).message) == ("stopped", "why it ended")
+
+
+def test_last_word_of_a_process_that_was_terminated_stays(make, tmp_path):
+    program = """if True:
+        import signal, sys, time
+        from pathlib import Path
+        from gpt2lab.training import runs
+        def finish(number, frame):
+            runs.write_status(Path(sys.argv[1]), runs.RunStatus("finished", 7, 7, **runs.this_process()))
+            sys.exit()
+        signal.signal(signal.SIGTERM, finish)
+        print("ready", flush=True)
+        time.sleep(60)"""
+    folder = make("mine", "running")
+    with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"ready\n"
+        become("running", folder, pid=child.pid, pid_started=psutil.Process(child.pid).create_time())
+        status = jobs.stop(folder, seconds=0.3)
+    assert (status.state, status.step, status.message) == ("finished", 7, "")
+
+
 def test_last_word_of_a_run_that_went_on_stays(make):
     folder = make("mine", "stopped")
     with pytest.raises(LabError, match="later"), jobs.reopened(folder):
