@@ -3,10 +3,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import asdict
 from math import exp, log
 from pathlib import Path
@@ -17,7 +19,9 @@ import pytest
 import torch
 
 import gpt2lab
+import gpt2lab.reports
 from gpt2lab import cli
+from gpt2lab.errors import LabError
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
@@ -132,6 +136,39 @@ def test_finetune_writes_the_report_of_its_run(call, here, tiny_folder, texts):
     call(*tune(tiny_folder, texts, "--run", "my-run"))
     page = (here / "runs" / "my-run" / "report.html").read_text(encoding="utf-8")
     assert "Fine-tuning run my-run" in page
+
+
+def test_run_whose_report_cannot_be_written_is_as_good_without(call, here, monkeypatch, tiny_folder, texts):
+    def refuse(folder):
+        raise LabError("the disk is full")
+
+    monkeypatch.setattr(gpt2lab.reports, "write_report", refuse)
+    told = ["--model", tiny_folder, "--data", f"{texts}/splits", "--steps", 1, "--block-size", 16, "--run", "mine"]
+    status, out, err = call("finetune", *told, "--json")
+    assert (status, one_object(out)["run"]) == (0, "mine")
+    assert "there is no report.html (the disk is full); `gpt2lab runs report mine --runs runs` writes it" in err
+
+
+def test_what_a_tracker_prints_is_no_output_of_the_command(tiny_folder, texts, tmp_path):
+    told = ["--model", str(tiny_folder), "--data", f"{texts}/splits", "--steps", "2", "--block-size", "16"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2lab", "finetune", *told, "--report-to", "trackio", "--run", "tracked", "--json"],
+        env=os.environ
+        | {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(gpt2lab.__file__).parents[1])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert one_object(done.stdout)["run"] == "tracked"
+    assert "Trackio" in done.stderr
+    with closing(sqlite3.connect(tmp_path / "trackio" / "gpt2lab.db")) as database:
+        sent = database.execute("select metrics from metrics where run_name = 'tracked' order by step").fetchall()
+    found = [json.loads(line) for (line,) in sent]
+    assert [line["eval/loss"] for line in found if "eval/loss" in line] == [
+        m.loss for m in read_metrics(tmp_path / "runs" / "tracked") if m.split == "validation"
+    ]
 
 
 def test_finetuned_model_goes_into_the_other_commands(call, tiny_folder, texts):
@@ -565,6 +602,16 @@ def test_list_of_runs_has_what_others_rely_on_newest_first(call, here):
         ["half", "failed", "0/?"],
     ]
     assert call("runs")[1] == shown
+
+
+def test_options_of_runs_may_stand_before_the_word(call, here):
+    leave(here / "elsewhere", "mine", "stopped", created="2026-01-01")
+    for arguments in (["list"], []):
+        status, out, _ = call("runs", "--runs", "elsewhere", "--json", *arguments)
+        assert (status, [run["id"] for run in one_object(out)["runs"]]) == (0, ["mine"])
+    status, out, _ = call("runs", "--runs", "elsewhere", "show", "mine", "--json")
+    assert (status, one_object(out)["id"]) == (0, "mine")
+    assert call("runs", "--runs", "elsewhere", "list", "--runs", "nowhere")[1] == "no runs in nowhere\n"
 
 
 @pytest.mark.parametrize("arguments", [["runs", "list", "--json"], ["runs", "--json"]])
