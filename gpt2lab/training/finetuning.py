@@ -291,9 +291,7 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
             drop_torn_checkpoints(folder)  # first of all: it makes room where the disk is full
         message = f"{type(error).__name__}: {error}"
         if is_of_the_disk(error):
-            message = (
-                f"step {watch.step} cannot be written ({first_line(error)}); make room, and resume goes on before it"
-            )
+            message = f"step {watch.step} cannot be written ({first_line(error)}); make room; resume goes on from the checkpoint before"
         with suppress(OSError):
             watch.close("failed", message)
         if is_of_the_disk(error):

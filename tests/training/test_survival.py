@@ -466,7 +466,7 @@ def test_run_whose_files_may_not_grow_fails_and_goes_on_from_the_checkpoint_befo
 def assert_failed_between_checkpoints(folder):
     status = runs.read_status(folder)
     assert status.state == "failed"
-    assert "make room, and resume goes on before it" in status.message
+    assert "make room; resume goes on from the checkpoint before" in status.message
     kept = runs.whole_checkpoints(folder)
     assert kept
     assert set(kept) == set((folder / "checkpoints").glob("checkpoint-*"))
