@@ -16,7 +16,7 @@ _ROOMS = {
     "head_scores": "inspection.heads",
     "load_model": "model",
     "load_text": "text",
-    "perplexity": "scoring",
+    "perplexity": "scoring.perplexity",
     "resume": "training.finetuning",
     "trace": "inspection.trace",
 }

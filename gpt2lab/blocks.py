@@ -75,6 +75,20 @@ def token_ids(tokenizer, articles) -> np.ndarray:
     return ids
 
 
+def tokens_and_starts(tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The ids of a text with nothing added, and where in it each token begins.
+
+    returns  (n,) int64 ids, (n,) int64 characters; tokens that share a character begin at the same one
+    """
+    ids, starts, offset = [], [], 0
+    for piece in _pieces(text):
+        encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids.append(np.array(encoded["input_ids"], dtype=np.int64))
+        starts.append(np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)[:, 0] + offset)
+        offset += len(piece)
+    return (np.concatenate(ids), np.concatenate(starts)) if ids else (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
 def pack(ids: np.ndarray, block_size: int) -> Blocks:
     """Ids → blocks of `block_size` tokens, in order; the last one is padded.
 

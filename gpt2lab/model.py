@@ -7,6 +7,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +19,7 @@ from gpt2lab.errors import LabError, first_line
 from gpt2lab.sources import ModelSource, check_model_type, hub_advice, is_connection_error, model_source
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
-LOGITS_AT_ONCE = 1 << 25  # floats of logits held at a time while scoring: 128 MiB
+LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time while scoring: 32 MiB; larger parts are no faster
 BLOCK = re.compile(r"\bh\.(\d+)\.")  # the number of the transformer block in a tensor's name
 
 
@@ -214,15 +215,29 @@ def token_nll(model: GPT2LMHeadModel, input_ids: torch.Tensor, *, first: int = 1
     first      the first position that is scored, ≥ 1
     returns    (B, T - first) float32, nats; column j is the NLL of position first + j
 
-    The LM head runs on the scored positions alone, a part at a time, so that memory does not grow
-    with T × V. Gradients are off; the model's mode is left as it is.
+    The last token is only predicted, never read: T may be one more than the model's context. The LM
+    head runs on the scored positions alone, a part at a time, so that memory does not grow with
+    T × V. Gradients are off; the model's mode is left as it is.
     """
+    targets = input_ids[:, first:]  # (B, T')
+    if not targets.numel():
+        return torch.zeros(targets.shape, device=input_ids.device)
     with torch.no_grad():
-        hidden = model.transformer(input_ids, use_cache=False).last_hidden_state[:, first - 1 : -1]  # (B, T', D)
-        targets = input_ids[:, first:]  # (B, T')
+        hidden = model.transformer(input_ids[:, :-1], use_cache=False).last_hidden_state[:, first - 1 :]  # (B, T', D)
         width = max(1, LOGITS_AT_ONCE // (model.config.vocab_size * len(input_ids)))
         parts = [
             F.cross_entropy(model.lm_head(h).float().transpose(1, 2), y, reduction="none")  # (B, width)
             for h, y in zip(hidden.split(width, dim=1), targets.split(width, dim=1))
         ]
-    return torch.cat(parts, dim=1) if parts else hidden.new_zeros(targets.shape, dtype=torch.float32)
+    return torch.cat(parts, dim=1)
+
+
+@contextmanager
+def eval_mode(model: torch.nn.Module):
+    """Dropout off while open; afterwards the model is in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield model
+    finally:
+        model.train(was_training)

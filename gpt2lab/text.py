@@ -169,6 +169,16 @@ def joined_rows(articles) -> str:
     return "\n\n".join(row for article in articles for row in article.rows)
 
 
+def original_text(articles) -> str:
+    """The text of the WikiText file that the rows came from."""
+    return "".join(original_row(row) for article in articles for row in article.rows)
+
+
+def original_row(row: str) -> str:
+    """A row as it stands in WikiText's files: a blank one, "" in the hub's data set, has a space and a newline there."""
+    return row or " \n"
+
+
 def _load_wikitext(name: str) -> TextSplits:
     from datasets import load_dataset
     from huggingface_hub import hf_hub_download

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from gpt2lab.errors import whole_number
-from gpt2lab.model import Lab
+from gpt2lab.model import Lab, eval_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,17 +133,6 @@ def recording(model):
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def eval_mode(model):
-    """Dropout off while open; afterwards the model is in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(was_training)
 
 
 def display_tokens(tokenizer, ids: list[int]) -> tuple[str, ...]:

@@ -1,0 +1,102 @@
+"""Two models on one text: is the second better, and could that be chance? Knows scored readings alone."""
+
+from dataclasses import dataclass
+from math import exp, log
+
+import numpy as np
+
+from gpt2lab.errors import LabError
+from gpt2lab.scoring.bootstrap import percentile_interval, resampled_sums
+from gpt2lab.scoring.perplexity import document_totals
+from gpt2lab.scoring.scorer import Scored
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The loss of a second model less that of a first, on the same documents.
+
+    difference   below 0 where the second is better
+    unit         "nats per token" where both read the same tokens, else "bits per byte"
+    interval     95 % bootstrap interval of the difference, pairs of documents drawn; None below two
+    better_in    documents in which the second is better, of n_documents
+    verdict      "better", "worse", or "cannot tell" where the interval holds 0 or there is none
+    """
+
+    before: str
+    after: str
+    difference: float
+    unit: str
+    interval: tuple[float, float] | None
+    n_documents: int
+    better_in: int
+    verdict: str
+
+    @property
+    def ratio(self) -> float:
+        """What the second model's perplexity is of the first's: per token or, in bits per byte, per byte."""
+        return exp(self.difference * (log(2) if self.unit == "bits per byte" else 1))
+
+    def __str__(self) -> str:
+        """The verdict in a sentence."""
+        within = "" if self.interval is None else f" (95 % interval {self.interval[0]:+.4f} to {self.interval[1]:+.4f})"
+        found = {
+            "better": f"{self.after} is better than {self.before}",
+            "worse": f"{self.after} is worse than {self.before}",
+        }
+        verdict = found.get(self.verdict, f"whether {self.after} is better than {self.before} cannot be told")
+        return (
+            f"{verdict}: {self.difference:+.4f} {self.unit}{within}, {self.ratio - 1:+.1%} perplexity, "
+            f"lower in {self.better_in:,} of {self.n_documents:,} documents"
+        )
+
+
+def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
+    """A paired bootstrap over documents of the difference between two models.
+
+    Where both read the same ids, tokens that either has no prediction for are left out. Where their tokenizers
+    differ, all that each scored is divided by the documents' bytes.
+
+    Raises: LabError where protocol or text differ.
+    """
+    one, two = before.reading, after.reading
+    same_tokens = np.array_equal(one.ids, two.ids)
+    if (one.protocol, one.text) != (two.protocol, two.text):
+        raise LabError(
+            f"{before.model} ({one.protocol}, {len(one.text):,} characters) and {after.model} ({two.protocol}, "
+            f"{len(two.text):,}) were not scored on the same text by the same protocol; score both alike"
+        )
+    if not same_tokens and one.documents != two.documents:
+        raise LabError(
+            f"the tokenizers of {before.model} and {after.model} differ, so that {one.protocol} keeps other parts of "
+            "the text for each; compare by lm-eval or sliding"
+        )
+    if same_tokens:
+        unit, both = "nats per token", before.predicted & after.predicted
+        n, owner = len(one.documents), one.document[both]
+        weights = np.bincount(owner, minlength=n).astype(float)
+        differences = np.bincount(owner, after.nll[both] - before.nll[both], n)
+    else:
+        unit, weights = "bits per byte", np.array([document.n_bytes for document in one.documents], dtype=float)
+        differences = (document_totals(after)[0] - document_totals(before)[0]) / log(2)
+    differences, weights = differences[weights > 0], weights[weights > 0]
+    interval = None
+    if len(weights) > 1:
+        totals, sizes = resampled_sums(np.array([differences, weights]), seed=seed)
+        interval = percentile_interval(totals / sizes)
+    return Comparison(
+        before=before.model,
+        after=after.model,
+        difference=float(differences.sum() / weights.sum()),
+        unit=unit,
+        interval=interval,
+        n_documents=len(weights),
+        better_in=int((differences < 0).sum()),
+        verdict=verdict_of(interval),
+    )
+
+
+def verdict_of(interval: tuple[float, float] | None) -> str:
+    """What an interval of a difference in loss says. Example: verdict_of((-0.2, -0.1)) -> "better" """
+    if interval is None or interval[0] <= 0 <= interval[1]:
+        return "cannot tell"
+    return "better" if interval[1] < 0 else "worse"

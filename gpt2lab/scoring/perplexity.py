@@ -1,0 +1,209 @@
+"""Perplexity of a text under a model: protocol by name, exact counts, one stored NLL and every normalisation from it.
+
+Knows models, articles and protocols; nothing of training or pictures.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf, log
+
+import numpy as np
+
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.model import Lab
+from gpt2lab.scoring.bootstrap import percentile_interval, resampled_sums
+from gpt2lab.scoring.protocols import PROTOCOLS, Reading, described
+from gpt2lab.scoring.published import Published, published_for
+from gpt2lab.scoring.scorer import Scored, score
+from gpt2lab.text import Article
+from gpt2lab.units import perplexity_of
+
+Interval = tuple[float, float]
+FEW_DOCUMENTS = 10  # below it the bootstrap's intervals are too narrow
+UNSCORED_MATTERS = 0.001  # share of tokens without a prediction that is worth saying
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """How well a model predicts a text, under a named protocol.
+
+    context, stride  tokens per window, tokens between the starts of two windows
+    n_scored         tokens predicted
+    n_words, n_bytes of the original text, as the protocol counts them; UTF-8 bytes
+    windows          forward passes, had they been made one by one
+    nll              total negative log-likelihood, nats
+    interval         95 % bootstrap interval of `perplexity` over documents; None below two of them
+    word_interval, bits_interval  the same of `word_perplexity` and `bits_per_byte`
+    n_tokens         tokens of the text, with those that have no prediction
+    n_documents      what the intervals draw from: articles, or lm-eval's pages
+    sample           (articles scored, articles there are) where not all were
+    described        the protocol and its parameters in words
+    published        figures of others that were got in the same way from the same text
+    cautions         what to know before quoting the figures
+    """
+
+    protocol: str
+    context: int
+    stride: int
+    n_scored: int
+    n_words: int
+    n_bytes: int
+    windows: int
+    nll: float
+    interval: Interval | None = None
+    word_interval: Interval | None = None
+    bits_interval: Interval | None = None
+    n_tokens: int = 0
+    n_documents: int = 0
+    sample: tuple[int, int] | None = None
+    described: str = ""
+    published: tuple[Published, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per predicted token), ≥ 1. Depends on the tokenizer: compare like with like."""
+        return perplexity_of(self.nll / self.n_scored)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(nats per word of the original text): comparable between tokenizers. Infinite past floats, or without words."""
+        return perplexity_of(self.nll / self.n_words) if self.n_words else inf
+
+    @property
+    def byte_perplexity(self) -> float:
+        """exp(nats per byte of the original text)."""
+        return perplexity_of(self.nll / self.n_bytes)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per byte of the original text."""
+        return self.nll / self.n_bytes / log(2)
+
+
+def perplexity(
+    lab: Lab,
+    articles: tuple[Article, ...],
+    *,
+    protocol: str = "sliding",
+    context: int | None = None,
+    stride: int | None = None,
+    quick: int | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Perplexity:
+    """Perplexity of articles under a protocol.
+
+    protocol     "sliding", "lm-eval" or "blocks": see `scoring.protocols`
+    context      tokens a window holds; the model's own context by default
+    stride       tokens from window to window, of "sliding" alone; by default the context: disjoint windows
+    quick        score only so many articles, drawn with `seed`
+    on_progress  called with (windows done, windows in all)
+
+    Raises: LabError for an unknown protocol, a context, stride or sample out of range, and a text too short for it.
+    """
+    reading = read(lab, articles, protocol, context=context, stride=stride, quick=quick, seed=seed)
+    return measured(score(lab, reading, on_progress))
+
+
+def read(
+    lab: Lab,
+    articles: tuple[Article, ...],
+    protocol: str = "sliding",
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    quick: int | None = None,
+    seed: int = 0,
+) -> Reading:
+    """Articles as a protocol reads them; parameters and errors as of `perplexity`."""
+    if protocol not in PROTOCOLS:
+        raise LabError(f"protocol {str(protocol)[:40]!r} is unknown; use {', '.join(PROTOCOLS)}")
+    context = whole_number("context", lab.context if context is None else context, 2, lab.context)
+    if stride is not None and protocol != "sliding":
+        raise LabError(
+            f"stride {stride!r} is of sliding windows, and {protocol} has none; leave it out, or use sliding"
+        )
+    stride = whole_number("stride", context if stride is None else stride, 1, context)
+    drawn = articles if quick is None else drawn_articles(articles, quick, seed)
+    reading = PROTOCOLS[protocol](lab.tokenizer, drawn, context, stride)
+    return reading if len(drawn) == len(articles) else replace(reading, sample=(len(drawn), len(articles)))
+
+
+def drawn_articles(articles: tuple[Article, ...], count: int, seed: int = 0) -> tuple[Article, ...]:
+    """So many whole articles, drawn without replacement, in the order they had; all where there are no more.
+
+    Raises: LabError for a count below 1, or a seed that is none.
+    """
+    count = whole_number("quick", count, 1, 10**9)
+    rng = np.random.default_rng(whole_number("seed", seed, 0, 2**63 - 1))
+    chosen = rng.choice(len(articles), min(count, len(articles)), replace=False)
+    return tuple(articles[i] for i in sorted(chosen.tolist()))
+
+
+def measured(scored: Scored) -> Perplexity:
+    """What the NLLs of a reading come to."""
+    reading, known = scored.reading, scored.predicted
+    nll, n_scored = document_totals(scored)
+    words, sizes = ([getattr(d, name) for d in reading.documents] for name in ("n_words", "n_bytes"))
+    result = Perplexity(
+        protocol=reading.protocol,
+        context=reading.context,
+        stride=reading.stride,
+        n_scored=int(known.sum()),
+        n_words=reading.n_words,
+        n_bytes=reading.n_bytes,
+        windows=len(reading.windows),
+        nll=float(scored.nll[known].sum()),
+        n_tokens=len(reading.ids) - reading.added,
+        n_documents=int((n_scored > 0).sum()),
+        sample=reading.sample,
+        described=described(reading),
+        published=published_for(reading),
+        **_intervals(np.array([nll, n_scored, words, sizes])[:, n_scored > 0]),
+    )
+    return replace(result, cautions=tuple(_cautions(result, scored)))
+
+
+def document_totals(scored: Scored) -> tuple[np.ndarray, np.ndarray]:
+    """(documents,) nats, (documents,) tokens predicted, of each document."""
+    owner, n = scored.reading.document[scored.predicted], len(scored.reading.documents)
+    return np.bincount(owner, scored.nll[scored.predicted], n), np.bincount(owner, minlength=n)
+
+
+def _intervals(totals: np.ndarray) -> dict[str, Interval]:
+    """Bootstrap intervals from (4, documents): nats, tokens predicted, words, bytes. None below two documents."""
+    if totals.shape[1] < 2:
+        return {}
+    nll, tokens, words, sizes = resampled_sums(totals)
+    with np.errstate(divide="ignore", over="ignore"):  # no word in a draw, or a perplexity past floats: infinite
+        return {
+            "interval": percentile_interval(np.exp(nll / tokens)),
+            "word_interval": percentile_interval(np.exp(nll / words)),
+            "bits_interval": percentile_interval(nll / sizes / log(2)),
+        }
+
+
+def _cautions(result: Perplexity, scored: Scored):
+    """What could mislead who quotes a result, a line each."""
+    reading = scored.reading
+    if result.sample:
+        drawn, of = result.sample
+        yield f"a sample of {drawn:,} of {of:,} articles; the interval says how much another sample could differ"
+    in_windows = min(int((reading.windows[:, 2] - reading.windows[:, 0]).sum()), len(reading.ids)) - reading.added
+    unscored = 1 - result.n_scored / in_windows
+    if unscored > UNSCORED_MATTERS:
+        yield (
+            f"{unscored:.1%} of the tokens have no prediction, and count nothing per word and per byte: "
+            "those figures are that much too low; per token they are right"
+        )
+    if "<unk>" in reading.text:
+        yield "the text has <unk> for rare words (WikiText's v1 files): its figures do not compare with those of raw text"
+    if result.perplexity > scored.vocabulary:
+        yield (
+            f"worse than guessing among all {scored.vocabulary:,} tokens alike: untrained, or not with this tokenizer"
+        )
+    if result.n_documents < FEW_DOCUMENTS:
+        have = "1 document has" if result.n_documents == 1 else f"{result.n_documents} documents have"
+        what = "no interval" if result.n_documents < 2 else "an interval that is too narrow"
+        yield f"{have} {what}; {FEW_DOCUMENTS} or more are better"

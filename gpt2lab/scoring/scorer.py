@@ -1,0 +1,144 @@
+"""One scorer for every protocol: a Reading → the NLL of each token, kept on disk so that nothing is computed twice.
+
+Knows models and readings; nothing of perplexities.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from gpt2lab.errors import LabError
+from gpt2lab.files import write_bytes
+from gpt2lab.model import Lab, eval_mode, token_nll, weights_digest
+from gpt2lab.scoring.protocols import Reading
+from gpt2lab.sources import cache_folder
+
+TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 1 << 15}  # in a batch of windows: enough to keep the matrix products busy
+SAVE_SECONDS = 60.0  # of scoring that a killed process loses at most
+COMPUTES = (
+    "activation_function",
+    "layer_norm_epsilon",
+    "n_head",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A reading, and what its tokens cost a model.
+
+    nll         (n,) float64 nats; NaN for tokens that no window scores
+    model       what it was loaded by
+    vocabulary  tokens that the model chooses among
+    """
+
+    reading: Reading
+    nll: np.ndarray
+    model: str
+    vocabulary: int
+
+    def __post_init__(self):
+        if self.nll.shape != self.reading.ids.shape:
+            raise ValueError(f"nll of shape {self.nll.shape}, ids of {self.reading.ids.shape}")
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n,) bool: which tokens have an NLL."""
+        return ~np.isnan(self.nll)
+
+
+def score(lab: Lab, reading: Reading, on_progress: Callable[[int, int], None] | None = None) -> Scored:
+    """The NLL of every token that a reading scores.
+
+    on_progress  called with (windows done, windows in all)
+
+    Raises: LabError for a model that gives a token no finite probability.
+    """
+    steps = score_steps(lab, reading)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        if on_progress:
+            on_progress(*progress)
+
+
+def score_steps(lab: Lab, reading: Reading) -> Generator[tuple[int, int], None, Scored]:
+    """`score`, a batch of windows at a time: yields (windows done, windows in all), returns the Scored.
+
+    What is scored is kept under the hash of weights, ids and windows, also when it is broken off: the
+    next call goes on from there. A damaged file is as good as none.
+    """
+    key = _key(lab, reading)
+    path = cache_folder() / "nll" / f"{key}.npz"
+    nll = _kept(path, len(reading.ids))
+    windows = reading.windows[reading.windows[:, 1] < reading.windows[:, 2]]
+    open_windows = [window for window in windows.tolist() if np.isnan(nll[window[1] : window[2]]).any()]
+    done, total, saved, fresh = len(windows) - len(open_windows), len(windows), time.monotonic(), False
+    ids = torch.from_numpy(reading.ids)
+    try:
+        yield done, total
+        for batch in _batches(open_windows, TOKENS_AT_ONCE.get(lab.device.type, TOKENS_AT_ONCE["cpu"])):
+            tokens = torch.stack([ids[start:end] for start, _, end in batch]).to(lab.device)  # (B, T)
+            with eval_mode(lab.model):
+                rows = token_nll(lab.model, tokens, first=batch[0][1] - batch[0][0]).double().cpu().numpy()
+            for (_, first, end), row in zip(batch, rows):
+                if not np.isfinite(row).all():
+                    at = first + int(np.flatnonzero(~np.isfinite(row))[0])
+                    raise LabError(f"{lab.name} gives token {at:,} no finite probability; its weights are damaged")
+                nll[first:end] = row
+            done, fresh = done + len(batch), True
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _keep(path, nll)
+                saved, fresh = time.monotonic(), False
+            yield done, total
+    finally:
+        if fresh:
+            _keep(path, nll)
+    return Scored(reading, nll, lab.name, lab.model.config.vocab_size)
+
+
+def _batches(windows: list[list[int]], tokens: int) -> Generator[list[list[int]], None, None]:
+    """Windows of one shape together, as many as have so many tokens; the most frequent shape first."""
+    shapes: dict[tuple[int, int], list] = {}
+    for start, first, end in windows:
+        shapes.setdefault((end - start, first - start), []).append([start, first, end])
+    for (length, _), alike in sorted(shapes.items(), key=lambda item: -len(item[1])):
+        size = max(1, tokens // length)
+        yield from (alike[i : i + size] for i in range(0, len(alike), size))
+
+
+def _key(lab: Lab, reading: Reading) -> str:
+    """A fingerprint of all that the NLLs depend on."""
+    config = {name: getattr(lab.model.config, name) for name in COMPUTES}
+    key = hashlib.sha256(f"{weights_digest(lab.model)} {json.dumps(config)} {lab.device.type}".encode())
+    key.update(reading.ids.tobytes())
+    key.update(reading.windows.tobytes())
+    return key.hexdigest()[:32]
+
+
+def _kept(path: Path, n: int) -> np.ndarray:
+    """(n,) float64: what was scored before; NaN where nothing was, or the file is damaged: it has a checksum."""
+    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as file:
+        nll = file["nll"]
+        if nll.shape == (n,) and nll.dtype == np.float32 and not np.isinf(nll).any():
+            return nll.astype(np.float64)
+    return np.full(n, np.nan)
+
+
+def _keep(path: Path, nll: np.ndarray) -> None:
+    content = BytesIO()
+    np.savez(content, nll=nll.astype(np.float32))
+    with suppress(OSError):  # a cache that cannot be written is done without
+        write_bytes(path, content.getvalue())
