@@ -3,19 +3,25 @@
 Knows every room but the app.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from gpt2lab.blocks import token_ids
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model import Lab, load_model
-from gpt2lab.text import load_text
+from gpt2lab.scoring.evaluation import Evaluation, evaluate
+from gpt2lab.text import TextSplits, load_text, original_text
 from gpt2lab.training.finetuning import base_model, config_of
 from gpt2lab.training.memory import longest_verbatim
 from gpt2lab.training.result import read_result
 from gpt2lab.training.runs import read_config, read_lines, read_metrics, told_if_unwritable
 from gpt2lab.views.report import Sample, run_report
 
+PROTOCOLS = ("sliding", "lm-eval")
+SECONDS = 60.0  # that evaluating the models may take
+FASTER, BYTES_A_TOKEN = 3, 4  # scoring a token against training on it; of English under GPT-2's tokenizer
+FEW_WORDS = 20
 TEXT = "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris."
 
 
@@ -34,9 +40,24 @@ def write_report(folder: Path) -> Path:
         head_scores(base),
         head_scores(tuned),
         trace_ids(tuned, tuned.encode(TEXT)[: tuned.context]),
+        *evaluated(base, tuned, load_text(config["data"]), result.tokens_per_second),
     )
     with told_if_unwritable(folder):
         return page.save(folder / "report.html")
+
+
+def evaluated(base: Lab, tuned: Lab, text: TextSplits, training_speed: float) -> tuple[Evaluation, str]:
+    """Both models on the test split (on the validation split where that has next to no words), and the split's name.
+
+    training_speed  tokens/s: only as many articles are scored as take SECONDS, by that
+    """
+    split = "test" if len(original_text(text.test).split()) >= FEW_WORDS else "validation"
+    articles = text.split(split)
+    affordable = SECONDS * training_speed * FASTER / (2 * len(PROTOCOLS)) * BYTES_A_TOKEN
+    size = len(original_text(articles).encode())
+    quick = None if affordable >= size else max(2, int(len(articles) * affordable / size))
+    labs = (replace(base, name="before"), replace(tuned, name="after"))
+    return evaluate(labs, articles, PROTOCOLS, quick=quick), split
 
 
 def samples_of(folder: Path, lab: Lab, config: dict) -> tuple[Sample, ...]:

@@ -156,8 +156,13 @@ def read_articles(path: Path) -> tuple[Article, ...]:
         raise LabError(f"{path} is binary (a zero byte at {text.index(chr(0)):,}); give a text file")
     if not text.strip():
         raise LabError(f"{path} is empty; give a file with text")
+    return articles_of(text, path.stem)
+
+
+def articles_of(text: str, title: str) -> tuple[Article, ...]:
+    """A text's articles: at titles in WikiText form, else all of it as one with the title given."""
     articles = split_articles(wikitext_rows(text))
-    return articles if any(article.title for article in articles) else (Article(path.stem, (text,)),)
+    return articles if any(article.title for article in articles) else (Article(title, (text,)),)
 
 
 def joined_rows(articles) -> str:

@@ -1,6 +1,6 @@
-"""Units: losses are nats per token everywhere, and a perplexity is their exponential; times are seconds."""
+"""Units: losses are nats per token everywhere, and a perplexity is their exponential; times are seconds; JSON has no infinity."""
 
-from math import exp, inf
+from math import exp, inf, isfinite
 
 MAX_EXPONENT = 709.0  # exp of more is past a float
 
@@ -15,3 +15,12 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def finite(value):
+    """The value with infinite numbers as null, since JSON has none."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -10,7 +10,7 @@ from math import log
 
 import numpy as np
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, whole_number
 from gpt2lab.scoring.perplexity import document_totals
 from gpt2lab.scoring.scorer import Scored
 from gpt2lab.units import perplexity_of
@@ -108,8 +108,7 @@ def surprisals(scored: Scored, document: int) -> list[tuple[str, float | None]]:
     Tokens that hold parts of one character are one piece, with their NLLs added.
     """
     reading = scored.reading
-    if not 0 <= document < len(reading.documents):
-        raise LabError(f"document {document!r} is out of range; use 0 to {len(reading.documents) - 1:,}")
+    document = whole_number("document", document, 0, len(reading.documents) - 1)
     inside = np.flatnonzero(reading.document == document)
     if not len(inside):
         return []

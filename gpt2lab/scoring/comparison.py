@@ -30,6 +30,7 @@ class Comparison:
     n_documents: int
     better_in: int
     verdict: str
+    protocol: str
 
     @property
     def ratio(self) -> float:
@@ -92,6 +93,7 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
         n_documents=len(weights),
         better_in=int((differences < 0).sum()),
         verdict=verdict_of(interval),
+        protocol=one.protocol,
     )
 
 

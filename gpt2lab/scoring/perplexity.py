@@ -3,8 +3,8 @@
 Knows models, articles and protocols; nothing of training or pictures.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import inf, log
 
 import numpy as np
@@ -16,7 +16,7 @@ from gpt2lab.scoring.protocols import PROTOCOLS, Reading, described
 from gpt2lab.scoring.published import Published, published_for
 from gpt2lab.scoring.scorer import Scored, score
 from gpt2lab.text import Article
-from gpt2lab.units import perplexity_of
+from gpt2lab.units import finite, perplexity_of
 
 Interval = tuple[float, float]
 FEW_DOCUMENTS = 10  # below it the bootstrap's intervals are too narrow
@@ -80,6 +80,11 @@ class Perplexity:
         """Bits per byte of the original text."""
         return self.nll / self.n_bytes / log(2)
 
+    def record(self) -> dict:
+        """Every field and every figure, as JSON has them; infinite figures are None."""
+        figures = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte")
+        return finite(asdict(self) | {name: getattr(self, name) for name in figures})
+
 
 def perplexity(
     lab: Lab,
@@ -118,7 +123,7 @@ def read(
 ) -> Reading:
     """Articles as a protocol reads them; parameters and errors as of `perplexity`."""
     if protocol not in PROTOCOLS:
-        raise LabError(f"protocol {str(protocol)[:40]!r} is unknown; use {', '.join(PROTOCOLS)}")
+        raise LabError(f"protocol {str(protocol)[:40]!r} is unknown; use {', '.join(PROTOCOLS)} or all")
     context = whole_number("context", lab.context if context is None else context, 2, lab.context)
     if stride is not None and protocol != "sliding":
         raise LabError(
@@ -128,6 +133,28 @@ def read(
     drawn = articles if quick is None else drawn_articles(articles, quick, seed)
     reading = PROTOCOLS[protocol](lab.tokenizer, drawn, context, stride)
     return reading if len(drawn) == len(articles) else replace(reading, sample=(len(drawn), len(articles)))
+
+
+def read_all(
+    lab: Lab,
+    articles: tuple[Article, ...],
+    protocols: str | Sequence[str] = "all",
+    *,
+    stride: int | None = None,
+    **told,
+) -> tuple[Reading, ...]:
+    """Articles as several protocols read them; `stride` is the sliding windows', the rest as of `perplexity`.
+
+    protocols  names, also as one string with commas; "all" for all of them
+
+    Raises: LabError as `perplexity`, and for no protocol at all, or a stride without sliding windows.
+    """
+    names = protocols.split(",") if isinstance(protocols, str) else list(protocols)
+    names = [*PROTOCOLS] if names == ["all"] else list(dict.fromkeys(names))
+    if not names:
+        raise LabError(f"no protocol is named; use {', '.join(PROTOCOLS)} or all")
+    strides = {name: stride if name == "sliding" or "sliding" not in names else None for name in names}
+    return tuple(read(lab, articles, name, stride=strides[name], **told) for name in names)
 
 
 def drawn_articles(articles: tuple[Article, ...], count: int, seed: int = 0) -> tuple[Article, ...]:

@@ -64,14 +64,20 @@ def score(lab: Lab, reading: Reading, on_progress: Callable[[int, int], None] | 
 
     Raises: LabError for a model that gives a token no finite probability.
     """
-    steps = score_steps(lab, reading)
-    while True:
-        try:
+    return finished(score_steps(lab, reading), on_progress)
+
+
+def finished(steps: Generator, on_progress: Callable[..., None] | None = None):
+    """What a generator returns, run to its end; what it yields goes to `on_progress`."""
+    try:
+        while True:
             progress = next(steps)
-        except StopIteration as end:
-            return end.value
-        if on_progress:
-            on_progress(*progress)
+            if on_progress:
+                on_progress(*progress)
+    except StopIteration as end:
+        return end.value
+    finally:
+        steps.close()
 
 
 def score_steps(lab: Lab, reading: Reading) -> Generator[tuple[int, int], None, Scored]:

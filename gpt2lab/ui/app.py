@@ -10,6 +10,7 @@ import gradio as gr
 
 from gpt2lab.errors import LabError
 from gpt2lab.ui.attention import build_attention_tab
+from gpt2lab.ui.evaluate import ALONE, build_evaluate_tab
 from gpt2lab.ui.finetune import build_finetune_tab
 from gpt2lab.ui.generate import build_generate_tab
 from gpt2lab.ui.handling import user_errors
@@ -37,6 +38,8 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         with gr.Tabs():
             with gr.Tab("Fine-tune", elem_id="tab-finetune"):
                 build_finetune_tab(demo, shelf, model, dark)
+            with gr.Tab("Evaluate", elem_id="tab-evaluate"):
+                other = build_evaluate_tab(shelf, model, dark)
             with gr.Tab("Attention", elem_id="tab-attention"):
                 build_attention_tab(shelf, model, dark)
             with gr.Tab("Generate", elem_id="tab-generate"):
@@ -48,10 +51,12 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
 
         @user_errors
         def arrive(label: str):
-            return gr.Dropdown(choices=shelf.labels()), f"{auto_line()}\n\n{model_line(shelf, label)}"
+            labels = shelf.labels()
+            told = f"{auto_line()}\n\n{model_line(shelf, label)}"
+            return gr.Dropdown(choices=labels), gr.Dropdown(choices=[ALONE, *labels]), told
 
         model.change(describe, model, status, api_name="describe_model")
-        demo.load(arrive, model, [model, status], api_visibility="private")
+        demo.load(arrive, model, [model, other, status], api_visibility="private")
         demo.load(None, None, dark, js=IS_DARK)
     demo.queue(api_open=False, max_size=32)
     return demo

@@ -1,12 +1,11 @@
 """The Attention tab: every head as a thumbnail, one head large, bertviz' lines, a table, and files to take away."""
 
 from collections.abc import Sequence
-from io import BytesIO
 
 import gradio as gr
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.ui.handling import new_folder, user_errors
+from gpt2lab.ui.handling import as_image, new_folder, user_errors
 from gpt2lab.ui.shelf import Shelf
 
 EXAMPLES = [
@@ -131,15 +130,6 @@ def one_head(trace, layer: int, head: int, dark: bool):
         lines = head_view_page(trace, layer=layer, head=head, theme="dark" if dark else "light").iframe()
     rows = [list(row) for row in largest_weights(trace, layer, head, TABLE_ROWS)]
     return as_image(attention_heatmap(trace, layer, head, dark=dark)), lines, rows
-
-
-def as_image(figure):
-    """A matplotlib figure as a picture for gr.Image."""
-    from PIL import Image
-
-    from gpt2lab.views.figures import figure_bytes
-
-    return Image.open(BytesIO(figure_bytes(figure, "png")))
 
 
 def head_at(trace, point: Sequence[float]) -> tuple[int, int]:

@@ -1,7 +1,8 @@
-"""What all tabs need of gradio: bad input told as a toast with the package's own line, folders for downloads."""
+"""What all tabs need of gradio: bad input told as a toast with the package's own line, pictures, folders for downloads."""
 
 import functools
 import inspect
+from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -38,3 +39,12 @@ def new_folder() -> Path:
     """A folder of its own among gradio's temporary files, which gradio deletes once they are old."""
     Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
     return Path(mkdtemp(dir=get_upload_folder()))
+
+
+def as_image(figure):
+    """A matplotlib figure as a picture for gr.Image."""
+    from PIL import Image
+
+    from gpt2lab.views.figures import figure_bytes
+
+    return Image.open(BytesIO(figure_bytes(figure, "png")))

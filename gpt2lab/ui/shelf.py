@@ -4,6 +4,7 @@ A client names a model by its label; only labels on the shelf are taken, so no c
 Knows models and run folders; nothing of gradio. torch is imported when the first model is.
 """
 
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from gpt2lab.sources import HUB_MODELS
 from gpt2lab.training.runs import finished_models
 
 MAX_MODELS = 3  # kept in memory: GPT-2 small takes half a gigabyte
+MAX_EVALUATIONS = 4  # kept, for the views of them: the NLL of every token, up to 0.1 GB each
 MAX_TRACES = 4  # kept, so that another head of the same text needs no second forward pass; 0.3 GB each at most
 
 
@@ -26,7 +28,7 @@ class Shelf:
     def __init__(self, runs_dir: Path):
         self.runs_dir = runs_dir
         self.lock = threading.Lock()  # not an RLock: a generator may go on in another thread
-        self._labs, self._traces = OrderedDict(), OrderedDict()
+        self._labs, self._traces, self._evaluations = OrderedDict(), OrderedDict(), OrderedDict()
 
     def labels(self) -> list[str]:
         """What can be chosen now: the built-in model, the hub's GPT-2s, and the models of runs, newest first."""
@@ -54,14 +56,27 @@ class Shelf:
         with self.lock:
             return _kept(self._traces, (label, text), MAX_TRACES, lambda: trace(self._lab(label), text))
 
+    def keep(self, evaluation) -> str:
+        """Put an evaluation on the shelf; returns the key that `evaluation` takes."""
+        key = secrets.token_hex(8)
+        return _kept(self._evaluations, key, MAX_EVALUATIONS, lambda: (key, evaluation))[0]
+
+    def evaluation(self, key: str | None):
+        """What was kept under a key. Raises: LabError where it is not there, or no more."""
+        if key not in self._evaluations:
+            raise LabError(
+                "there is no evaluation here, or no more; press Evaluate: what was scored before costs nothing"
+            )
+        return self._evaluations[key][1]
+
     def each(self, steps: Iterator) -> Iterator:
-        """The items of an iterator that runs a model, the lock held for each and free between them."""
-        end = object()
+        """The items of an iterator that runs a model, the lock held for each and free between them; returns what it returns."""
         while True:
             with self.lock:
-                step = next(steps, end)
-            if step is end:
-                return
+                try:
+                    step = next(steps)
+                except StopIteration as end:
+                    return end.value
             yield step
 
     def _lab(self, label: str):

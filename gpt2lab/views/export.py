@@ -1,6 +1,5 @@
 """Attention weights as files: pictures, a page, a table, arrays. One function per format, one table of them."""
 
-import csv
 import io
 from pathlib import Path
 
@@ -11,16 +10,13 @@ from gpt2lab.errors import LabError
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.views.bertviz import head_view_page
 from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
+from gpt2lab.views.tables import csv_bytes
 
-FORMULA = ("=", "+", "-", "@")
 MAX_ROWS = 5_000_000  # of a CSV file: 200 MB, and five times what a spreadsheet opens
 
 
 def attention_file(trace: Trace, format: str, *, layer: int | None = None, head: int | None = None) -> bytes:
     """Attention in one of FORMATS: of all heads, of a layer, or of one head.
-
-    A spreadsheet would run a cell that begins with =, +, - or @ as a formula: in a "csv" file such
-    a token has a single quote before it.
 
     Raises: LabError for an unknown format, for a head without its layer, for parts that do not exist,
     and for a "csv" of more than MAX_ROWS weights.
@@ -62,15 +58,14 @@ def _csv(trace, layer, head) -> bytes:
     rows = len(layers) * len(heads) * n * (n + 1) // 2
     if rows > MAX_ROWS:
         raise LabError(f"a .csv of {rows:,} rows is past {MAX_ROWS:,}; name a layer and a head, or use .npz")
-    names = [f"'{token}" if token.startswith(FORMULA) else token for token in trace.tokens]
-    out = io.StringIO()
-    table = csv.writer(out)
-    table.writerow(["layer", "head", "query", "query_token", "key", "key_token", "weight"])
-    for one in layers:
-        for h, weights in zip(heads, _weights(trace, one, head)):
-            for i, row in enumerate(weights.tolist()):
-                table.writerows([one, h, i, names[i], j, names[j], f"{row[j]:.6g}"] for j in range(i + 1))
-    return out.getvalue().encode()
+    lines = (
+        [one, h, i, trace.tokens[i], j, trace.tokens[j], f"{weight:.6g}"]
+        for one in layers
+        for h, weights in zip(heads, _weights(trace, one, head))
+        for i, row in enumerate(weights.tolist())
+        for j, weight in enumerate(row[: i + 1])
+    )
+    return csv_bytes(["layer", "head", "query", "query_token", "key", "key_token", "weight"], lines)
 
 
 def _npz(trace, layer, head) -> bytes:

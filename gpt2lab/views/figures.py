@@ -5,6 +5,9 @@ Knows result types; never shows anything, and never touches pyplot's global stat
 
 from __future__ import annotations
 
+import base64
+import html
+from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -180,3 +183,13 @@ def figure_bytes(figure: Figure, format: str) -> bytes:
     buffer = BytesIO()
     figure.savefig(buffer, format=format, dpi=DPI)
     return buffer.getvalue()
+
+
+def image(draw: Callable[..., Figure], caption: str) -> str:
+    """A figure inside the page, light and dark, with what it shows in words; `draw` takes dark=True or False."""
+    light, dark = (base64.b64encode(figure_bytes(draw(dark=dark), "png")).decode() for dark in (False, True))
+    text, kind = html.escape(caption), f"data:{FORMATS['png']};base64,"
+    return (
+        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{kind}{dark}">'
+        f'<img src="{kind}{light}" alt="{text}"></picture><figcaption>{text}</figcaption></figure>'
+    )

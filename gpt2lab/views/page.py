@@ -23,6 +23,16 @@ STYLE = """
 body { margin: 0; padding: 12px; background: var(--paper); color: var(--ink);
        font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 """
+# of documents that are read from top to bottom
+ARTICLE = """
+body { max-width: 960px; margin: auto; padding: 24px 16px; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; } th, td { border: 1px solid var(--line); padding: 4px 12px; text-align: left; }
+th { overflow-wrap: normal; } td { overflow-wrap: break-word; }
+.table { overflow-x: auto; }
+img { max-width: 100%; border-radius: 6px; } figure { margin: 1rem 0; }
+figcaption, .soft { color: var(--soft); }
+"""
 
 
 @dataclass(frozen=True)

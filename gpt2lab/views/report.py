@@ -3,41 +3,27 @@
 Knows result types; computes nothing.
 """
 
-import base64
 import html
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from matplotlib.figure import Figure
-
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.inspection.trace import Trace
+from gpt2lab.scoring.evaluation import Evaluation
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
 from gpt2lab.units import duration
-from gpt2lab.views.figures import (
-    FORMATS,
-    attention_grid,
-    attention_heatmap,
-    figure_bytes,
-    loss_curve,
-    validation_rows,
-)
-from gpt2lab.views.page import Page, document
+from gpt2lab.views.evaluation import evaluation_body
+from gpt2lab.views.figures import attention_grid, attention_heatmap, image, loss_curve, validation_rows
+from gpt2lab.views.page import ARTICLE, Page, document
+from gpt2lab.views.tables import table
 
-STYLE = """
-body { max-width: 960px; margin: auto; padding: 24px 16px; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; } th, td { border: 1px solid var(--line); padding: 4px 12px; text-align: left; }
-th { overflow-wrap: normal; } td { overflow-wrap: break-word; }
-.table { overflow-x: auto; }
-img { max-width: 100%; border-radius: 6px; } figure { margin: 1rem 0; }
-figcaption, .soft { color: var(--soft); }
-.texts { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
-.texts > div { border: 1px solid var(--line); border-radius: 6px; padding: 0 12px 12px; white-space: pre-wrap; }
-.heads { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); }
+STYLE = f"""{ARTICLE}
+.texts {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }}
+.texts > div {{ border: 1px solid var(--line); border-radius: 6px; padding: 0 12px 12px; white-space: pre-wrap; }}
+.heads {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); }}
 """
+HARD = ("part", "frequency", "position")
 FINGERPRINTS = {"base": "fingerprint of the model begun with", "text": "fingerprint of the texts"}
 
 
@@ -63,12 +49,15 @@ def run_report(
     scores_before: HeadScores,
     scores: HeadScores,
     trace: Trace,
+    evaluation: Evaluation,
+    split: str,
 ) -> Page:
     """The page of a run that has ended.
 
     config  the run's config.json
     scores_before, scores  of the heads of the base and of the fine-tuned model
     trace  of the fine-tuned model on a text
+    evaluation, split  of both models, and of what text
     """
     best = {name: scores.top(name, 3) for name in ("previous_token", "induction")}
     figures = [
@@ -90,6 +79,8 @@ step {result.best_step:,}, with the lowest validation loss.</p>
 <h2>Loss</h2>
 {image(partial(loss_curve, metrics), "Loss over the run: on the blocks trained on, and on the whole validation split.")}
 {table(["step", "validation loss", "perplexity"], validation_rows(metrics))}
+<h2>Perplexity by named protocols, on the {html.escape(split)} split</h2>
+{evaluation_body(evaluation, HARD)}
 <h2>The same prompt and seed, before and after</h2>
 <div class="texts"><div><h3>before</h3><b>{prompt}</b>{html.escape(result.text_before)}</div>
 <div><h3>after</h3><b>{prompt}</b>{html.escape(result.text_after)}</div></div>
@@ -169,20 +160,3 @@ def setting_rows(config: dict) -> list[tuple[str, str]]:
     if config.get("method") != "lora":
         flat.pop("lora_rank", None)
     return [(FINGERPRINTS.get(name, name), str(value)) for name, value in flat.items() if value is not None]
-
-
-def image(draw: Callable[..., Figure], caption: str) -> str:
-    """A figure inside the page, light and dark, with what it shows in words; `draw` takes dark=True or False."""
-    light, dark = (base64.b64encode(figure_bytes(draw(dark=dark), "png")).decode() for dark in (False, True))
-    text, kind = html.escape(caption), f"data:{FORMATS['png']};base64,"
-    return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{kind}{dark}">'
-        f'<img src="{kind}{light}" alt="{text}"></picture><figcaption>{text}</figcaption></figure>'
-    )
-
-
-def table(head: list[str], rows: list[tuple[str, ...]]) -> str:
-    """An HTML table of plain strings."""
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'

@@ -13,19 +13,18 @@ from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
 from gpt2lab.views import report as report_module
-from gpt2lab.views.figures import attention_heatmap, figure_bytes, loss_curve, validation_rows
+from gpt2lab.views.figures import attention_heatmap, figure_bytes, image, loss_curve, validation_rows
 from gpt2lab.views.page import POLICY
 from gpt2lab.views.report import (
     Sample,
     changed_rows,
     head_rows,
-    image,
     result_rows,
     run_report,
     sample_rows,
     setting_rows,
-    table,
 )
+from gpt2lab.views.tables import table
 
 HOSTILE = "</p><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \"'"
 RESULT = FinetuneResult(

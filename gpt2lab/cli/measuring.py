@@ -1,0 +1,127 @@
+"""The `perplexity` command: one model or two, any protocol, and where the text is hard."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpt2lab.cli.output import Data, Json, Model, progress, quiet, report, write
+from gpt2lab.errors import LabError
+
+
+def perplexity(
+    model: Model = "auto",
+    data: Data = "auto",
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    protocol: Annotated[str, typer.Option(help="sliding, lm-eval, blocks, several with commas, or all")] = "sliding",
+    context: Annotated[int | None, typer.Option(help="tokens per window; the model's context by default")] = None,
+    stride: Annotated[int | None, typer.Option(help="tokens between sliding windows; the context by default")] = None,
+    compare: Annotated[str | None, typer.Option(help="a second model: is it better on the same text?")] = None,
+    by: Annotated[str | None, typer.Option(help="where it is hard: document, position, frequency, part")] = None,
+    quick: Annotated[int | None, typer.Option(help="score only so many whole articles, drawn with --seed")] = None,
+    seed: Annotated[int, typer.Option(help="of the articles that --quick draws")] = 0,
+    out: Annotated[Path | None, typer.Option(help="also write all of it as .html, or the figures as .csv")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="also write the NLL of every token, as .csv")] = None,
+    as_json: Json = False,
+) -> None:
+    """Perplexity of a text by named protocols, with exact counts, published figures beside it and 95 % intervals.
+
+    What is scored is kept, so that the same windows cost nothing a second time, and Ctrl-C loses nothing.
+    """
+    quiet()
+    from gpt2lab.model import load_model
+    from gpt2lab.scoring.breakdown import BREAKDOWNS
+    from gpt2lab.scoring.evaluation import evaluate
+    from gpt2lab.sources import resolve_auto
+    from gpt2lab.text import load_text
+
+    check_files(out, tokens, protocol)
+    if by and by not in BREAKDOWNS:
+        raise LabError(f"breakdown {by!r} is unknown; use {', '.join(BREAKDOWNS)}")
+    model, data = resolve_auto(model, data)
+    articles = load_text(data).split(split)
+    labs = [load_model(name) for name in (model, compare) if name is not None]
+    told = {"context": context, "stride": stride, "quick": quick, "seed": seed}
+    with progress("windows") as show:
+        evaluation = evaluate(labs, articles, protocol, on_progress=show, **told)
+    if out:
+        write(out, page_or_table(out, f"Perplexity on {data}, {split}", evaluation, by))
+    if tokens:
+        write(tokens, token_table(evaluation.scored[0]))
+    if not as_json:
+        return tell(data, split, evaluation, by)
+    first, *second = (
+        [line(scored, result, by) for scored, (_, result) in pairs_of(evaluation, name)] for name in evaluation.models
+    )
+    values = {"model": model, "data": data, "split": split, "results": first}
+    if second:
+        values |= {"compare": compare, "compare_results": second[0]}
+        values["comparisons"] = [asdict(c) | {"ratio": c.ratio} for c in evaluation.comparisons]
+    return report(values, as_json)
+
+
+def pairs_of(evaluation, model: str) -> list:
+    """(scored, (model, result)) of each protocol, of one model."""
+    return [pair for pair in zip(evaluation.scored, evaluation.results) if pair[0].model == model]
+
+
+def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
+    """Refuse names of files before anything is scored. Raises: LabError."""
+    if out and out.suffix not in (".html", ".csv"):
+        raise LabError(f"{str(out)!r} ends in no format known here; use .html or .csv")
+    if tokens and tokens.suffix != ".csv":
+        raise LabError(f"{str(tokens)!r} ends in no format known here; use .csv")
+    if tokens and (protocol == "all" or "," in protocol):
+        raise LabError(f"--tokens is of one protocol, and {protocol!r} is several; name one")
+
+
+def line(scored, result, by: str | None) -> dict:
+    """A result as JSON has it, with where it is hard."""
+    from gpt2lab.scoring.breakdown import breakdown
+
+    each = ("label", "n_scored", "nll", "loss", "perplexity", "bits_per_byte")
+    shares = {by: [{name: getattr(share, name) for name in each} for share in breakdown(scored, by)]} if by else {}
+    return result.record() | ({"breakdown": shares} if by else {})
+
+
+def tell(data: str, split: str, evaluation, by: str | None) -> None:
+    """Print the figures as tables, with what they mean."""
+    from gpt2lab.views.evaluation import SHARE_HEAD, meaning_lines, result_rows, share_rows
+
+    print(f"{data}, {split} split")
+    for model in evaluation.models:
+        mine = [result for _, result in pairs_of(evaluation, model)]
+        print(f"\n{model}")
+        print_table(["", *(result.protocol for _, result in mine)], result_rows(mine))
+    print()
+    for sentence in [*meaning_lines(evaluation.results), *(f"{c.protocol}: {c}" for c in evaluation.comparisons)]:
+        print(sentence)
+    for protocol in evaluation.protocols if by else ():
+        for model, shares in evaluation.shares(by, protocol).items():
+            print(f"\n{model}, {protocol}, by {by}")
+            print_table(SHARE_HEAD, share_rows(shares))
+
+
+def print_table(head: list[str], rows: list[tuple[str, ...]]) -> None:
+    """Columns as wide as they need to be, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    for first, *others in [head, *rows]:
+        print("  ".join([f"{first:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(others, widths[1:]))]).rstrip())
+
+
+def page_or_table(out: Path, title: str, evaluation, by: str | None) -> bytes:
+    """What a file is to hold, by the end of its name."""
+    from gpt2lab.views.evaluation import evaluation_page, results_csv
+
+    if out.suffix == ".csv":
+        return results_csv(evaluation.results)
+    return evaluation_page(title, evaluation, (by,) if by else ()).html.encode()
+
+
+def token_table(scored) -> bytes:
+    """Every piece of the text with its NLL."""
+    from gpt2lab.scoring.breakdown import surprisals
+    from gpt2lab.views.evaluation import tokens_csv
+
+    return tokens_csv([(d.title, surprisals(scored, i)) for i, d in enumerate(scored.reading.documents)])

@@ -1,0 +1,87 @@
+"""What all commands share: options, what is printed where, progress. Knows nothing of models."""
+
+import json
+import os
+import sys
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from gpt2lab.errors import LabError
+from gpt2lab.files import write_bytes
+from gpt2lab.units import finite
+
+Model = Annotated[str, typer.Option(help="auto, builtin, a hub id such as gpt2, or a folder from save_pretrained")]
+Data = Annotated[str, typer.Option(help="auto, sample, wikitext-2, wikitext-2-v1, a folder of splits, or a text file")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+Runs = Annotated[Path, typer.Option("--runs", help="the folder that run folders are in")]
+
+
+def fail(message: str) -> None:
+    """End with status 2 and one line."""
+    if is_first():
+        print(f"gpt2lab: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def is_first() -> bool:
+    """Whether this is the first, or the only, of the processes that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def quiet() -> None:
+    """Keep transformers' own bars and notices off the screen; its warnings stay."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft 0.21 asks by the old name
+
+
+def report(values: dict, as_json: bool) -> None:
+    """Print values as one line of JSON, or as a line each."""
+    if as_json:
+        print(json.dumps(finite(values), ensure_ascii=False, allow_nan=False))
+        return
+    known = {name: value for name, value in values.items() if value is not None}
+    width = max(map(len, known))
+    for name, value in known.items():
+        print(f"{name:<{width}}  {f'{value:,.4f}' if isinstance(value, float) else value}")
+
+
+def plain(value):
+    """Paths as strings; anything else as it is."""
+    return str(value) if isinstance(value, Path) else value
+
+
+def one_line(text: str) -> str:
+    """Text without newlines, for a terminal."""
+    return " ".join(text.split())
+
+
+@contextmanager
+def progress(unit: str):
+    """A callback for (what, done, total) that draws a bar on standard error for each thing that is done."""
+    bars = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=total, initial=done, desc=what[-40:], unit=f" {unit}", file=sys.stderr)
+        bars[what].update(done - bars[what].n)
+
+    try:
+        yield show
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def write(out: Path, content: bytes) -> None:
+    """Write a file whole. Raises: LabError where it cannot be."""
+    try:
+        write_bytes(out, content)
+    except OSError as error:
+        raise LabError(f"{out} cannot be written ({error.strerror}); choose another file") from error

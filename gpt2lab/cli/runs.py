@@ -1,0 +1,115 @@
+"""The `runs` command: what runs there are, and how to end them, go on with them, tell of them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpt2lab.cli.output import Json, Runs, quiet, report
+from gpt2lab.cli.training import go_on
+
+runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, report.", invoke_without_command=True)
+RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs list` shows it")]
+
+
+@runs_app.callback()
+def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Runs: list, show, stop, pause, resume, report. Without a word, the list."""
+    given = {"runs": runs, "as_json": as_json}
+    context.default_map = dict.fromkeys(("list", "show", "stop", "pause", "resume", "report"), given)
+    if context.invoked_subcommand is None:
+        runs_list(runs, as_json)
+
+
+@runs_app.command("list")
+def runs_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Every run, newest first."""
+    from gpt2lab.training.runs import list_runs
+
+    found = list_runs(runs)
+    if as_json:
+        keys = ("id", "state", "step", "total_steps", "model", "data", "created", "message")
+        return report({"runs": [{key: getattr(run, key) for key in keys} for run in found]}, as_json)
+    if not found:
+        print(f"no runs in {runs}")
+    rows = [(run.id, run.state, run.progress, f"{run.model} on {run.data}", run.message) for run in found]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+    return None
+
+
+@runs_app.command("show")
+def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """One run: its state, what it was told, its losses, and the end of its log."""
+    from gpt2lab.training.runs import find_run, log_tail, read_config, read_lines, read_metrics, read_status
+
+    folder = find_run(runs, run)
+    status, config, metrics = read_status(folder), read_config(folder), read_metrics(folder)
+    if as_json:
+        samples = read_lines(folder / "samples.jsonl")
+        shown = {"id": run, **asdict(status), "config": config, "metrics": [asdict(m) for m in metrics]}
+        return report(shown | {"samples": samples, "log": log_tail(folder)}, as_json)
+    told = ("state", "step", "total_steps", "best_step", "loss_before", "loss_best", "tokens_per_second", "eta_seconds")
+    known = {name: getattr(status, name) for name in (*told, "message") if getattr(status, name) not in (None, "")}
+    report({"id": run, "model": config.get("model"), "data": config.get("data"), **known}, as_json)
+    for metric in metrics:
+        if metric.split == "validation":
+            print(f"step {metric.step:>6}  validation loss {metric.loss:.4f}  perplexity {metric.perplexity:.2f}")
+    print(log_tail(folder).strip()[-600:])
+    return None
+
+
+def end(run: str, runs: Path, want: str, as_json: bool) -> None:
+    """Stop or pause a run and say how it ended."""
+    from gpt2lab.training import jobs
+    from gpt2lab.training.runs import find_run
+
+    status = jobs.stop(find_run(runs, run), want=want)
+    report({"id": run, "state": status.state, "step": status.step, "message": status.message}, as_json)
+
+
+@runs_app.command("stop")
+def runs_stop(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """End a run now and keep a model of what it has learned; it can be resumed."""
+    end(run, runs, "stop", as_json)
+
+
+@runs_app.command("pause")
+def runs_pause(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """End a run for now, with a checkpoint only: quicker than stop; resume goes on from there."""
+    end(run, runs, "pause", as_json)
+
+
+@runs_app.command("report")
+def runs_report(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Write a run's report.html again: curves, texts, what was learned by heart, heads."""
+    quiet()
+    from gpt2lab.reports import write_report
+    from gpt2lab.training.runs import find_run
+
+    report({"run": run, "report": str(write_report(find_run(runs, run)))}, as_json)
+
+
+@runs_app.command("resume")
+def runs_resume(
+    run: RunId,
+    runs: Runs = Path("runs"),
+    detach: Annotated[
+        bool, typer.Option("--detach", help="in a process of its own; this command ends at once")
+    ] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="wait for the run that holds the machine")] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a stopped, failed or crashed run from its last checkpoint."""
+    quiet()
+    from gpt2lab.training import jobs
+    from gpt2lab.training.runs import find_run
+
+    folder = find_run(runs, run)
+    if not detach:
+        return go_on(folder, queue, as_json)
+    jobs.resume(folder, queue=queue)
+    report({"run": run, "folder": str(folder), "state": "queued"}, as_json)
+    return None

@@ -1,0 +1,181 @@
+"""The commands that train: the demo, and fine-tuning in this process or one of its own."""
+
+import signal
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpt2lab.cli.output import Data, Json, Model, Runs, is_first, one_line, plain, quiet, report
+from gpt2lab.errors import LabError
+
+
+def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its report")] = Path("runs")) -> None:
+    """The whole job on the built-in model and sample text: one to two minutes, no network."""
+    quiet()
+    from gpt2lab.demo import run_demo
+
+    done = run_demo(out)
+    result = done.result
+    change = result.val_perplexity_after / result.val_perplexity_before - 1
+    print(
+        f"validation perplexity  {result.val_perplexity_before:.2f} → {result.val_perplexity_after:.2f}  ({change:+.0%})"
+    )
+    print(f"speed                  {result.tokens_per_second:,.0f} tokens/s, {result.seconds:.0f} s of training")
+    print(f"\nprompt  {result.prompt}\nbefore {one_line(result.text_before)}\nafter  {one_line(result.text_after)}\n")
+    for name in ("previous_token", "induction"):
+        heads = ", ".join(f"layer {layer} head {head} ({score:.2f})" for layer, head, score in done.scores.top(name))
+        print(f"most {name.replace('_', '-')}-like heads  {heads}")
+    print(f"\nmodel   {result.model_dir}\nreport  {done.report}")
+
+
+def finetune(
+    model: Model = "auto",
+    data: Data = "auto",
+    run: Annotated[str | None, typer.Option(help="the run's id; made from date, model and data otherwise")] = None,
+    method: Annotated[
+        str, typer.Option(help="full: all weights; lora: small additions; scratch: from random")
+    ] = "full",
+    lora_rank: Annotated[int, typer.Option(help="of lora's additions")] = 8,
+    steps: Annotated[int | None, typer.Option(help="optimizer steps; or give --epochs")] = None,
+    epochs: Annotated[float | None, typer.Option(help="passes over the training text; 1 by default")] = None,
+    block_size: Annotated[int | None, typer.Option(help="tokens per block; 256 or the context by default")] = None,
+    batch_size: Annotated[int, typer.Option(help="blocks per forward pass, of each process")] = 8,
+    grad_accum: Annotated[int, typer.Option(help="forward passes per optimizer step")] = 1,
+    lr: Annotated[float, typer.Option(help="peak learning rate; 5e-5 suits gpt2, 5e-4 a small model")] = 5e-4,
+    seed: Annotated[int, typer.Option(help="of the order of blocks and of dropout")] = 0,
+    warmup: Annotated[float, typer.Option(help="share of the steps over which the rate rises from 0")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's")] = 0.01,
+    max_grad_norm: Annotated[float, typer.Option(help="gradients are scaled down to it; 0: never")] = 1.0,
+    eval_every: Annotated[int | None, typer.Option(help="steps between validations; ten in all by default")] = None,
+    patience: Annotated[int, typer.Option(help="end after so many validations without a better one; 0: never")] = 3,
+    save_every: Annotated[int | None, typer.Option(help="steps between checkpoints; --eval-every by default")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="less memory, slower")
+    ] = False,
+    compile: Annotated[bool, typer.Option("--compile", help="faster steps after minutes of warm-up")] = False,
+    report_to: Annotated[str, typer.Option(help="none, tensorboard or trackio")] = "none",
+    prompt: Annotated[str | None, typer.Option(help="of the texts written along the way")] = None,
+    runs: Runs = Path("runs"),
+    detach: Annotated[
+        bool, typer.Option("--detach", help="in a process of its own; this command ends at once")
+    ] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="wait for the run that holds the machine")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it would cost: time, memory, disk")] = False,
+    resume: Annotated[
+        str | None, typer.Option(help="go on with this run, as it was told; other options are left out")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model; its run folder gets the losses, the checkpoints and the model."""
+    quiet()
+    from gpt2lab.training import jobs
+    from gpt2lab.training.config import TrainConfig
+    from gpt2lab.training.runs import find_run
+
+    if resume is not None:
+        return go_on(find_run(runs, resume), queue, as_json)
+    config = TrainConfig(
+        model=model,
+        data=data,
+        method=method,
+        lora_rank=lora_rank,
+        steps=steps,
+        epochs=epochs,
+        block_size=block_size,
+        batch_size=batch_size,
+        grad_accum=grad_accum,
+        learning_rate=lr,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        seed=seed,
+        eval_every=eval_every,
+        patience=patience,
+        save_every=save_every,
+        precision=precision,
+        gradient_checkpointing=gradient_checkpointing,
+        compile=compile,
+        report_to=report_to,
+        prompt=prompt,
+    )
+    if dry_run:
+        return price(config, runs, as_json)
+    if detach:
+        folder = jobs.start(config, runs, run=run, queue=queue)
+        report({"run": folder.name, "folder": str(folder), "state": "queued"}, as_json)
+        return None
+    from gpt2lab.training.finetuning import finetune as run_finetune
+
+    with redirect_stdout(sys.stderr):  # for what libraries print
+        result = run_finetune(config, run=run, runs_dir=runs, queue=queue, on_start=begun)
+    tell(result, as_json)
+    return None
+
+
+def price(config, runs: Path, as_json: bool) -> None:
+    """Say what a run would cost."""
+    from gpt2lab.training.cost import preview
+
+    cost = preview(config, runs)
+    in_words = dict(cost.lines())
+    report(asdict(cost) | {"in_words": in_words} if as_json else in_words, as_json)
+
+
+def go_on(folder: Path, queue: bool, as_json: bool) -> None:
+    """Resume a run in this process, and report what it came to."""
+    from gpt2lab.training.finetuning import resume
+
+    with redirect_stdout(sys.stderr):  # for what libraries print
+        result = resume(folder, queue=queue, on_start=begun)
+    tell(result, as_json)
+
+
+def begun(folder: Path) -> None:
+    """Name the run; from now on Ctrl-C and the system's request to end pause it. A second Ctrl-C breaks it off."""
+    from gpt2lab.training.runs import ask
+
+    if is_first():
+        print(f"run {folder.name} in {folder.parent}", file=sys.stderr, flush=True)
+
+    def pause(number, frame):
+        ask(folder, "pause")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\npausing at the next step; once more to break off", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, pause)
+    signal.signal(signal.SIGTERM, pause)
+
+
+def tell(result, as_json: bool) -> None:
+    """Report what a run came to; of several processes, only the first has a result."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing left to pause
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if result is None:
+        return
+    if result.model_dir:
+        add_report(result.folder)
+    else:
+        where = f"{result.run} --runs {result.folder.parent}"
+        print(f"paused at step {result.steps}; `gpt2lab runs resume {where}` goes on", file=sys.stderr)
+    keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
+    keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "stopped"]
+    report({key: plain(getattr(result, key)) for key in keys}, as_json)
+
+
+def add_report(folder: Path) -> None:
+    """Write a run's report.html. Where it cannot be written, the run is as good without: that is told, and how to try again."""
+    from gpt2lab.reports import write_report
+
+    again = f"`gpt2lab runs report {folder.name} --runs {folder.parent}` writes it"
+    try:
+        write_report(folder)
+    except LabError as error:
+        print(f"there is no report.html ({error}); {again}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"there is no report.html yet; {again}", file=sys.stderr)
+        raise

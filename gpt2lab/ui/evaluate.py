@@ -1,0 +1,313 @@
+"""The Evaluate tab: perplexity of one model or two by named protocols, what each figure means, and where the text is hard."""
+
+import json
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import gradio as gr
+
+from gpt2lab.errors import LabError
+from gpt2lab.sources import DATA
+from gpt2lab.ui.handling import as_image, new_folder, user_errors
+from gpt2lab.ui.shelf import Shelf
+from gpt2lab.units import duration
+
+ALONE = "no second model"
+OWN = "your own text, below"
+PROTOCOLS = ("sliding", "lm-eval", "blocks")
+BREAKDOWNS = {"Position in the window": "position", "Frequency": "frequency", "Part": "part", "Document": "document"}
+SPLITS = ("test", "validation", "train")
+MAX_CHARACTERS = 1_000_000  # of a visitor's own text
+DRAW_SECONDS = 0.3  # between updates of the progress
+MAX_ROWS = 100  # of a table
+FILES = {
+    "figures, CSV": "csv",
+    "figures, JSON": "json",
+    "loss of every token, CSV": "tokens.csv",
+    "all on a page": "html",
+}
+INTRO = """How well a model predicts a text. "Perplexity on WikiText-2" alone says little: the **protocol** decides how the text
+is cut, how much a prediction may read, and what is divided by what. Lower is better."""
+TERMS = """- **perplexity**: exp of the mean loss per token: among how many equally likely tokens the model wavers. Compares only
+under the same tokenizer and protocol.
+- **word** and **byte perplexity**, **bits per byte**: the same loss per word or byte of the original text; these compare
+between tokenizers.
+- **95 % interval**: how far the figure would move with other articles of the same kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What is on a visitor's page: an evaluation, and of what."""
+
+    evaluation: object
+    text: str
+
+
+def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> gr.Dropdown:
+    """Models, text, protocols → figures, and views of where it is hard; the choice of the second model is returned."""
+    gr.Markdown(INTRO)
+    shown = gr.State(None)  # the key of the evaluation on the page
+    asked = build_questions(shelf)
+    with gr.Row():
+        go = gr.Button("Evaluate", variant="primary", elem_id="evaluate-go", min_width=120)
+        stop = gr.Button("Stop", elem_id="evaluate-stop", min_width=100)
+    note = gr.Markdown(elem_id="evaluate-note")
+    verdict = gr.Markdown(elem_id="evaluate-verdict")
+    table = gr.Dataframe(
+        interactive=False,
+        show_label=False,
+        elem_id="evaluate-table",
+        wrap=True,
+        buttons=[],
+        value=[["", ""]],
+        visible=False,
+    )
+    meaning = gr.Markdown(elem_id="evaluate-meaning")
+    with gr.Column(visible=False) as views:
+        figure = picture("evaluate-figure", "Bits per byte of each model by each protocol, with 95 % intervals")
+        with gr.Accordion("What the figures mean", open=False):
+            gr.Markdown(TERMS)
+        gr.Markdown("### Where it is hard")
+        with gr.Row():
+            protocol = gr.Radio([], label="Protocol", elem_id="evaluate-protocol", min_width=200)
+            by = gr.Radio(list(BREAKDOWNS), value="Part", label="Loss by", elem_id="evaluate-by", min_width=200)
+        shared = picture("evaluate-shares", "The loss of each part of the text; the table below gives its numbers")
+        share_table = gr.Dataframe(interactive=False, show_label=False, elem_id="evaluate-share-table")
+        document = gr.Dropdown([], label="Word for word, a document", elem_id="evaluate-document")
+        words = gr.HTML(elem_id="evaluate-words")
+        with gr.Row():
+            kind = gr.Radio(list(FILES), value=next(iter(FILES)), label="Save", elem_id="evaluate-kind", min_width=300)
+            save = gr.Button("Make file", elem_id="evaluate-save", min_width=120)
+        file = gr.File(label="File", interactive=False, visible=False, elem_id="evaluate-file")
+
+    @user_errors
+    def evaluate(label, dark, *values):
+        found, began = None, time.monotonic()
+        for step in steps_asked(shelf, label, dict(zip(asked, values))):
+            if isinstance(step, Shown):
+                found = step
+            else:
+                yield {note: step}
+        key = shelf.keep(found)
+        took = f"Scored in {duration(time.monotonic() - began)}."
+        names = found.evaluation.protocols
+        yield {
+            shown: key,
+            note: took,
+            **dict(zip((verdict, table, meaning, figure), figures_of(found.evaluation, dark is True))),
+            views: gr.Column(visible=True),
+            protocol: gr.Radio(names, value=names[0]),
+            file: gr.File(None, visible=False),
+        }
+
+    @user_errors
+    def hard(key, name, by, dark):
+        found = shelf.evaluation(key).evaluation
+        picture, rows = shares_of(found, name, by, dark is True)
+        return picture, rows, gr.Dropdown(choices=documents_of(found, name), value=0)
+
+    @user_errors
+    def hard_by(key, name, by, dark):
+        return shares_of(shelf.evaluation(key).evaluation, name, by, dark is True)
+
+    @user_errors
+    def read(key, name, document, dark):
+        return words_of(shelf.evaluation(key).evaluation, name, document, "dark" if dark is True else "light")
+
+    @user_errors
+    def make_file(key, name, kind):
+        path = evaluation_file(shelf.evaluation(key), name, kind)
+        return gr.File(str(path), visible=True)
+
+    outputs = [shown, note, verdict, table, meaning, figure, views, protocol, file]
+    event = go.click(
+        evaluate,
+        [model, dark, *asked.values()],
+        outputs,
+        api_name="evaluate",
+        concurrency_limit=4,
+        show_progress_on=note,
+    )
+    halted = stop.click(None, None, None, cancels=[event], api_name="evaluate_stop")
+    halted.then(
+        lambda: "Stopped. What was scored is kept: Evaluate goes on from there.", None, note, api_visibility="private"
+    )
+    which, place = [shown, protocol, by, dark], [shared, share_table, document]
+    reading = [shown, protocol, document, dark]
+    for number, chosen in enumerate((event.success, protocol.input)):
+        done = chosen(hard, which, place, api_name=f"evaluate_hard_{number}")
+        done.success(read, reading, words, api_visibility="private")
+    by.input(hard_by, which, place[:2], api_name="evaluate_by")
+    document.input(read, reading, words, api_name="evaluate_words")
+    save.click(make_file, [shown, protocol, kind], file, api_name="evaluate_file")
+    return asked["other"]
+
+
+def build_questions(shelf: Shelf) -> dict[str, gr.components.Component]:
+    """What is asked, by the name that `steps_asked` knows it by."""
+    with gr.Row():
+        asked = {
+            "other": gr.Dropdown(
+                [ALONE, *shelf.labels()], value=ALONE, label="Compare with", elem_id="evaluate-other", min_width=180
+            ),
+            "data": gr.Dropdown([*DATA, OWN], value="sample", label="Text", elem_id="evaluate-data", min_width=160),
+            "split": gr.Dropdown(list(SPLITS), value="test", label="Split", elem_id="evaluate-split", min_width=120),
+            "protocols": gr.CheckboxGroup(
+                list(PROTOCOLS), value=list(PROTOCOLS), label="Protocols", elem_id="evaluate-protocols", min_width=240
+            ),
+        }
+    with gr.Accordion("More settings, your own text", open=False, elem_id="evaluate-more"):
+        with gr.Row():
+            for name, label, info in (
+                ("context", "Context", "tokens per window; 0: the model's own"),
+                ("stride", "Stride", "of sliding windows; 0: the context"),
+                ("quick", "Articles", "score only so many, drawn at random; 0: all"),
+                ("seed", "Seed", "of the articles drawn"),
+            ):
+                asked[name] = gr.Number(
+                    0, precision=0, label=label, info=info, elem_id=f"evaluate-{name}", min_width=160
+                )
+        asked["text"] = gr.Textbox(
+            "",
+            label="Your own text",
+            info=f"scored where {OWN!r} is chosen; up to {MAX_CHARACTERS:,} characters",
+            lines=4,
+            max_lines=12,
+            elem_id="evaluate-text",
+        )
+    return asked
+
+
+def steps_asked(shelf: Shelf, label: str, asked: dict) -> Generator[str | Shown, None, None]:
+    """How far it is, in words, as often as it changes; at last what is to be shown. Raises: LabError for bad choices."""
+    from gpt2lab.scoring.evaluation import evaluation_steps
+
+    labels = [label] if asked["other"] in (None, ALONE) else [label, asked["other"]]
+    optional = {name: asked[name] or None for name in ("context", "stride", "quick")}
+    yield "Reading the text …"
+    articles = articles_asked(asked["data"], asked["split"], asked["text"])
+    labs = [replace(shelf.lab(one), name=one) for one in labels]
+    steps = evaluation_steps(labs, articles, asked["protocols"], seed=asked["seed"] or 0, **optional)
+    evaluation = yield from in_words(shelf.each(steps))
+    yield Shown(evaluation, OWN if asked["data"] == OWN else f"{asked['data']}, {asked['split']}")
+
+
+def articles_asked(data, split, text) -> tuple:
+    """The articles of a text that the page offers, or of a visitor's own. Raises: LabError."""
+    from gpt2lab.text import articles_of, load_text
+
+    if data in DATA:
+        return load_text(data).split(split)
+    if data != OWN:
+        raise LabError(f"text {str(data)[:80]!r} is not offered here; choose one of {', '.join([*DATA, OWN])}")
+    if not isinstance(text, str) or not text.strip():
+        raise LabError("your own text is empty; type or paste some under More settings")
+    if len(text) > MAX_CHARACTERS:
+        raise LabError(
+            f"your own text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}: take a part of it"
+        )
+    return articles_of(text, "your own text")
+
+
+def in_words(steps: Generator) -> Generator[str, None, object]:
+    """How far a scoring is, with the time that what it does now will take; returns what the steps return."""
+    doing, drawn, began, before = None, 0.0, 0.0, 0
+    while True:
+        try:
+            what, done, total = next(steps)
+        except StopIteration as end:
+            return end.value
+        now = time.monotonic()
+        if what != doing:
+            doing, began, before = what, now, done
+        if now - drawn > DRAW_SECONDS:
+            drawn = now
+            left = (now - began) / (done - before) * (total - done) if done > before else None
+            yield f"{what}: {done:,} of {total:,} windows" + (f", {duration(left)} left" if left else "")
+
+
+def picture(name: str, told: str) -> gr.Image:
+    """A place for a figure."""
+    return gr.Image(
+        show_label=False,
+        alt_text=told,
+        interactive=False,
+        format="png",
+        buttons=["download", "fullscreen"],
+        elem_id=name,
+    )
+
+
+def figures_of(evaluation, dark: bool) -> tuple:
+    """(verdicts, table, meanings, figure) of an evaluation."""
+    from gpt2lab.views.evaluation import meaning_lines, result_figure, result_rows
+
+    results = evaluation.results
+    head = ["", *(f"{name}, {result.protocol}" for name, result in results)]
+    verdicts = "\n\n".join(f"**{c.protocol}**: {plain(str(c))}" for c in evaluation.comparisons)
+    lines = "\n".join(f"- {plain(line)}" for line in meaning_lines(results))
+    rows = [list(row) for row in result_rows(results)]
+    table = gr.Dataframe(rows, headers=head, column_count=len(head), visible=True)
+    return verdicts, table, lines, as_image(result_figure(results, dark=dark))
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~$" else c for c in text)
+
+
+def shares_of(evaluation, protocol: str, by: str, dark: bool) -> tuple:
+    """(figure, table) of where a text is hard."""
+    from gpt2lab.views.evaluation import SHARE_HEAD, share_rows, shares_figure
+
+    name = BREAKDOWNS.get(by, by)
+    shares = evaluation.shares(name, protocol)
+    several = len(shares) > 1
+    rows = [
+        [*row, model][: len(row) + several] for model, mine in shares.items() for row in share_rows(mine)[:MAX_ROWS]
+    ]
+    head = ["part", *SHARE_HEAD[1:], "model"][: len(SHARE_HEAD) + several]
+    return as_image(shares_figure(name, shares, dark=dark)), gr.Dataframe(rows, headers=head, column_count=len(head))
+
+
+def documents_of(evaluation, protocol: str) -> list[tuple[str, int]]:
+    """(title, number) of the documents that a protocol reads."""
+    documents = evaluation.of(protocol)[0].reading.documents
+    return [(document.title or f"document {i + 1}", i) for i, document in enumerate(documents)]
+
+
+def words_of(evaluation, protocol: str, document: int | None, theme: str) -> str:
+    """A document word for word, coloured: one model's surprisal, or what the second expected better than the first."""
+    from gpt2lab.scoring.breakdown import surprisals
+    from gpt2lab.views.surprisal import change_page, surprisal_page
+
+    mine, number = evaluation.of(protocol), document or 0
+    pieces = [surprisals(scored, number) for scored in mine]
+    title = mine[0].reading.documents[number].title
+    if len(mine) == 2 and [text for text, _ in pieces[0]] == [text for text, _ in pieces[1]]:
+        return change_page(title, *pieces, (mine[0].model, mine[1].model), theme=theme).iframe()
+    pages = [surprisal_page(f"{title}, {one.model}", its, theme=theme) for one, its in zip(mine, pieces)]
+    return "".join(page.iframe() for page in pages)
+
+
+def evaluation_file(shown: Shown, protocol: str, kind: str):
+    """A file of an evaluation to take away, in a folder of its own. Raises: LabError for an unknown kind."""
+    from gpt2lab.files import write_bytes
+    from gpt2lab.scoring.breakdown import BREAKDOWNS, surprisals
+    from gpt2lab.views.evaluation import evaluation_page, results_csv, tokens_csv
+
+    if kind not in FILES:
+        raise LabError(f"file {str(kind)[:40]!r} is unknown; use {', '.join(FILES)}")
+    evaluation, end = shown.evaluation, FILES[kind]
+    if end == "csv":
+        content = results_csv(evaluation.results)
+    elif end == "json":
+        lines = [{"model": name, **result.record()} for name, result in evaluation.results]
+        content = json.dumps({"data": shown.text, "results": lines}, ensure_ascii=False, indent=1).encode()
+    elif end == "tokens.csv":
+        first = evaluation.of(protocol)[0]
+        content = tokens_csv([(d.title, surprisals(first, i)) for i, d in enumerate(first.reading.documents)])
+    else:
+        content = evaluation_page(f"Perplexity on {shown.text}", evaluation, [*BREAKDOWNS]).html.encode()
+    return write_bytes(new_folder() / f"perplexity.{end}", content)

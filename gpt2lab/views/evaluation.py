@@ -1,0 +1,228 @@
+"""Perplexities to look at, to read and to take away: tables, figures, CSV, one page with all of it.
+
+Knows result types; computes nothing.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gpt2lab.views.figures import RUN_COLOURS, for_dark_pages, image, label
+from gpt2lab.views.page import ARTICLE, Page, document
+from gpt2lab.views.tables import csv_bytes, table
+
+if TYPE_CHECKING:  # they bring torch, which takes seconds to import
+    from gpt2lab.scoring.breakdown import Share
+    from gpt2lab.scoring.evaluation import Evaluation
+    from gpt2lab.scoring.perplexity import Perplexity
+
+MEANINGS = {
+    "perplexity": "exp of the mean loss per token: among how many equally likely tokens the model wavers. Compares only "
+    "under the same tokenizer and protocol",
+    "word_perplexity": "the same per word of the original text: compares between tokenizers",
+    "byte_perplexity": "the same per byte of the original text",
+    "bits_per_byte": "the loss per byte of the original text, in bits: how well the model would compress it. Compares "
+    "between tokenizers",
+}
+BY = {
+    "document": "by document",
+    "position": "by how many tokens of its window stood before a token",
+    "frequency": "by how often a token stands in the text",
+    "part": "by part of the article",
+}
+SHARE_HEAD = ["", "tokens", "perplexity", "nats per token", "of all loss"]
+MAX_NAME = 32  # characters of a model's name beside a figure
+MAX_ROWS = 100  # documents in a page's table
+
+
+def result_rows(results: Sequence[tuple[str, Perplexity]]) -> list[tuple[str, ...]]:
+    """A row per figure, a column per (model, Perplexity); the first column says which figure."""
+    columns = [
+        {
+            "perplexity": f"{r.perplexity:,.2f}",
+            "… 95 % interval": _interval(r.interval, ",.1f"),
+            "word perplexity": f"{r.word_perplexity:,.2f}",
+            "byte perplexity": f"{r.byte_perplexity:.4f}",
+            "bits per byte": f"{r.bits_per_byte:.4f}",
+            "… 95 % interval ": _interval(r.bits_interval, ".3f"),
+            "tokens predicted": f"{r.n_scored:,} of {r.n_tokens:,}",
+            "words, bytes": f"{r.n_words:,}, {r.n_bytes:,}",
+            "documents": f"{r.n_documents:,}",
+            "windows": f"{r.windows:,} of {r.context:,}, every {r.stride:,}",
+            "total loss (nats)": f"{r.nll:,.1f}",
+        }
+        for _, r in results
+    ]
+    return [(name, *(column[name] for column in columns)) for name in columns[0]]
+
+
+def meaning_lines(results: Sequence[tuple[str, Perplexity]]) -> list[str]:
+    """What each figure is, what it may be compared with, and what to know before quoting it, a line each."""
+    lines = []
+    for protocol, mine in _by_protocol(results).items():
+        published = dict.fromkeys(known for _, r in mine for known in r.published)
+        none = "" if published else "; no published figure is known for this text in these windows"
+        lines.append(f"{protocol}: {mine[0][1].described}{none}.")
+        lines += [
+            f"{protocol}: published for {p.model}: {p.quantity.replace('_', ' ')} {p.value:g} "
+            f"(context {p.context:,}, stride {p.stride:,}; {p.source})"
+            for p in published
+        ]
+        cautions = {
+            caution: [model for model, r in mine if caution in r.cautions] for _, r in mine for caution in r.cautions
+        }
+        lines += [
+            f"{protocol}{'' if len(models) == len(mine) else f', {models[0]}'}: {caution}."
+            for caution, models in cautions.items()
+        ]
+    return lines
+
+
+def share_rows(shares: Sequence[Share]) -> list[tuple[str, ...]]:
+    """A row per part, as SHARE_HEAD says."""
+    whole = sum(share.nll for share in shares)
+    return [
+        (
+            share.label,
+            f"{share.n_scored:,}",
+            f"{share.perplexity:,.1f}",
+            f"{share.loss:.3f}",
+            f"{share.nll / whole:.1%}" if whole else "",
+        )
+        for share in shares
+    ]
+
+
+def result_figure(results: Sequence[tuple[str, Perplexity]], *, dark: bool = False) -> Figure:
+    """Bits per byte of every model under every protocol, with 95 % intervals over documents; lower is better."""
+    names = list(dict.fromkeys(name for name, _ in results))
+    rows = [(protocol, name, r) for protocol, mine in _by_protocol(results).items() for name, r in mine]
+    figure = Figure(figsize=(7, 1.1 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for y, (_, name, r) in enumerate(rows):
+        colour = RUN_COLOURS[names.index(name) % len(RUN_COLOURS)]
+        axes.plot(r.bits_per_byte, y, "o", color=colour)
+        if r.bits_interval:
+            axes.plot(r.bits_interval, (y, y), color=colour, linewidth=2)
+    axes.set_yticks(range(len(rows)), [f"{_short(name)}, {protocol}" for protocol, name, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("bits per byte, 95 % interval over documents")
+    axes.grid(axis="x", alpha=0.4)
+    return for_dark_pages(figure) if dark else figure
+
+
+def shares_figure(by: str, shares: dict[str, Sequence[Share]], *, dark: bool = False) -> Figure:
+    """The loss of each part of a text under one model or several: bars, by model's name.
+
+    by  the key in BREAKDOWNS that the shares are of
+    """
+    names = list(dict.fromkeys(share.label for mine in shares.values() for share in mine))[:MAX_ROWS]
+    figure = Figure(figsize=(7, 1.4 + 0.26 * len(names) * max(1, 0.6 * len(shares))), layout="constrained")
+    axes = figure.add_subplot()
+    height = 0.8 / len(shares)
+    for i, (model, mine) in enumerate(shares.items()):
+        losses = {share.label: share.loss for share in mine}
+        y = np.arange(len(names)) + (i - (len(shares) - 1) / 2) * height
+        axes.barh(y, [losses.get(name, 0.0) for name in names], height, color=RUN_COLOURS[i], label=_short(model))
+    axes.set_yticks(range(len(names)), [label(name) for name in names])
+    axes.invert_yaxis()
+    axes.set(xlabel="loss (nats per token)", title=BY[by])
+    axes.grid(axis="x", alpha=0.4)
+    if len(shares) > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return for_dark_pages(figure) if dark else figure
+
+
+def evaluation_body(evaluation: Evaluation, hard: Sequence[str] = ()) -> str:
+    """What there is to say of an evaluation, as HTML: figures, verdicts, meanings, and where the text is hard.
+
+    hard  keys of BREAKDOWNS; the first protocol's
+    """
+    results, protocol = evaluation.results, evaluation.protocols[0]
+    head = ["", *(f"{name}, {r.protocol}" for name, r in results)]
+    verdicts = "".join(
+        f"<p><b>{html.escape(c.protocol)}:</b> {html.escape(str(c))}</p>" for c in evaluation.comparisons
+    )
+    meanings = "".join(f"<li>{html.escape(line)}</li>" for line in meaning_lines(results))
+    kinds = "".join(f"<li>{name.replace('_', ' ')}: {html.escape(text)}.</li>" for name, text in MEANINGS.items())
+    where = "".join(_hard(by, evaluation.shares(by, protocol)) for by in hard)
+    return f"""
+{table(head, result_rows(results))}
+{verdicts}
+{image(partial(result_figure, results), "Bits per byte with 95 % intervals; lower is better.")}
+<ul>{meanings}</ul>
+<ul class="soft">{kinds}</ul>
+{f"<h3>Where it is hard, by {html.escape(protocol)}</h3>{where}" if where else ""}
+"""
+
+
+def evaluation_page(title: str, evaluation: Evaluation, hard: Sequence[str] = ()) -> Page:
+    """`evaluation_body` as a page of its own."""
+    body = f"<h1>{html.escape(title)}</h1>{evaluation_body(evaluation, hard)}"
+    return document(title, body, style=ARTICLE)
+
+
+def _hard(by: str, shares: dict[str, Sequence[Share]]) -> str:
+    """A figure and a table of the shares of each model."""
+    picture = image(partial(shares_figure, by, shares), f"Loss {BY[by]}.")
+    cut = f"<p class='soft'>The first {MAX_ROWS}.</p>" if max(map(len, shares.values())) > MAX_ROWS else ""
+    return (
+        picture
+        + "".join(table([name, *SHARE_HEAD[1:]], share_rows(mine)[:MAX_ROWS]) for name, mine in shares.items())
+        + cut
+    )
+
+
+def results_csv(results: Sequence[tuple[str, Perplexity]]) -> bytes:
+    """A row per model and protocol."""
+    names = (
+        "protocol context stride n_scored n_words n_bytes windows nll perplexity word_perplexity byte_perplexity "
+        "bits_per_byte"
+    ).split()
+    rows = (
+        [model, *(getattr(r, name) for name in names), *(r.interval or ("", "")), *(r.bits_interval or ("", ""))]
+        for model, r in results
+    )
+    ends = [f"{name}_{end}" for name in ("interval", "bits_interval") for end in ("low", "high")]
+    return csv_bytes(["model", *names, *ends], rows)
+
+
+def shares_csv(shares: dict[str, Sequence[Share]]) -> bytes:
+    """A row per model and part of the text."""
+    rows = (
+        [model, s.label, s.n_scored, s.nll, s.loss, s.perplexity, s.bits_per_byte]
+        for model, mine in shares.items()
+        for s in mine
+    )
+    return csv_bytes(["model", "part", "n_scored", "nll", "loss", "perplexity", "bits_per_byte"], rows)
+
+
+def tokens_csv(documents: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]) -> bytes:
+    """A row per piece of text with its NLL in nats; `documents` are (title, pieces as of `surprisals`)."""
+    rows = (
+        [title, i, piece, "" if nll is None else f"{nll:.6f}"]
+        for title, pieces in documents
+        for i, (piece, nll) in enumerate(pieces)
+    )
+    return csv_bytes(["document", "position", "text", "nll"], rows)
+
+
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    return "none" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
+
+
+def _short(name: str) -> str:
+    return label(name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}")
+
+
+def _by_protocol(results) -> dict[str, list[tuple[str, Perplexity]]]:
+    found = {}
+    for name, result in results:
+        found.setdefault(result.protocol, []).append((name, result))
+    return found
