@@ -34,7 +34,7 @@ def test_a_copy_with_small_parameters_runs_from_top_to_bottom(path, notebook, tm
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
     assert all(cell.execution_count for cell in code_cells(notebook))
     assert len(list(tmp_path.glob("*/model/model.safetensors"))) == 1
-    assert sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs) == 3
+    assert sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs) == 4
 
 
 def test_it_is_thin(notebook):

@@ -22,7 +22,7 @@ from gpt2lab.model import Lab, eval_mode, token_nll, weights_digest
 from gpt2lab.scoring.protocols import Reading
 from gpt2lab.sources import cache_folder
 
-TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 1 << 15}  # in a batch of windows: enough to keep the matrix products busy
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
 SAVE_SECONDS = 60.0  # of scoring that a killed process loses at most
 COMPUTES = (
     "activation_function",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt2lab.views.figures import RUN_COLOURS, for_dark_pages, image, label
+from gpt2lab.views.figures import MAX_LABEL, RUN_COLOURS, for_dark_pages, image, label
 from gpt2lab.views.page import ARTICLE, Page, document
 from gpt2lab.views.tables import csv_bytes, table
 
@@ -37,7 +37,6 @@ BY = {
     "part": "by part of the article",
 }
 SHARE_HEAD = ["", "tokens", "perplexity", "nats per token", "of all loss"]
-MAX_NAME = 32  # characters of a model's name beside a figure
 MAX_ROWS = 100  # documents in a page's table
 
 
@@ -218,7 +217,8 @@ def _interval(interval: tuple[float, float] | None, form: str) -> str:
 
 
 def _short(name: str) -> str:
-    return label(name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}")
+    """A model's name beside a figure: its end, which tells runs apart."""
+    return label(name if len(name) <= MAX_LABEL else f"…{name[1 - MAX_LABEL :]}")
 
 
 def _by_protocol(results) -> dict[str, list[tuple[str, Perplexity]]]:

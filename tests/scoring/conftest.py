@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2lab.scoring.protocols import PROTOCOLS
+from gpt2lab.scoring.protocols import PROTOCOLS, Document, Reading
+from gpt2lab.scoring.scorer import Scored
 from gpt2lab.scoring.wikitext import detokenise, pages
 from gpt2lab.text import Article, original_text, read_articles, wikitext_article
 
@@ -78,6 +79,31 @@ def exact_nll():
         return np.array(found)
 
     return nll
+
+
+@pytest.fixture(scope="session")
+def made_scored():
+    """A function: NLLs, and what is to be special of the reading → a Scored, one character a token, one window by default."""
+
+    def make(nll, document=None, *, model="m", vocabulary=300, **changes):
+        n = len(nll)
+        owner = np.zeros(n, int) if document is None else np.asarray(document)
+        reading = {
+            "protocol": "sliding",
+            "context": 64,
+            "stride": 64,
+            "text": "x" * n,
+            "ids": np.arange(n),
+            "starts": np.arange(n),
+            "document": owner,
+            "windows": np.array([[0, 1, n]]),
+            "documents": tuple(Document(f"d{i}", 10, 100) for i in range(owner.max() + 1)),
+        }
+        arrays = {"ids", "starts", "windows"}
+        changes = {name: np.asarray(value) if name in arrays else value for name, value in changes.items()}
+        return Scored(Reading(**reading | changes), np.asarray(nll, float), model, vocabulary)
+
+    return make
 
 
 def guide_windows(tokenizer, articles, context, stride):

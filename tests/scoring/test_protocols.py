@@ -248,7 +248,7 @@ def test_tokens_are_those_of_the_text_between_their_starts(tiny_tokenizer, artic
         tokens = reading.ids[reading.starts == begin].tolist()
         read = tiny_tokenizer.decode(tokens).removeprefix("<|endoftext|>")
         between = reading.text[begin:end]
-        assert read == between or (protocol == "blocks" and between == f"{read} \n")  # a blank row has no token
+        assert between == read or (protocol == "blocks" and between.rstrip(" \n") == read.rstrip("\n"))  # blank rows
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -1,6 +1,5 @@
 import contextlib
 import dataclasses
-import gc
 import itertools
 import random
 
@@ -167,9 +166,7 @@ def test_scoring_leaves_ids_and_gradients_alone(tiny_lab, articles):
     assert all(weight.grad is None for weight in tiny_lab.model.parameters())
 
 
-@pytest.mark.parametrize(
-    ("context", "stride"), [(64, 64), (64, 32), pytest.param(2, 2, id="two tokens a window"), (8, 8)]
-)
+@pytest.mark.parametrize(("context", "stride"), [(64, 64), (64, 32), (16, 16), (2, 2)])
 def test_logits_held_at_a_time_are_limited(tiny_lab, letters, monkeypatch, context, stride):
     # the share of GPT-2's limit that a vocabulary of 300 has of its 50,257, so that batches are to it as GPT-2's are
     limit = model_module.LOGITS_AT_ONCE * 300 // 50_257
@@ -333,6 +330,17 @@ def array_alone(path):
         np.save(file, np.ones(3, np.float32))
 
 
+def marked_in_the_archive(offset, bit):
+    """One bit flipped in what the zip archive's directory says of its file."""
+
+    def damage(path):
+        content = bytearray(path.read_bytes())
+        content[content.index(b"PK\x01\x02") + offset] ^= bit
+        path.write_bytes(content)
+
+    return damage
+
+
 DAMAGES = {
     "cut short": cut(0.6),
     "cut by a byte": lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -347,6 +355,9 @@ DAMAGES = {
     "another name": npz(loss=np.ones(7, np.float32)),
     "pickle": npz(nll=np.array([{}], dtype=object)),
     "array without an archive": array_alone,
+    "archive that says it is encrypted": marked_in_the_archive(8, 1),
+    "archive of an unknown compression": marked_in_the_archive(10, 1),
+    "archive of another version": marked_in_the_archive(6, 128),
     "infinite": infinite,
     "a folder": made_a_folder,
 }
@@ -365,11 +376,12 @@ def test_damaged_cache_is_computed_again(tiny_lab, articles, batches, damage):
     assert len(batches) == (3 if damage is made_a_folder else 2) * passes
 
 
-def test_no_flipped_bit_of_the_cache_changes_a_score(tiny_lab, letters):
+def test_no_flipped_bit_of_the_cache_changes_a_score(tiny_lab, letters, monkeypatch):
     reading = read(tiny_lab, (letters(6),))
     first = score(tiny_lab, reading).nll
     path = cached_file()
     content = path.read_bytes()
+    monkeypatch.setattr(scorer, "write_bytes", lambda *_: None)  # it would only be damaged again
     failed = set()
     for i in range(len(content)):
         damaged = bytearray(content)
@@ -398,7 +410,7 @@ def test_cache_that_cannot_be_written_is_done_without(tiny_lab, articles, batche
 # broken off
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """What a caller stops with."""
 
 
@@ -408,7 +420,7 @@ def stop_after(calls):
 
     def on_progress(done, total):
         if next(seen) > calls:
-            raise Stopped
+            raise StoppedError
 
     return on_progress
 
@@ -433,35 +445,19 @@ def test_closed_scoring_keeps_what_it_did_and_the_next_runs_the_rest(tiny_lab, a
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_stop_in_on_progress_keeps_what_was_done_while_its_error_is_still_at_hand(
-    tiny_lab, articles, batches, new_cache
-):
-    reading = read(tiny_lab, articles)
-    whole = score(tiny_lab, reading).nll
-    total = len(batches)
-    batches.clear()
-    new_cache()
-    with pytest.raises(Stopped) as stopped:
-        score(tiny_lab, reading, stop_after(3))
-    resumed = score(tiny_lab, reading)
-    assert stopped.value.__traceback__ is not None  # as a notebook holds it in sys.last_value
-    assert len(batches) == total
-    np.testing.assert_allclose(resumed.nll, whole, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.usefixtures("small_batches")
 def test_stop_in_on_progress_keeps_what_was_done(tiny_lab, articles, batches, new_cache):
     reading = read(tiny_lab, articles)
     whole = score(tiny_lab, reading).nll
     total = len(batches)
     batches.clear()
     new_cache()
-    with contextlib.suppress(Stopped):
+    with pytest.raises(StoppedError) as stopped:
         score(tiny_lab, reading, stop_after(3))
-    gc.collect()
-    assert len(batches) == 2
-    np.testing.assert_allclose(score(tiny_lab, reading).nll, whole, rtol=1e-5, atol=1e-5)
+    assert len(batches) == 3
+    resumed = score(tiny_lab, reading)
+    assert stopped.value.__traceback__ is not None  # at hand as sys.last_value is in a notebook: nothing is freed yet
     assert len(batches) == total
+    np.testing.assert_allclose(resumed.nll, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("small_batches")

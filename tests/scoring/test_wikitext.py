@@ -64,7 +64,7 @@ PARAGRAPH = (
 )
 PARAGRAPH_DETOKENISED = (
     " The boys'low-cost film (1,250.5 pounds) was released in 1968; critics called it "
-    "\"the year's best\", at 53°N.\n\n=== Cast ===\n\nWho ?; nobody. "
+    '"the year\'s best", at 53°N.\n\n=== Cast ===\n\nWho ?; nobody. '
 )  # the apostrophes of "boys'" and "year's" are taken for a quotation, hence the space that is missing
 FILE = " \n = A = \n \n text . \n \n = = H = = \n \n more \n \n = B = \n \n end \n"
 
