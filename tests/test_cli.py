@@ -25,7 +25,8 @@ from gpt2lab.errors import LabError
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
-from gpt2lab.scoring import perplexity
+from gpt2lab.scoring import scorer
+from gpt2lab.scoring.perplexity import perplexity
 from gpt2lab.text import load_text
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.config import TrainConfig
@@ -84,6 +85,15 @@ def texts(tmp_path):
     (folder / "splits").mkdir(parents=True)
     for split in ("train", "validation", "test"):
         (folder / "splits" / f"{split}.txt").write_text(TEXT, encoding="utf-8")
+    (folder / "articles").mkdir()
+    for number, split in enumerate(("train", "validation", "test")):
+        (folder / "articles" / f"wiki.{split if split != 'validation' else 'valid'}.raw").write_text(
+            "".join(
+                f" \n = Moon {i} = \n \n = = Sea {number} = = \n \n {TEXT.strip()} {i * 'More of it . '}\n"
+                for i in range(4)
+            ),
+            encoding="utf-8",
+        )
     (folder / "lines.txt").write_text("".join(f"Line {i} of the moon.\n" for i in range(20)), encoding="utf-8")
     (folder / "empty.txt").write_text("")
     (folder / "binary.txt").write_bytes(bytes(range(256)))
@@ -197,15 +207,134 @@ def test_perplexity_prints_counts_and_every_normalisation(call, tiny_folder, tin
     assert result["interval"] is None
 
 
-def test_perplexity_for_a_reader_is_a_line_for_each_value(call, tiny_folder, texts):
-    status, out, _ = call("perplexity", "--model", tiny_folder, "--data", texts / "splits", "--split", "validation")
-    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert status == 0
-    assert lines["split"] == "validation"
-    assert lines["n_bytes"] == str(len(TEXT))
-    assert float(lines["bits_per_byte"]) == pytest.approx(
-        float(lines["nll"].replace(",", "")) / len(TEXT) / log(2), rel=1e-3
+def test_perplexity_by_all_protocols_is_each_one_by_itself(call, tiny_folder, tiny_lab, texts):
+    data = texts / "articles"
+    status, out, _ = call(
+        "perplexity",
+        "--model",
+        tiny_folder,
+        "--data",
+        data,
+        "--protocol",
+        "all",
+        "--context",
+        16,
+        "--stride",
+        4,
+        "--json",
     )
+    found, articles = one_object(out)["results"], load_text(str(data)).test
+    assert (status, [result["protocol"] for result in found]) == (0, ["sliding", "lm-eval", "blocks"])
+    assert [result["stride"] for result in found] == [4, 16, 16]
+    for result in found:
+        told = {"stride": 4} if result["protocol"] == "sliding" else {}
+        expected = perplexity(tiny_lab, articles, protocol=result["protocol"], context=16, **told)
+        assert result == json.loads(json.dumps(expected.record()))
+
+
+def test_perplexity_for_a_reader_is_a_table_with_what_the_figures_mean(call, tiny_folder, tiny_lab, texts):
+    asked = [
+        "--model",
+        tiny_folder,
+        "--data",
+        texts / "articles",
+        "--split",
+        "validation",
+        "--protocol",
+        "sliding,lm-eval",
+    ]
+    status, out, _ = call("perplexity", *asked, "--by", "part")
+    expected = [
+        perplexity(tiny_lab, load_text(str(texts / "articles")).validation, protocol=protocol)
+        for protocol in ("sliding", "lm-eval")
+    ]
+    lines = [line.split() for line in out.splitlines()]
+    assert status == 0
+    assert out.startswith(f"{texts / 'articles'}, validation split\n\n{tiny_folder}\n")
+    assert ["sliding", "lm-eval"] in lines
+    assert ["perplexity", *(f"{result.perplexity:,.2f}" for result in expected)] in lines
+    assert ["bits", "per", "byte", *(f"{result.bits_per_byte:.4f}" for result in expected)] in lines
+    assert all(f"{result.protocol}: {result.described}" in out for result in expected)
+    assert f"{tiny_folder}, lm-eval, by part" in out
+    assert {line[0] for line in lines if line} >= {"prose", "title", "heading"}
+
+
+def test_perplexity_compares_two_models_on_the_same_text(call, tiny_folder, texts):
+    tuned = one_object(call(*tune(tiny_folder, texts, "--steps", 20, "--lr", "1e-2"))[1])["model_dir"]
+    asked = ["--model", tiny_folder, "--compare", tuned, "--data", texts / "articles", "--protocol", "sliding"]
+    found = one_object(call("perplexity", *asked, "--json")[1])
+    [before], [after], [verdict] = found["results"], found["compare_results"], found["comparisons"]
+    assert found["compare"] == tuned
+    assert verdict["unit"] == "nats per token"
+    difference = after["nll"] / after["n_scored"] - before["nll"] / before["n_scored"]
+    assert verdict["difference"] == pytest.approx(difference)
+    assert verdict["ratio"] == pytest.approx(after["perplexity"] / before["perplexity"])
+    low, high = verdict["interval"]
+    assert low <= difference <= high
+    assert f"{difference:+.4f} nats per token" in call("perplexity", *asked)[1]
+
+
+def test_perplexity_of_a_sample_of_articles_says_so(call, tiny_folder, texts):
+    asked = ["perplexity", "--model", tiny_folder, "--data", texts / "articles", "--quick", 2, "--json"]
+    first, again, *others = (one_object(call(*asked, "--seed", seed)[1])["results"][0] for seed in (1, 1, 2, 3, 4))
+    assert first["sample"] == [2, 4]
+    assert first == again
+    assert any(other["nll"] != first["nll"] for other in others)
+    assert "a sample of 2 of 4 articles" in first["cautions"][0]
+
+
+def test_perplexity_files_hold_figures_page_and_the_loss_of_every_token(call, here, tiny_folder, texts):
+    asked = ["perplexity", "--model", tiny_folder, "--data", texts / "articles", "--json"]
+    result = one_object(call(*asked, "--out", "found.csv", "--tokens", "tokens.csv")[1])["results"][0]
+    call(*asked, "--by", "frequency", "--out", "found.html")
+    [row] = csv.DictReader((here / "found.csv").read_text(encoding="utf-8").splitlines())
+    assert float(row["nll"]) == result["nll"]
+    with (here / "tokens.csv").open(encoding="utf-8", newline="") as file:
+        losses = [float(row["nll"]) for row in csv.DictReader(file) if row["nll"]]
+    assert sum(losses) == pytest.approx(result["nll"], rel=1e-6)
+    page = (here / "found.html").read_text(encoding="utf-8")
+    assert f"{result['perplexity']:,.2f}" in page
+    assert "by how often a token stands in the text" in page
+
+
+def test_perplexity_whose_file_cannot_be_written_says_which(call, tiny_folder, texts):
+    out = texts / "empty.txt" / "found.csv"
+    status, _, err = call("perplexity", "--model", tiny_folder, "--data", texts / "articles", "--out", out)
+    assert status == 2
+    assert err.splitlines()[-1].startswith(f"gpt2lab: {out} cannot be written")
+
+
+def test_perplexity_that_is_broken_off_goes_on_where_it_was(call, tiny_folder, texts, monkeypatch):
+    asked = [
+        "perplexity",
+        "--model",
+        tiny_folder,
+        "--data",
+        texts / "articles",
+        "--context",
+        16,
+        "--stride",
+        2,
+        "--json",
+    ]
+    monkeypatch.setattr(scorer, "TOKENS_AT_ONCE", {"cpu": 16})
+    forward, calls = scorer.token_nll, []
+
+    def until(limit):
+        def token_nll(*args, **kwargs):
+            calls.append(1)
+            if len(calls) > limit:
+                raise KeyboardInterrupt
+            return forward(*args, **kwargs)
+
+        return token_nll
+
+    monkeypatch.setattr(scorer, "token_nll", until(5))
+    assert call(*asked)[0] == 130
+    calls.clear()
+    monkeypatch.setattr(scorer, "token_nll", until(10**9))
+    result = one_object(call(*asked)[1])["results"][0]
+    assert len(calls) == result["windows"] - 5
 
 
 def test_generate_prints_every_step_with_its_alternatives(call, tiny_folder, tiny_lab):
@@ -352,7 +481,27 @@ BAD = [
     ("perplexity", {"--model": "/no/model"}, "no model '/no/model'"),
     ("perplexity", {"--data": "no.txt"}, "no text 'no.txt'"),
     ("perplexity", {"--split": "dev"}, "split 'dev' is unknown; use one of train, validation, test"),
-    ("perplexity", {"--protocol": "magic"}, "protocol 'magic' is unknown; use sliding"),
+    ("perplexity", {"--protocol": "magic"}, "protocol 'magic' is unknown; use sliding, lm-eval, blocks or all"),
+    ("perplexity", {"--protocol": "sliding,,"}, "protocol '' is unknown"),
+    ("perplexity", {"--protocol": "lm-eval", "--stride": 8}, "stride 8 is of sliding windows, and lm-eval has none"),
+    ("perplexity", {"--by": "colour"}, "breakdown 'colour' is unknown; use document, position, frequency, part"),
+    ("perplexity", {"--quick": 0}, "quick 0 is out of range; use a whole number from 1"),
+    ("perplexity", {"--seed": -1, "--quick": 1}, "seed -1 is out of range"),
+    ("perplexity", {"--compare": "TINY"}, "give one, or two different ones to compare"),
+    ("perplexity", {"--compare": "/no/model"}, "no model '/no/model'"),
+    ("perplexity", {"--out": "found.pdf"}, "'found.pdf' ends in no format known here; use .html or .csv"),
+    ("perplexity", {"--tokens": "tokens.txt"}, "'tokens.txt' ends in no format known here; use .csv"),
+    (
+        "perplexity",
+        {"--tokens": "tokens.csv", "--protocol": "all"},
+        "--tokens is of one protocol, and 'all' is several",
+    ),
+    ("perplexity", {"--data": "TEXTS/binary.txt"}, "is not UTF-8 text"),
+    (
+        "perplexity",
+        {"--data": "TEXTS/short.txt", "--split": "train", "--protocol": "blocks"},
+        "a block of 64; give more text",
+    ),
     ("perplexity", {"--context": 65}, "65 is out of range; use a whole number from 2 to 64"),
     ("perplexity", {"--context": 0}, "0 is out of range; use a whole number from 2 to 64"),
     ("perplexity", {"--stride": 0}, "stride 0 is out of range; use a whole number from 1 to 64"),

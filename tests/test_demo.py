@@ -9,6 +9,8 @@ from gpt2lab import cli, demo, reports
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
+from gpt2lab.scoring.perplexity import perplexity
+from gpt2lab.text import load_text
 from gpt2lab.training import finetuning
 from gpt2lab.training.runs import read_metrics, read_status
 
@@ -40,10 +42,12 @@ def test_demo_trains_the_builtin_model_on_the_sample_as_its_constants_say(done):
 def test_demo_writes_its_report_into_the_run_folder(done):
     assert done.report == done.result.folder / "report.html"
     page = done.report.read_text(encoding="utf-8")
-    assert page.count('<img src="data:image/png;base64,') == 4
+    assert page.count('<img src="data:image/png;base64,') == 8
     tokens = " ".join(trace(load_model(str(done.result.model_dir), device="cpu"), reports.TEXT).tokens)
     for text in (done.result.run, f"{done.result.val_perplexity_after:.2f}", tokens):
         assert html.escape(text) in page
+    tuned = load_model(str(done.result.model_dir), device="cpu")
+    assert f"<td>{perplexity(tuned, load_text('sample').test, protocol='lm-eval').word_perplexity:,.2f}</td>" in page
     for metric in read_metrics(done.result.folder):
         assert metric.split != "validation" or f"<td>{metric.loss:.4f}</td>" in page
 

@@ -221,8 +221,8 @@ def _cautions(result: Perplexity, scored: Scored):
     unscored = 1 - result.n_scored / in_windows
     if unscored > UNSCORED_MATTERS:
         yield (
-            f"{unscored:.1%} of the tokens have no prediction, and count nothing per word and per byte: "
-            "those figures are that much too low; per token they are right"
+            f"{unscored:.1%} of the tokens have no prediction: the loss per word and per byte lacks that much, "
+            "per token it is right"
         )
     if "<unk>" in reading.text:
         yield "the text has <unk> for rare words (WikiText's v1 files): its figures do not compare with those of raw text"

@@ -20,6 +20,15 @@ MOON = (
 SEA = ((1, "", ["The sea 's tide : twice a day ; café , 海 and 🌙 ."]), (2, "Tides", ["The moon pulls ."]))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Matrices this small are no faster on two threads, and far slower where something else runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def articles():
     """Three articles in WikiText form, with headings, blank rows and characters of up to four bytes."""

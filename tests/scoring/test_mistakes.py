@@ -13,23 +13,22 @@ from gpt2lab.scoring.perplexity import measured, perplexity, read
 from gpt2lab.scoring.scorer import score
 from gpt2lab.text import Article
 
-STEPS, ROW, PADDING = 250, 32, 40
-FIRST_ARTICLE_TOKENS = 3000
+STEPS, ROW, PADDING = 150, 32, 40
 
 
 @pytest.fixture(scope="module")
 def taught_text(letters):
-    """200 random letters, each a token: to know the next one, a model has to look at more than the last."""
-    return letters(200, seed=7).text
+    """120 random letters, each a token: to know the next one, a model has to look at more than the last."""
+    return letters(120, seed=7).text
 
 
 @pytest.fixture(scope="module")
-def taught_lab(random_lab, taught_text):
+def taught_lab(random_lab, taught_text, one_thread):
     """A model that has learned the text by heart, in pieces, and that padding follows its end."""
-    lab = random_lab(initializer_range=0.02, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    lab = random_lab(initializer_range=0.1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     end = lab.tokenizer.eos_token_id
     stream = torch.cat([lab.encode(taught_text), torch.full((PADDING,), end)])
-    optimizer = torch.optim.Adam(lab.model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(lab.model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         begins = torch.randint(len(stream) - ROW, (16, 1), generator=generator)
@@ -123,12 +122,14 @@ def test_mean_of_window_losses_counts_a_short_last_window_as_a_whole(taught_lab,
     assert result.n_scored == 31 * 3 + 3
     assert math.log(result.perplexity) == pytest.approx((31 * sum(losses[:3]) + 3 * losses[3]) / 96, rel=1e-5)
     assert wrong > 2 * result.perplexity  # a quarter of the weight for 3 % of the tokens
-    easy_end = perplexity(taught_lab, one("XQZXQKZX" * 4 + taught_text[:20]), context=32).perplexity
-    means = [
-        nll_of(taught_lab.model, window[None]).mean().item()
-        for window in windows_of(taught_lab.encode("XQZXQKZX" * 4 + taught_text[:20]), 32, 32)
-    ]
-    assert math.exp(np.mean(means)) < easy_end  # and where the end is easy, it is too low
+
+
+def test_mean_of_window_losses_is_too_low_where_the_short_last_window_is_easy(taught_lab, taught_text):
+    text = "XQZXQKZX" * 8 + taught_text[:20]
+    windows = windows_of(taught_lab.encode(text), 32, 32)
+    losses = [nll_of(taught_lab.model, window[None]).mean().item() for window in windows]
+    assert [len(window) for window in windows] == [32, 32, 20]
+    assert math.exp(np.mean(losses)) < 0.8 * perplexity(taught_lab, one(text), context=32).perplexity
 
 
 # labels
@@ -163,9 +164,9 @@ def test_tokens_scored_in_every_window_they_are_in_give_too_high_a_perplexity(ta
     disjoint = perplexity(taught_lab, one(taught_text), context=16)
     wrong = math.exp(nll.mean())
 
-    assert (once.n_scored, once.windows) == (199, len(windows))
-    assert len(nll) == 15 * len(windows) > 3 * 199  # nearly four times as many as there are
-    assert wrong > 1.2 * once.perplexity  # most of them with less context than the stride is for
+    assert (once.n_scored, once.windows) == (119, len(windows))
+    assert len(nll) == 15 * len(windows) > 3 * 119  # nearly four times as many as there are
+    assert math.log(wrong) > 1.5 * math.log(once.perplexity)  # most with less context than the stride is to give
     assert wrong == pytest.approx(
         disjoint.perplexity, rel=0.1
     )  # about what no overlap at all gives, for four times the work

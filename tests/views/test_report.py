@@ -5,14 +5,21 @@ from io import BytesIO
 from math import exp
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 
 from gpt2lab.inspection.heads import HeadScores
+from gpt2lab.scoring.evaluation import Evaluation
+from gpt2lab.scoring.protocols import Document, Reading
+from gpt2lab.scoring.scorer import Scored
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
+from gpt2lab.views import evaluation as evaluation_module
+from gpt2lab.views import figures
 from gpt2lab.views import report as report_module
+from gpt2lab.views.evaluation import result_figure, shares_figure
 from gpt2lab.views.figures import attention_heatmap, figure_bytes, image, loss_curve, validation_rows
 from gpt2lab.views.page import POLICY
 from gpt2lab.views.report import (
@@ -65,21 +72,35 @@ SAMPLES = (
 
 
 @pytest.fixture(scope="module")
-def report(tiny_trace, read_html):
+def evaluation():
+    """Two models on two documents of three tokens each; the second model is certain of the last."""
+    ids, windows = np.arange(6), np.array([(0, 1, 3), (3, 4, 6)])
+    documents = (Document("Moon", 4, 20), Document("Sea", 4, 20))
+    reading = Reading("sliding", 3, 3, "abcdef", ids, ids, ids // 3, windows, documents)
+    losses = {"before": [np.nan, 2, 3, np.nan, 2, 4], "after": [np.nan, 2, 3, np.nan, 2, 0]}
+    return Evaluation(tuple(Scored(reading, np.array(nll, float), name, 300) for name, nll in losses.items()))
+
+
+@pytest.fixture(scope="module")
+def report(tiny_trace, evaluation, read_html):
     """The report of RESULT, as a parser reads it."""
-    return read_html(run_report(RESULT, CONFIG, METRICS, SAMPLES, SCORES_BEFORE, SCORES, tiny_trace).html)
+    told = (RESULT, CONFIG, METRICS, SAMPLES, SCORES_BEFORE, SCORES, tiny_trace, evaluation, "test")
+    return read_html(run_report(*told).html)
 
 
 @pytest.fixture
-def sketched(monkeypatch, tiny_trace, read_html):
+def sketched(monkeypatch, tiny_trace, evaluation, read_html):
     """A function: changes → the report as a parser reads it, with its pictures left empty."""
-    monkeypatch.setattr(report_module, "figure_bytes", lambda figure, format: b"")
+    monkeypatch.setattr(figures, "figure_bytes", lambda figure, format: b"")
     for name in ("loss_curve", "attention_grid", "attention_heatmap"):
         monkeypatch.setattr(report_module, name, lambda *args, dark: None)
+    for name in ("result_figure", "shares_figure"):
+        monkeypatch.setattr(evaluation_module, name, lambda *args, dark: None)
 
     def make(config=CONFIG, trace=tiny_trace, samples=SAMPLES, **changes):
         result = replace(RESULT, **changes)
-        return read_html(run_report(result, config, METRICS, samples, SCORES_BEFORE, SCORES, trace).html)
+        told = (result, config, METRICS, samples, SCORES_BEFORE, SCORES, trace, evaluation, "test")
+        return read_html(run_report(*told).html)
 
     return make
 
@@ -98,6 +119,16 @@ def test_numbers_of_the_result_appear(report):
     assert "validation loss (nats per token) 3.2500 2.5000" in text
     assert f"validation perplexity {exp(3.25):.2f} {exp(2.5):.2f}" in text
     assert f"1,234 2.5000 {exp(2.5):.2f}" in text
+
+
+def test_perplexities_of_both_models_appear_with_what_they_mean_and_where_it_is_hard(report):
+    text = report.text
+    assert "Perplexity by named protocols, on the test split" in text
+    assert f"perplexity {exp(11 / 4):.2f} {exp(7 / 4):.2f}" in text
+    assert "-1.0000 nats per token" in text and "lower in 1 of 2 documents" in text
+    assert "sliding: rows joined by blank lines; windows of 3 tokens, disjoint" in text
+    assert f"before tokens perplexity nats per token of all loss prose 4 {exp(11 / 4):.1f} 2.750 100.0%" in text
+    assert "once 4" in text and "2 2" in text
 
 
 def test_texts_of_the_result_appear_under_their_headings(report):
@@ -132,15 +163,20 @@ def test_heads_that_changed_most_appear_with_both_scores(report):
     assert f"before after change {changes}" in report.text
 
 
-def test_pictures_are_embedded_and_are_those_of_the_run(report, tiny_trace):
-    curve, grid, previous, induction = pictures(report)
+def test_pictures_are_embedded_and_are_those_of_the_run(report, tiny_trace, evaluation):
+    curve, bits, *hard, grid, previous, induction = pictures(report)
+    assert bits == figure_bytes(result_figure(evaluation.results), "png")
+    assert hard == [
+        figure_bytes(shares_figure(by, evaluation.shares(by, "sliding")), "png")
+        for by in ("part", "frequency", "position")
+    ]
     assert curve == figure_bytes(loss_curve(METRICS), "png")
     assert previous == figure_bytes(attention_heatmap(tiny_trace, 1, 1), "png")
     assert induction == figure_bytes(attention_heatmap(tiny_trace, 0, 2), "png")
     assert imread(BytesIO(grid)).ndim == 3
     dark, *others = pictures(report, "source", "srcset")
     assert dark == figure_bytes(loss_curve(METRICS, dark=True), "png")
-    assert len(others) == 3
+    assert len(others) == 7
     assert {attributes["media"] for tag, attributes in report.tags if tag == "source"} == {
         "(prefers-color-scheme: dark)"
     }
@@ -149,7 +185,7 @@ def test_pictures_are_embedded_and_are_those_of_the_run(report, tiny_trace):
 def test_every_picture_says_in_words_what_it_shows(report):
     captions = [attributes["alt"] for tag, attributes in report.tags if tag == "img"]
     assert all(caption in report.text for caption in captions)
-    assert captions[2:] == [
+    assert captions[6:] == [
         "The most previous-token-like head, layer 1, head 1: score 0.90.",
         "The most induction-like head, layer 0, head 2: score 0.80.",
     ]
@@ -185,7 +221,7 @@ def test_report_of_a_stopped_run_says_so_and_leaves_out_what_was_not_used(sketch
 
 def test_hostile_machine_is_shown_and_not_obeyed(sketched):
     read = sketched(config=CONFIG | {"machine": {HOSTILE: HOSTILE}})
-    assert (read.count("script"), read.count("img")) == (0, 4)
+    assert (read.count("script"), read.count("img")) == (0, 8)
     assert HOSTILE in read.text
 
 
@@ -193,13 +229,13 @@ def test_hostile_machine_is_shown_and_not_obeyed(sketched):
 def test_hostile_setting_is_shown_and_not_obeyed(sketched, key):
     plain, hostile = sketched(config=CONFIG | {"x": 1}), sketched(config=CONFIG | {"x": 1, key: HOSTILE})
     assert {tag for tag, _ in hostile.tags} == {tag for tag, _ in plain.tags}
-    assert hostile.count("img") == plain.count("img") == 4
+    assert hostile.count("img") == plain.count("img") == 8
     assert HOSTILE in hostile.text
 
 
 def test_hostile_token_is_shown_and_not_obeyed(sketched, random_trace):
     read = sketched(trace=random_trace(2, 4, 2, ("a", HOSTILE)))
-    assert (read.count("script"), read.count("img")) == (0, 4)
+    assert (read.count("script"), read.count("img")) == (0, 8)
     assert HOSTILE in read.text
 
 
