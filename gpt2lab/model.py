@@ -65,7 +65,7 @@ class Lab:
 
         Raises: LabError for what is no text, or has lone surrogates.
         """
-        _utf8(text)
+        utf8(text)
         ids = self.tokenizer(text, verbose=False)["input_ids"]
         return torch.tensor(ids, dtype=torch.long, device=self.device)
 
@@ -75,7 +75,7 @@ class Lab:
         Raises: LabError for an empty text and for one that does not fit; a text of more bytes than
         so many tokens can hold is not tokenised first.
         """
-        size = len(_utf8(text))
+        size = len(utf8(text))
         if size > self.context * self.longest_token:
             raise self._too_long(f"{size:,} bytes, more than {self.context:,} tokens can be", room)
         ids = self.encode(text)
@@ -208,7 +208,7 @@ def _check_layers(name: str, n_layer: int, unexpected) -> None:
         )
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
     """The text's bytes. Raises: LabError for what is no text, or has lone surrogates."""
     if not isinstance(text, str):
         raise LabError(f"the text is of type {type(text).__name__}; give a string")
@@ -234,12 +234,12 @@ def token_nll(model: GPT2LMHeadModel, input_ids: torch.Tensor, *, first: int = 1
         return torch.zeros(targets.shape, device=input_ids.device)
     with torch.no_grad():
         hidden = model.transformer(input_ids[:, :-1], use_cache=False).last_hidden_state[:, first - 1 :]  # (B, T', D)
-        width = max(1, LOGITS_AT_ONCE // (model.config.vocab_size * len(input_ids)))
+        at_once = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
         parts = [
-            F.cross_entropy(model.lm_head(h).float().flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
-            for h, y in zip(hidden.split(width, dim=1), targets.split(width, dim=1))
+            F.cross_entropy(model.lm_head(h).float(), y, reduction="none")
+            for h, y in zip(hidden.flatten(0, 1).split(at_once), targets.flatten().split(at_once))
         ]
-    return torch.cat(parts, dim=1)
+    return torch.cat(parts).view(targets.shape)
 
 
 @contextmanager

@@ -23,5 +23,5 @@ def resampled_sums(columns: np.ndarray, *, seed: int = 0) -> np.ndarray:
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of resampled values."""
-    low, high = np.quantile(values, [LEAVES_OUT / 2, 1 - LEAVES_OUT / 2])
+    low, high = np.quantile(values, [LEAVES_OUT / 2, 1 - LEAVES_OUT / 2], method="nearest")  # some may be infinite
     return float(low), float(high)

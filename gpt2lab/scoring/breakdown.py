@@ -79,12 +79,16 @@ def by_frequency(scored: Scored) -> tuple[Share, ...]:
 
 def by_part(scored: Scored) -> tuple[Share, ...]:
     """By what a token is of: the title of an article, a heading, or prose. All is prose in plain text."""
-    text, starts = scored.reading.text, scored.reading.starts
-    part = np.zeros(len(text) + 1, dtype=np.int64)
-    for number, pattern in ((1, TITLE), (2, HEADING)):
-        for found in pattern.finditer(text):
-            part[found.start() : found.end()] = number
-    return _shares(scored, part[starts], PARTS)
+    reading = scored.reading
+    text, part = reading.text, np.zeros(len(reading.text) + 1, dtype=np.int64)
+    begins = reading.starts[np.unique(reading.document, return_index=True)[1]]  # of the documents, in the text
+    for found in TITLE.finditer(text):
+        begin = begins[np.searchsorted(begins, found.start(), side="right") - 1]
+        if not text[begin : found.start()].strip():  # elsewhere it is a formula
+            part[found.start() : found.end()] = PARTS.index("title")
+    for found in HEADING.finditer(text):
+        part[found.start() : found.end()] = PARTS.index("heading")
+    return _shares(scored, part[reading.starts], PARTS)
 
 
 BREAKDOWNS: dict[str, Callable[[Scored], tuple[Share, ...]]] = {

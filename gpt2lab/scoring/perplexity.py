@@ -10,7 +10,7 @@ from math import inf, log
 import numpy as np
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.model import Lab
+from gpt2lab.model import Lab, utf8
 from gpt2lab.scoring.bootstrap import percentile_interval, resampled_sums
 from gpt2lab.scoring.protocols import PROTOCOLS, Reading, described
 from gpt2lab.scoring.published import Published, published_for
@@ -20,6 +20,7 @@ from gpt2lab.units import finite, perplexity_of
 
 Interval = tuple[float, float]
 FEW_DOCUMENTS = 10  # below it the bootstrap's intervals are too narrow
+GUESSING = 1.001  # times the vocabulary: a perplexity above it is worse than guessing, and no rounding
 UNSCORED_MATTERS = 0.001  # share of tokens without a prediction that is worth saying
 
 
@@ -131,6 +132,8 @@ def read(
         )
     stride = whole_number("stride", context if stride is None else stride, 1, context)
     drawn = articles if quick is None else drawn_articles(articles, quick, seed)
+    for article in drawn:
+        utf8(article.text)  # tokenizers fail on half a character
     reading = PROTOCOLS[protocol](lab.tokenizer, drawn, context, stride)
     return reading if len(drawn) == len(articles) else replace(reading, sample=(len(drawn), len(articles)))
 
@@ -226,7 +229,7 @@ def _cautions(result: Perplexity, scored: Scored):
         )
     if "<unk>" in reading.text:
         yield "the text has <unk> for rare words (WikiText's v1 files): its figures do not compare with those of raw text"
-    if result.perplexity > scored.vocabulary:
+    if result.perplexity > GUESSING * scored.vocabulary:
         yield (
             f"worse than guessing among all {scored.vocabulary:,} tokens alike: untrained, or not with this tokenizer"
         )

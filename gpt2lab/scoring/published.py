@@ -8,9 +8,9 @@ from gpt2lab.scoring.protocols import Reading
 GUIDE = "https://huggingface.co/docs/transformers/perplexity"
 LLM_C = "https://github.com/karpathy/llm.c/pull/276"
 HARNESS = "a run of lm-evaluation-harness' task wikitext, https://github.com/EleutherAI/lm-evaluation-harness"
-# sha256 of what each protocol reads of WikiText-2's raw test split
+# sha256 of WikiText-2's raw test split, as each protocol reads it: its text, and for figures per token the ids
 RAW_TEST = {
-    "sliding": "696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83",
+    "sliding": "846fa81d43f50867d1ba83f1fa0396e2f60f81ddb320bb4ffd1f8f13353518a3",
     "lm-eval": "d6535ca809061590d5e672ac43d8d2d5e1fb500c3005768f6050dcc007786165",
 }
 
@@ -41,12 +41,13 @@ PUBLISHED = (
 
 
 def published_for(reading: Reading) -> tuple[Published, ...]:
-    """The published figures that one on this reading may be compared with: the same text, protocol and windows.
+    """The published figures that one on this reading may be compared with: the same text, protocol and windows, per token also the same tokenizer.
 
     The harness lets a model use its own context, so that lm-eval's figures compare across contexts; and
     word perplexity compares across tokenizers, perplexity does not.
     """
-    if hashlib.sha256(reading.text.encode()).hexdigest() != RAW_TEST.get(reading.protocol):
+    compared = reading.text.encode() + (b"" if reading.protocol == "lm-eval" else reading.ids.tobytes())
+    if hashlib.sha256(compared).hexdigest() != RAW_TEST.get(reading.protocol):
         return ()
     windows = (reading.context, reading.stride)
     return tuple(

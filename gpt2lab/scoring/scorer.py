@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -71,11 +70,12 @@ def finished(steps: Generator, on_progress: Callable[..., None] | None = None):
     """What a generator returns, run to its end; what it yields goes to `on_progress`."""
     try:
         while True:
-            progress = next(steps)
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                return end.value
             if on_progress:
                 on_progress(*progress)
-    except StopIteration as end:
-        return end.value
     finally:
         steps.close()
 
@@ -136,11 +136,13 @@ def _key(lab: Lab, reading: Reading) -> str:
 
 def _kept(path: Path, n: int) -> np.ndarray:
     """(n,) float64: what was scored before; NaN where nothing was, or the file is damaged: it has a checksum."""
-    with suppress(OSError, ValueError, KeyError, EOFError, BadZipFile), np.load(path, allow_pickle=False) as file:
-        nll = file["nll"]
-        if nll.shape == (n,) and nll.dtype == np.float32 and not np.isinf(nll).any():
-            return nll.astype(np.float64)
-    return np.full(n, np.nan)
+    try:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            nll = file["nll"]
+    except Exception:  # what a damaged file makes numpy and zipfile raise is of many types
+        return np.full(n, np.nan)
+    whole = nll.shape == (n,) and nll.dtype == np.float32 and not np.isinf(nll).any()
+    return nll.astype(np.float64) if whole else np.full(n, np.nan)
 
 
 def _keep(path: Path, nll: np.ndarray) -> None:

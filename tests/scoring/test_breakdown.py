@@ -66,11 +66,11 @@ def test_figures_of_a_share_by_hand(made_scored):
 
 
 def test_documents_come_the_hardest_token_for_token_first(made_scored):
-    nll, document = [NONE, 1, 5, 5, 2, 2, 2, 2, 2], [0, 0, 1, 1, 2, 2, 2, 2, 2]
+    nll, document = [NONE, 1, 5, 5, 4, 4, 4, 4, 4], [0, 0, 1, 1, 2, 2, 2, 2, 2]
     shares = by_document(made_scored(nll, document))
     assert [(share.label, share.n_scored, share.nll) for share in shares] == [
         ("d1", 2, 10),
-        ("d2", 5, 10),
+        ("d2", 5, 20),
         ("d0", 1, 1),
     ]
 

@@ -105,6 +105,12 @@ def test_measured_by_hand(made_scored):
     assert (result.n_words, result.n_bytes, result.n_documents) == (5, 20, 2)
 
 
+def test_sum_over_a_million_tokens_loses_nothing(made_scored):
+    result = measured(made_scored(np.full(10**6, 0.1), np.arange(10**6) // 10**5))
+    assert result.nll == pytest.approx(10**5, rel=1e-12)
+    assert result.perplexity == pytest.approx(math.exp(0.1), rel=1e-12)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("context", [64, 16])
 def test_model_of_zeros_is_as_perplexed_as_its_vocabulary_is_large(lab_of_zeros, articles, protocol, context):

@@ -278,12 +278,16 @@ def test_plain_text_is_read_as_it_is(sliding, lm_eval, blocks):
     assert blocks((article,), 2).documents == (Document("notes", 3, 8),)
 
 
-def test_lines_of_plain_text_are_the_rows_of_blocks(blocks, published_windows, tiny_tokenizer):
+def test_lines_of_plain_text_are_the_rows_of_blocks(gpt2_tokenizer, published_windows, monkeypatch):
     text = "the moon\n\n the sea\n  and\n\n\n the\x0bearth\u2028x"
-    lines = Article("", ("the moon\n", "\n", " the sea\n", "  and\n", "\n", "\n", " the\x0bearth\u2028x"))
-    plain = blocks((Article("", (text,)),), 3)
-    assert windows_of(plain) == published_windows("blocks", tiny_tokenizer, (lines,), 3, 3)
-    assert plain.starts.tolist() == tokens_and_starts(tiny_tokenizer, text)[1].tolist()
+    lines = ("the moon\n", "\n", " the sea\n", "  and\n", "\n", "\n", " the\x0bearth\u2028x")
+    for rows_at_once in (1000, 2):
+        monkeypatch.setattr(protocols, "ROWS_AT_ONCE", rows_at_once)
+        one, other = (PROTOCOLS["blocks"](gpt2_tokenizer, (Article("", rows),), 2, 2) for rows in ((text,), lines))
+        assert same(one, other)
+        if rows_at_once == 1000:
+            assert windows_of(one) == published_windows("blocks", gpt2_tokenizer, (Article("", lines),), 2, 2)
+    assert one.ids.tolist() != gpt2_tokenizer.encode(text)  # two newlines in a row are one token of GPT-2's
 
 
 def test_tokens_of_one_character_begin_at_it(sliding):

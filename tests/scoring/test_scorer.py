@@ -260,8 +260,11 @@ def test_nlls_of_anything_else_are_not_taken(random_lab, articles, batches, chan
     elif change == "one weight":
         with torch.no_grad():
             lab.model.transformer.h[1].mlp.c_fc.bias[3] += 1e-3
-    elif change == "ids":
-        articles = (*articles[:2], dataclasses.replace(articles[2], rows=(*articles[2].rows[:-1], " Another row\n")))
+    elif change == "ids":  # as many, and the same windows
+        articles = tuple(
+            dataclasses.replace(article, rows=tuple(row.replace("=", "~") for row in article.rows))
+            for article in articles
+        )
     else:
         reading |= {"context": {"context": 15}, "stride": {"stride": 7}, "protocol": {"protocol": "lm-eval"}}[change]
     passes = len(batches)
@@ -517,6 +520,13 @@ def test_progress_rises_from_nothing_to_all_windows(tiny_lab, articles, batches,
     rows = [rows for (rows, _), _ in batches]
     assert [done for done, _ in seen] == [0, *itertools.accumulate(rows)]
     assert seen[-1] == (total, total)
+
+
+def test_window_with_nothing_to_score_is_neither_run_nor_counted(tiny_lab, letters, batches):
+    reading, seen = read(tiny_lab, (letters(9),), "sliding", 4), []
+    assert reading.windows[-1].tolist() == [8, 9, 9]
+    score(tiny_lab, reading, lambda *progress: seen.append(progress))
+    assert (seen, batches) == ([(0, 2), (2, 2)], [((2, 4), 1)])
 
 
 @pytest.mark.usefixtures("small_batches")

@@ -418,7 +418,9 @@ def test_cost_is_asked_for_with_every_setting(tmp_path, monkeypatch, config):
     def run(command, **options):
         """The command in this process, up to what it would measure."""
         assert command[:3] == [sys.executable, "-m", "gpt2lab"]
-        monkeypatch.setattr(cli.training, "price", lambda config, runs_dir, as_json: asked.append((config, runs_dir, as_json)))
+        monkeypatch.setattr(
+            cli.training, "price", lambda config, runs_dir, as_json: asked.append((config, runs_dir, as_json))
+        )
         try:
             cli.app(command[3:], standalone_mode=False)
         except cli.UsageError as error:

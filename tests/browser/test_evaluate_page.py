@@ -1,0 +1,370 @@
+"""Perplexity in the page: asked for, read, looked at word by word, stopped, taken home."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from gradio_client import Client
+from playwright.sync_api import expect
+
+from gpt2lab.model import load_model
+from gpt2lab.scoring.breakdown import surprisals
+from gpt2lab.scoring.evaluation import evaluate
+from gpt2lab.scoring.perplexity import perplexity
+from gpt2lab.sources import cache_folder
+from gpt2lab.text import articles_of, load_text
+from gpt2lab.ui.evaluate import BREAKDOWNS
+from gpt2lab.views.evaluation import result_rows, share_rows
+
+PATIENCE = 120_000  # milliseconds: the first model run imports torch
+PROTOCOLS = ("sliding", "lm-eval", "blocks")
+HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+OWN = f"""
+ = {HOSTILE} =
+
+ The emperor penguin is the tallest of living penguins , and it breeds on the sea ice in winter .
+
+ = Tea =
+
+ Tea is made from the leaves of a shrub . It is drunk all over the world , twice a day or more often .
+"""
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """The builtin model, what the package makes of the sample's test split, and the cache that it left."""
+    cache = tmp_path_factory.mktemp("known")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT2LAB_CACHE", str(cache))
+        lab = replace(load_model("builtin"), name="builtin")
+        yield SimpleNamespace(lab=lab, cache=cache, evaluation=evaluate(lab, load_text("sample").test, PROTOCOLS))
+
+
+@pytest.fixture
+def scored(known, monkeypatch):
+    """The page finds the sample scored, so that it answers at once."""
+    monkeypatch.setenv("GPT2LAB_CACHE", str(known.cache))
+    return known.evaluation
+
+
+def open_tab(page):
+    page.get_by_role("tab", name="Evaluate").click()
+
+
+def press(page):
+    page.locator("#evaluate-go").click()
+
+
+def choose(page, name, option):
+    page.locator(f"#evaluate-{name} input").click()
+    page.get_by_role("option", name=option).click()
+
+
+def only(page, *protocols):
+    """Check these protocols and no others."""
+    for protocol in PROTOCOLS:
+        page.locator("#evaluate-protocols").get_by_label(protocol).set_checked(protocol in protocols)
+
+
+def settings(page, **values):
+    page.locator("#evaluate-more button").first.click()
+    for name, value in values.items():
+        page.locator(f"#evaluate-{name} input, #evaluate-{name} textarea").fill(value)
+
+
+def expect_note(page, pattern):
+    expect(page.locator("#evaluate-note")).to_contain_text(re.compile(pattern), timeout=PATIENCE)
+
+
+def evaluated(page):
+    """Open the tab, press the button, and wait until the last view is there."""
+    open_tab(page)
+    press(page)
+    expect_note(page, "Scored in")
+    expect(page.locator("#evaluate-words iframe").first).to_be_visible(timeout=PATIENCE)
+
+
+def table(page, name):
+    """The head and the rows of a table, as text."""
+    box = page.locator(f"#evaluate-{name}")
+    lines = box.get_by_role("row").all()
+    cells = [[cell.inner_text().strip() for cell in line.locator("th, td").all()] for line in lines]
+    return [line for line in cells if any(line)]
+
+
+def expect_rows(page, name, rows):
+    """Wait for the table to hold these rows below its head."""
+    box = page.locator(f"#evaluate-{name}")
+    wanted = [[cell.strip() for cell in row] for row in rows]
+    for row in wanted:
+        expect(box).to_contain_text(row[-1], timeout=PATIENCE)
+    page.wait_for_timeout(100)
+    found = table(page, name)
+    assert [line for line in found if line in wanted] == wanted, found
+
+
+def frame_text(page):
+    return page.frame_locator("#evaluate-words iframe").first.locator(".text")
+
+
+def shown(text):
+    """A document's text as a frame shows it, all white space alike."""
+    return " ".join(text.replace("⏎", " ").split())
+
+
+def document_text(evaluation, protocol, number):
+    return shown("".join(piece for piece, _ in surprisals(evaluation.of(protocol)[0], number)))
+
+
+def picture_size(page, name):
+    picture = page.locator(f"#evaluate-{name} img")
+    expect(picture).to_be_visible(timeout=PATIENCE)
+    page.wait_for_function(
+        "name => document.querySelector(`#evaluate-${name} img`).naturalWidth > 0", arg=name, timeout=PATIENCE
+    )
+    return picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+
+
+def corner(page, name):
+    """The brightness of the first pixel of a picture, 0 to 255."""
+    picture_size(page, name)
+    return page.locator(f"#evaluate-{name} img").evaluate(
+        """async image => {
+            await image.decode();
+            const canvas = document.createElement("canvas");
+            canvas.width = canvas.height = 1;
+            const context = canvas.getContext("2d");
+            context.drawImage(image, 0, 0, 1, 1, 0, 0, 1, 1);
+            return context.getImageData(0, 0, 1, 1).data[0];
+        }"""
+    )
+
+
+def toast(page):
+    return page.locator("[data-testid=toast-body]")
+
+
+def download(page, kind):
+    page.locator("#evaluate-kind").get_by_label(kind).check()
+    page.locator("#evaluate-save").click()
+    return kind
+
+
+def test_evaluate_shows_the_package_s_own_numbers(page, known):
+    assert cache_folder() != known.cache  # the page scores for itself
+    evaluated(page)
+    results = [("builtin", perplexity(known.lab, load_text("sample").test, protocol=name)) for name in PROTOCOLS]
+    expect_rows(page, "table", result_rows(results))
+    assert f"{known.evaluation.results[0][1].perplexity:.2f}" in table(page, "table")[1]
+    assert table(page, "table")[0][1:] == [f"builtin, {name}" for name in PROTOCOLS]
+    for _, result in results:
+        expect(page.locator("#evaluate-meaning")).to_contain_text(f"{result.protocol}: {result.described}")
+    width, height = picture_size(page, "figure")
+    assert width > 500
+    assert height > 200
+    picture_size(page, "shares")
+    shares = known.evaluation.shares("part", "sliding")["builtin"]
+    assert len(shares) == 3
+    expect_rows(page, "share-table", share_rows(shares))
+    assert page.locator("#evaluate-words iframe").get_attribute("sandbox") == "allow-scripts"
+    assert shown(frame_text(page).inner_text()) == document_text(known.evaluation, "sliding", 0)
+    frame = page.frame_locator("#evaluate-words iframe")
+    assert frame.locator(".text span.none").count() > 1
+    dearest = max((nll for _, nll in surprisals(known.evaluation.scored[0], 0) if nll is not None))
+    expect(frame.locator("td").nth(1)).to_have_text(f"{dearest:.2f}")
+
+
+def test_other_protocol_and_breakdown_show_their_own_shares(page, scored):
+    evaluated(page)
+    page.locator("#evaluate-protocol").get_by_label("lm-eval").check()
+    expect_rows(page, "share-table", share_rows(scored.shares("part", "lm-eval")["builtin"]))
+    expect(frame_text(page)).to_contain_text("= Emperor penguin =", timeout=PATIENCE)
+    assert shown(frame_text(page).inner_text()) == document_text(scored, "lm-eval", 0)
+    for label, name in BREAKDOWNS.items():
+        before = page.locator("#evaluate-shares img").get_attribute("src")
+        if label == "Part":
+            continue
+        page.locator("#evaluate-by").get_by_label(label).check()
+        expect_rows(page, "share-table", share_rows(scored.shares(name, "lm-eval")["builtin"]))
+        expect(page.locator("#evaluate-shares img")).not_to_have_attribute("src", before, timeout=PATIENCE)
+
+
+def test_other_document_is_shown_whole(page, scored):
+    evaluated(page)
+    for number, title in ((3, "Windmill"), (0, "Emperor penguin")):
+        choose(page, "document", title)
+        expect(frame_text(page)).to_contain_text(f"= {title} =", timeout=PATIENCE)
+        assert shown(frame_text(page).inner_text()) == document_text(scored, "sliding", number)
+
+
+def test_own_text_is_evaluated_and_nothing_in_it_is_obeyed(page, known):
+    open_tab(page)
+    only(page, "lm-eval")
+    choose(page, "data", "your own text")
+    settings(page, text=OWN)
+    press(page)
+    expect_note(page, "Scored in")
+    result = perplexity(known.lab, articles_of(OWN, "your own text"), protocol="lm-eval")
+    expect_rows(page, "table", result_rows([("builtin", result)]))
+    expect(frame_text(page)).to_contain_text(f"= {HOSTILE} =", timeout=PATIENCE)
+    page.locator("#evaluate-by").get_by_label("Document").check()
+    expect(page.locator("#evaluate-share-table")).to_contain_text(HOSTILE, timeout=PATIENCE)
+    assert page.locator("#evaluate-share-table img, #evaluate-words img, #evaluate-document img").count() == 0
+    assert page.frame_locator("#evaluate-words iframe").locator("img, script").count() == 0
+    page.locator("#evaluate-document input").click()
+    expect(page.get_by_role("option", name="Tea")).to_be_visible()
+    assert page.get_by_role("option").locator("img").count() == 0
+
+
+def test_every_file_is_taken_home_and_read(page, scored, tmp_path):
+    evaluated(page)
+    page.locator("#evaluate-protocol").get_by_label("lm-eval").check()
+    expect(frame_text(page)).to_contain_text("= Emperor penguin =", timeout=PATIENCE)
+    files = {}
+    for kind, name in (
+        ("figures, CSV", "perplexity.csv"),
+        ("figures, JSON", "perplexity.json"),
+        ("loss of every token, CSV", "perplexity.tokens.csv"),
+        ("all on a page", "perplexity.html"),
+    ):
+        page.locator("#evaluate-kind").get_by_label(kind).check()
+        page.locator("#evaluate-save").click()
+        box = page.locator("#evaluate-file")
+        expect(box.locator(f'a[download="{name}"]').first).to_be_visible(timeout=PATIENCE)
+        with page.expect_download() as download:
+            box.locator("a").first.click()
+        files[name] = Path(download.value.path()).read_text(encoding="utf-8")
+    results = scored.results
+    rows = list(csv.DictReader(io.StringIO(files["perplexity.csv"])))
+    assert [(row["protocol"], float(row["perplexity"])) for row in rows] == [
+        (name, pytest.approx(result.perplexity)) for name, (_, result) in zip(PROTOCOLS, results)
+    ]
+    record = json.loads(files["perplexity.json"])
+    assert record["data"] == "sample, test"
+    assert [line["nll"] for line in record["results"]] == [pytest.approx(result.nll) for _, result in results]
+    tokens = list(csv.DictReader(io.StringIO(files["perplexity.tokens.csv"])))
+    assert sum(float(row["nll"] or 0) for row in tokens) == pytest.approx(results[1][1].nll, rel=1e-5)
+    assert list(dict.fromkeys(row["document"] for row in tokens)) == [a.title for a in load_text("sample").test]
+    assert f"<td>{results[2][1].perplexity:.2f}</td>" in files["perplexity.html"]
+
+
+def test_stop_says_so_keeps_what_was_scored_and_frees_the_button(page):
+    open_tab(page)
+    only(page, "sliding")
+    settings(page, stride="1")
+    press(page)
+    expect_note(page, r"builtin, sliding: [\d,]*[1-9][\d,]* of 6,\d+ windows, .* left")
+    assert not list(cache_folder().rglob("*.npz"))
+    page.locator("#evaluate-stop").click()
+    expect_note(page, r"^\s*Stopped\. What was scored is kept")
+    page.wait_for_timeout(1500)
+    expect_note(page, r"^\s*Stopped\.")
+    assert len(list(cache_folder().rglob("*.npz"))) == 1
+    page.locator("#evaluate-stride input").fill("0")
+    page.locator("#evaluate-quick input").fill("1")
+    press(page)
+    expect_note(page, "Scored in")
+    expect(page.locator("#evaluate-meaning")).to_contain_text("a sample of 1 of 6 articles")
+
+
+REFUSED = {
+    "no protocol": "no protocol is named; use sliding, lm-eval, blocks or all",
+    "the model itself": "models builtin, builtin: give one, or two different ones to compare",
+    "no text of one's own": "your own text is empty; type or paste some under More settings",
+    "context": "context 4096 is out of range; use a whole number from 2 to 256",
+    "stride": "stride -1 is out of range; use a whole number from 1 to 256",
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_question_is_one_toast_with_the_package_s_line(page, case):
+    open_tab(page)
+    ask_badly(page, case)
+    expect(toast(page)).to_contain_text(REFUSED[case], timeout=PATIENCE)
+    page.wait_for_timeout(500)
+    assert toast(page).count() == 1
+    assert not page.locator("#evaluate-table").is_visible()
+
+
+def test_after_a_refusal_the_page_no_longer_claims_to_be_reading(page):
+    open_tab(page)
+    ask_badly(page, "context")
+    expect(toast(page)).to_contain_text(REFUSED["context"], timeout=PATIENCE)
+    page.wait_for_timeout(500)
+    expect(page.locator("#evaluate-note")).not_to_contain_text("Reading the text")
+
+
+def ask_badly(page, case):
+    if case == "no protocol":
+        only(page)
+    elif case == "the model itself":
+        choose(page, "other", "builtin")
+    elif case == "no text of one's own":
+        choose(page, "data", "your own text")
+    else:
+        settings(page, **{case: {"context": "4096", "stride": "-1"}[case]})
+    press(page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_evaluation_fits_a_phone_in_its_colours(open_page, scored, scheme):
+    page = open_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    evaluated(page)
+    for by in ("Part", "Document"):
+        page.locator("#evaluate-by").get_by_label(by).check()
+        expect(page.locator("#evaluate-share-table")).to_contain_text({"Part": "heading", "Document": "Windmill"}[by])
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, by
+    for name in ("figure", "shares"):
+        assert (corner(page, name) < 60) == (scheme == "dark"), name
+        box = page.locator(f"#evaluate-{name} img").bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 390
+    paper = page.frame_locator("#evaluate-words iframe").locator("body")
+    colour = paper.evaluate("body => getComputedStyle(body).backgroundColor")
+    assert (int(re.search(r"\d+", colour)[0]) < 60) == (scheme == "dark")
+    assert paper.evaluate("body => body.scrollWidth <= body.clientWidth + 1")
+
+
+@pytest.fixture(scope="module")
+def client(app_url):
+    return Client(app_url, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "/etc"}, "not in the list|not offered"),
+        ({"other": "../../x"}, "not in the list|not offered"),
+        ({"data": "/etc/passwd"}, "not in the list|not offered"),
+        ({"split": "nope"}, "not in the list|unknown"),
+        ({"protocols": ["sliding", "x"]}, "not in the list|unknown"),
+        ({"context": -5}, "context -5 is out of range"),
+        ({"quick": -1}, "quick -1 is out of range"),
+    ],
+)
+def test_bad_question_over_http_is_refused(client, change, message):
+    good = {"model": "builtin", "dark": False, "other": "no second model", "data": "sample", "split": "test"}
+    good |= {"protocols": ["sliding"], "context": 0, "stride": 0, "quick": 1, "seed": 0, "text": ""}
+    with pytest.raises(Exception, match=message):
+        client.predict(*(good | change).values(), api_name="/evaluate")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("hard_0", ["sliding", "Part", False]),
+        ("by", ["sliding", "Part", False]),
+        ("words", ["sliding", 0, False]),
+        ("file", ["sliding", "figures, CSV"]),
+    ],
+)
+def test_nobody_sees_an_evaluation_that_is_not_their_own(client, page, scored, name, values):
+    evaluated(page)
+    with pytest.raises(Exception, match=r"no evaluation here|not in the list"):
+        client.predict(*values, api_name=f"/evaluate_{name}")
