@@ -1,0 +1,125 @@
+from dataclasses import replace
+
+import pytest
+
+from gpt2lab.errors import LabError
+from gpt2lab.scoring import scorer
+from gpt2lab.scoring.breakdown import breakdown
+from gpt2lab.scoring.comparison import compare
+from gpt2lab.scoring.evaluation import evaluate, evaluation_steps
+from gpt2lab.scoring.perplexity import perplexity, read
+from gpt2lab.scoring.scorer import score
+from gpt2lab.text import Article
+
+PROTOCOLS = ["sliding", "lm-eval", "blocks"]
+ARTICLES = tuple(
+    Article(f"Moon {i}", ("", f" = Moon {i} = \n", "", f" The moon goes around the earth {'again and ' * i}. \n"))
+    for i in range(6)
+)
+
+
+@pytest.fixture(scope="module")
+def labs(random_lab):
+    return [replace(random_lab(seed), name=name) for seed, name in ((0, "one"), (1, "two"))]
+
+
+@pytest.fixture
+def no_forward(monkeypatch):
+    """Running a model fails the test."""
+    monkeypatch.setattr(scorer, "token_nll", lambda *args, **kwargs: pytest.fail("a model was run"))
+
+
+def test_results_are_those_of_each_model_and_protocol_alone(labs):
+    evaluation = evaluate(labs, ARTICLES, context=16, stride=4)
+    assert (evaluation.models, evaluation.protocols) == (["one", "two"], PROTOCOLS)
+    assert list(evaluation.results) == [
+        (
+            lab.name,
+            perplexity(lab, ARTICLES, protocol=protocol, context=16, stride=4 if protocol == "sliding" else None),
+        )
+        for protocol in PROTOCOLS
+        for lab in labs
+    ]
+
+
+def test_one_model_needs_no_list_and_has_nothing_to_compare(labs):
+    evaluation = evaluate(labs[0], ARTICLES, "lm-eval")
+    assert [name for name, _ in evaluation.results] == ["one"]
+    assert evaluation.comparisons == ()
+
+
+@pytest.mark.parametrize(
+    ("protocols", "found"),
+    [
+        ("all", PROTOCOLS),
+        (["blocks", "sliding"], ["blocks", "sliding"]),
+        ("blocks,sliding", ["blocks", "sliding"]),
+        (["lm-eval", "lm-eval"], ["lm-eval"]),
+    ],
+)
+def test_protocols_come_in_the_order_asked_each_once(labs, protocols, found):
+    assert evaluate(labs[0], ARTICLES, protocols).protocols == found
+
+
+def test_second_model_is_compared_with_the_first_by_each_protocol(labs):
+    one, two = (score(lab, read(lab, ARTICLES, "lm-eval")) for lab in labs)
+    comparisons = {comparison.protocol: comparison for comparison in evaluate(labs, ARTICLES).comparisons}
+    assert list(comparisons) == PROTOCOLS
+    assert comparisons["lm-eval"] == compare(one, two)
+
+
+@pytest.mark.parametrize("by", ["document", "position", "frequency", "part"])
+def test_shares_are_the_breakdown_of_each_model(labs, by):
+    evaluation = evaluate(labs, ARTICLES, "blocks,lm-eval")
+    expected = {lab.name: breakdown(score(lab, read(lab, ARTICLES, "lm-eval")), by) for lab in labs}
+    assert evaluation.shares(by, "lm-eval") == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"protocols": "sliding,magic"}, "protocol 'magic' is unknown; use sliding, lm-eval, blocks or all"),
+        ({"protocols": []}, "no protocol is named; use sliding, lm-eval, blocks or all"),
+        ({"protocols": "blocks", "stride": 4}, "stride 4 is of sliding windows"),
+        ({"context": 65}, "context 65 is out of range"),
+        ({"quick": 0}, "quick 0 is out of range"),
+        ({"articles": ARTICLES[:1], "protocols": "all"}, "a block of 64; give more text"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_before_any_model_runs(labs, no_forward, asked, message):
+    with pytest.raises(LabError, match=message):
+        evaluate(labs, **{"articles": ARTICLES} | asked)
+
+
+@pytest.mark.parametrize("which", [[], [0, 0], [0, 1, 0]])
+def test_no_model_one_twice_or_three_are_refused(labs, no_forward, which):
+    with pytest.raises(LabError, match="give one, or two different ones"):
+        evaluate([labs[i] for i in which], ARTICLES)
+
+
+def test_views_of_what_was_not_scored_are_refused_with_what_was(labs):
+    evaluation = evaluate(labs[0], ARTICLES, "lm-eval")
+    with pytest.raises(LabError, match="nothing was scored by protocol 'sliding'; there is lm-eval"):
+        evaluation.shares("part", "sliding")
+    with pytest.raises(LabError, match="breakdown 'colour' is unknown"):
+        evaluation.shares("colour", "lm-eval")
+
+
+def test_progress_names_what_is_done_and_reaches_the_end_of_each(labs):
+    seen = {}
+    evaluation = evaluate(
+        labs, ARTICLES, on_progress=lambda what, *progress: seen.setdefault(what, []).append(progress)
+    )
+    assert list(seen) == [f"{lab.name}, {protocol}" for protocol in PROTOCOLS for lab in labs]
+    ends = [progress[-1] for progress in seen.values()]
+    assert ends == [(result.windows, result.windows) for _, result in evaluation.results]
+
+
+def test_steps_broken_off_keep_what_was_scored(labs, monkeypatch):
+    steps = evaluation_steps(labs[0], ARTICLES, "lm-eval")
+    for _, done, total in steps:
+        if done == total:
+            break
+    steps.close()
+    monkeypatch.setattr(scorer, "token_nll", lambda *args, **kwargs: pytest.fail("a model was run"))
+    assert evaluate(labs[0], ARTICLES, "lm-eval").models == ["one"]
