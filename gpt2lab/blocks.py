@@ -1,4 +1,4 @@
-"""Articles → token ids → (N, T) blocks for training. Knows tokenizers, but no model."""
+"""Articles → token ids → (N, T) blocks for training; a text → ids and where they begin in it. Knows tokenizers, but no model."""
 
 import hashlib
 import re

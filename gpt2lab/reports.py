@@ -20,8 +20,8 @@ from gpt2lab.views.report import Sample, run_report
 
 PROTOCOLS = ("sliding", "lm-eval")
 SECONDS = 60.0  # that evaluating the models may take
-FASTER, BYTES_A_TOKEN = 3, 4  # scoring a token against training on it; of English under GPT-2's tokenizer
-FEW_WORDS = 20
+FASTER, BYTES_A_TOKEN = 3, 4  # scoring a token against training on it: no backward pass; of English in GPT-2's tokens
+FEW_WORDS = 20  # below which a split says nothing
 TEXT = "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris."
 
 
@@ -32,15 +32,17 @@ def write_report(folder: Path) -> Path:
     """
     result, config = read_result(folder), read_config(folder)
     tuned, base = load_model(str(result.model_dir)), base_model(config_of(config))
+    evaluation, split = evaluated(base, tuned, load_text(config["data"]), result.tokens_per_second)
     page = run_report(
         result,
         config,
         read_metrics(folder),
         samples_of(folder, tuned, config),
-        head_scores(base),
-        head_scores(tuned),
-        trace_ids(tuned, tuned.encode(TEXT)[: tuned.context]),
-        *evaluated(base, tuned, load_text(config["data"]), result.tokens_per_second),
+        scores_before=head_scores(base),
+        scores_after=head_scores(tuned),
+        trace=trace_ids(tuned, tuned.encode(TEXT)[: tuned.context]),
+        evaluation=evaluation,
+        split=split,
     )
     with told_if_unwritable(folder):
         return page.save(folder / "report.html")

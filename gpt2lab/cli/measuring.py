@@ -1,6 +1,5 @@
 """The `perplexity` command: one model or two, any protocol, and where the text is hard."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +20,10 @@ def perplexity(
     by: Annotated[str | None, typer.Option(help="where it is hard: document, position, frequency, part")] = None,
     quick: Annotated[int | None, typer.Option(help="score only so many whole articles, drawn with --seed")] = None,
     seed: Annotated[int, typer.Option(help="of the articles that --quick draws")] = 0,
-    out: Annotated[Path | None, typer.Option(help="also write all of it as .html, or the figures as .csv")] = None,
-    tokens: Annotated[Path | None, typer.Option(help="also write the NLL of every token, as .csv")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="also write all of it as .html, or as .csv the figures, with --by the parts")
+    ] = None,
+    tokens: Annotated[Path | None, typer.Option(help="also write what every token cost, as .csv")] = None,
     as_json: Json = False,
 ) -> None:
     """Perplexity of a text by named protocols, with exact counts, published figures beside it and 95 % intervals.
@@ -35,6 +36,7 @@ def perplexity(
     from gpt2lab.scoring.evaluation import evaluate
     from gpt2lab.sources import resolve_auto
     from gpt2lab.text import load_text
+    from gpt2lab.views.evaluation import tokens_csv
 
     check_files(out, tokens, protocol)
     if by and by not in BREAKDOWNS:
@@ -48,41 +50,20 @@ def perplexity(
     if out:
         write(out, page_or_table(out, f"Perplexity on {data}, {split}", evaluation, by))
     if tokens:
-        write(tokens, token_table(evaluation.scored[0]))
-    if not as_json:
-        return tell(data, split, evaluation, by)
-    first, *second = (
-        [line(scored, result, by) for scored, (_, result) in pairs_of(evaluation, name)] for name in evaluation.models
-    )
-    values = {"model": model, "data": data, "split": split, "results": first}
-    if second:
-        values |= {"compare": compare, "compare_results": second[0]}
-        values["comparisons"] = [asdict(c) | {"ratio": c.ratio} for c in evaluation.comparisons]
-    return report(values, as_json)
-
-
-def pairs_of(evaluation, model: str) -> list:
-    """(scored, (model, result)) of each protocol, of one model."""
-    return [pair for pair in zip(evaluation.scored, evaluation.results) if pair[0].model == model]
+        write(tokens, tokens_csv(evaluation.pieces(evaluation.protocols[0])))
+    if as_json:
+        return report({"model": model, "data": data, "split": split, **evaluation.record(by)}, as_json)
+    return tell(data, split, evaluation, by)
 
 
 def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
     """Refuse names of files before anything is scored. Raises: LabError."""
-    if out and out.suffix not in (".html", ".csv"):
+    if out and out.suffix.lower() not in (".html", ".csv"):
         raise LabError(f"{str(out)!r} ends in no format known here; use .html or .csv")
-    if tokens and tokens.suffix != ".csv":
+    if tokens and tokens.suffix.lower() != ".csv":
         raise LabError(f"{str(tokens)!r} ends in no format known here; use .csv")
     if tokens and (protocol == "all" or "," in protocol):
         raise LabError(f"--tokens is of one protocol, and {protocol!r} is several; name one")
-
-
-def line(scored, result, by: str | None) -> dict:
-    """A result as JSON has it, with where it is hard."""
-    from gpt2lab.scoring.breakdown import breakdown
-
-    each = ("label", "n_scored", "nll", "loss", "perplexity", "bits_per_byte")
-    shares = {by: [{name: getattr(share, name) for name in each} for share in breakdown(scored, by)]} if by else {}
-    return result.record() | ({"breakdown": shares} if by else {})
 
 
 def tell(data: str, split: str, evaluation, by: str | None) -> None:
@@ -91,11 +72,11 @@ def tell(data: str, split: str, evaluation, by: str | None) -> None:
 
     print(f"{data}, {split} split")
     for model in evaluation.models:
-        mine = [result for _, result in pairs_of(evaluation, model)]
+        mine = [(name, result) for name, result in evaluation.results if name == model]
         print(f"\n{model}")
         print_table(["", *(result.protocol for _, result in mine)], result_rows(mine))
     print()
-    for sentence in [*meaning_lines(evaluation.results), *(f"{c.protocol}: {c}" for c in evaluation.comparisons)]:
+    for sentence in [*meaning_lines(evaluation.results), *(f"{name}: {said}" for name, said in evaluation.verdicts)]:
         print(sentence)
     for protocol in evaluation.protocols if by else ():
         for model, shares in evaluation.shares(by, protocol).items():
@@ -112,16 +93,8 @@ def print_table(head: list[str], rows: list[tuple[str, ...]]) -> None:
 
 def page_or_table(out: Path, title: str, evaluation, by: str | None) -> bytes:
     """What a file is to hold, by the end of its name."""
-    from gpt2lab.views.evaluation import evaluation_page, results_csv
+    from gpt2lab.views.evaluation import evaluation_page, results_csv, shares_csv
 
-    if out.suffix == ".csv":
-        return results_csv(evaluation.results)
-    return evaluation_page(title, evaluation, (by,) if by else ()).html.encode()
-
-
-def token_table(scored) -> bytes:
-    """Every piece of the text with its NLL."""
-    from gpt2lab.scoring.breakdown import surprisals
-    from gpt2lab.views.evaluation import tokens_csv
-
-    return tokens_csv([(d.title, surprisals(scored, i)) for i, d in enumerate(scored.reading.documents)])
+    if out.suffix.lower() == ".html":
+        return evaluation_page(title, evaluation, (by,) if by else ()).html.encode()
+    return shares_csv(evaluation.shares(by, evaluation.protocols[0])) if by else results_csv(evaluation.results)

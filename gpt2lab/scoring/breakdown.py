@@ -4,6 +4,7 @@ Each is a function from a Scored to Shares that add up to the whole. Knows score
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
@@ -13,10 +14,10 @@ import numpy as np
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.scoring.perplexity import document_totals
 from gpt2lab.scoring.scorer import Scored
-from gpt2lab.units import perplexity_of
+from gpt2lab.units import finite, perplexity_of
 
 TITLE = re.compile(r"^ ?= (?![= ]).*(?<![= ]) = ?$", re.MULTILINE)
-HEADING = re.compile(r"^ ?=(?: ?=)+ .+ =(?: ?=)+ ?$", re.MULTILINE)
+HEADING = re.compile(r"^ ?=(?: ?=)++ .*[^=\s] =(?: ?=)++ ?$", re.MULTILINE)  # possessive: linear in the line's length
 FREQUENCIES = {"once": 1, "2 to 9 times": 2, "10 to 99 times": 10, "100 to 999 times": 100, "1,000 times or more": 1000}
 PARTS = ("prose", "title", "heading")
 
@@ -49,16 +50,31 @@ class Share:
         """Of a document's original text; None of other parts."""
         return self.nll / self.n_bytes / log(2) if self.n_bytes else None
 
+    def record(self) -> dict:
+        """Every figure, as JSON has them; infinite ones are None."""
+        names = ("label", "n_scored", "nll", "loss", "perplexity", "bits_per_byte")
+        return finite({name: getattr(self, name) for name in names})
+
 
 def by_document(scored: Scored) -> tuple[Share, ...]:
     """Every article (lm-eval: page), the hardest token for token first."""
     nll, counts = document_totals(scored)
     shares = (
-        Share(document.title or f"document {i + 1}", n, total, document.n_bytes)
-        for i, (document, n, total) in enumerate(zip(scored.reading.documents, counts.tolist(), nll.tolist()))
+        Share(title, n, total, document.n_bytes)
+        for title, document, n, total in zip(titles(scored), scored.reading.documents, counts.tolist(), nll.tolist())
         if n
     )
     return tuple(sorted(shares, key=lambda share: -share.loss))
+
+
+def titles(scored: Scored) -> list[str]:
+    """What to call each document: its title, its number where it has none or another has the same."""
+    given = [document.title for document in scored.reading.documents]
+    often = Counter(given)
+    return [
+        f"{title or 'document'} {'' if often[title] == 1 and title else i + 1}".rstrip()
+        for i, title in enumerate(given)
+    ]
 
 
 def by_position(scored: Scored) -> tuple[Share, ...]:
@@ -80,7 +96,7 @@ def by_frequency(scored: Scored) -> tuple[Share, ...]:
 def by_part(scored: Scored) -> tuple[Share, ...]:
     """By what a token is of: the title of an article, a heading, or prose. All is prose in plain text."""
     reading = scored.reading
-    text, part = reading.text, np.zeros(len(reading.text) + 1, dtype=np.int64)
+    text, part = reading.text, np.zeros(len(reading.text) + 1, dtype=np.int8)
     begins = reading.starts[np.unique(reading.document, return_index=True)[1]]  # of the documents, in the text
     for found in TITLE.finditer(text):
         begin = begins[np.searchsorted(begins, found.start(), side="right") - 1]
@@ -113,14 +129,14 @@ def surprisals(scored: Scored, document: int) -> list[tuple[str, float | None]]:
     """
     reading = scored.reading
     document = whole_number("document", document, 0, len(reading.documents) - 1)
-    inside = np.flatnonzero(reading.document == document)
-    if not len(inside):
+    low, high = np.searchsorted(reading.document, [document, document + 1]).tolist()
+    if low == high:
         return []
-    begins, first = np.unique(reading.starts[inside], return_index=True)
-    later = reading.starts[inside[-1] + 1 :]
-    ends = [*begins[1:].tolist(), int(later[0]) if len(later) else len(reading.text)]
-    nll = np.add.reduceat(np.nan_to_num(scored.nll[inside]), first)
-    known = np.add.reduceat(scored.predicted[inside].astype(int), first) > 0
+    begins, first = np.unique(reading.starts[low:high], return_index=True)
+    ends = [*begins[1:].tolist(), int(reading.starts[high]) if high < len(reading.ids) else len(reading.text)]
+    losses = scored.nll[low:high]
+    nll = np.add.reduceat(np.nan_to_num(losses), first)
+    known = np.add.reduceat(~np.isnan(losses), first) > 0
     return [
         (reading.text[begin:end], cost if has else None)
         for begin, end, cost, has in zip(begins.tolist(), ends, nll.tolist(), known.tolist())

@@ -1,14 +1,16 @@
 """Two models on one text: is the second better, and could that be chance? Knows scored readings alone."""
 
 from dataclasses import dataclass
-from math import exp, log
+from math import log
 
 import numpy as np
 
 from gpt2lab.errors import LabError
 from gpt2lab.scoring.bootstrap import percentile_interval, resampled_sums
-from gpt2lab.scoring.perplexity import document_totals
+from gpt2lab.scoring.perplexity import UNPREDICTED_MATTERS, document_totals
+from gpt2lab.scoring.protocols import Reading
 from gpt2lab.scoring.scorer import Scored
+from gpt2lab.units import perplexity_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Comparison:
     @property
     def ratio(self) -> float:
         """What the second model's perplexity is of the first's: per token or, in bits per byte, per byte."""
-        return exp(self.difference * (log(2) if self.unit == "bits per byte" else 1))
+        return perplexity_of(self.difference * (log(2) if self.unit == "bits per byte" else 1))
 
     def __str__(self) -> str:
         """The verdict in a sentence."""
@@ -57,21 +59,12 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
     Where both read the same ids, tokens that either has no prediction for are left out. Where their tokenizers
     differ, all that each scored is divided by the documents' bytes.
 
-    Raises: LabError where protocol or text differ.
+    Raises: LabError where protocol or text differ, or tokenizers differ and not all of the text is predicted.
     """
     one, two = before.reading, after.reading
-    same_tokens = np.array_equal(one.ids, two.ids)
-    if (one.protocol, one.text) != (two.protocol, two.text):
-        raise LabError(
-            f"{before.model} ({one.protocol}, {len(one.text):,} characters) and {after.model} ({two.protocol}, "
-            f"{len(two.text):,}) were not scored on the same text by the same protocol; score both alike"
-        )
-    if not same_tokens and one.documents != two.documents:
-        raise LabError(
-            f"the tokenizers of {before.model} and {after.model} differ, so that {one.protocol} keeps other parts of "
-            "the text for each; compare by lm-eval or sliding"
-        )
-    if same_tokens:
+    if why := incomparable(one, two):
+        raise LabError(f"{before.model} and {after.model} cannot be compared by {one.protocol}: {why}")
+    if np.array_equal(one.ids, two.ids):
         unit, both = "nats per token", before.predicted & after.predicted
         n, owner = len(one.documents), one.document[both]
         weights = np.bincount(owner, minlength=n).astype(float)
@@ -95,6 +88,22 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
         verdict=verdict_of(interval),
         protocol=one.protocol,
     )
+
+
+def incomparable(one: Reading, two: Reading) -> str | None:
+    """Why two readings say nothing about each other; None where they do."""
+    if (one.protocol, one.text) != (two.protocol, two.text):
+        return (
+            f"they were not scored on the same text by the same protocol ({one.protocol}, {len(one.text):,} characters; "
+            f"{two.protocol}, {len(two.text):,})"
+        )
+    if np.array_equal(one.ids, two.ids):
+        return None
+    if one.documents != two.documents:
+        return "their tokenizers differ, so that it keeps other parts of the text for each; lm-eval keeps all"
+    if max(one.unpredicted, two.unpredicted) > UNPREDICTED_MATTERS:
+        return "their tokenizers differ, and so do the tokens without a prediction; use lm-eval, or overlapping windows"
+    return None
 
 
 def verdict_of(interval: tuple[float, float] | None) -> str:

@@ -4,14 +4,15 @@ Knows models, articles and the rest of this room.
 """
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from gpt2lab.errors import LabError
 from gpt2lab.model import Lab
-from gpt2lab.scoring.breakdown import Share, breakdown
-from gpt2lab.scoring.comparison import Comparison, compare
+from gpt2lab.scoring.breakdown import Share, breakdown, surprisals, titles
+from gpt2lab.scoring.comparison import Comparison, compare, incomparable
 from gpt2lab.scoring.perplexity import Perplexity, measured, read_all
+from gpt2lab.scoring.protocols import Reading
 from gpt2lab.scoring.scorer import Scored, finished, score_steps
 from gpt2lab.text import Article
 
@@ -29,9 +30,15 @@ class Evaluation:
 
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """The second model against the first, by protocol; none of one model."""
-        pairs = [self.of(protocol) for protocol in self.protocols]
-        return tuple(compare(*pair) for pair in pairs if len(pair) == 2)
+        """The second model against the first, by each protocol that can tell; none of one model."""
+        return tuple(compare(*pair) for pair in self._pairs() if not incomparable(pair[0].reading, pair[1].reading))
+
+    @cached_property
+    def verdicts(self) -> list[tuple[str, str]]:
+        """(protocol, sentence) of what the comparisons say, or why there is none."""
+        told = {comparison.protocol: str(comparison) for comparison in self.comparisons}
+        pairs = {one.reading.protocol: incomparable(one.reading, two.reading) for one, two in self._pairs()}
+        return [(protocol, told.get(protocol) or f"not compared: {why}") for protocol, why in pairs.items()]
 
     @property
     def models(self) -> list[str]:
@@ -51,6 +58,40 @@ class Evaluation:
             raise LabError(f"nothing was scored by protocol {str(protocol)[:40]!r}; there is {have}")
         return mine
 
+    def pieces(self, protocol: str) -> list[tuple[str, str, list[tuple[str, float | None]]]]:
+        """(model, title, surprisals) of every document of every model."""
+        return [
+            (scored.model, title, surprisals(scored, i))
+            for scored in self.of(protocol)
+            for i, title in enumerate(titles(scored))
+        ]
+
+    def record(self, by: str | None = None) -> dict:
+        """All of it as JSON has it: the first model's results; those of a second, and what the comparison says.
+
+        by  a breakdown that each result gets
+        """
+        first, *second = (
+            [
+                self._line(scored, result, by)
+                for scored, (name, result) in zip(self.scored, self.results)
+                if name == model
+            ]
+            for model in self.models
+        )
+        if not second:
+            return {"results": first}
+        comparisons = [asdict(c) | {"ratio": c.ratio} for c in self.comparisons]
+        return {"results": first, "compare": self.models[1], "compare_results": second[0], "comparisons": comparisons}
+
+    def _line(self, scored: Scored, result: Perplexity, by: str | None) -> dict:
+        shares = {"breakdown": {by: [share.record() for share in breakdown(scored, by)]}} if by else {}
+        return result.record() | shares
+
+    def _pairs(self) -> list[tuple[Scored, ...]]:
+        pairs = [self.of(protocol) for protocol in self.protocols]
+        return [pair for pair in pairs if len(pair) == 2]
+
     def shares(self, by: str, protocol: str) -> dict[str, tuple[Share, ...]]:
         """Where the text is hard, by model; `by` as of `breakdown`. Raises: LabError for an unknown one."""
         return {scored.model: breakdown(scored, by) for scored in self.of(protocol)}
@@ -61,41 +102,59 @@ def evaluate(
     articles: tuple[Article, ...],
     protocols: str | Sequence[str] = "all",
     *,
+    context: int | None = None,
+    stride: int | None = None,
+    quick: int | None = None,
+    seed: int = 0,
     on_progress: Callable[[str, int, int], None] | None = None,
-    **told,
 ) -> Evaluation:
     """One model, or two of different names, on articles by protocols.
 
     protocols    names, also as one string with commas; "all" for all of them
+    context      tokens in a window; by default the model's own, of two models the smaller one
+    stride       of "sliding" alone; the context by default
+    quick, seed  score only so many articles, drawn with the seed
     on_progress  called with (model and protocol, windows done, windows in all)
-    told         context, stride, quick, seed: as of `perplexity`
 
     Raises: LabError as `perplexity`, before anything is scored; and for two models of one name.
     """
-    return finished(evaluation_steps(labs, articles, protocols, **told), on_progress)
+    steps = evaluation_steps(labs, articles, protocols, context=context, stride=stride, quick=quick, seed=seed)
+    return finished(steps, on_progress)
 
 
 def evaluation_steps(
-    labs: Lab | Sequence[Lab], articles: tuple[Article, ...], protocols: str | Sequence[str] = "all", **told
+    labs: Lab | Sequence[Lab],
+    articles: tuple[Article, ...],
+    protocols: str | Sequence[str] = "all",
+    *,
+    context: int | None = None,
+    **told,
 ) -> Generator[tuple[str, int, int], None, Evaluation]:
-    """`evaluate`, a batch of windows at a time: yields what it tells of progress, returns the Evaluation."""
+    """`evaluate`, a batch of windows at a time: reads the text at once, then yields what it tells of progress.
+
+    The generator returns the Evaluation. Models run in it alone, and not before it is asked for its first step.
+    """
     labs = [labs] if isinstance(labs, Lab) else list(labs)
     if not 1 <= len(labs) <= 2 or len({lab.name for lab in labs}) < len(labs):
         named = ", ".join(lab.name for lab in labs)
         raise LabError(f"models {named or 'none'}: give one, or two different ones to compare")
-    readings = [read_all(lab, articles, protocols, **told) for lab in labs]
+    context = min(lab.context for lab in labs) if context is None else context
+    readings = [read_all(lab, articles, protocols, context=context, **told) for lab in labs]
+    return _scored(labs, readings)
+
+
+def _scored(labs: list[Lab], readings: list[tuple[Reading, ...]]) -> Generator[tuple[str, int, int], None, Evaluation]:
     scored = []
     for several in zip(*readings):
         for lab, reading in zip(labs, several):
-            what, steps = f"{lab.name}, {reading.protocol}", score_steps(lab, reading)
-            scored.append((yield from (_told(what, steps))))
+            scored.append((yield from _named(f"{lab.name}, {reading.protocol}", score_steps(lab, reading))))
     return Evaluation(tuple(scored))
 
 
-def _told(what: str, steps):
+def _named(what: str, steps: Generator) -> Generator[tuple[str, int, int], None, Scored]:
     while True:
         try:
-            done, total = next(steps)
+            progress = next(steps)
         except StopIteration as end:
             return end.value
-        yield what, done, total
+        yield what, *progress

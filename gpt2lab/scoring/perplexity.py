@@ -21,7 +21,7 @@ from gpt2lab.units import finite, perplexity_of
 Interval = tuple[float, float]
 FEW_DOCUMENTS = 10  # below it the bootstrap's intervals are too narrow
 GUESSING = 1.001  # times the vocabulary: a perplexity above it is worse than guessing, and no rounding
-UNSCORED_MATTERS = 0.001  # share of tokens without a prediction that is worth saying
+UNPREDICTED_MATTERS = 0.001  # share of tokens without a prediction that is worth saying
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,10 @@ def read_all(
     articles: tuple[Article, ...],
     protocols: str | Sequence[str] = "all",
     *,
+    context: int | None = None,
     stride: int | None = None,
-    **told,
+    quick: int | None = None,
+    seed: int = 0,
 ) -> tuple[Reading, ...]:
     """Articles as several protocols read them; `stride` is the sliding windows', the rest as of `perplexity`.
 
@@ -152,11 +154,13 @@ def read_all(
 
     Raises: LabError as `perplexity`, and for no protocol at all, or a stride without sliding windows.
     """
-    names = protocols.split(",") if isinstance(protocols, str) else list(protocols)
-    names = [*PROTOCOLS] if names == ["all"] else list(dict.fromkeys(names))
+    asked = protocols.split(",") if isinstance(protocols, str) else list(protocols)
+    names = list(dict.fromkeys(name.strip() if isinstance(name, str) else name for name in asked))
+    names = [*PROTOCOLS] if "all" in names else names
     if not names:
         raise LabError(f"no protocol is named; use {', '.join(PROTOCOLS)} or all")
     strides = {name: stride if name == "sliding" or "sliding" not in names else None for name in names}
+    told = {"context": context, "quick": quick, "seed": seed}
     return tuple(read(lab, articles, name, stride=strides[name], **told) for name in names)
 
 
@@ -220,11 +224,9 @@ def _cautions(result: Perplexity, scored: Scored):
     if result.sample:
         drawn, of = result.sample
         yield f"a sample of {drawn:,} of {of:,} articles; the interval says how much another sample could differ"
-    in_windows = min(int((reading.windows[:, 2] - reading.windows[:, 0]).sum()), len(reading.ids)) - reading.added
-    unscored = 1 - result.n_scored / in_windows
-    if unscored > UNSCORED_MATTERS:
+    if reading.unpredicted > UNPREDICTED_MATTERS:
         yield (
-            f"{unscored:.1%} of the tokens have no prediction: the loss per word and per byte lacks that much, "
+            f"{reading.unpredicted:.1%} of the tokens have no prediction: the loss per word and per byte lacks that much, "
             "per token it is right"
         )
     if "<unk>" in reading.text:

@@ -17,7 +17,7 @@ from gpt2lab.text import Article, joined_rows, original_row, original_text
 
 ROWS_AT_ONCE = 1000  # rows that run_clm concatenates at a time: the batch of `datasets.map`, whose rest is dropped
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
-WORD = re.compile(r"\S+")
+WORD = re.compile(r"(?<!\S)\S")  # where one begins
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Document:
 class Reading:
     """A text as a protocol reads it.
 
-    context    tokens that a prediction can build on, at most, and itself (in lm-eval: beside itself)
+    context    tokens in a window; lm-eval's have one more, before those that they predict
     stride     tokens from window to window
     text       what was tokenised, documents one after the other
     ids        (n,) int64
-    starts     (n,) int64 the character of `text` that each token begins at
+    starts     (n,) int64 the character of `text` that each token begins at, never falling
     document   (n,) int64 index into documents, never falling
     windows    (W, 3) int64 (start, first, end): tokens from start on are read, those from first to end scored
     documents  what the loss is divided by, and drawn from
@@ -70,6 +70,13 @@ class Reading:
         for start, first, end in self.windows.tolist():
             position[first:end] = np.arange(first - start, end - start)
         return position
+
+    @property
+    def unpredicted(self) -> float:
+        """Share of the tokens in windows that none of them predicts, of those that are of the text."""
+        lengths = self.windows[:, 2] - self.windows[:, 0]
+        predicted = int((self.windows[:, 2] - self.windows[:, 1]).sum())
+        return 1 - predicted / (min(int(lengths.sum()), len(self.ids)) - self.added)
 
     @property
     def n_words(self) -> int:
@@ -112,10 +119,13 @@ def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
     back as far as the context does. Words and bytes are those of the page before it was detokenised, and the
     harness counts the empty strings at either end of a page as words. `stride` is the context here.
     """
+    if tokenizer.eos_token_id is None:
+        raise LabError(
+            "the tokenizer has no end-of-text token, which lm-eval puts before each page; use sliding or blocks"
+        )
     originals = pages(original_text(articles))
-    ids, starts, document, windows, texts, offset = [], [], [], [], [], 0
+    ids, starts, document, windows, texts, begin, offset = [], [], [], [], [], 0, 0
     for number, page in enumerate(map(detokenise, originals)):
-        begin = sum(map(len, ids))
         page_ids, page_starts = tokens_and_starts(tokenizer, page)
         ids.append(np.concatenate([[tokenizer.eos_token_id], page_ids]))
         starts.append(np.concatenate([[0], page_starts]) + offset)
@@ -125,7 +135,7 @@ def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
             last = min(first + context, end)
             windows.append((max(begin, last - context - 1) if last == end else first - 1, first, last))
         texts.append(page)
-        offset += len(page)
+        begin, offset = end, offset + len(page)
     if not windows:
         raise LabError("the text has no words to predict; give more text")
     documents = tuple(Document(_title(page), len(re.split(r"\s+", page)), len(page.encode())) for page in originals)
@@ -142,15 +152,19 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
     Source: group_texts in https://github.com/huggingface/transformers/blob/main/examples/pytorch/language-modeling/run_clm.py
     """
     rows = [line for article in articles for row in article.rows for line in LINE.findall(row) or [row]]
-    ids, starts, windows, begin, offset = [], [], [], 0, 0
+    ids, starts, windows, kept, offset = [], [], [], [], 0
     for batch in (rows[i : i + ROWS_AT_ONCE] for i in range(0, len(rows), ROWS_AT_ONCE)):
+        begin, batch_offset = len(ids), offset
         encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         for row, row_ids, spans in zip(batch, encoded["input_ids"], encoded["offset_mapping"]):
             ids += row_ids
             starts += [start + offset for start, _ in spans]
             offset += len(original_row(row))
-        windows += [(start, start + 1, start + context) for start in range(begin, len(ids) - context + 1, context)]
-        begin = len(ids)
+        end = begin + (len(ids) - begin) // context * context
+        windows += [(start, start + 1, start + context) for start in range(begin, end, context)]
+        kept.append(
+            (batch_offset, starts[end] if end < len(ids) else offset)
+        )  # characters; none where there is no block
     if not windows:
         raise LabError(
             f"the text has {len(ids):,} tokens, and no {ROWS_AT_ONCE:,} rows of it a block of {context:,}; "
@@ -159,10 +173,11 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
     ids, starts, windows = (np.array(values, dtype=np.int64) for values in (ids, starts, windows))
     text = original_text(articles)
     edges = np.cumsum([len(original_text([article])) for article in articles])
-    kept = np.zeros(len(ids), bool)
-    for start, _, end in windows.tolist():
-        kept[start:end] = True
-    documents = _kept_documents(articles, text, edges, starts, kept)
+    begins = [0, *edges[:-1].tolist()]
+    documents = tuple(
+        _document(article.title, text, [(max(lo, begin), min(hi, end)) for lo, hi in kept if lo < end and hi > begin])
+        for article, begin, end in zip(articles, begins, edges.tolist())
+    )
     document = np.searchsorted(edges, starts, side="right")
     return Reading("blocks", context, context, text, ids, starts, document, windows, documents)
 
@@ -182,28 +197,15 @@ def described(reading: Reading) -> str:
     }[reading.protocol]
 
 
-def _document(title: str, text: str) -> Document:
-    return Document(title, len(text.split()), len(text.encode()))
+def _document(title: str, text: str, parts: list[tuple[int, int]] | None = None) -> Document:
+    """A document with the words that begin, and the bytes that lie, in some parts of a text; in all of it by default."""
+    parts = [(0, len(text))] if parts is None else parts
+    n_words = sum(len(WORD.findall(text, begin, end)) for begin, end in parts)
+    return Document(title, n_words, sum(len(text[begin:end].encode()) for begin, end in parts))
 
 
 def _title(page: str) -> str:
-    """The first line of a page that is not blank, without its marks."""
-    return next(line for line in page.split("\n") if line.strip()).strip().removeprefix("= ").removesuffix(" =")
-
-
-def _kept_documents(articles, text: str, edges, starts: np.ndarray, kept: np.ndarray) -> tuple[Document, ...]:
-    """Each article with the words that begin, and the bytes that lie, in tokens that are kept.
-
-    edges  (articles,) where each article ends in `text` · starts, kept  (n,) of the tokens
-    """
-    character = np.arange(len(text))
-    keeps = kept[np.maximum(np.searchsorted(starts, character, side="right") - 1, 0)]  # by the token it lies in
-    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    sizes = 1 + sum((codes >= limit).astype(int) for limit in (0x80, 0x800, 0x10000))  # bytes of UTF-8
-    begins_word = np.zeros(len(text), bool)
-    begins_word[[match.start() for match in WORD.finditer(text)]] = True
-    owner = np.searchsorted(edges, character, side="right")
-    n_words, n_bytes = (np.bincount(owner, keeps * what, len(articles)).astype(int) for what in (begins_word, sizes))
-    return tuple(
-        Document(article.title, *counts) for article, *counts in zip(articles, n_words.tolist(), n_bytes.tolist())
-    )
+    """The title that a page begins with; none where it begins with other text."""
+    line = next(line for line in page.split("\n") if line.strip()).strip()
+    marked = line.startswith("= ") and line.endswith(" =")
+    return line.removeprefix("= ").removesuffix(" =") if marked else ""

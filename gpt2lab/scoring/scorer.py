@@ -22,7 +22,9 @@ from gpt2lab.scoring.protocols import Reading
 from gpt2lab.sources import cache_folder
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
+CACHE_BYTES = 1 << 30  # of all that is kept: some two thousand readings of WikiText-2's test split
 SAVE_SECONDS = 60.0  # of scoring that a killed process loses at most
+# what of a configuration the NLLs depend on, beside the weights
 COMPUTES = (
     "activation_function",
     "layer_norm_epsilon",
@@ -98,7 +100,7 @@ def score_steps(lab: Lab, reading: Reading) -> Generator[tuple[int, int], None, 
         for batch in _batches(open_windows, TOKENS_AT_ONCE.get(lab.device.type, TOKENS_AT_ONCE["cpu"])):
             tokens = torch.stack([ids[start:end] for start, _, end in batch]).to(lab.device)  # (B, T)
             with eval_mode(lab.model):
-                rows = token_nll(lab.model, tokens, first=batch[0][1] - batch[0][0]).double().cpu().numpy()
+                rows = token_nll(lab.model, tokens, first=batch[0][1] - batch[0][0]).cpu().double().numpy()
             for (_, first, end), row in zip(batch, rows):
                 if not np.isfinite(row).all():
                     at = first + int(np.flatnonzero(~np.isfinite(row))[0])
@@ -146,7 +148,13 @@ def _kept(path: Path, n: int) -> np.ndarray:
 
 
 def _keep(path: Path, nll: np.ndarray) -> None:
+    """Write what was scored, with what others have scored of the same meanwhile; the oldest files make room."""
     content = BytesIO()
-    np.savez(content, nll=nll.astype(np.float32))
+    np.savez(content, nll=np.where(np.isnan(nll), _kept(path, len(nll)), nll).astype(np.float32))
     with suppress(OSError):  # a cache that cannot be written is done without
         write_bytes(path, content.getvalue())
+        room = CACHE_BYTES
+        for file in sorted(path.parent.glob("*.npz"), key=lambda file: -file.stat().st_mtime):
+            room -= file.stat().st_size
+            if room < 0:
+                file.unlink()

@@ -5,33 +5,51 @@ Source: its task `wikitext` (lm_eval/tasks/wikitext) and the data set it reads, 
 """
 
 import re
+from collections.abc import Callable
 
-# In this order. Plain strings are replaced as they are, patterns as regular expressions.
-RULES: tuple[tuple[str | re.Pattern, str], ...] = (
-    ("s '", "s'"),  # the dogs ' → the dogs'
-    (re.compile(r"/' [0-9]/"), r"/'[0-9]/"),  # meant for years such as '68, but matches only between slashes
-    (" @-@ ", "-"),
-    (" @,@ ", ","),
-    (" @.@ ", "."),
-    (" : ", ": "),
-    (" ; ", "; "),
-    (" . ", ". "),
-    (" ! ", "! "),
-    (" ? ", "? "),
-    (" , ", ", "),
-    (re.compile(r"\(\s*([^\)]*?)\s*\)"), r"(\1)"),
-    (re.compile(r"\[\s*([^\]]*?)\s*\]"), r"[\1]"),
-    (re.compile(r"{\s*([^}]*?)\s*}"), r"{\1}"),
-    (re.compile(r"\"\s*([^\"]*?)\s*\""), r'"\1"'),
-    (re.compile(r"'\s*([^']*?)\s*'"), r"'\1'"),
-    ("= = = =", "===="),
-    ("= = =", "==="),
-    ("= =", "=="),
-    (" ° ", "°"),
-    (" \n", "\n"),
-    ("\n ", "\n"),
-    (" N ", " 1 "),
-    (" 's", "'s"),
+
+def _put(instead: str, found: str) -> Callable[[str], str]:
+    return lambda text: text.replace(found, instead)
+
+
+def _tight(opening: str, closing: str) -> Callable[[str], str]:
+    """No white space next to the inside of a pair; in linear time, which the harness' own pattern does not take."""
+    inside = re.compile(f"{re.escape(opening)}([^{re.escape(closing)}]*){re.escape(closing)}")
+
+    def tight(text: str) -> str:
+        end = text.rfind(closing) + 1  # behind it nothing can match, but a search would run to the end for each opening
+        return inside.sub(lambda found: f"{opening}{found[1].strip()}{closing}", text[:end]) + text[end:]
+
+    return tight
+
+
+RULES: tuple[Callable[[str], str], ...] = (  # in this order
+    _put("s'", "s '"),  # the dogs ' → the dogs'
+    lambda text: re.sub(
+        r"/' [0-9]/", r"/'[0-9]/", text
+    ),  # meant for years such as '68, but matches only between slashes
+    _put("-", " @-@ "),
+    _put(",", " @,@ "),
+    _put(".", " @.@ "),
+    _put(": ", " : "),
+    _put("; ", " ; "),
+    _put(". ", " . "),
+    _put("! ", " ! "),
+    _put("? ", " ? "),
+    _put(", ", " , "),
+    _tight("(", ")"),
+    _tight("[", "]"),
+    _tight("{", "}"),
+    _tight('"', '"'),
+    _tight("'", "'"),
+    _put("====", "= = = ="),
+    _put("===", "= = ="),
+    _put("==", "= ="),
+    _put("°", " ° "),
+    _put("\n", " \n"),
+    _put("\n", "\n "),
+    _put(" 1 ", " N "),
+    _put("'s", " 's"),
 )
 
 
@@ -40,8 +58,8 @@ def detokenise(text: str) -> str:
 
     Example: detokenise("It cost 1 @,@ 000 pounds , he said .") -> "It cost 1,000 pounds, he said ."
     """
-    for found, instead in RULES:
-        text = text.replace(found, instead) if isinstance(found, str) else found.sub(instead, text)
+    for rule in RULES:
+        text = rule(text)
     return text
 
 

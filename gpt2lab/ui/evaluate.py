@@ -9,6 +9,7 @@ import gradio as gr
 
 from gpt2lab.errors import LabError
 from gpt2lab.sources import DATA
+from gpt2lab.text import SPLITS
 from gpt2lab.ui.handling import as_image, new_folder, user_errors
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.units import duration
@@ -17,7 +18,6 @@ ALONE = "no second model"
 OWN = "your own text, below"
 PROTOCOLS = ("sliding", "lm-eval", "blocks")
 BREAKDOWNS = {"Position in the window": "position", "Frequency": "frequency", "Part": "part", "Document": "document"}
-SPLITS = ("test", "validation", "train")
 MAX_CHARACTERS = 1_000_000  # of a visitor's own text
 DRAW_SECONDS = 0.3  # between updates of the progress
 MAX_ROWS = 100  # of a table
@@ -116,8 +116,8 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
         return words_of(shelf.evaluation(key).evaluation, name, document, "dark" if dark is True else "light")
 
     @user_errors
-    def make_file(key, name, kind):
-        path = evaluation_file(shelf.evaluation(key), name, kind)
+    def make_file(key, name, by, kind):
+        path = evaluation_file(shelf.evaluation(key), name, by, kind)
         return gr.File(str(path), visible=True)
 
     outputs = [shown, note, verdict, table, meaning, figure, views, protocol, file]
@@ -140,7 +140,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
         done.success(read, reading, words, api_visibility="private")
     by.input(hard_by, which, place[:2], api_name="evaluate_by")
     document.input(read, reading, words, api_name="evaluate_words")
-    save.click(make_file, [shown, protocol, kind], file, api_name="evaluate_file")
+    save.click(make_file, [shown, protocol, by, kind], file, api_name="evaluate_file")
     return asked["other"]
 
 
@@ -245,7 +245,7 @@ def figures_of(evaluation, dark: bool) -> tuple:
 
     results = evaluation.results
     head = ["", *(f"{name}, {result.protocol}" for name, result in results)]
-    verdicts = "\n\n".join(f"**{c.protocol}**: {plain(str(c))}" for c in evaluation.comparisons)
+    verdicts = "\n\n".join(f"**{protocol}**: {plain(said)}" for protocol, said in evaluation.verdicts)
     lines = "\n".join(f"- {plain(line)}" for line in meaning_lines(results))
     rows = [list(row) for row in result_rows(results)]
     table = gr.Dataframe(rows, headers=head, column_count=len(head), visible=True)
@@ -273,29 +273,29 @@ def shares_of(evaluation, protocol: str, by: str, dark: bool) -> tuple:
 
 def documents_of(evaluation, protocol: str) -> list[tuple[str, int]]:
     """(title, number) of the documents that a protocol reads."""
-    documents = evaluation.of(protocol)[0].reading.documents
-    return [(document.title or f"document {i + 1}", i) for i, document in enumerate(documents)]
+    from gpt2lab.scoring.breakdown import titles
+
+    return [(title, i) for i, title in enumerate(titles(evaluation.of(protocol)[0]))]
 
 
 def words_of(evaluation, protocol: str, document: int | None, theme: str) -> str:
     """A document word for word, coloured: one model's surprisal, or what the second expected better than the first."""
-    from gpt2lab.scoring.breakdown import surprisals
+    from gpt2lab.scoring.breakdown import surprisals, titles
     from gpt2lab.views.surprisal import change_page, surprisal_page
 
     mine, number = evaluation.of(protocol), document or 0
     pieces = [surprisals(scored, number) for scored in mine]
-    title = mine[0].reading.documents[number].title
+    title = titles(mine[0])[number]
     if len(mine) == 2 and [text for text, _ in pieces[0]] == [text for text, _ in pieces[1]]:
         return change_page(title, *pieces, (mine[0].model, mine[1].model), theme=theme).iframe()
     pages = [surprisal_page(f"{title}, {one.model}", its, theme=theme) for one, its in zip(mine, pieces)]
     return "".join(page.iframe() for page in pages)
 
 
-def evaluation_file(shown: Shown, protocol: str, kind: str):
+def evaluation_file(shown: Shown, protocol: str, by: str, kind: str):
     """A file of an evaluation to take away, in a folder of its own. Raises: LabError for an unknown kind."""
     from gpt2lab.files import write_bytes
-    from gpt2lab.scoring.breakdown import BREAKDOWNS, surprisals
-    from gpt2lab.views.evaluation import evaluation_page, results_csv, tokens_csv
+    from gpt2lab.views.evaluation import evaluation_page, results_csv, shares_csv, tokens_csv
 
     if kind not in FILES:
         raise LabError(f"file {str(kind)[:40]!r} is unknown; use {', '.join(FILES)}")
@@ -303,11 +303,12 @@ def evaluation_file(shown: Shown, protocol: str, kind: str):
     if end == "csv":
         content = results_csv(evaluation.results)
     elif end == "json":
-        lines = [{"model": name, **result.record()} for name, result in evaluation.results]
-        content = json.dumps({"data": shown.text, "results": lines}, ensure_ascii=False, indent=1).encode()
+        found = {"model": evaluation.models[0], "data": shown.text, **evaluation.record()}
+        content = json.dumps(found, ensure_ascii=False, indent=1).encode()
+    elif end == "parts.csv":
+        content = shares_csv(evaluation.shares(BREAKDOWNS.get(by, by), protocol))
     elif end == "tokens.csv":
-        first = evaluation.of(protocol)[0]
-        content = tokens_csv([(d.title, surprisals(first, i)) for i, d in enumerate(first.reading.documents)])
+        content = tokens_csv(evaluation.pieces(protocol))
     else:
-        content = evaluation_page(f"Perplexity on {shown.text}", evaluation, [*BREAKDOWNS]).html.encode()
+        content = evaluation_page(f"Perplexity on {shown.text}", evaluation, [*BREAKDOWNS.values()]).html.encode()
     return write_bytes(new_folder() / f"perplexity.{end}", content)

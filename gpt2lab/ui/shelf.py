@@ -15,7 +15,9 @@ from gpt2lab.sources import HUB_MODELS
 from gpt2lab.training.runs import finished_models
 
 MAX_MODELS = 3  # kept in memory: GPT-2 small takes half a gigabyte
-MAX_EVALUATIONS = 4  # kept, for the views of them: the NLL of every token, up to 0.1 GB each
+MAX_EVALUATIONS = (
+    4  # kept, for the views of them: the NLL of every token, 0.1 GB per model and protocol at most, of a long text
+)
 MAX_TRACES = 4  # kept, so that another head of the same text needs no second forward pass; 0.3 GB each at most
 
 
@@ -28,6 +30,7 @@ class Shelf:
     def __init__(self, runs_dir: Path):
         self.runs_dir = runs_dir
         self.lock = threading.Lock()  # not an RLock: a generator may go on in another thread
+        self._keeping = threading.Lock()
         self._labs, self._traces, self._evaluations = OrderedDict(), OrderedDict(), OrderedDict()
 
     def labels(self) -> list[str]:
@@ -43,6 +46,11 @@ class Shelf:
             raise LabError(f"model {str(label)[:80]!r} is not offered here; choose one of {', '.join(self.labels())}")
         return str(runs[label])
 
+    def state(self, label: str) -> int:
+        """What changes when a label's model does: a stopped run that goes on replaces its model."""
+        weights = Path(self.location(label)) / "model.safetensors"
+        return weights.stat().st_mtime_ns if weights.is_file() else 0
+
     def lab(self, label: str):
         """The Lab for a label, loaded at its first use."""
         with self.lock:
@@ -52,22 +60,24 @@ class Shelf:
         """The Trace of a text, made at its first use."""
         from gpt2lab.inspection.trace import trace
 
-        self.location(label)
+        state = self.state(label)
         with self.lock:
-            return _kept(self._traces, (label, text), MAX_TRACES, lambda: trace(self._lab(label), text))
+            return _kept(self._traces, (label, text, state), MAX_TRACES, lambda: trace(self._lab(label), text))
 
     def keep(self, evaluation) -> str:
         """Put an evaluation on the shelf; returns the key that `evaluation` takes."""
         key = secrets.token_hex(8)
-        return _kept(self._evaluations, key, MAX_EVALUATIONS, lambda: (key, evaluation))[0]
+        with self._keeping:
+            _kept(self._evaluations, key, MAX_EVALUATIONS, lambda: evaluation)
+        return key
 
     def evaluation(self, key: str | None):
         """What was kept under a key. Raises: LabError where it is not there, or no more."""
-        if key not in self._evaluations:
-            raise LabError(
-                "there is no evaluation here, or no more; press Evaluate: what was scored before costs nothing"
-            )
-        return self._evaluations[key][1]
+        with self._keeping:
+            if key in self._evaluations:
+                self._evaluations.move_to_end(key)
+                return self._evaluations[key]
+        raise LabError("there is no evaluation here, or no more; press Evaluate: what was scored before costs nothing")
 
     def each(self, steps: Iterator) -> Iterator:
         """The items of an iterator that runs a model, the lock held for each and free between them; returns what it returns."""
@@ -83,7 +93,7 @@ class Shelf:
         from gpt2lab.model import load_model
 
         location = self.location(label)
-        return _kept(self._labs, label, MAX_MODELS, lambda: load_model(location))
+        return _kept(self._labs, (label, self.state(label)), MAX_MODELS, lambda: load_model(location))
 
 
 def _kept(kept: OrderedDict, key, limit: int, make):

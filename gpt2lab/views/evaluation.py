@@ -1,12 +1,12 @@
 """Perplexities to look at, to read and to take away: tables, figures, CSV, one page with all of it.
 
-Knows result types; computes nothing.
+Knows result types.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,25 +40,29 @@ SHARE_HEAD = ["", "tokens", "perplexity", "nats per token", "of all loss"]
 MAX_ROWS = 100  # documents in a page's table
 
 
+def _interval(interval: tuple[float, float] | None, form: str) -> str:
+    return "none" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
+
+
+CELLS: tuple[tuple[str, Callable[[Perplexity], str]], ...] = (
+    ("perplexity", lambda r: f"{r.perplexity:,.2f}"),
+    ("… 95 % interval", lambda r: _interval(r.interval, ",.1f")),
+    ("word perplexity", lambda r: f"{r.word_perplexity:,.2f}"),
+    ("… 95 % interval", lambda r: _interval(r.word_interval, ",.0f")),
+    ("byte perplexity", lambda r: f"{r.byte_perplexity:.4f}"),
+    ("bits per byte", lambda r: f"{r.bits_per_byte:.4f}"),
+    ("… 95 % interval", lambda r: _interval(r.bits_interval, ".3f")),
+    ("tokens predicted", lambda r: f"{r.n_scored:,} of {r.n_tokens:,}"),
+    ("words, bytes", lambda r: f"{r.n_words:,}, {r.n_bytes:,}"),
+    ("documents", lambda r: f"{r.n_documents:,}"),
+    ("windows", lambda r: f"{r.windows:,} of {r.context:,}, every {r.stride:,}"),
+    ("total loss (nats)", lambda r: f"{r.nll:,.1f}"),
+)
+
+
 def result_rows(results: Sequence[tuple[str, Perplexity]]) -> list[tuple[str, ...]]:
     """A row per figure, a column per (model, Perplexity); the first column says which figure."""
-    columns = [
-        {
-            "perplexity": f"{r.perplexity:,.2f}",
-            "… 95 % interval": _interval(r.interval, ",.1f"),
-            "word perplexity": f"{r.word_perplexity:,.2f}",
-            "byte perplexity": f"{r.byte_perplexity:.4f}",
-            "bits per byte": f"{r.bits_per_byte:.4f}",
-            "… 95 % interval ": _interval(r.bits_interval, ".3f"),
-            "tokens predicted": f"{r.n_scored:,} of {r.n_tokens:,}",
-            "words, bytes": f"{r.n_words:,}, {r.n_bytes:,}",
-            "documents": f"{r.n_documents:,}",
-            "windows": f"{r.windows:,} of {r.context:,}, every {r.stride:,}",
-            "total loss (nats)": f"{r.nll:,.1f}",
-        }
-        for _, r in results
-    ]
-    return [(name, *(column[name] for column in columns)) for name in columns[0]]
+    return [(name, *(cell(result) for _, result in results)) for name, cell in CELLS]
 
 
 def meaning_lines(results: Sequence[tuple[str, Perplexity]]) -> list[str]:
@@ -145,9 +149,7 @@ def evaluation_body(evaluation: Evaluation, hard: Sequence[str] = ()) -> str:
     """
     results, protocol = evaluation.results, evaluation.protocols[0]
     head = ["", *(f"{name}, {r.protocol}" for name, r in results)]
-    verdicts = "".join(
-        f"<p><b>{html.escape(c.protocol)}:</b> {html.escape(str(c))}</p>" for c in evaluation.comparisons
-    )
+    verdicts = "".join(f"<p><b>{html.escape(name)}:</b> {html.escape(said)}</p>" for name, said in evaluation.verdicts)
     meanings = "".join(f"<li>{html.escape(line)}</li>" for line in meaning_lines(results))
     kinds = "".join(f"<li>{name.replace('_', ' ')}: {html.escape(text)}.</li>" for name, text in MEANINGS.items())
     where = "".join(_hard(by, evaluation.shares(by, protocol)) for by in hard)
@@ -202,18 +204,14 @@ def shares_csv(shares: dict[str, Sequence[Share]]) -> bytes:
     return csv_bytes(["model", "part", "n_scored", "nll", "loss", "perplexity", "bits_per_byte"], rows)
 
 
-def tokens_csv(documents: Sequence[tuple[str, Sequence[tuple[str, float | None]]]]) -> bytes:
-    """A row per piece of text with its NLL in nats; `documents` are (title, pieces as of `surprisals`)."""
+def tokens_csv(documents: Sequence[tuple[str, str, Sequence[tuple[str, float | None]]]]) -> bytes:
+    """A row per token with its NLL in nats; tokens that share a character are one piece. Documents as of `pieces`."""
     rows = (
-        [title, i, piece, "" if nll is None else f"{nll:.6f}"]
-        for title, pieces in documents
+        [model, title, i, piece, "" if nll is None else f"{nll:.6f}"]
+        for model, title, pieces in documents
         for i, (piece, nll) in enumerate(pieces)
     )
-    return csv_bytes(["document", "position", "text", "nll"], rows)
-
-
-def _interval(interval: tuple[float, float] | None, form: str) -> str:
-    return "none" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
+    return csv_bytes(["model", "document", "piece", "text", "nll"], rows)
 
 
 def _short(name: str) -> str:

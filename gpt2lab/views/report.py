@@ -46,8 +46,9 @@ def run_report(
     config: dict,
     metrics: tuple[Metric, ...],
     samples: tuple[Sample, ...],
+    *,
     scores_before: HeadScores,
-    scores: HeadScores,
+    scores_after: HeadScores,
     trace: Trace,
     evaluation: Evaluation,
     split: str,
@@ -55,11 +56,11 @@ def run_report(
     """The page of a run that has ended.
 
     config  the run's config.json
-    scores_before, scores  of the heads of the base and of the fine-tuned model
+    scores_before, scores_after  of the heads of the base and of the fine-tuned model
     trace  of the fine-tuned model on a text
     evaluation, split  of both models, and of what text
     """
-    best = {name: scores.top(name, 3) for name in ("previous_token", "induction")}
+    best = {name: scores_after.top(name, 3) for name in ("previous_token", "induction")}
     figures = [
         image(
             partial(attention_heatmap, trace, layer, head),
@@ -92,7 +93,7 @@ step {result.best_step:,}, with the lowest validation loss.</p>
 <div class="heads">{"".join(figures)}</div>
 {table(["kind", "layer", "head", "score"], head_rows(best))}
 <p>The heads that fine-tuning changed most:</p>
-{table(["kind", "layer", "head", "before", "after", "change"], changed_rows(scores_before, scores))}
+{table(["kind", "layer", "head", "before", "after", "change"], changed_rows(scores_before, scores_after))}
 <p class="soft">Scores are mean attention weights on random tokens shown twice: on the token just before
 (previous-token), or on the token that followed the same token the first time (induction).</p>
 <h2>Settings</h2>

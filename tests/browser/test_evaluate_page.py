@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,21 +92,18 @@ def evaluated(page):
 
 def table(page, name):
     """The head and the rows of a table, as text."""
-    box = page.locator(f"#evaluate-{name}")
-    lines = box.get_by_role("row").all()
-    cells = [[cell.inner_text().strip() for cell in line.locator("th, td").all()] for line in lines]
-    return [line for line in cells if any(line)]
+    lines = page.locator(f"#evaluate-{name}").get_by_role("row").all()
+    cells = "[role=columnheader], [role=gridcell]"
+    return [[cell.inner_text().strip("⋮ \n") for cell in line.locator(cells).all()] for line in lines]
 
 
 def expect_rows(page, name, rows):
-    """Wait for the table to hold these rows below its head."""
-    box = page.locator(f"#evaluate-{name}")
+    """Wait until a table holds these rows, and no others, below its head."""
     wanted = [[cell.strip() for cell in row] for row in rows]
-    for row in wanted:
-        expect(box).to_contain_text(row[-1], timeout=PATIENCE)
-    page.wait_for_timeout(100)
-    found = table(page, name)
-    assert [line for line in found if line in wanted] == wanted, found
+    deadline = time.monotonic() + PATIENCE / 1000
+    while (found := table(page, name)[1:]) != wanted and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    assert found == wanted
 
 
 def frame_text(page):
@@ -147,12 +145,6 @@ def corner(page, name):
 
 def toast(page):
     return page.locator("[data-testid=toast-body]")
-
-
-def download(page, kind):
-    page.locator("#evaluate-kind").get_by_label(kind).check()
-    page.locator("#evaluate-save").click()
-    return kind
 
 
 def test_evaluate_shows_the_package_s_own_numbers(page, known):

@@ -90,6 +90,14 @@ def exact_nll():
     return nll
 
 
+def windows_of(nll):
+    """One window that predicts all but the first token; or one for each token, where others have no prediction."""
+    known = ~np.isnan(nll)
+    if known[1:].all():
+        return np.array([[0, 1, len(nll)]])
+    return np.array([[i, i if has else i + 1, i + 1] for i, has in enumerate(known)])
+
+
 @pytest.fixture(scope="session")
 def made_scored():
     """A function: NLLs, and what is to be special of the reading → a Scored, one character a token, one window by default."""
@@ -105,7 +113,7 @@ def made_scored():
             "ids": np.arange(n),
             "starts": np.arange(n),
             "document": owner,
-            "windows": np.array([[0, 1, n]]),
+            "windows": windows_of(np.asarray(nll, float)),
             "documents": tuple(Document(f"d{i}", 10, 100) for i in range(owner.max() + 1)),
         }
         arrays = {"ids", "starts", "windows"}

@@ -183,8 +183,8 @@ def other_tokens(made_scored, nll, owner, **changes):
 
 def test_models_of_different_tokenizers_are_compared_in_bits_per_byte(made_scored):
     common = {"documents": (Document("a", 4, 10), Document("b", 4, 30)), "text": "x" * 8}
-    before = made_scored([NONE, 4, 4, 4, 1, 1, 1, 1], [0] * 4 + [1] * 4, **common)
-    after = other_tokens(made_scored, [1, 5, 1, 6], [0, 0, 1, 1], model="other", **common)
+    before = made_scored([0, 4, 4, 4, 1, 1, 1, 1], [0] * 4 + [1] * 4, windows=[[0, 0, 8]], **common)
+    after = other_tokens(made_scored, [1, 5, 1, 6], [0, 0, 1, 1], model="other", windows=[[0, 0, 4]], **common)
     found = compare(before, after)
     assert found.unit == "bits per byte"
     assert found.difference == pytest.approx((6 + 7 - 12 - 4) / 40 / math.log(2))
@@ -198,17 +198,23 @@ def test_models_of_different_tokenizers_are_compared_in_bits_per_byte(made_score
 def test_real_tokenizers_that_differ_are_compared_by_sliding_and_lm_eval_and_refused_by_blocks(
     tiny_lab, gpt2_tokenizer, random_gpt2
 ):
-    texts = [f"The moon goes around the earth in {i} days , and the sea follows it ." for i in range(12)]
+    texts = [f"The moon goes around the earth in {i} days , and the sea follows it ." for i in range(100)]
     articles = tuple(wikitext_article(f"Day {i}", [(1, "", [text])]) for i, text in enumerate(texts))
     other = Lab(random_gpt2(1, vocab_size=50_257, initializer_range=0.02), gpt2_tokenizer, "other")
-    for protocol in ("sliding", "lm-eval"):
-        one, two = (score(lab, read(lab, articles, protocol, context=32)) for lab in (tiny_lab, other))
+    for protocol, told in (("sliding", {"stride": 16}), ("lm-eval", {})):
+        one, two = (score(lab, read(lab, articles, protocol, context=32, **told)) for lab in (tiny_lab, other))
         found = compare(one, two)
         assert found.unit == "bits per byte"
         assert found.difference == pytest.approx(measured(two).bits_per_byte - measured(one).bits_per_byte)
-    one, two = (score(lab, read(lab, articles, "blocks", context=32)) for lab in (tiny_lab, other))
-    with pytest.raises(LabError, match=r"the tokenizers of .* and other differ.* compare by lm-eval or sliding"):
-        compare(one, two)
+    for protocol, why in (
+        ("blocks", "it keeps other parts of the text for each"),
+        ("sliding", "the tokens without a prediction"),
+    ):
+        one, two = (score(lab, read(lab, articles, protocol, context=32)) for lab in (tiny_lab, other))
+        with pytest.raises(
+            LabError, match=f"and other cannot be compared by {protocol}: their tokenizers differ.*{why}"
+        ):
+            compare(one, two)
 
 
 # what is not comparable
@@ -216,7 +222,7 @@ def test_real_tokenizers_that_differ_are_compared_by_sliding_and_lm_eval_and_ref
 
 def test_different_texts_are_refused(made_scored):
     with pytest.raises(
-        LabError, match=r"m \(sliding, 3 characters\) and t \(sliding, 4\) were not scored on the same text"
+        LabError, match=r"m and t cannot .* not scored on the same text .*\(sliding, 3 characters; sliding, 4\)"
     ):
         compare(made_scored([NONE, 1, 1]), made_scored([NONE, 1, 1, 1], model="t"))
     with pytest.raises(LabError, match="not scored on the same text"):
@@ -224,7 +230,7 @@ def test_different_texts_are_refused(made_scored):
 
 
 def test_different_protocols_are_refused(made_scored):
-    with pytest.raises(LabError, match=r"m \(sliding, .* m \(blocks, .* by the same protocol; score both alike"):
+    with pytest.raises(LabError, match=r"by the same protocol \(sliding, 3 characters; blocks, 3\)"):
         compare(made_scored([NONE, 1, 1]), made_scored([NONE, 1, 1], protocol="blocks"))
 
 

@@ -297,7 +297,8 @@ def test_several_protocols_are_read_by_name(tiny_lab, articles):
     assert names("all") == names(["all"]) == names("sliding,lm-eval,blocks") == everything
     assert names(["blocks", "sliding", "blocks"]) == [("blocks", 16), ("sliding", 16)]
     assert names("all", stride=8) == [("sliding", 8), *everything[1:]]
-    for wrong in ("", "sliding,,blocks", "sliding,all", [None]):
+    assert names("sliding, all") == names(" sliding,lm-eval ,blocks") == everything
+    for wrong in ("", "sliding,,blocks", [None]):
         with pytest.raises(LabError, match="is unknown; use sliding, lm-eval, blocks or all"):
             names(wrong)
     with pytest.raises(LabError, match="no protocol is named"):

@@ -71,6 +71,9 @@ SAMPLES = (
 )
 
 
+HEADS = {"scores_before": SCORES_BEFORE, "scores_after": SCORES}
+
+
 @pytest.fixture(scope="module")
 def evaluation():
     """Two models on two documents of three tokens each; the second model is certain of the last."""
@@ -84,8 +87,8 @@ def evaluation():
 @pytest.fixture(scope="module")
 def report(tiny_trace, evaluation, read_html):
     """The report of RESULT, as a parser reads it."""
-    told = (RESULT, CONFIG, METRICS, SAMPLES, SCORES_BEFORE, SCORES, tiny_trace, evaluation, "test")
-    return read_html(run_report(*told).html)
+    shown = {"trace": tiny_trace, "evaluation": evaluation, **HEADS}
+    return read_html(run_report(RESULT, CONFIG, METRICS, SAMPLES, **shown, split="test").html)
 
 
 @pytest.fixture
@@ -99,8 +102,8 @@ def sketched(monkeypatch, tiny_trace, evaluation, read_html):
 
     def make(config=CONFIG, trace=tiny_trace, samples=SAMPLES, **changes):
         result = replace(RESULT, **changes)
-        told = (result, config, METRICS, samples, SCORES_BEFORE, SCORES, trace, evaluation, "test")
-        return read_html(run_report(*told).html)
+        shown = {"trace": trace, "evaluation": evaluation, **HEADS}
+        return read_html(run_report(result, config, METRICS, samples, **shown, split="test").html)
 
     return make
 

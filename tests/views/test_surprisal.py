@@ -4,12 +4,13 @@ import re
 from math import exp, nextafter
 
 import pytest
+from matplotlib.colors import to_rgb
 
 from gpt2lab.scoring.breakdown import surprisals
 from gpt2lab.scoring.evaluation import evaluate
 from gpt2lab.text import articles_of
 from gpt2lab.views import surprisal
-from gpt2lab.views.page import POLICY
+from gpt2lab.views.page import POLICY, THEMES
 from gpt2lab.views.surprisal import CHANGES, HARDEST, LIMITS, STYLE, change_page, surprisal_page
 
 HOSTILE = "</span></div><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \"'"
@@ -91,8 +92,24 @@ def test_every_shade_is_deeper_than_the_one_before_and_the_first_is_none():
         depths = [float(depth) for *_, depth in shades]
         assert depths[0] == 0
         assert depths == sorted(set(depths))
-        assert depths[-1] < 1  # the text stays legible
         assert len({colour for _, colour, _ in shades}) == 1
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_is_legible_on_every_shade(theme):
+    """A contrast of 4.5 at least. Source: WCAG 2.2, success criterion 1.4.3, and its definition of relative luminance."""
+
+    def luminance(colour):
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+        return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear))
+
+    ink, paper = (to_rgb(re.search(rf"--{name}: (#\w+)", THEMES[theme])[1]) for name in ("ink", "paper"))
+    poor = {}
+    for name, *rgb, depth in re.findall(r"\.([swb]\d) { background: rgb\((\d+) (\d+) (\d+) / ([\d.]+)\)", STYLE):
+        shade = [float(depth) * int(c) / 255 + (1 - float(depth)) * below for c, below in zip(rgb, paper)]
+        dark, light = sorted((luminance(shade), luminance(ink)))
+        poor |= {name: round((light + 0.05) / (dark + 0.05), 2)} if (light + 0.05) / (dark + 0.05) < 4.5 else {}
+    assert poor == {}
 
 
 def test_key_names_the_range_of_every_shade(read_html):
