@@ -268,3 +268,9 @@ def test_document_without_tokens_has_no_pieces(made_scored):
 def test_document_out_of_range_is_refused_with_the_range(made_scored, document):
     with pytest.raises(LabError, match=r"document .* is out of range; use .*0 to 1"):
         surprisals(made_scored([NONE, 1, 2, 3], [0, 0, 1, 1]), document)
+
+
+@pytest.mark.parametrize("line", ["= " * 100_000 + "x", "=" * 100_000 + " x", "= x " * 50_000])
+def test_line_made_to_be_slow_is_told_from_a_heading_in_linear_time(made_scored, line):
+    shares = by_part(made_scored([NONE, 1, 1], text=line, starts=[0, 1, 2]))
+    assert [share.label for share in shares] == ["prose"]

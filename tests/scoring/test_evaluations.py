@@ -1,6 +1,8 @@
+import json
 from dataclasses import replace
 
 import pytest
+from transformers import GPT2Tokenizer
 
 from gpt2lab.errors import LabError
 from gpt2lab.scoring import scorer
@@ -123,3 +125,50 @@ def test_steps_broken_off_keep_what_was_scored(labs, monkeypatch):
     steps.close()
     monkeypatch.setattr(scorer, "token_nll", lambda *args, **kwargs: pytest.fail("a model was run"))
     assert evaluate(labs[0], ARTICLES, "lm-eval").models == ["one"]
+
+
+def test_two_models_of_different_contexts_read_windows_of_the_smaller(random_lab):
+    short, long = replace(random_lab(n_positions=16), name="short"), replace(random_lab(1), name="long")
+    evaluation = evaluate([long, short], ARTICLES)
+    assert {result.context for _, result in evaluation.results} == {16}
+    assert len(evaluation.comparisons) == 3
+
+
+@pytest.fixture(scope="module")
+def other_tokens(random_lab):
+    """A model whose tokenizer makes a token of every byte."""
+    lab = random_lab(2)
+    vocabulary = {token: i for token, i in lab.tokenizer.get_vocab().items() if len(token) == 1}
+    vocabulary |= {lab.tokenizer.eos_token: lab.tokenizer.eos_token_id}
+    return replace(lab, tokenizer=GPT2Tokenizer(vocab=vocabulary, merges=[]), name="bytes")
+
+
+def test_protocol_that_cannot_tell_across_tokenizers_says_why_and_the_others_do(labs, other_tokens):
+    evaluation = evaluate([labs[0], other_tokens], ARTICLES * 10, context=16, stride=8)
+    compared = {comparison.protocol: comparison.unit for comparison in evaluation.comparisons}
+    assert compared == {"sliding": "bits per byte", "lm-eval": "bits per byte"}
+    verdicts = dict(evaluation.verdicts)
+    assert verdicts["lm-eval"] == str(evaluation.comparisons[1])
+    assert verdicts["blocks"].startswith("not compared: their tokenizers differ")
+
+
+def test_record_is_all_that_json_has_of_two_models(labs):
+    evaluation = evaluate(labs, ARTICLES, "lm-eval,sliding")
+    found = json.loads(json.dumps(evaluation.record("part"), allow_nan=False))
+    assert [line["protocol"] for line in found["results"]] == ["lm-eval", "sliding"]
+    assert found["compare"] == "two"
+    assert [line["nll"] for line in found["compare_results"]] == [
+        r.nll for name, r in evaluation.results if name == "two"
+    ]
+    assert [line["verdict"] for line in found["comparisons"]] == [c.verdict for c in evaluation.comparisons]
+    parts = evaluation.shares("part", "sliding")["one"]
+    assert [part["loss"] for part in found["results"][1]["breakdown"]["part"]] == [share.loss for share in parts]
+
+
+def test_pieces_are_every_document_of_every_model(labs):
+    evaluation = evaluate(labs, ARTICLES[:2] * 2, "sliding")
+    pieces = evaluation.pieces("sliding")
+    assert [(model, title) for model, title, _ in pieces] == [
+        (name, f"Moon {i % 2} {i + 1}") for name in ("one", "two") for i in range(4)
+    ]
+    assert "".join(text for _, _, its in pieces[:4] for text, _ in its) == evaluation.scored[0].reading.text

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import itertools
 import random
@@ -441,3 +442,10 @@ def test_every_article_of_the_real_file_has_its_own_text(gpt2_reading, raw_test)
     begins = reading.starts[np.flatnonzero(np.diff(reading.document, prepend=-1))].tolist()
     for begin, article in zip(begins[1:], raw_test[1:]):
         assert reading.text[begin:].lstrip("\n").startswith(f" = {article.title} = \n")
+
+
+def test_tokenizer_without_an_end_of_text_is_refused_by_lm_eval(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.eos_token = None
+    with pytest.raises(LabError, match="has no end-of-text token, which lm-eval puts before each page; use sliding"):
+        PROTOCOLS["lm-eval"](tokenizer, (Article("", ("moon",)),), 16, 16)

@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import itertools
+import os
 import random
 
 import numpy as np
@@ -13,7 +14,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.model import Lab, token_nll
 from gpt2lab.scoring import scorer
 from gpt2lab.scoring.protocols import PROTOCOLS
-from gpt2lab.scoring.scorer import Scored, score, score_steps
+from gpt2lab.scoring.scorer import Scored, finished, score, score_steps
 from gpt2lab.sources import cache_folder
 
 WINDOWS = [
@@ -541,3 +542,28 @@ def test_progress_starts_at_what_is_kept(tiny_lab, articles):
     seen.clear()
     score(tiny_lab, reading, lambda *progress: seen.append(progress))
     assert seen == [(total, total)]
+
+
+def test_scorings_of_the_same_at_the_same_time_keep_what_both_have_done(tiny_lab, articles, batches):
+    reading = read(tiny_lab, articles)
+    slow, quick = score_steps(tiny_lab, reading), score_steps(tiny_lab, reading)
+    next(slow), next(slow)  # has begun, and done one batch
+    whole = finished(quick)
+    slow.close()  # what it keeps now is less than what the quick one has kept
+    batches.clear()
+    assert np.array_equal(score(tiny_lab, reading).nll, whole.nll, equal_nan=True)
+    assert batches == []
+
+
+def test_oldest_scorings_make_room_for_the_newest(tiny_lab, articles, monkeypatch):
+    readings = [read(tiny_lab, articles, context=context) for context in (8, 9, 10)]
+    score(tiny_lab, readings[0])
+    folder, room = cached_file().parent, cached_file().stat().st_size * 2
+    os.utime(cached_file(), (1, 1))
+    (oldest,) = folder.iterdir()
+    monkeypatch.setattr(scorer, "CACHE_BYTES", room + 400)
+    score(tiny_lab, readings[1])
+    assert len(list(folder.iterdir())) == 2
+    score(tiny_lab, readings[2])
+    assert len(list(folder.iterdir())) == 2
+    assert not oldest.exists()

@@ -155,3 +155,9 @@ def test_real_file_has_62_pages_of_which_two_begin_with_a_formula(shared_data):
         " = 1 rad / s and a nominal impedance k = ",
         " = 1 henry and capacitance C = ",
     ]
+
+
+@pytest.mark.parametrize("unit", ["( ", "[ ", "{ ", '" ', "' ", "(", ") (", "= "])
+def test_text_made_to_be_slow_is_read_in_linear_time(unit):
+    text = unit * 200_000  # by the harness' own patterns the first would take days
+    assert len(detokenise(text)) <= len(text)

@@ -1,5 +1,6 @@
 import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -256,3 +257,13 @@ def test_two_visitors_take_turns_item_by_item(shelf):
 
     one, two = shelf.each(steps("one")), shelf.each(steps("two"))
     assert [item for pair in zip(one, two) for item in pair] == [(name, i) for i in range(3) for name in ("one", "two")]
+
+
+def test_model_that_a_resumed_run_has_replaced_is_loaded_anew(shelf, loaded, traced):
+    weights = Path(leave_model(shelf, "run")) / "model.safetensors"
+    weights.write_bytes(b"before")
+    first, seen = shelf.lab("run"), shelf.trace("run", "moon")
+    assert (shelf.lab("run"), shelf.trace("run", "moon")) == (first, seen)
+    os.utime(weights, (1, 1))
+    assert shelf.lab("run") is not first
+    assert shelf.trace("run", "moon") is not seen
