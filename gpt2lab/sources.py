@@ -249,4 +249,4 @@ def resolve_auto(model: str, data: str) -> tuple[str, str]:
 def cache_folder() -> Path:
     """Where gpt2lab keeps what it can compute again: `$GPT2LAB_CACHE`, else `gpt2lab` under the user's cache."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("GPT2LAB_CACHE") or Path(base) / "gpt2lab")
+    return Path(os.environ.get("GPT2LAB_CACHE") or Path(base) / "gpt2lab").expanduser()

@@ -36,6 +36,12 @@ class Article:
     title: str
     rows: tuple[str, ...]
 
+    def __post_init__(self):
+        if not isinstance(self.rows, tuple):
+            raise LabError(
+                f"the rows of article {str(self.title)[:40]!r} are a {type(self.rows).__name__}; give a tuple of strings"
+            )
+
     @property
     def text(self) -> str:
         """The rows' text, one after the other; blank rows add nothing."""
@@ -50,14 +56,17 @@ class TextSplits:
     train: tuple[Article, ...] = field(repr=False)
     validation: tuple[Article, ...] = field(repr=False)
     test: tuple[Article, ...] = field(repr=False)
+    whole: tuple[Article, ...] = field(default=(), repr=False)  # of a lone file, before it was cut in three
 
     def split(self, name: str) -> tuple[Article, ...]:
-        """The articles of one split.
+        """The articles of one split, or of "all".
 
         Raises: LabError for a name that is no split, or for a split without text.
         """
+        if name == "all":
+            return self.whole or self.train + self.validation + self.test
         if name not in SPLITS:
-            raise LabError(f"split {name!r} is unknown; use one of {', '.join(SPLITS)}")
+            raise LabError(f"split {name!r} is unknown; use one of {', '.join(SPLITS)}, all")
         articles = getattr(self, name)
         if not articles:
             have = [split for split in SPLITS if getattr(self, split)]
@@ -65,6 +74,13 @@ class TextSplits:
                 f"{self.name} has no {name} split; it has {', '.join(have)}: give a longer text, or a folder with all three"
             )
         return articles
+
+    def extent(self, name: str) -> str:
+        """What a split is of, in words: a lone file's are parts of it."""
+        if not self.whole or name == "all":
+            return f"{self.name}, {name} split" if name in SPLITS else f"{self.name}, all of it"
+        part = {"train": "first 80 %", "validation": "80 to 90 %", "test": "last 10 %"}[name]
+        return f"{self.name}, {name} split: the {part} of the file; 'all' is all of it"
 
 
 def wikitext_article(title: str, sections) -> Article:
@@ -221,13 +237,15 @@ def _cut_in_three(articles: tuple[Article, ...], name: str) -> TextSplits:
     """A lone file by whole articles; by rows where they are too few; plain text at white space."""
     if len(articles) == len(articles[0].rows) == 1:
         parts = _cut_at_white_space(articles[0].text)
-        return TextSplits(name, *((Article(articles[0].title, (part,)),) if part else () for part in parts))
+        parts = [(Article(articles[0].title, (part,)),) if part else () for part in parts]
+        return TextSplits(name, *parts, whole=articles)
     whole = len(articles) >= 10
     units = list(articles) if whole else [row for article in articles for row in article.rows]
     held_out = round(len(units) * SHARE_HELD_OUT)
     cuts = (0, len(units) - 2 * held_out, len(units) - held_out, len(units))
     parts = [units[a:b] for a, b in itertools.pairwise(cuts)]
-    return TextSplits(name, *(tuple(part) if whole else split_articles(part) if part else () for part in parts))
+    parts = [tuple(part) if whole else split_articles(part) if part else () for part in parts]
+    return TextSplits(name, *parts, whole=articles)
 
 
 def _cut_at_white_space(text: str) -> list[str]:

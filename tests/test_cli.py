@@ -27,7 +27,7 @@ from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
 from gpt2lab.scoring import scorer
 from gpt2lab.scoring.perplexity import perplexity
-from gpt2lab.text import load_text
+from gpt2lab.text import load_text, read_articles
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.runs import read_metrics, read_status
@@ -250,13 +250,24 @@ def test_perplexity_for_a_reader_is_a_table_with_what_the_figures_mean(call, tin
     ]
     lines = [line.split() for line in out.splitlines()]
     assert status == 0
-    assert out.startswith(f"{texts / 'articles'}, validation split\n\n{tiny_folder}\n")
+    assert out.startswith(f"{tiny_folder} on {texts / 'articles'}, validation split\n\n")
     assert ["sliding", "lm-eval"] in lines
     assert ["perplexity", *(f"{result.perplexity:,.2f}" for result in expected)] in lines
     assert ["bits", "per", "byte", *(f"{result.bits_per_byte:.4f}" for result in expected)] in lines
     assert all(f"{result.protocol}: {result.described}" in out for result in expected)
     assert f"{tiny_folder}, lm-eval, by part" in out
     assert {line[0] for line in lines if line} >= {"prose", "title", "heading"}
+
+
+def test_perplexity_of_a_lone_file_says_which_part_of_it_is_scored_and_takes_all_when_told(
+    call, tiny_folder, tiny_lab, texts
+):
+    file, asked = texts / "lines.txt", ["perplexity", "--model", tiny_folder, "--data", texts / "lines.txt"]
+    assert "lines.txt, test split: the last 10 % of the file; 'all' is all of it\n" in call(*asked)[1]
+    [result] = one_object(call(*asked, "--split", "all", "--json")[1])["results"]
+    assert result["n_bytes"] == file.stat().st_size
+    assert result["nll"] == perplexity(tiny_lab, read_articles(file)).nll
+    assert "lines.txt, all of it\n" in call(*asked, "--split", "all")[1]
 
 
 def test_perplexity_compares_two_models_on_the_same_text(call, tiny_folder, texts):
@@ -300,8 +311,8 @@ def test_perplexity_files_hold_figures_page_and_the_loss_of_every_token(call, he
 def test_perplexity_whose_file_cannot_be_written_says_which(call, tiny_folder, texts):
     out = texts / "empty.txt" / "found.csv"
     status, _, err = call("perplexity", "--model", tiny_folder, "--data", texts / "articles", "--out", out)
-    assert status == 2
-    assert err.splitlines()[-1].startswith(f"gpt2lab: {out} cannot be written")
+    assert (status, err.count("\n")) == (2, 1)  # before anything is scored
+    assert err.startswith(f"gpt2lab: {out} cannot be written: {out.parent} is no folder that can")
 
 
 def test_perplexity_that_is_broken_off_goes_on_where_it_was(call, tiny_folder, texts, monkeypatch):
@@ -330,7 +341,9 @@ def test_perplexity_that_is_broken_off_goes_on_where_it_was(call, tiny_folder, t
         return token_nll
 
     monkeypatch.setattr(scorer, "token_nll", until(5))
-    assert call(*asked)[0] == 130
+    status, out, err = call(*asked)
+    assert (status, out) == (130, "")
+    assert "broken off; what was scored is kept" in err
     calls.clear()
     monkeypatch.setattr(scorer, "token_nll", until(10**9))
     result = one_object(call(*asked)[1])["results"][0]
@@ -480,13 +493,13 @@ BAD = [
     ("finetune", {"--resume": "nobody"}, "there is no run 'nobody' in runs"),
     ("perplexity", {"--model": "/no/model"}, "no model '/no/model'"),
     ("perplexity", {"--data": "no.txt"}, "no text 'no.txt'"),
-    ("perplexity", {"--split": "dev"}, "split 'dev' is unknown; use one of train, validation, test"),
+    ("perplexity", {"--split": "dev"}, "split 'dev' is unknown; use one of train, validation, test, all"),
     ("perplexity", {"--protocol": "magic"}, "protocol 'magic' is unknown; use sliding, lm-eval, blocks or all"),
     ("perplexity", {"--protocol": "sliding,,"}, "protocol '' is unknown"),
     ("perplexity", {"--protocol": "lm-eval", "--stride": 8}, "stride 8 is of sliding windows, and lm-eval has none"),
     ("perplexity", {"--by": "colour"}, "breakdown 'colour' is unknown; use document, position, frequency, part"),
     ("perplexity", {"--quick": 0}, "quick 0 is out of range; use a whole number from 1"),
-    ("perplexity", {"--seed": -1, "--quick": 1}, "seed -1 is out of range"),
+    ("perplexity", {"--seed": -1}, "seed -1 is out of range"),
     ("perplexity", {"--compare": "TINY"}, "give one, or two different ones to compare"),
     ("perplexity", {"--compare": "/no/model"}, "no model '/no/model'"),
     ("perplexity", {"--out": "found.pdf"}, "'found.pdf' ends in no format known here; use .html or .csv"),

@@ -1,5 +1,9 @@
 """The `perplexity` command: one model or two, any protocol, and where the text is hard."""
 
+import os
+import signal
+import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +16,7 @@ from gpt2lab.errors import LabError
 def perplexity(
     model: Model = "auto",
     data: Data = "auto",
-    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    split: Annotated[str, typer.Option(help="train, validation, test, or all of the text")] = "test",
     protocol: Annotated[str, typer.Option(help="sliding, lm-eval, blocks, several with commas, or all")] = "sliding",
     context: Annotated[int | None, typer.Option(help="tokens per window; the model's context by default")] = None,
     stride: Annotated[int | None, typer.Option(help="tokens between sliding windows; the context by default")] = None,
@@ -42,18 +46,33 @@ def perplexity(
     if by and by not in BREAKDOWNS:
         raise LabError(f"breakdown {by!r} is unknown; use {', '.join(BREAKDOWNS)}")
     model, data = resolve_auto(model, data)
-    articles = load_text(data).split(split)
+    text = load_text(data)
     labs = [load_model(name) for name in (model, compare) if name is not None]
     told = {"context": context, "stride": stride, "quick": quick, "seed": seed}
-    with progress("windows") as show:
-        evaluation = evaluate(labs, articles, protocol, on_progress=show, **told)
+    with progress("windows") as show, kept_when_interrupted():
+        evaluation = evaluate(labs, text.split(split), protocol, on_progress=show, **told)
+    if as_json:
+        drawn = {} if quick is None else {"quick": quick, "seed": seed}
+        report({"model": model, "data": data, "split": split, **drawn, **evaluation.record(by)}, as_json)
+    else:
+        tell(text.extent(split), evaluation, by)
     if out:
-        write(out, page_or_table(out, f"Perplexity on {data}, {split}", evaluation, by))
+        write(out, page_or_table(out, text.extent(split), evaluation, by))
     if tokens:
         write(tokens, tokens_csv(evaluation.pieces(evaluation.protocols[0])))
-    if as_json:
-        return report({"model": model, "data": data, "split": split, **evaluation.record(by)}, as_json)
-    return tell(data, split, evaluation, by)
+
+
+@contextmanager
+def kept_when_interrupted():
+    """Ctrl-C, and the system's request to end, break off what is scored, and what is done is kept."""
+    heeded = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("\nbroken off; what was scored is kept, and the same command goes on from there", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, heeded)
 
 
 def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
@@ -62,19 +81,21 @@ def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
         raise LabError(f"{str(out)!r} ends in no format known here; use .html or .csv")
     if tokens and tokens.suffix.lower() != ".csv":
         raise LabError(f"{str(tokens)!r} ends in no format known here; use .csv")
+    if out and out == tokens:
+        raise LabError(f"--out and --tokens are both {str(out)!r}; give two names")
+    for file in (out, tokens):
+        if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+            raise LabError(f"{file} cannot be written: {file.parent} is no folder that can; choose another file")
     if tokens and (protocol == "all" or "," in protocol):
         raise LabError(f"--tokens is of one protocol, and {protocol!r} is several; name one")
 
 
-def tell(data: str, split: str, evaluation, by: str | None) -> None:
-    """Print the figures as tables, with what they mean."""
-    from gpt2lab.views.evaluation import SHARE_HEAD, meaning_lines, result_rows, share_rows
+def tell(extent: str, evaluation, by: str | None) -> None:
+    """Print the figures as a table, with what they mean."""
+    from gpt2lab.views.evaluation import SHARE_HEAD, meaning_lines, result_table, share_rows
 
-    print(f"{data}, {split} split")
-    for model in evaluation.models:
-        mine = [(name, result) for name, result in evaluation.results if name == model]
-        print(f"\n{model}")
-        print_table(["", *(result.protocol for _, result in mine)], result_rows(mine))
+    print(f"{', '.join(evaluation.models)} on {extent}\n")
+    print_table(*result_table(evaluation.results))
     print()
     for sentence in [*meaning_lines(evaluation.results), *(f"{name}: {said}" for name, said in evaluation.verdicts)]:
         print(sentence)
@@ -91,10 +112,10 @@ def print_table(head: list[str], rows: list[tuple[str, ...]]) -> None:
         print("  ".join([f"{first:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(others, widths[1:]))]).rstrip())
 
 
-def page_or_table(out: Path, title: str, evaluation, by: str | None) -> bytes:
+def page_or_table(out: Path, extent: str, evaluation, by: str | None) -> bytes:
     """What a file is to hold, by the end of its name."""
     from gpt2lab.views.evaluation import evaluation_page, results_csv, shares_csv
 
     if out.suffix.lower() == ".html":
-        return evaluation_page(title, evaluation, (by,) if by else ()).html.encode()
-    return shares_csv(evaluation.shares(by, evaluation.protocols[0])) if by else results_csv(evaluation.results)
+        return evaluation_page(f"Perplexity on {extent}", evaluation, (by,) if by else ()).html.encode()
+    return shares_csv(evaluation, by) if by else results_csv(evaluation, extent)

@@ -1,13 +1,18 @@
 """How certain a figure is: documents drawn again and again with replacement. Knows numbers alone.
 
 Tokens of one document are not independent of each other, documents nearly are.
-Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13.
+Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13
 """
+
+from math import sqrt
+from statistics import NormalDist
 
 import numpy as np
 
-RESAMPLES = 1000  # for percentile intervals, as they advise
-LEAVES_OUT = 0.05  # of a 95 % interval
+RESAMPLES = 5000  # so that the ends of an interval, which few documents push outwards, are of several draws
+FEWEST = 6  # documents that an interval can be trusted of: fewer often agree in sign by chance
+DRAWS_AT_ONCE = 1 << 18  # documents: memory does not grow with how many there are
+Z = 1.959964  # standard deviations that leave out 2.5 % on either side
 
 
 def resampled_sums(columns: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -17,11 +22,22 @@ def resampled_sums(columns: np.ndarray, *, seed: int = 0) -> np.ndarray:
     returns  (k, RESAMPLES); the k sums of a draw are over the same documents
     """
     n = columns.shape[1]
-    draws = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    return np.stack([column[draws].sum(axis=1) for column in columns])
+    rng, at_once = np.random.default_rng(seed), max(1, DRAWS_AT_ONCE // n)
+    sizes = [min(at_once, RESAMPLES - done) for done in range(0, RESAMPLES, at_once)]
+    draws = (rng.integers(n, size=(size, n)) for size in sizes)
+    return np.concatenate([columns[:, draw].sum(axis=2) for draw in draws], axis=1)
 
 
-def percentile_interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle 95 % of resampled values."""
-    low, high = np.quantile(values, [LEAVES_OUT / 2, 1 - LEAVES_OUT / 2], method="nearest")  # some may be infinite
+def expanded_interval(values: np.ndarray, n: int) -> tuple[float, float]:
+    """A 95 % interval from resampled values of n documents: percentiles, further out the fewer documents there are.
+
+    Plain percentiles are too narrow, at six documents by three tenths. These make up for it as Student's t does.
+    Source: Hesterberg, What Teachers Should Know About the Bootstrap (2015), section 5.3, the expanded percentile
+    interval; t by Abramowitz and Stegun, 26.7.5
+    """
+    v = n - 1
+    t = Z + (Z**3 + Z) / (4 * v) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * v**2)
+    t += (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / (384 * v**3)
+    tail = NormalDist().cdf(-t * sqrt(n / v))
+    low, high = np.quantile(values, [tail, 1 - tail], method="nearest")  # some may be infinite
     return float(low), float(high)

@@ -6,7 +6,7 @@ from math import log
 import numpy as np
 
 from gpt2lab.errors import LabError
-from gpt2lab.scoring.bootstrap import percentile_interval, resampled_sums
+from gpt2lab.scoring.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.scoring.perplexity import UNPREDICTED_MATTERS, document_totals
 from gpt2lab.scoring.protocols import Reading
 from gpt2lab.scoring.scorer import Scored
@@ -21,7 +21,7 @@ class Comparison:
     unit         "nats per token" where both read the same tokens, else "bits per byte"
     interval     95 % bootstrap interval of the difference, pairs of documents drawn; None below two
     better_in    documents in which the second is better, of n_documents
-    verdict      "better", "worse", or "cannot tell" where the interval holds 0 or there is none
+    verdict      "better", "worse", or "cannot tell" where the interval holds 0 or documents are too few
     """
 
     before: str
@@ -46,10 +46,11 @@ class Comparison:
             "better": f"{self.after} is better than {self.before}",
             "worse": f"{self.after} is worse than {self.before}",
         }
+        few = f"; fewer than {FEWEST} can agree by chance" if self.n_documents < FEWEST else ""
         verdict = found.get(self.verdict, f"whether {self.after} is better than {self.before} cannot be told")
         return (
             f"{verdict}: {self.difference:+.4f} {self.unit}{within}, {self.ratio - 1:+.1%} perplexity, "
-            f"lower in {self.better_in:,} of {self.n_documents:,} documents"
+            f"lower in {self.better_in:,} of {self.n_documents:,} documents{few}"
         )
 
 
@@ -76,7 +77,7 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
     interval = None
     if len(weights) > 1:
         totals, sizes = resampled_sums(np.array([differences, weights]), seed=seed)
-        interval = percentile_interval(totals / sizes)
+        interval = expanded_interval(totals / sizes, len(weights))
     return Comparison(
         before=before.model,
         after=after.model,
@@ -85,7 +86,7 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
         interval=interval,
         n_documents=len(weights),
         better_in=int((differences < 0).sum()),
-        verdict=verdict_of(interval),
+        verdict=verdict_of(interval, len(weights)),
         protocol=one.protocol,
     )
 
@@ -106,8 +107,11 @@ def incomparable(one: Reading, two: Reading) -> str | None:
     return None
 
 
-def verdict_of(interval: tuple[float, float] | None) -> str:
-    """What an interval of a difference in loss says. Example: verdict_of((-0.2, -0.1)) -> "better" """
-    if interval is None or interval[0] <= 0 <= interval[1]:
+def verdict_of(interval: tuple[float, float] | None, n_documents: int) -> str:
+    """What an interval of a difference in loss says; that of few documents nothing.
+
+    Example: verdict_of((-0.2, -0.1), 60) -> "better"
+    """
+    if interval is None or n_documents < FEWEST or interval[0] <= 0 <= interval[1]:
         return "cannot tell"
     return "better" if interval[1] < 0 else "worse"

@@ -11,17 +11,21 @@ from gpt2lab.errors import LabError
 from gpt2lab.model import Lab
 from gpt2lab.scoring.breakdown import Share, breakdown, surprisals, titles
 from gpt2lab.scoring.comparison import Comparison, compare, incomparable
-from gpt2lab.scoring.perplexity import Perplexity, measured, read_all
-from gpt2lab.scoring.protocols import Reading
+from gpt2lab.scoring.perplexity import Perplexity, measured, protocol_names, read
+from gpt2lab.scoring.protocols import Reading, TooShortError
 from gpt2lab.scoring.scorer import Scored, finished, score_steps
 from gpt2lab.text import Article
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What was scored: for every protocol, one model after the other."""
+    """What was scored: for every protocol, one model after the other.
+
+    refused  (protocol, why) of those that the text is too short for
+    """
 
     scored: tuple[Scored, ...]
+    refused: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def results(self) -> tuple[tuple[str, Perplexity], ...]:
@@ -35,10 +39,11 @@ class Evaluation:
 
     @cached_property
     def verdicts(self) -> list[tuple[str, str]]:
-        """(protocol, sentence) of what the comparisons say, or why there is none."""
+        """(protocol, sentence) of what the comparisons say, or why there is none; and of protocols that were refused."""
         told = {comparison.protocol: str(comparison) for comparison in self.comparisons}
         pairs = {one.reading.protocol: incomparable(one.reading, two.reading) for one, two in self._pairs()}
-        return [(protocol, told.get(protocol) or f"not compared: {why}") for protocol, why in pairs.items()]
+        verdicts = [(protocol, told.get(protocol) or f"not compared: {why}") for protocol, why in pairs.items()]
+        return [*verdicts, *((protocol, f"not scored: {why}") for protocol, why in self.refused)]
 
     @property
     def models(self) -> list[str]:
@@ -79,10 +84,11 @@ class Evaluation:
             ]
             for model in self.models
         )
+        first = {"results": first, "verdicts": [f"{protocol}: {said}" for protocol, said in self.verdicts]}
         if not second:
-            return {"results": first}
+            return first
         comparisons = [asdict(c) | {"ratio": c.ratio} for c in self.comparisons]
-        return {"results": first, "compare": self.models[1], "compare_results": second[0], "comparisons": comparisons}
+        return first | {"compare": self.models[1], "compare_results": second[0], "comparisons": comparisons}
 
     def _line(self, scored: Scored, result: Perplexity, by: str | None) -> dict:
         shares = {"breakdown": {by: [share.record() for share in breakdown(scored, by)]}} if by else {}
@@ -116,6 +122,7 @@ def evaluate(
     quick, seed  score only so many articles, drawn with the seed
     on_progress  called with (model and protocol, windows done, windows in all)
 
+    A protocol that the text is too short for is left out where another is not.
     Raises: LabError as `perplexity`, before anything is scored; and for two models of one name.
     """
     steps = evaluation_steps(labs, articles, protocols, context=context, stride=stride, quick=quick, seed=seed)
@@ -128,27 +135,39 @@ def evaluation_steps(
     protocols: str | Sequence[str] = "all",
     *,
     context: int | None = None,
+    stride: int | None = None,
     **told,
 ) -> Generator[tuple[str, int, int], None, Evaluation]:
     """`evaluate`, a batch of windows at a time: reads the text at once, then yields what it tells of progress.
 
     The generator returns the Evaluation. Models run in it alone, and not before it is asked for its first step.
     """
-    labs = [labs] if isinstance(labs, Lab) else list(labs)
-    if not 1 <= len(labs) <= 2 or len({lab.name for lab in labs}) < len(labs):
-        named = ", ".join(lab.name for lab in labs)
-        raise LabError(f"models {named or 'none'}: give one, or two different ones to compare")
-    context = min(lab.context for lab in labs) if context is None else context
-    readings = [read_all(lab, articles, protocols, context=context, **told) for lab in labs]
-    return _scored(labs, readings)
+    labs = list(labs) if isinstance(labs, Sequence) and not isinstance(labs, str) else [labs]
+    named = [getattr(lab, "name", str(lab)) for lab in labs]
+    if not 1 <= len(labs) <= 2 or len(set(named)) < len(labs):
+        raise LabError(f"models {', '.join(named) or 'none'}: give one, or two different ones to compare")
+    if context is None and all(isinstance(lab, Lab) for lab in labs):
+        context = min(lab.context for lab in labs)
+    names, readings, refused = protocol_names(protocols), [], []
+    for name in names:
+        strides = stride if name == "sliding" or "sliding" not in names else None
+        try:
+            readings.append([read(lab, articles, name, context=context, stride=strides, **told) for lab in labs])
+        except TooShortError as error:
+            refused.append((name, str(error)))
+    if not readings:
+        raise LabError(refused[0][1])
+    return _scored(labs, readings, tuple(refused))
 
 
-def _scored(labs: list[Lab], readings: list[tuple[Reading, ...]]) -> Generator[tuple[str, int, int], None, Evaluation]:
+def _scored(
+    labs: list[Lab], readings: list[list[Reading]], refused: tuple[tuple[str, str], ...]
+) -> Generator[tuple[str, int, int], None, Evaluation]:
     scored = []
-    for several in zip(*readings):
+    for several in readings:
         for lab, reading in zip(labs, several):
             scored.append((yield from _named(f"{lab.name}, {reading.protocol}", score_steps(lab, reading))))
-    return Evaluation(tuple(scored))
+    return Evaluation(tuple(scored), refused)
 
 
 def _named(what: str, steps: Generator) -> Generator[tuple[str, int, int], None, Scored]:

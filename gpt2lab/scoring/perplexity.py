@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab, utf8
-from gpt2lab.scoring.bootstrap import percentile_interval, resampled_sums
+from gpt2lab.scoring.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.scoring.protocols import PROTOCOLS, Reading, described
 from gpt2lab.scoring.published import Published, published_for
 from gpt2lab.scoring.scorer import Scored, score
@@ -19,7 +19,6 @@ from gpt2lab.text import Article
 from gpt2lab.units import finite, perplexity_of
 
 Interval = tuple[float, float]
-FEW_DOCUMENTS = 10  # below it the bootstrap's intervals are too narrow
 GUESSING = 1.001  # times the vocabulary: a perplexity above it is worse than guessing, and no rounding
 UNPREDICTED_MATTERS = 0.001  # share of tokens without a prediction that is worth saying
 
@@ -41,6 +40,7 @@ class Perplexity:
     described        the protocol and its parameters in words
     published        figures of others that were got in the same way from the same text
     cautions         what to know before quoting the figures
+    weights          a fingerprint of the model's weights
     """
 
     protocol: str
@@ -60,6 +60,7 @@ class Perplexity:
     described: str = ""
     published: tuple[Published, ...] = ()
     cautions: tuple[str, ...] = ()
+    weights: str = ""
 
     @property
     def perplexity(self) -> float:
@@ -123,7 +124,13 @@ def read(
     seed: int = 0,
 ) -> Reading:
     """Articles as a protocol reads them; parameters and errors as of `perplexity`."""
-    if protocol not in PROTOCOLS:
+    if not isinstance(lab, Lab):
+        raise LabError(f"the model is a {type(lab).__name__}; give load_model(name)")
+    if not isinstance(articles, Sequence) or not all(isinstance(article, Article) for article in articles):
+        raise LabError(
+            f"the articles are a {type(articles).__name__}; give load_text(name).test, or a tuple of Articles"
+        )
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
         raise LabError(f"protocol {str(protocol)[:40]!r} is unknown; use {', '.join(PROTOCOLS)} or all")
     context = whole_number("context", lab.context if context is None else context, 2, lab.context)
     if stride is not None and protocol != "sliding":
@@ -131,47 +138,38 @@ def read(
             f"stride {stride!r} is of sliding windows, and {protocol} has none; leave it out, or use sliding"
         )
     stride = whole_number("stride", context if stride is None else stride, 1, context)
-    drawn = articles if quick is None else drawn_articles(articles, quick, seed)
+    seed = whole_number("seed", seed, 0, 2**63 - 1)
+    drawn = tuple(articles) if quick is None else drawn_articles(articles, quick, seed)
     for article in drawn:
         utf8(article.text)  # tokenizers fail on half a character
     reading = PROTOCOLS[protocol](lab.tokenizer, drawn, context, stride)
     return reading if len(drawn) == len(articles) else replace(reading, sample=(len(drawn), len(articles)))
 
 
-def read_all(
-    lab: Lab,
-    articles: tuple[Article, ...],
-    protocols: str | Sequence[str] = "all",
-    *,
-    context: int | None = None,
-    stride: int | None = None,
-    quick: int | None = None,
-    seed: int = 0,
-) -> tuple[Reading, ...]:
-    """Articles as several protocols read them; `stride` is the sliding windows', the rest as of `perplexity`.
+def protocol_names(protocols: str | Sequence[str]) -> list[str]:
+    """Names of protocols, each once, from a list or from one string with commas; "all" stands for all of them.
 
-    protocols  names, also as one string with commas; "all" for all of them
-
-    Raises: LabError as `perplexity`, and for no protocol at all, or a stride without sliding windows.
+    Raises: LabError for no name, and for one that is none.
     """
-    asked = protocols.split(",") if isinstance(protocols, str) else list(protocols)
-    names = list(dict.fromkeys(name.strip() if isinstance(name, str) else name for name in asked))
+    asked = protocols.split(",") if isinstance(protocols, str) else protocols
+    if not isinstance(asked, Sequence):
+        raise LabError(f"protocols {str(protocols)[:40]!r} are no names; use {', '.join(PROTOCOLS)} or all")
+    names = list(dict.fromkeys(str(name).strip() for name in asked))
     names = [*PROTOCOLS] if "all" in names else names
+    if wrong := [name for name in names if name not in PROTOCOLS]:
+        raise LabError(f"protocol {wrong[0][:40]!r} is unknown; use {', '.join(PROTOCOLS)} or all")
     if not names:
         raise LabError(f"no protocol is named; use {', '.join(PROTOCOLS)} or all")
-    strides = {name: stride if name == "sliding" or "sliding" not in names else None for name in names}
-    told = {"context": context, "quick": quick, "seed": seed}
-    return tuple(read(lab, articles, name, stride=strides[name], **told) for name in names)
+    return names
 
 
 def drawn_articles(articles: tuple[Article, ...], count: int, seed: int = 0) -> tuple[Article, ...]:
     """So many whole articles, drawn without replacement, in the order they had; all where there are no more.
 
-    Raises: LabError for a count below 1, or a seed that is none.
+    Raises: LabError for a count below 1.
     """
     count = whole_number("quick", count, 1, 10**9)
-    rng = np.random.default_rng(whole_number("seed", seed, 0, 2**63 - 1))
-    chosen = rng.choice(len(articles), min(count, len(articles)), replace=False)
+    chosen = np.random.default_rng(seed).choice(len(articles), min(count, len(articles)), replace=False)
     return tuple(articles[i] for i in sorted(chosen.tolist()))
 
 
@@ -194,6 +192,7 @@ def measured(scored: Scored) -> Perplexity:
         sample=reading.sample,
         described=described(reading),
         published=published_for(reading),
+        weights=scored.weights,
         **_intervals(np.array([nll, n_scored, words, sizes])[:, n_scored > 0]),
     )
     return replace(result, cautions=tuple(_cautions(result, scored)))
@@ -212,9 +211,9 @@ def _intervals(totals: np.ndarray) -> dict[str, Interval]:
     nll, tokens, words, sizes = resampled_sums(totals)
     with np.errstate(divide="ignore", over="ignore"):  # no word in a draw, or a perplexity past floats: infinite
         return {
-            "interval": percentile_interval(np.exp(nll / tokens)),
-            "word_interval": percentile_interval(np.exp(nll / words)),
-            "bits_interval": percentile_interval(nll / sizes / log(2)),
+            "interval": expanded_interval(np.exp(nll / tokens), totals.shape[1]),
+            "word_interval": expanded_interval(np.exp(nll / words), totals.shape[1]),
+            "bits_interval": expanded_interval(nll / sizes / log(2), totals.shape[1]),
         }
 
 
@@ -223,19 +222,28 @@ def _cautions(result: Perplexity, scored: Scored):
     reading = scored.reading
     if result.sample:
         drawn, of = result.sample
-        yield f"a sample of {drawn:,} of {of:,} articles; the interval says how much another sample could differ"
+        yield f"a sample of {drawn:,} of {of:,} articles"
+    dropped = len(reading.ids) - int((reading.windows[:, 2] - reading.windows[:, 0]).sum())
+    if dropped > 0 and reading.protocol == "blocks":
+        yield f"{dropped:,} tokens fill no block, and are left out with their words and bytes"
     if reading.unpredicted > UNPREDICTED_MATTERS:
         yield (
-            f"{reading.unpredicted:.1%} of the tokens have no prediction: the loss per word and per byte lacks that much, "
-            "per token it is right"
+            f"{reading.unpredicted:.1%} of the tokens read have no prediction: the loss per word and per byte lacks "
+            "theirs, per token it is right"
         )
     if "<unk>" in reading.text:
         yield "the text has <unk> for rare words (WikiText's v1 files): its figures do not compare with those of raw text"
+    if "<|endoftext|>" in reading.text:
+        yield "the text has <|endoftext|>, which is read as one token"
     if result.perplexity > GUESSING * scored.vocabulary:
         yield (
-            f"worse than guessing among all {scored.vocabulary:,} tokens alike: untrained, or not with this tokenizer"
+            f"worse than guessing among all {scored.vocabulary:,} tokens alike: odd text, an untrained model, or a "
+            "tokenizer that is not the model's own"
         )
-    if result.n_documents < FEW_DOCUMENTS:
-        have = "1 document has" if result.n_documents == 1 else f"{result.n_documents} documents have"
-        what = "no interval" if result.n_documents < 2 else "an interval that is too narrow"
-        yield f"{have} {what}; {FEW_DOCUMENTS} or more are better"
+    if result.n_documents < FEWEST:
+        have = (
+            "1 document has no interval"
+            if result.n_documents == 1
+            else f"{result.n_documents} documents are too few for an interval"
+        )
+        yield f"{have}; {FEWEST} or more are needed to trust one"

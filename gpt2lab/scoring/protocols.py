@@ -20,6 +20,10 @@ LINE = re.compile(r"[^\n]*\n|[^\n]+")
 WORD = re.compile(r"(?<!\S)\S")  # where one begins
 
 
+class TooShortError(LabError):
+    """The text is too short for the protocol; another may read it."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One document of a reading: its title, and the words and bytes of its original text."""
@@ -100,7 +104,7 @@ def sliding(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
     ids, starts = tokens_and_starts(tokenizer, text)
     n = len(ids)
     if n < 2:
-        raise LabError(f"the text has only {n} of the 2 tokens that perplexity needs at least; give more text")
+        raise TooShortError(f"the text has only {n} of the 2 tokens that perplexity needs at least; give more text")
     begins = np.arange(0, max(1, n - context + stride), stride)
     ends = np.minimum(begins + context, n)
     scored_to = np.concatenate([[0], ends[:-1]])
@@ -137,7 +141,7 @@ def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
         texts.append(page)
         begin, offset = end, offset + len(page)
     if not windows:
-        raise LabError("the text has no words to predict; give more text")
+        raise TooShortError("the text has no words to predict; give more text")
     documents = tuple(Document(_title(page), len(re.split(r"\s+", page)), len(page.encode())) for page in originals)
     parts = (np.concatenate(part).astype(np.int64) for part in (ids, starts, document))
     text, added = "".join(texts), len(originals)
@@ -166,7 +170,7 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
             (batch_offset, starts[end] if end < len(ids) else offset)
         )  # characters; none where there is no block
     if not windows:
-        raise LabError(
+        raise TooShortError(
             f"the text has {len(ids):,} tokens, and no {ROWS_AT_ONCE:,} rows of it a block of {context:,}; "
             "give more text or a smaller context"
         )

@@ -23,7 +23,8 @@ from gpt2lab.sources import cache_folder
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
 CACHE_BYTES = 1 << 30  # of all that is kept: some two thousand readings of WikiText-2's test split
-SAVE_SECONDS = 60.0  # of scoring that a killed process loses at most
+ROUNDING = 1e-4  # nats below 0 that a certain token may come to
+SAVE_SECONDS = 20.0  # of scoring that a killed process loses at most
 # what of a configuration the NLLs depend on, beside the weights
 COMPUTES = (
     "activation_function",
@@ -41,12 +42,14 @@ class Scored:
     nll         (n,) float64 nats; NaN for tokens that no window scores
     model       what it was loaded by
     vocabulary  tokens that the model chooses among
+    weights     a fingerprint of the model's weights
     """
 
     reading: Reading
     nll: np.ndarray
     model: str
     vocabulary: int
+    weights: str = ""
 
     def __post_init__(self):
         if self.nll.shape != self.reading.ids.shape:
@@ -88,7 +91,8 @@ def score_steps(lab: Lab, reading: Reading) -> Generator[tuple[int, int], None, 
     What is scored is kept under the hash of weights, ids and windows, also when it is broken off: the
     next call goes on from there. A damaged file is as good as none.
     """
-    key = _key(lab, reading)
+    weights = weights_digest(lab.model)
+    key = _key(weights, lab, reading)
     path = cache_folder() / "nll" / f"{key}.npz"
     nll = _kept(path, len(reading.ids))
     windows = reading.windows[reading.windows[:, 1] < reading.windows[:, 2]]
@@ -114,7 +118,7 @@ def score_steps(lab: Lab, reading: Reading) -> Generator[tuple[int, int], None, 
     finally:
         if fresh:
             _keep(path, nll)
-    return Scored(reading, nll, lab.name, lab.model.config.vocab_size)
+    return Scored(reading, nll, lab.name, lab.model.config.vocab_size, weights)
 
 
 def _batches(windows: list[list[int]], tokens: int) -> Generator[list[list[int]], None, None]:
@@ -127,10 +131,10 @@ def _batches(windows: list[list[int]], tokens: int) -> Generator[list[list[int]]
         yield from (alike[i : i + size] for i in range(0, len(alike), size))
 
 
-def _key(lab: Lab, reading: Reading) -> str:
+def _key(weights: str, lab: Lab, reading: Reading) -> str:
     """A fingerprint of all that the NLLs depend on."""
     config = {name: getattr(lab.model.config, name) for name in COMPUTES}
-    key = hashlib.sha256(f"{weights_digest(lab.model)} {json.dumps(config)} {lab.device.type}".encode())
+    key = hashlib.sha256(f"{weights} {json.dumps(config)} {lab.device.type}".encode())
     key.update(reading.ids.tobytes())
     key.update(reading.windows.tobytes())
     return key.hexdigest()[:32]
@@ -143,7 +147,7 @@ def _kept(path: Path, n: int) -> np.ndarray:
             nll = file["nll"]
     except Exception:  # what a damaged file makes numpy and zipfile raise is of many types
         return np.full(n, np.nan)
-    whole = nll.shape == (n,) and nll.dtype == np.float32 and not np.isinf(nll).any()
+    whole = nll.shape == (n,) and nll.dtype == np.float32 and not (np.isinf(nll) | (nll < -ROUNDING)).any()
     return nll.astype(np.float64) if whole else np.full(n, np.nan)
 
 

@@ -27,6 +27,7 @@ FILES = {
     "loss of every token, CSV": "tokens.csv",
     "all on a page": "html",
 }
+STOPPED = "Stopped. What was scored is kept: Evaluate goes on from there."
 INTRO = """How well a model predicts a text. "Perplexity on WikiText-2" alone says little: the **protocol** decides how the text
 is cut, how much a prediction may read, and what is divided by what. Lower is better."""
 TERMS = """- **perplexity**: exp of the mean loss per token: among how many equally likely tokens the model wavers. Compares only
@@ -48,6 +49,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
     """Models, text, protocols → figures, and views of where it is hard; the choice of the second model is returned."""
     gr.Markdown(INTRO)
     shown = gr.State(None)  # the key of the evaluation on the page
+    running = gr.State(False)
     asked = build_questions(shelf)
     with gr.Row():
         go = gr.Button("Evaluate", variant="primary", elem_id="evaluate-go", min_width=120)
@@ -57,6 +59,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
     table = gr.Dataframe(
         interactive=False,
         show_label=False,
+        max_height=1600,
         elem_id="evaluate-table",
         wrap=True,
         buttons=[],
@@ -84,22 +87,29 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
     @user_errors
     def evaluate(label, dark, *values):
         found, began = None, time.monotonic()
-        for step in steps_asked(shelf, label, dict(zip(asked, values))):
-            if isinstance(step, Shown):
-                found = step
-            else:
-                yield {note: step}
-        key = shelf.keep(found)
-        took = f"Scored in {duration(time.monotonic() - began)}."
+        nothing = {verdict: "", meaning: "", table: gr.Dataframe(visible=False), views: gr.Column(visible=False)}
+        yield {shown: None, note: "Reading the text …", running: True, file: gr.File(None, visible=False), **nothing}
+        try:
+            for step in steps_asked(shelf, label, dict(zip(asked, values))):
+                if isinstance(step, Shown):
+                    found = step
+                else:
+                    yield {note: step}
+        except LabError:
+            yield {note: "", running: False}
+            raise
         names = found.evaluation.protocols
         yield {
-            shown: key,
-            note: took,
+            shown: shelf.keep(found),
+            note: f"**{plain(found.text)}**, scored in {duration(time.monotonic() - began)}.",
+            running: False,
             **dict(zip((verdict, table, meaning, figure), figures_of(found.evaluation, dark is True))),
             views: gr.Column(visible=True),
             protocol: gr.Radio(names, value=names[0]),
-            file: gr.File(None, visible=False),
         }
+
+    def stopped(running):
+        return (STOPPED if running else gr.skip()), False
 
     @user_errors
     def hard(key, name, by, dark):
@@ -120,7 +130,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
         path = evaluation_file(shelf.evaluation(key), name, by, kind)
         return gr.File(str(path), visible=True)
 
-    outputs = [shown, note, verdict, table, meaning, figure, views, protocol, file]
+    outputs = [shown, running, note, verdict, table, meaning, figure, views, protocol, file]
     event = go.click(
         evaluate,
         [model, dark, *asked.values()],
@@ -130,9 +140,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
         show_progress_on=note,
     )
     halted = stop.click(None, None, None, cancels=[event], api_name="evaluate_stop")
-    halted.then(
-        lambda: "Stopped. What was scored is kept: Evaluate goes on from there.", None, note, api_visibility="private"
-    )
+    halted.then(stopped, running, [note, running], api_visibility="private")
     which, place = [shown, protocol, by, dark], [shared, share_table, document]
     reading = [shown, protocol, document, dark]
     for number, chosen in enumerate((event.success, protocol.input)):
@@ -185,12 +193,11 @@ def steps_asked(shelf: Shelf, label: str, asked: dict) -> Generator[str | Shown,
 
     labels = [label] if asked["other"] in (None, ALONE) else [label, asked["other"]]
     optional = {name: asked[name] or None for name in ("context", "stride", "quick")}
-    yield "Reading the text …"
     articles = articles_asked(asked["data"], asked["split"], asked["text"])
     labs = [replace(shelf.lab(one), name=one) for one in labels]
     steps = evaluation_steps(labs, articles, asked["protocols"], seed=asked["seed"] or 0, **optional)
     evaluation = yield from in_words(shelf.each(steps))
-    yield Shown(evaluation, OWN if asked["data"] == OWN else f"{asked['data']}, {asked['split']}")
+    yield Shown(evaluation, OWN if asked["data"] == OWN else f"{asked['data']}, {asked['split']} split")
 
 
 def articles_asked(data, split, text) -> tuple:
@@ -241,14 +248,13 @@ def picture(name: str, told: str) -> gr.Image:
 
 def figures_of(evaluation, dark: bool) -> tuple:
     """(verdicts, table, meanings, figure) of an evaluation."""
-    from gpt2lab.views.evaluation import meaning_lines, result_figure, result_rows
+    from gpt2lab.views.evaluation import meaning_lines, result_figure, result_table
 
     results = evaluation.results
-    head = ["", *(f"{name}, {result.protocol}" for name, result in results)]
+    head, rows = result_table(results)
     verdicts = "\n\n".join(f"**{protocol}**: {plain(said)}" for protocol, said in evaluation.verdicts)
     lines = "\n".join(f"- {plain(line)}" for line in meaning_lines(results))
-    rows = [list(row) for row in result_rows(results)]
-    table = gr.Dataframe(rows, headers=head, column_count=len(head), visible=True)
+    table = gr.Dataframe([list(row) for row in rows], headers=head, column_count=len(head), visible=True)
     return verdicts, table, lines, as_image(result_figure(results, dark=dark))
 
 
@@ -301,12 +307,12 @@ def evaluation_file(shown: Shown, protocol: str, by: str, kind: str):
         raise LabError(f"file {str(kind)[:40]!r} is unknown; use {', '.join(FILES)}")
     evaluation, end = shown.evaluation, FILES[kind]
     if end == "csv":
-        content = results_csv(evaluation.results)
+        content = results_csv(evaluation, shown.text)
     elif end == "json":
         found = {"model": evaluation.models[0], "data": shown.text, **evaluation.record()}
         content = json.dumps(found, ensure_ascii=False, indent=1).encode()
     elif end == "parts.csv":
-        content = shares_csv(evaluation.shares(BREAKDOWNS.get(by, by), protocol))
+        content = shares_csv(evaluation, BREAKDOWNS.get(by, by))
     elif end == "tokens.csv":
         content = tokens_csv(evaluation.pieces(protocol))
     else:

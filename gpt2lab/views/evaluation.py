@@ -60,9 +60,17 @@ CELLS: tuple[tuple[str, Callable[[Perplexity], str]], ...] = (
 )
 
 
-def result_rows(results: Sequence[tuple[str, Perplexity]]) -> list[tuple[str, ...]]:
-    """A row per figure, a column per (model, Perplexity); the first column says which figure."""
-    return [(name, *(cell(result) for _, result in results)) for name, cell in CELLS]
+def result_table(results: Sequence[tuple[str, Perplexity]]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """(head, rows): a row per figure; of one model a column per protocol, of several a column per model."""
+    by_protocol = _by_protocol(results)
+    if len(by_protocol) == len(results):
+        return ["", *by_protocol], [(name, *(cell(result) for _, result in results)) for name, cell in CELLS]
+    rows = [
+        (f"{protocol}: {name}", *(cell(result) for _, result in mine))
+        for protocol, mine in by_protocol.items()
+        for name, cell in CELLS
+    ]
+    return ["", *dict.fromkeys(model for model, _ in results)], rows
 
 
 def meaning_lines(results: Sequence[tuple[str, Perplexity]]) -> list[str]:
@@ -148,13 +156,12 @@ def evaluation_body(evaluation: Evaluation, hard: Sequence[str] = ()) -> str:
     hard  keys of BREAKDOWNS; the first protocol's
     """
     results, protocol = evaluation.results, evaluation.protocols[0]
-    head = ["", *(f"{name}, {r.protocol}" for name, r in results)]
     verdicts = "".join(f"<p><b>{html.escape(name)}:</b> {html.escape(said)}</p>" for name, said in evaluation.verdicts)
     meanings = "".join(f"<li>{html.escape(line)}</li>" for line in meaning_lines(results))
     kinds = "".join(f"<li>{name.replace('_', ' ')}: {html.escape(text)}.</li>" for name, text in MEANINGS.items())
     where = "".join(_hard(by, evaluation.shares(by, protocol)) for by in hard)
     return f"""
-{table(head, result_rows(results))}
+{table(*result_table(results))}
 {verdicts}
 {image(partial(result_figure, results), "Bits per byte with 95 % intervals; lower is better.")}
 <ul>{meanings}</ul>
@@ -180,28 +187,44 @@ def _hard(by: str, shares: dict[str, Sequence[Share]]) -> str:
     )
 
 
-def results_csv(results: Sequence[tuple[str, Perplexity]]) -> bytes:
-    """A row per model and protocol."""
+def results_csv(evaluation: Evaluation, text: str) -> bytes:
+    """A row per model and protocol; `text` is what was scored."""
     names = (
-        "protocol context stride n_scored n_words n_bytes windows nll perplexity word_perplexity byte_perplexity "
-        "bits_per_byte"
+        "protocol context stride n_scored n_tokens n_words n_bytes n_documents windows nll perplexity word_perplexity "
+        "byte_perplexity bits_per_byte"
     ).split()
+    intervals = ("interval", "word_interval", "bits_interval")
     rows = (
-        [model, *(getattr(r, name) for name in names), *(r.interval or ("", "")), *(r.bits_interval or ("", ""))]
-        for model, r in results
+        [
+            text,
+            model,
+            *(getattr(r, name) for name in names),
+            *(end for name in intervals for end in getattr(r, name) or ("", "")),
+            *(r.sample or ("", "")),
+            "; ".join(r.cautions),
+            said,
+        ]
+        for (model, r), said in zip(evaluation.results, _verdict_beside(evaluation))
     )
-    ends = [f"{name}_{end}" for name in ("interval", "bits_interval") for end in ("low", "high")]
-    return csv_bytes(["model", *names, *ends], rows)
+    ends = [f"{name}_{end}" for name in intervals for end in ("low", "high")]
+    return csv_bytes(["text", "model", *names, *ends, "articles", "of_articles", "cautions", "comparison"], rows)
 
 
-def shares_csv(shares: dict[str, Sequence[Share]]) -> bytes:
-    """A row per model and part of the text."""
+def _verdict_beside(evaluation: Evaluation) -> list[str]:
+    """For every result of a second model, what the comparison with the first says; nothing for the others."""
+    said, first = dict(evaluation.verdicts), evaluation.models[0]
+    return ["" if model == first else said.get(result.protocol, "") for model, result in evaluation.results]
+
+
+def shares_csv(evaluation: Evaluation, by: str) -> bytes:
+    """A row per protocol, model and part of the text."""
     rows = (
-        [model, s.label, s.n_scored, s.nll, s.loss, s.perplexity, s.bits_per_byte]
-        for model, mine in shares.items()
+        [protocol, model, s.label, s.n_scored, s.nll, s.loss, s.perplexity, s.bits_per_byte]
+        for protocol in evaluation.protocols
+        for model, mine in evaluation.shares(by, protocol).items()
         for s in mine
     )
-    return csv_bytes(["model", "part", "n_scored", "nll", "loss", "perplexity", "bits_per_byte"], rows)
+    return csv_bytes(["protocol", "model", by, "n_scored", "nll", "loss", "perplexity", "bits_per_byte"], rows)
 
 
 def tokens_csv(documents: Sequence[tuple[str, str, Sequence[tuple[str, float | None]]]]) -> bytes:

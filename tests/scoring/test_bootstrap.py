@@ -1,7 +1,11 @@
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
-from gpt2lab.scoring.bootstrap import RESAMPLES, percentile_interval, resampled_sums
+from gpt2lab.scoring import bootstrap
+from gpt2lab.scoring.bootstrap import FEWEST, RESAMPLES, expanded_interval, resampled_sums
 
 
 def test_sums_of_a_draw_are_over_the_same_documents():
@@ -39,32 +43,51 @@ def test_draws_follow_from_the_seed_alone():
     assert np.array_equal(columns, before)
 
 
-def test_interval_leaves_out_a_fortieth_at_either_end():
-    values = np.random.default_rng(0).permutation(np.arange(1001.0))
-    assert percentile_interval(values) == (25, 975)
-    assert all(isinstance(end, float) for end in percentile_interval(values))
+def test_memory_is_bounded_and_the_draws_are_the_same_in_parts(monkeypatch):
+    columns = np.random.default_rng(0).normal(size=(2, 30))
+    whole = resampled_sums(columns)
+    monkeypatch.setattr(bootstrap, "DRAWS_AT_ONCE", 100)
+    assert np.array_equal(resampled_sums(columns), whole)
+
+
+@pytest.mark.parametrize(("n", "t"), [(6, 2.5706), (10, 2.2622), (60, 2.0010), (1000, 1.9623)])
+def test_interval_leaves_out_as_much_as_students_t_says(n, t):
+    values = np.random.default_rng(0).permutation(np.arange(1_000_001.0))
+    tail = NormalDist().cdf(
+        -t * math.sqrt(n / (n - 1))
+    )  # t: the 97.5th percentile with n - 1 degrees of freedom, from tables
+    low, high = expanded_interval(values, n)
+    assert low / 1e6 == pytest.approx(tail, rel=0.02)
+    assert high / 1e6 == pytest.approx(1 - tail, rel=1e-4)
+    assert isinstance(low, float) and isinstance(high, float)
 
 
 def test_interval_of_equal_values_is_their_value():
-    assert percentile_interval(np.full(RESAMPLES, 3.5)) == (3.5, 3.5)
+    assert expanded_interval(np.full(RESAMPLES, 3.5), 20) == (3.5, 3.5)
+
+
+def test_interval_of_two_documents_is_all_that_was_drawn():
+    assert expanded_interval(np.arange(100.0), 2) == (0, 99)
 
 
 def test_interval_of_a_mean_is_near_the_normal_one():
     values = np.random.default_rng(0).normal(3, 0.5, size=400)
     margin = 1.96 * values.std() / 20
-    low, high = percentile_interval(resampled_sums(values[None])[0] / 400)
+    low, high = expanded_interval(resampled_sums(values[None])[0] / 400, 400)
     assert (low, high) == pytest.approx((values.mean() - margin, values.mean() + margin), abs=0.01)
 
 
-def test_interval_holds_the_true_mean_about_95_times_of_100():
+@pytest.mark.parametrize("n", [FEWEST, 10, 60])
+def test_interval_holds_the_true_mean_about_95_times_of_100(n, monkeypatch):
+    monkeypatch.setattr(bootstrap, "RESAMPLES", 2000)
     rng, held = np.random.default_rng(0), 0
-    for seed in range(400):
-        values = rng.normal(3, 1, size=80)
-        low, high = percentile_interval(resampled_sums(values[None], seed=seed)[0] / 80)
+    for seed in range(500):
+        values = rng.normal(3, 1, size=n)
+        low, high = expanded_interval(resampled_sums(values[None], seed=seed)[0] / n, n)
         held += low <= 3 <= high
-    assert 0.91 <= held / 400 <= 0.98
+    assert 0.92 <= held / 500 <= 0.98
 
 
-@pytest.mark.parametrize(("infinite", "interval"), [(0, (1, 1)), (500, (1, np.inf)), (1000, (np.inf, np.inf))])
+@pytest.mark.parametrize(("infinite", "interval"), [(0, (1, 1)), (2500, (1, np.inf)), (5000, (np.inf, np.inf))])
 def test_interval_of_values_past_floats_ends_there(infinite, interval):
-    assert percentile_interval(np.repeat([1.0, np.inf], [RESAMPLES - infinite, infinite])) == interval
+    assert expanded_interval(np.repeat([1.0, np.inf], [RESAMPLES - infinite, infinite]), 50) == interval

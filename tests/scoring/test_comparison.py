@@ -6,7 +6,7 @@ import torch
 
 from gpt2lab.errors import LabError
 from gpt2lab.model import Lab
-from gpt2lab.scoring.comparison import Comparison, compare, verdict_of
+from gpt2lab.scoring.comparison import FEWEST, Comparison, compare, verdict_of
 from gpt2lab.scoring.perplexity import measured, perplexity, read
 from gpt2lab.scoring.protocols import PROTOCOLS, Document
 from gpt2lab.scoring.scorer import score
@@ -110,7 +110,25 @@ def test_one_document_that_is_much_better_does_not_decide(pair):
     ],
 )
 def test_verdict_is_told_where_the_interval_is_clear_of_zero(interval, verdict):
-    assert verdict_of(interval) == verdict
+    assert verdict_of(interval, FEWEST) == verdict
+
+
+def test_few_documents_decide_nothing_since_they_agree_by_chance(made_scored):
+    def found(n):
+        owner = np.arange(n)
+        return compare(made_scored([2.0] * n, owner), made_scored(1.9 + 0.01 * owner / n, owner))
+
+    assert [found(n).verdict for n in (1, 2, 5, 6, 20)] == ["cannot tell"] * 3 + ["better"] * 2
+    assert str(found(5)).endswith("lower in 5 of 5 documents; fewer than 6 can agree by chance")
+
+
+def test_models_that_differ_by_chance_alone_are_rarely_told_apart(made_scored):
+    rng, told = np.random.default_rng(0), 0
+    for seed in range(200):
+        losses = rng.normal(3, 0.1, size=(2, FEWEST))
+        one, two = (made_scored(nll, np.arange(FEWEST)) for nll in losses)
+        told += compare(one, two, seed=seed).verdict != "cannot tell"
+    assert told / 200 <= 0.1
 
 
 # figures
@@ -261,7 +279,7 @@ def test_verdict_in_a_sentence():
     )
     assert str(comparison(interval=None, verdict="cannot tell", n_documents=1, better_in=1)) == (
         "whether tuned is better than base cannot be told: -0.2500 nats per token, -22.1% perplexity, "
-        "lower in 1 of 1 documents"
+        "lower in 1 of 1 documents; fewer than 6 can agree by chance"
     )
 
 

@@ -85,7 +85,9 @@ def test_shares_are_the_breakdown_of_each_model(labs, by):
         ({"protocols": "blocks", "stride": 4}, "stride 4 is of sliding windows"),
         ({"context": 65}, "context 65 is out of range"),
         ({"quick": 0}, "quick 0 is out of range"),
-        ({"articles": ARTICLES[:1], "protocols": "all"}, "a block of 64; give more text"),
+        ({"articles": ARTICLES[:1], "protocols": "blocks"}, "a block of 64; give more text"),
+        ({"articles": (Article("", ("",)),)}, "the text has only 0 of the 2 tokens"),
+        ({"protocols": None}, "protocols 'None' are no names"),
     ],
 )
 def test_what_cannot_be_read_is_refused_before_any_model_runs(labs, no_forward, asked, message):
@@ -97,6 +99,21 @@ def test_what_cannot_be_read_is_refused_before_any_model_runs(labs, no_forward, 
 def test_no_model_one_twice_or_three_are_refused(labs, no_forward, which):
     with pytest.raises(LabError, match="give one, or two different ones"):
         evaluate([labs[i] for i in which], ARTICLES)
+
+
+def test_protocol_that_the_text_is_too_short_for_is_left_out_and_said(labs):
+    evaluation = evaluate(labs, ARTICLES[:1])
+    assert evaluation.protocols == ["sliding", "lm-eval"]
+    ((protocol, why),) = evaluation.refused
+    assert (protocol, evaluation.verdicts[-1]) == ("blocks", ("blocks", f"not scored: {why}"))
+    assert "no 1,000 rows of it a block of 64; give more text" in why
+    assert evaluation.record()["verdicts"][-1] == f"blocks: not scored: {why}"
+
+
+@pytest.mark.parametrize("labs", ["builtin", None, ["builtin"], [None]])
+def test_what_is_no_model_is_refused(labs):
+    with pytest.raises(LabError, match=r"the model is a \w+; give load_model\(name\)"):
+        evaluate(labs, ARTICLES)
 
 
 def test_views_of_what_was_not_scored_are_refused_with_what_was(labs):

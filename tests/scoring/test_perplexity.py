@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from gpt2lab.errors import LabError
-from gpt2lab.scoring.perplexity import Perplexity, drawn_articles, measured, perplexity, read, read_all
+from gpt2lab.scoring.perplexity import Perplexity, drawn_articles, measured, perplexity, protocol_names, read
 from gpt2lab.scoring.protocols import PROTOCOLS, Document
 from gpt2lab.scoring.scorer import score
-from gpt2lab.text import Article, wikitext_article
+from gpt2lab.text import Article, TextSplits, wikitext_article
 
 
 @pytest.fixture(scope="module")
@@ -289,22 +289,38 @@ def test_half_a_character_is_refused_as_bad_input(tiny_lab):
         perplexity(tiny_lab, (Article("", ("The \ud83c moon",)),))
 
 
-def test_several_protocols_are_read_by_name(tiny_lab, articles):
-    def names(protocols, **told):
-        return [(r.protocol, r.stride) for r in read_all(tiny_lab, articles, protocols, context=16, **told)]
-
-    everything = [("sliding", 16), ("lm-eval", 16), ("blocks", 16)]
-    assert names("all") == names(["all"]) == names("sliding,lm-eval,blocks") == everything
-    assert names(["blocks", "sliding", "blocks"]) == [("blocks", 16), ("sliding", 16)]
-    assert names("all", stride=8) == [("sliding", 8), *everything[1:]]
-    assert names("sliding, all") == names(" sliding,lm-eval ,blocks") == everything
-    for wrong in ("", "sliding,,blocks", [None]):
-        with pytest.raises(LabError, match="is unknown; use sliding, lm-eval, blocks or all"):
-            names(wrong)
+def test_protocols_are_named_in_one_string_or_several():
+    everything = ["sliding", "lm-eval", "blocks"]
+    assert protocol_names("all") == protocol_names(["all"]) == protocol_names("sliding, all") == everything
+    assert protocol_names("sliding,lm-eval,blocks") == protocol_names(" sliding,lm-eval ,blocks") == everything
+    assert protocol_names(["blocks", "sliding", "blocks"]) == ["blocks", "sliding"]
+    for wrong in ("", "sliding,,blocks", [None], ["x" * 100]):
+        with pytest.raises(LabError, match=r"is unknown; use sliding, lm-eval, blocks or all") as error:
+            protocol_names(wrong)
+        assert len(str(error.value)) < 120
     with pytest.raises(LabError, match="no protocol is named"):
-        names([])
-    with pytest.raises(LabError, match="stride 8 is of sliding windows, and lm-eval has none"):
-        names("lm-eval,blocks", stride=8)
+        protocol_names([])
+    with pytest.raises(LabError, match="are no names; use sliding"):
+        protocol_names(None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lab": "builtin"}, "the model is a str; give load_model"),
+        ({"articles": "some text"}, r"the articles are a str; give load_text\(name\).test"),
+        ({"articles": TextSplits("x", (), (), ())}, "the articles are a TextSplits"),
+        ({"articles": Article("", ("moon",))}, "the articles are a Article"),
+        ({"articles": None}, "the articles are a NoneType"),
+        ({"articles": ["moon"]}, "the articles are a list"),
+        ({"protocol": ["sliding"]}, "is unknown; use sliding"),
+        ({"seed": -1}, "seed -1 is out of range"),
+        ({"seed": 0.5}, r"seed 0\.5 is out of range"),
+    ],
+)
+def test_what_is_no_model_no_articles_or_no_protocol_is_refused(tiny_lab, articles, change, message):
+    with pytest.raises(LabError, match=message):
+        perplexity(**{"lab": tiny_lab, "articles": articles} | change)
 
 
 def test_progress_counts_windows_up_to_all_of_them(tiny_lab, articles):
@@ -368,9 +384,7 @@ def test_good_result_has_no_caution(made_scored):
 
 
 def test_sample_is_cautioned_with_both_numbers(made_scored):
-    assert quiet(made_scored, sample=(10, 600)).cautions == (
-        "a sample of 10 of 600 articles; the interval says how much another sample could differ",
-    )
+    assert quiet(made_scored, sample=(10, 600)).cautions == ("a sample of 10 of 600 articles",)
 
 
 @pytest.mark.parametrize(("unscored", "share"), [(1, None), (4, None), (6, "0.1%"), (50, "1.0%"), (2500, "50.0%")])
@@ -382,7 +396,7 @@ def test_tokens_without_a_prediction_are_cautioned_above_a_thousandth(made_score
         assert cautions == ()
     else:
         (caution,) = cautions
-        assert caution.startswith(f"{share} of the tokens have no prediction")
+        assert caution.startswith(f"{share} of the tokens read have no prediction")
 
 
 def test_share_without_a_prediction_is_that_of_the_tokens_read(tiny_lab, twelve):
@@ -419,11 +433,11 @@ def test_model_that_guesses_is_not_called_worse_than_guessing(lab_of_zeros, arti
 @pytest.mark.parametrize(
     ("documents", "words"),
     [
-        (1, "1 document has no interval; 10 or more are better"),
-        (2, "2 documents have an interval that is too narrow; 10 or more are better"),
-        (9, "9 documents have an interval that is too narrow; 10 or more are better"),
-        (10, None),
-        (11, None),
+        (1, "1 document has no interval; 6 or more are needed to trust one"),
+        (2, "2 documents are too few for an interval; 6 or more are needed to trust one"),
+        (5, "5 documents are too few for an interval; 6 or more are needed to trust one"),
+        (6, None),
+        (60, None),
     ],
 )
 def test_few_documents_are_cautioned(made_scored, documents, words):

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Tokenizer
 
@@ -52,6 +53,15 @@ GOOD = {
     "seed": 0,
     "text": TEXT,
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Matrices this small are no faster on two threads, and far slower where something else runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +112,15 @@ def tab(tmp_path, monkeypatch, labs, built):
     def keep(*asked, **changes):
         return result(*asked, **changes)["key"]
 
-    handlers = {"hard": "hard_0", "hard_by": "by", "words": "words", "make_file": "file"}
+    handlers = {"hard": "hard_0", "hard_by": "by", "words": "words"}
     handlers = {name: events[f"evaluate_{end}"].fn for name, end in handlers.items()}
-    return SimpleNamespace(shelf=shelf, other=other, events=events, run=run, result=result, keep=keep, **handlers)
+
+    def make_file(key, protocol, kind, by="Part"):
+        return events["evaluate_file"].fn(key, protocol, by, kind)
+
+    return SimpleNamespace(
+        shelf=shelf, other=other, events=events, run=run, result=result, keep=keep, make_file=make_file, **handlers
+    )
 
 
 @pytest.fixture
@@ -170,6 +186,17 @@ def test_progress_is_told_window_by_window_and_then_the_result(tab, labs, slow):
     assert [bool(one[3]) for one in told] == [False, *[True] * (windows - 1), False]
     assert re.fullmatch(r"Scored in \d+ s\.", last["note"])
     assert set(last) == {"key", "note", "verdict", "table", "meaning", "figure", "views", "protocol", "file"}
+
+
+def test_model_runs_with_the_shelf_s_lock_held_and_visitors_get_their_turn_between(tab, slow, monkeypatch):
+    held, real = [], scorer.token_nll
+    monkeypatch.setattr(
+        scorer, "token_nll", lambda *args, **options: held.append(tab.shelf.lock.locked()) or real(*args, **options)
+    )
+    for _ in tab.run():
+        assert not tab.shelf.lock.locked()
+    assert len(held) > 5
+    assert all(held)
 
 
 def test_table_and_meanings_are_those_of_the_evaluation(tab, labs):
@@ -305,20 +332,20 @@ def test_number_left_at_nothing_is_the_package_s_own_choice(tab, labs, nothing):
     assert cells(last["table"])[1][-2][1].endswith("of 64, every 64")
 
 
-def test_models_of_different_tokenizers_are_compared_or_refused_before_anything_is_scored(tab, slow):
-    notes = []
-    try:
-        notes.extend(step["note"] for step in tab.run(other="distilgpt2", protocols=list(PROTOCOLS)))
-    except gr.Error as error:
-        assert "compare by lm-eval or sliding" in error.message
-        assert [note for note in notes if "windows" in note] == []
-    else:
-        assert notes[-1].startswith("Scored in")
+def test_models_of_different_tokenizers_are_all_scored_and_compared_where_they_can_be(tab):
+    last = tab.result(other="distilgpt2", protocols=["blocks", "lm-eval", "sliding"])
+    verdicts = dict(line.split(": ", 1) for line in last["verdict"].split("\n\n"))
+    assert list(verdicts) == ["**blocks**", "**lm-eval**", "**sliding**"]
+    for protocol in ("**blocks**", "**sliding**"):
+        assert verdicts[protocol].startswith("not compared: their tokenizers differ")
+    assert "bits per byte" in verdicts["**lm-eval**"]
+    assert len(cells(last["table"])[0]) == 7
 
 
-def test_models_of_different_tokenizers_are_compared_in_bits_per_byte(tab):
-    last = tab.result(other="distilgpt2", protocols=["sliding", "lm-eval"])
-    assert last["verdict"].count("bits per byte") == 2
+def test_models_of_different_tokenizers_are_compared_in_overlapping_windows(tab):
+    text = TEXT * 40  # so long that the first token, which has no prediction, does not matter
+    last = tab.result(other="distilgpt2", context=64, stride=32, text=text)
+    assert "bits per byte" in last["verdict"]
 
 
 # your own text
@@ -497,14 +524,18 @@ def test_without_an_evaluation_the_visitor_is_told_what_to_press(tab, key):
             ask()
 
 
-def test_evaluations_past_the_limit_push_out_the_oldest(tab):
-    first = tab.keep()
-    later = [tab.keep() for _ in range(MAX_EVALUATIONS - 1)]
+def test_evaluations_past_the_limit_push_out_the_one_not_looked_at_for_longest(tab):
+    first, second, *later = [tab.keep() for _ in range(MAX_EVALUATIONS)]
     assert tab.words(first, "sliding", 0, False)
     later.append(tab.keep())
-    with refused("no evaluation here, or no more"):
-        tab.words(first, "sliding", 0, False)
-    assert all(tab.words(key, "sliding", 0, False) for key in later)
+    for ask in (
+        lambda: tab.words(second, "sliding", 0, False),
+        lambda: tab.hard(second, "sliding", "Part", False),
+        lambda: tab.make_file(second, "sliding", "figures, CSV"),
+    ):
+        with refused("no evaluation here, or no more"):
+            ask()
+    assert all(tab.words(key, "sliding", 0, False) for key in (first, *later))
 
 
 def test_two_visitors_who_evaluate_at_once_each_see_their_own(tab, labs, slow):
@@ -512,6 +543,7 @@ def test_two_visitors_who_evaluate_at_once_each_see_their_own(tab, labs, slow):
     visits, last = [tab.run(**changes) for changes in asked], [{}, {}]
     while any("key" not in seen for seen in last):
         for number, visit in enumerate(visits):
+            assert not tab.shelf.lock.locked()  # else the other one waits for ever
             last[number] = next(visit, last[number])
     assert last[0]["key"] != last[1]["key"]
     for changes, seen in zip(asked, last):
@@ -538,7 +570,7 @@ def test_offered_are_the_shelf_s_models_and_the_known_texts(tab):
     assert [value for _, value in tab.other.choices] == [ALONE, "builtin", *HUB_MODELS]
     choices = {c.elem_id: [v for _, v in c.choices] for c in tab.events["evaluate"].inputs if hasattr(c, "choices")}
     assert choices["evaluate-data"] == [*DATA, OWN]
-    assert choices["evaluate-split"] == ["test", "validation", "train"]
+    assert sorted(choices["evaluate-split"]) == ["test", "train", "validation"]
     assert choices["evaluate-protocols"] == ["sliding", "lm-eval", "blocks"]
 
 
@@ -569,9 +601,23 @@ def test_figures_come_out_of_their_json_file(tab, labs):
     text = TEXT.replace("Moon", "Mond 月")
     key = tab.keep(text=text, protocols=["sliding", "blocks"])
     found = strict_json(content_of(tab.make_file(key, "sliding", "figures, JSON")))
-    results = expected(labs, "builtin", text=text, protocols=["sliding", "blocks"]).results
-    assert found["results"] == [{"model": name, **json.loads(json.dumps(result.record()))} for name, result in results]
-    assert found["results"][0]["perplexity"] == results[0][1].perplexity
+    made = expected(labs, "builtin", text=text, protocols=["sliding", "blocks"])
+    assert found["model"] == "builtin"
+    assert found["results"] == [json.loads(json.dumps(result.record())) for _, result in made.results]
+    assert [line["perplexity"] for line in found["results"]] == [result.perplexity for _, result in made.results]
+    assert "compare" not in found
+
+
+def test_json_file_of_two_models_holds_both_and_their_comparison(tab, labs):
+    key = tab.keep(other="gpt2", protocols=["sliding", "lm-eval"])
+    found = strict_json(content_of(tab.make_file(key, "sliding", "figures, JSON")))
+    made = expected(labs, "builtin", "gpt2", protocols=["sliding", "lm-eval"])
+    assert (found["model"], found["compare"]) == ("builtin", "gpt2")
+    for model, lines in (("builtin", found["results"]), ("gpt2", found["compare_results"])):
+        assert [line["nll"] for line in lines] == [result.nll for name, result in made.results if name == model]
+    assert [(c["protocol"], c["difference"], c["verdict"]) for c in found["comparisons"]] == [
+        (c.protocol, c.difference, c.verdict) for c in made.comparisons
+    ]
 
 
 def test_file_names_the_text_and_not_its_place_on_the_page(tab):
@@ -597,7 +643,8 @@ def test_losses_of_every_token_come_out_of_their_file(tab, labs, protocol):
     assert list(dict.fromkeys(row["document"] for row in rows)) == TITLES
     for i, title in enumerate(TITLES):
         mine = [row for row in rows if row["document"] == title]
-        assert [int(row["position"]) for row in mine] == list(range(len(mine)))
+        assert [int(row["piece"]) for row in mine] == list(range(len(mine)))
+        assert {row["model"] for row in mine} == {"builtin"}
         assert [row["text"].removeprefix("'") for row in mine] == [
             piece.removeprefix("'") for piece, _ in surprisals(scored, i)
         ]
@@ -606,10 +653,13 @@ def test_losses_of_every_token_come_out_of_their_file(tab, labs, protocol):
     assert np.isnan(nll).any() == (protocol == "sliding")
 
 
-def test_losses_of_every_token_are_there_of_both_models(tab):
-    content = content_of(tab.make_file(tab.keep(other="gpt2"), "sliding", "loss of every token, CSV")).decode()
-    assert "builtin" in content
-    assert "gpt2" in content
+def test_losses_of_every_token_are_there_of_both_models(tab, labs):
+    rows = parsed_csv(tab.make_file(tab.keep(other="gpt2"), "sliding", "loss of every token, CSV"))
+    made = expected(labs, "builtin", "gpt2")
+    for model, result in made.results:
+        mine = [float(row["nll"] or 0) for row in rows if row["model"] == model]
+        assert sum(mine) == pytest.approx(result.nll, abs=1e-6 * len(mine))
+    assert made.results[0][1].nll != made.results[1][1].nll
 
 
 def test_page_to_take_away_holds_every_breakdown_and_needs_no_network(tab, labs):
@@ -635,6 +685,13 @@ def test_file_is_named_for_what_it_is_and_lies_in_a_folder_of_its_own(tab, tmp_p
     assert len({path.parent for path in paths}) == 2
     assert all(path.is_relative_to(tmp_path / "gradio") for path in paths)
     assert all(component.visible for component in made)
+    if paths[0].suffix == ".csv":
+        assert len(parsed_csv(made[0])) >= 1
+        assert all(None not in row and None not in row.values() for row in parsed_csv(made[0]))
+    elif paths[0].suffix == ".json":
+        assert strict_json(content_of(made[0]))
+    else:
+        assert content_of(made[0]).startswith(b"<!doctype html>")
 
 
 @pytest.mark.parametrize("kind", ["csv", "", None, "../x", 3])
@@ -758,6 +815,17 @@ def test_shelf_keeps_the_newest_evaluations_each_under_its_key(tmp_path):
     for key, _ in old:
         with pytest.raises(LabError, match="there is no evaluation here, or no more"):
             shelf.evaluation(key)
+
+
+def test_evaluation_that_is_looked_at_outlives_those_that_are_not(tmp_path):
+    shelf = Shelf(tmp_path)
+    first = shelf.keep("first")
+    others = []
+    for i in range(3 * MAX_EVALUATIONS):
+        others.append(shelf.keep(i))
+        assert shelf.evaluation(first) == "first"
+    with pytest.raises(LabError):
+        shelf.evaluation(others[-MAX_EVALUATIONS])
 
 
 def test_equal_evaluations_are_kept_apart(tmp_path):

@@ -47,6 +47,7 @@ ONE = Perplexity(
     windows=1_024,
     nll=43_210.5,
     interval=(31.25, 1035.5),
+    word_interval=(98_765.4, 123_456.7),
     bits_interval=(1.3, 1.4567),
     n_tokens=12_346,
     n_documents=1_012,
@@ -69,9 +70,10 @@ NAMES = [
     "perplexity",
     "… 95 % interval",
     "word perplexity",
+    "… 95 % interval",
     "byte perplexity",
     "bits per byte",
-    "… 95 % interval ",
+    "… 95 % interval",
     "tokens predicted",
     "words, bytes",
     "documents",
@@ -132,9 +134,10 @@ def test_every_row_tells_the_figure_that_it_is_named_for():
         ("perplexity", f"{exp(43_210.5 / 12_345):.2f}"),
         ("… 95 % interval", "31.2 to 1,035.5"),
         ("word perplexity", f"{exp(43_210.5 / 2_345):,.2f}"),
+        ("… 95 % interval", "98,765 to 123,457"),
         ("byte perplexity", f"{exp(43_210.5 / 45_678):.4f}"),
         ("bits per byte", f"{43_210.5 / 45_678 / log(2):.4f}"),
-        ("… 95 % interval ", "1.300 to 1.457"),
+        ("… 95 % interval", "1.300 to 1.457"),
         ("tokens predicted", "12,345 of 12,346"),
         ("words, bytes", "2,345, 45,678"),
         ("documents", "1,012"),
@@ -151,10 +154,15 @@ def test_every_result_has_a_column_in_the_order_given():
 
 
 def test_interval_that_there_is_none_of_and_a_perplexity_past_floats_are_told_as_such():
-    cells = dict(result_rows([("m", TWO)]))
-    assert (cells["… 95 % interval"], cells["… 95 % interval "]) == ("none", "none")
-    assert (cells["perplexity"], cells["word perplexity"]) == ("inf", "inf")
-    assert cells["bits per byte"] == f"{7100 / 20 / log(2):.4f}"
+    cells = [cell for _, cell in result_rows([("m", TWO)])]
+    assert [cell for name, cell in zip(NAMES, cells) if "interval" in name] == ["none"] * 3
+    assert [cell for name, cell in zip(NAMES, cells) if name in ("perplexity", "word perplexity")] == ["inf"] * 2
+    assert cells[NAMES.index("bits per byte")] == f"{7100 / 20 / log(2):.4f}"
+
+
+def test_interval_that_ends_past_floats_is_told():
+    [row] = [row for row in result_rows([("m", replace(ONE, word_interval=(5e300, inf)))]) if "inf" in row[1]]
+    assert row[1].endswith(" to inf")
 
 
 def test_row_of_a_share_tells_its_loss_and_what_it_is_of_the_whole():
@@ -211,13 +219,6 @@ def test_caution_is_told_of_the_protocol_that_it_belongs_to():
         [("a", replace(ONE, cautions=("x",))), ("a", TWO), ("b", ONE), ("b", replace(TWO, cautions=("y",)))]
     )
     assert [line for line in lines if "published" not in line] == ["sliding, a: x.", "blocks, b: y."]
-
-
-def test_windows_that_differ_between_models_are_told_of_each():
-    results = [("a", replace(ONE, described="windows of 256")), ("b", replace(ONE, described="windows of 1,024"))]
-    lines = "\n".join(meaning_lines(results))
-    assert "windows of 256" in lines
-    assert "windows of 1,024" in lines
 
 
 # figures
@@ -279,10 +280,12 @@ def test_no_more_bars_are_drawn_than_a_page_has_rows(monkeypatch):
     assert bar_sets(figure)[0][0] == [2.5, 2.0]
 
 
-def test_documents_of_one_title_have_a_bar_each():
-    figure = shares_figure("document", {"a": (Share("Moon", 2, 6.0), Share("Moon", 2, 1.0))})
-    assert ticks(figure) == ["Moon", "Moon"]
-    assert bar_sets(figure)[0][0] == [3.0, 0.5]
+def test_documents_of_one_title_have_a_row_and_a_bar_each():
+    made = made_evaluation({"a": [np.nan, 2, 2, 1, 1, 1]}, ("Moon", "Moon")).shares("document", "sliding")
+    [(lengths, _)] = bar_sets(shares_figure("document", made))
+    assert lengths == [2, 1]
+    assert len({row[0] for row in share_rows(made["a"])}) == 2
+    assert all(row[0].startswith("Moon") for row in share_rows(made["a"]))
 
 
 @pytest.mark.parametrize("by", BY)
@@ -362,18 +365,18 @@ def test_shares_come_out_of_their_file_to_the_last_digit():
 
 def test_pieces_come_out_of_their_file_in_order_with_their_losses():
     documents = [
-        ("Moon", [("The", None), (" moon,\n", 0.12345649), ('"', 12.0)]),
-        ("+Sea", [("=1", 0.0), ("月", 1e-9)]),
+        ("m", "Moon", [("The", None), (" moon,\n", 0.12345649), ('"', 12.0)]),
+        ("=n", "+Sea", [("=1", 0.0), ("月", 1e-9)]),
     ]
     rows = parsed(tokens_csv(documents))
     assert [tuple(row.values()) for row in rows] == [
-        ("Moon", "0", "The", ""),
-        ("Moon", "1", " moon,\n", "0.123456"),
-        ("Moon", "2", '"', "12.000000"),
-        ("'+Sea", "0", "'=1", "0.000000"),
-        ("'+Sea", "1", "月", "0.000000"),
+        ("m", "Moon", "0", "The", ""),
+        ("m", "Moon", "1", " moon,\n", "0.123456"),
+        ("m", "Moon", "2", '"', "12.000000"),
+        ("'=n", "'+Sea", "0", "'=1", "0.000000"),
+        ("'=n", "'+Sea", "1", "月", "0.000000"),
     ]
-    assert list(rows[0]) == ["document", "position", "text", "nll"]
+    assert list(rows[0]) == ["model", "document", "piece", "text", "nll"]
 
 
 # the page
@@ -462,16 +465,17 @@ def test_hostile_text_of_an_evaluation_is_shown_and_not_obeyed(sketched, place):
     assert HOSTILE in hostile.text
 
 
-@pytest.mark.parametrize("field", ["described", "source", "caution"])
+@pytest.mark.parametrize("field", ["described", "source", "caution", "verdict"])
 def test_hostile_words_of_a_result_are_shown_and_not_obeyed(sketched, field):
     def page(text):
         changes = {
             "described": {"described": text},
             "source": {"published": (replace(GUIDE, source=text),)},
             "caution": {"cautions": (text,)},
+            "verdict": {},
         }
-        results = [("m", replace(ONE, **changes[field]))]
-        return sketched("t", SimpleNamespace(results=results, protocols=["sliding"], comparisons=()))
+        results, verdicts = [("m", replace(ONE, **changes[field]))], [("sliding", text if field == "verdict" else "")]
+        return sketched("t", SimpleNamespace(results=results, protocols=["sliding"], verdicts=verdicts))
 
     plain, hostile = page("harmless"), page(HOSTILE)
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
