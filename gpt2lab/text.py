@@ -176,7 +176,8 @@ def read_articles(path: Path) -> tuple[Article, ...]:
 
 
 def articles_of(text: str, title: str) -> tuple[Article, ...]:
-    """A text's articles: at titles in WikiText form, else all of it as one with the title given."""
+    """A text's articles: at titles in WikiText form, else all of it as one with the title given. CRLF counts as a newline."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     articles = split_articles(wikitext_rows(text))
     return articles if any(article.title for article in articles) else (Article(title, (text,)),)
 

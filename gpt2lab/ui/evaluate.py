@@ -101,7 +101,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
         names = found.evaluation.protocols
         yield {
             shown: shelf.keep(found),
-            note: f"**{plain(found.text)}**, scored in {duration(time.monotonic() - began)}.",
+            note: f"**{plain(', '.join(found.evaluation.models))} on {plain(found.text)}**, scored in {duration(time.monotonic() - began)}.",
             running: False,
             **dict(zip((verdict, table, meaning, figure), figures_of(found.evaluation, dark is True))),
             views: gr.Column(visible=True),
@@ -197,7 +197,7 @@ def steps_asked(shelf: Shelf, label: str, asked: dict) -> Generator[str | Shown,
     labs = [replace(shelf.lab(one), name=one) for one in labels]
     steps = evaluation_steps(labs, articles, asked["protocols"], seed=asked["seed"] or 0, **optional)
     evaluation = yield from in_words(shelf.each(steps))
-    yield Shown(evaluation, OWN if asked["data"] == OWN else f"{asked['data']}, {asked['split']} split")
+    yield Shown(evaluation, "your own text" if asked["data"] == OWN else f"{asked['data']}, {asked['split']} split")
 
 
 def articles_asked(data, split, text) -> tuple:
@@ -316,5 +316,6 @@ def evaluation_file(shown: Shown, protocol: str, by: str, kind: str):
     elif end == "tokens.csv":
         content = tokens_csv(evaluation.pieces(protocol))
     else:
-        content = evaluation_page(f"Perplexity on {shown.text}", evaluation, [*BREAKDOWNS.values()]).html.encode()
+        title = f"Perplexity of {', '.join(evaluation.models)} on {shown.text}"
+        content = evaluation_page(title, evaluation, [*BREAKDOWNS.values()]).html.encode()
     return write_bytes(new_folder() / f"perplexity.{end}", content)

@@ -140,13 +140,14 @@ def shares_figure(by: str, shares: dict[str, Sequence[Share]], *, dark: bool = F
     for i, (model, mine) in enumerate(shares.items()):
         losses = {share.label: share.loss for share in mine}
         y = np.arange(len(names)) + (i - (len(shares) - 1) / 2) * height
-        axes.barh(y, [losses.get(name, 0.0) for name in names], height, color=RUN_COLOURS[i], label=_short(model))
+        axes.barh(y, [losses.get(name, 0.0) for name in names], height, color=RUN_COLOURS[i])
     axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="loss (nats per token)", title=BY[by])
     axes.grid(axis="x", alpha=0.4)
     if len(shares) > 1:
-        figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+        models = [_short(model) for model in shares]  # told outright: matplotlib leaves out labels that begin with "_"
+        figure.legend(axes.containers, models, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return for_dark_pages(figure) if dark else figure
 
 

@@ -26,6 +26,7 @@ COLOURS = {"train": "#8da0cb", "validation": "#d95f02"}  # told apart by the col
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MAP = "viridis"  # perceptually uniform
 MAX_LABEL = 20  # characters of a token
+MAX_DRAWN = 2 * MAX_LABEL  # characters of it where some are drawn as their code points
 MAX_LABELS = 48  # tokens that can be labelled legibly on a side
 MAX_SIDE = 128  # pixels a thumbnail's side can use; longer texts are averaged down to it
 LEAST_SIDE = 64  # of a thumbnail in the mosaic, so that gaps are as thin for short texts
@@ -164,7 +165,7 @@ def label(token: str) -> str:
     font = get_font(findfont("DejaVu Sans"))
     short = token if len(token) <= MAX_LABEL else f"{token[: MAX_LABEL - 1]}…"
     drawn = "".join(c if font.get_char_index(ord(c)) else f"⟨U+{ord(c):04X}⟩" for c in short)
-    return drawn.replace("$", r"\$")
+    return (drawn if len(drawn) <= MAX_DRAWN else f"{drawn[: MAX_DRAWN - 1]}…").replace("$", r"\$")
 
 
 def shrunk(weights: np.ndarray) -> np.ndarray:

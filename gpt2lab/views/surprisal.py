@@ -22,9 +22,9 @@ STYLE = (
 table { border-collapse: collapse; } th, td { border: 1px solid var(--line); padding: 2px 10px; text-align: left; }
 .soft { color: var(--soft); }
 """
-    + "".join(f".s{i} {{ background: rgb(230 120 0 / {0.09 * i:.2f}); }}\n" for i in range(len(LIMITS) + 1))
-    + "".join(f".w{i} {{ background: rgb(213 94 0 / {0.19 * i:.2f}); }}\n" for i in range(len(CHANGES) + 1))
-    + "".join(f".b{i} {{ background: rgb(0 114 178 / {0.19 * i:.2f}); }}\n" for i in range(len(CHANGES) + 1))
+    + "".join(f".s{i} {{ background: rgb(230 120 0 / {0.07 * i:.2f}); }}\n" for i in range(len(LIMITS) + 1))
+    + "".join(f".w{i} {{ background: rgb(213 94 0 / {0.17 * i:.2f}); }}\n" for i in range(len(CHANGES) + 1))
+    + "".join(f".b{i} {{ background: rgb(0 114 178 / {0.17 * i:.2f}); }}\n" for i in range(len(CHANGES) + 1))
 )
 Pieces = Sequence[tuple[str, float | None]]
 

@@ -20,7 +20,7 @@ from gpt2lab.scoring.perplexity import perplexity
 from gpt2lab.sources import cache_folder
 from gpt2lab.text import articles_of, load_text
 from gpt2lab.ui.evaluate import BREAKDOWNS
-from gpt2lab.views.evaluation import result_rows, share_rows
+from gpt2lab.views.evaluation import result_table, share_rows
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 PROTOCOLS = ("sliding", "lm-eval", "blocks")
@@ -86,7 +86,7 @@ def evaluated(page):
     """Open the tab, press the button, and wait until the last view is there."""
     open_tab(page)
     press(page)
-    expect_note(page, "Scored in")
+    expect_note(page, "scored in")
     expect(page.locator("#evaluate-words iframe").first).to_be_visible(timeout=PATIENCE)
 
 
@@ -151,9 +151,9 @@ def test_evaluate_shows_the_package_s_own_numbers(page, known):
     assert cache_folder() != known.cache  # the page scores for itself
     evaluated(page)
     results = [("builtin", perplexity(known.lab, load_text("sample").test, protocol=name)) for name in PROTOCOLS]
-    expect_rows(page, "table", result_rows(results))
+    expect_rows(page, "table", result_table(results)[1])
     assert f"{known.evaluation.results[0][1].perplexity:.2f}" in table(page, "table")[1]
-    assert table(page, "table")[0][1:] == [f"builtin, {name}" for name in PROTOCOLS]
+    assert table(page, "table")[0][1:] == list(PROTOCOLS)
     for _, result in results:
         expect(page.locator("#evaluate-meaning")).to_contain_text(f"{result.protocol}: {result.described}")
     width, height = picture_size(page, "figure")
@@ -200,9 +200,9 @@ def test_own_text_is_evaluated_and_nothing_in_it_is_obeyed(page, known):
     choose(page, "data", "your own text")
     settings(page, text=OWN)
     press(page)
-    expect_note(page, "Scored in")
+    expect_note(page, "scored in")
     result = perplexity(known.lab, articles_of(OWN, "your own text"), protocol="lm-eval")
-    expect_rows(page, "table", result_rows([("builtin", result)]))
+    expect_rows(page, "table", result_table([("builtin", result)])[1])
     expect(frame_text(page)).to_contain_text(f"= {HOSTILE} =", timeout=PATIENCE)
     page.locator("#evaluate-by").get_by_label("Document").check()
     expect(page.locator("#evaluate-share-table")).to_contain_text(HOSTILE, timeout=PATIENCE)
@@ -237,7 +237,7 @@ def test_every_file_is_taken_home_and_read(page, scored, tmp_path):
         (name, pytest.approx(result.perplexity)) for name, (_, result) in zip(PROTOCOLS, results)
     ]
     record = json.loads(files["perplexity.json"])
-    assert record["data"] == "sample, test"
+    assert record["data"] == "sample, test split"
     assert [line["nll"] for line in record["results"]] == [pytest.approx(result.nll) for _, result in results]
     tokens = list(csv.DictReader(io.StringIO(files["perplexity.tokens.csv"])))
     assert sum(float(row["nll"] or 0) for row in tokens) == pytest.approx(results[1][1].nll, rel=1e-5)
@@ -260,8 +260,19 @@ def test_stop_says_so_keeps_what_was_scored_and_frees_the_button(page):
     page.locator("#evaluate-stride input").fill("0")
     page.locator("#evaluate-quick input").fill("1")
     press(page)
-    expect_note(page, "Scored in")
+    expect_note(page, "scored in")
     expect(page.locator("#evaluate-meaning")).to_contain_text("a sample of 1 of 6 articles")
+
+
+def test_stop_says_nothing_where_nothing_is_under_way(page, scored):
+    open_tab(page)
+    page.locator("#evaluate-stop").click()
+    page.wait_for_timeout(700)
+    assert "Stopped" not in page.locator("#evaluate-note").inner_text()
+    evaluated(page)
+    page.locator("#evaluate-stop").click()
+    page.wait_for_timeout(700)
+    expect_note(page, "builtin on sample, test split, scored in")
 
 
 REFUSED = {

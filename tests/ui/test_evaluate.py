@@ -27,7 +27,7 @@ from gpt2lab.text import articles_of, load_text
 from gpt2lab.ui import evaluate as tab_module
 from gpt2lab.ui.evaluate import ALONE, BREAKDOWNS, FILES, OWN, PROTOCOLS, build_evaluate_tab, in_words, plain
 from gpt2lab.ui.shelf import MAX_EVALUATIONS, Shelf
-from gpt2lab.views.evaluation import SHARE_HEAD, meaning_lines, result_rows, share_rows
+from gpt2lab.views.evaluation import SHARE_HEAD, meaning_lines, result_table, share_rows
 
 TEXT = """
  = Moon =
@@ -90,19 +90,19 @@ def built(tmp_path_factory):
 def tab(tmp_path, monkeypatch, labs, built):
     """The tab, its shelf empty, with tiny models; `run` asks for GOOD with changes, `keep` runs it and gives its key."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    monkeypatch.setattr(gpt2lab.model, "load_model", lambda location: labs[location])
+    monkeypatch.setattr(gpt2lab.model, "load_model", lambda location: labs.get(location, labs["gpt2"]))
     demo, shelf, other = built
     shelf.__init__(tmp_path / "runs")
     events = {event.api_name: event for event in demo.fns.values()}
     event = events["evaluate"]
+    names = dict(zip(event.outputs, ("key", "running")))
 
     def run(label="builtin", dark=False, **changes):
         asked = GOOD | changes
         values = [asked[component.elem_id.removeprefix("evaluate-")] for component in event.inputs[2:]]
         for step in event.fn(label, dark, *values):
             yield {
-                "key" if isinstance(place, gr.State) else (place.elem_id or "views").removeprefix("evaluate-"): value
-                for place, value in step.items()
+                names.get(place) or (place.elem_id or "views").removeprefix("evaluate-"): v for place, v in step.items()
             }
 
     def result(*asked, **changes):
@@ -174,18 +174,19 @@ def corner(picture):
 
 
 def test_progress_is_told_window_by_window_and_then_the_result(tab, labs, slow):
-    *progress, last = tab.run()
+    start, *progress, last = tab.run()
     windows = len(expected(labs, "builtin").scored[0].reading.windows)
     assert windows > 5
     assert all(set(step) == {"note"} for step in progress)
-    reading, *notes = [step["note"] for step in progress]
-    assert reading == "Reading the text …"
+    notes = [step["note"] for step in progress]
+    assert (start["note"], start["running"], start["key"]) == ("Reading the text …", True, None)
+    assert not any(start[place].visible for place in ("table", "views", "file"))  # what was there before is gone
     told = [re.fullmatch(r"builtin, sliding: (\d+) of (\d+) windows(, \d+ s left)?", note) for note in notes]
     assert [int(one[1]) for one in told] == list(range(windows + 1))
     assert {int(one[2]) for one in told} == {windows}
     assert [bool(one[3]) for one in told] == [False, *[True] * (windows - 1), False]
-    assert re.fullmatch(r"Scored in \d+ s\.", last["note"])
-    assert set(last) == {"key", "note", "verdict", "table", "meaning", "figure", "views", "protocol", "file"}
+    assert re.fullmatch(r"\*\*builtin on your own text\*\*, scored in \d+ s\.", last["note"])
+    assert (set(last), last["running"]) == (set(start) - {"file"} | {"figure", "protocol"}, False)
 
 
 def test_model_runs_with_the_shelf_s_lock_held_and_visitors_get_their_turn_between(tab, slow, monkeypatch):
@@ -203,8 +204,8 @@ def test_table_and_meanings_are_those_of_the_evaluation(tab, labs):
     last = tab.result(protocols=["sliding", "blocks"], stride=8)
     results = expected(labs, "builtin", protocols=["sliding", "blocks"], stride=8).results
     head, rows = cells(last["table"])
-    assert head == ["", "builtin, sliding", "builtin, blocks"]
-    assert rows == [list(row) for row in result_rows(results)]
+    assert head == ["", "sliding", "blocks"]
+    assert rows == [list(row) for row in result_table(results)[1]]
     assert rows[0][:2] == ["perplexity", f"{results[0][1].perplexity:,.2f}"]
     assert last["meaning"].splitlines() == [f"- {plain(line)}" for line in meaning_lines(results)]
     assert last["verdict"] == ""
@@ -212,13 +213,12 @@ def test_table_and_meanings_are_those_of_the_evaluation(tab, labs):
     assert last["views"].visible
     assert [value for _, value in last["protocol"].choices] == ["sliding", "blocks"]
     assert last["protocol"].value == "sliding"
-    assert not last["file"].visible
 
 
 def test_every_protocol_is_scored_in_the_order_asked(tab):
     last = tab.result(protocols=["blocks", "lm-eval", "sliding"])
     head, _ = cells(last["table"])
-    assert head == ["", "builtin, blocks", "builtin, lm-eval", "builtin, sliding"]
+    assert head == ["", "blocks", "lm-eval", "sliding"]
 
 
 def test_second_model_is_compared_with_the_first(tab, labs):
@@ -228,9 +228,20 @@ def test_second_model_is_compared_with_the_first(tab, labs):
     assert len(made.comparisons) == 2
     assert all(re.search("better|worse|cannot be told", line) for line in last["verdict"].split("\n\n"))
     head, rows = cells(last["table"])
-    assert head == ["", "builtin, sliding", "gpt2, sliding", "builtin, lm-eval", "gpt2, lm-eval"]
-    assert rows == [list(row) for row in result_rows(made.results)]
+    assert head == ["", "builtin", "gpt2"]
+    assert rows == [list(row) for row in result_table(made.results)[1]]
     assert made.results[0][1].perplexity != made.results[1][1].perplexity
+
+
+def test_model_of_a_run_is_compared_and_its_name_is_no_markdown(tab, labs):
+    folder = tab.shelf.runs_dir / "a_run_of_mine" / "model"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    last = tab.result(other="a_run_of_mine")
+    [comparison] = expected(labs | {"a_run_of_mine": labs["gpt2"]}, "builtin", "a_run_of_mine").comparisons
+    assert last["verdict"] == f"**sliding**: {plain(str(comparison))}"
+    assert r"a\_run\_of\_mine" in last["verdict"]
+    assert cells(last["table"])[0][2] == "a_run_of_mine"  # a table shows text as it is
 
 
 def test_defaults_of_the_page_evaluate_the_sample_s_test_split(tab, labs, monkeypatch):
@@ -327,7 +338,7 @@ def test_number_that_is_nonsense_is_refused_by_its_name(tab, name, value):
 def test_number_left_at_nothing_is_the_package_s_own_choice(tab, labs, nothing):
     last = tab.result(**dict.fromkeys(("context", "stride", "quick", "seed"), nothing))
     assert cells(last["table"])[1] == [
-        list(row) for row in result_rows(expected(labs, "builtin", context=None).results)
+        list(row) for row in result_table(expected(labs, "builtin", context=None).results)[1]
     ]
     assert cells(last["table"])[1][-2][1].endswith("of 64, every 64")
 
@@ -339,13 +350,27 @@ def test_models_of_different_tokenizers_are_all_scored_and_compared_where_they_c
     for protocol in ("**blocks**", "**sliding**"):
         assert verdicts[protocol].startswith("not compared: their tokenizers differ")
     assert "bits per byte" in verdicts["**lm-eval**"]
-    assert len(cells(last["table"])[0]) == 7
+    assert cells(last["table"])[0] == ["", "builtin", "distilgpt2"]
 
 
 def test_models_of_different_tokenizers_are_compared_in_overlapping_windows(tab):
     text = TEXT * 40  # so long that the first token, which has no prediction, does not matter
     last = tab.result(other="distilgpt2", context=64, stride=32, text=text)
     assert "bits per byte" in last["verdict"]
+
+
+def test_protocol_that_the_text_is_too_short_for_is_said_and_leaves_the_others(tab):
+    last = tab.result(text="The moon is a small world.", context=64, protocols=["blocks", "sliding"])
+    assert re.fullmatch(r"\*\*blocks\*\*: not scored: the text has \d+ tokens, and no .*", last["verdict"])
+    assert cells(last["table"])[0] == ["", "sliding"]
+    assert (last["protocol"].value, [value for _, value in last["protocol"].choices]) == ("sliding", ["sliding"])
+
+
+def test_refusal_leaves_no_note_and_nothing_under_way(tab):
+    steps = []
+    with refused("context 65 is out of range"):
+        steps.extend(tab.run(context=65))
+    assert [(step["note"], step["running"]) for step in steps] == [("Reading the text …", True), ("", False)]
 
 
 # your own text
@@ -541,14 +566,14 @@ def test_evaluations_past_the_limit_push_out_the_one_not_looked_at_for_longest(t
 def test_two_visitors_who_evaluate_at_once_each_see_their_own(tab, labs, slow):
     asked = {"text": "The moon is a small world. " * 8}, {"text": "It was seen for the first time. " * 12}
     visits, last = [tab.run(**changes) for changes in asked], [{}, {}]
-    while any("key" not in seen for seen in last):
+    while not all(seen.get("key") for seen in last):
         for number, visit in enumerate(visits):
             assert not tab.shelf.lock.locked()  # else the other one waits for ever
             last[number] = next(visit, last[number])
     assert last[0]["key"] != last[1]["key"]
     for changes, seen in zip(asked, last):
         made = expected(labs, "builtin", **changes)
-        assert cells(seen["table"])[1] == [list(row) for row in result_rows(made.results)]
+        assert cells(seen["table"])[1] == [list(row) for row in result_table(made.results)[1]]
         [(_, text)] = scored_text(tab.words(seen["key"], "sliding", 0, False))
         assert text == changes["text"]
         [row] = parsed_csv(tab.make_file(seen["key"], "sliding", "figures, CSV"))
@@ -622,7 +647,7 @@ def test_json_file_of_two_models_holds_both_and_their_comparison(tab, labs):
 
 def test_file_names_the_text_and_not_its_place_on_the_page(tab):
     sample = strict_json(content_of(tab.make_file(tab.keep(data="sample", quick=1), "sliding", "figures, JSON")))
-    assert sample["data"] == "sample, test"
+    assert sample["data"] == "sample, test split"
     own = strict_json(content_of(tab.make_file(tab.keep(), "sliding", "figures, JSON")))
     assert own["data"].startswith("your own text")
     assert "below" not in own["data"]
@@ -715,7 +740,9 @@ def test_stop_keeps_what_was_scored_and_evaluating_again_goes_on_from_there(tab,
         assert int((~np.isnan(file["nll"])).sum()) >= 5
     _, first, *_, last = tab.run(stride=1)
     assert re.match(r"builtin, sliding: 5 of", first["note"])
-    assert cells(last["table"])[1] == [list(row) for row in result_rows(expected(labs, "builtin", stride=1).results)]
+    assert cells(last["table"])[1] == [
+        list(row) for row in result_table(expected(labs, "builtin", stride=1).results)[1]
+    ]
     _, first, *_ = tab.run(stride=1)
     done, total = re.match(r"builtin, sliding: (\d+) of (\d+)", first["note"]).groups()
     assert done == total

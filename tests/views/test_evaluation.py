@@ -26,7 +26,7 @@ from gpt2lab.views.evaluation import (
     evaluation_page,
     meaning_lines,
     result_figure,
-    result_rows,
+    result_table,
     results_csv,
     share_rows,
     shares_csv,
@@ -130,7 +130,7 @@ def png(figure):
 
 
 def test_every_row_tells_the_figure_that_it_is_named_for():
-    assert result_rows([("m", ONE)]) == [
+    assert result_table([("m", ONE)])[1] == [
         ("perplexity", f"{exp(43_210.5 / 12_345):.2f}"),
         ("… 95 % interval", "31.2 to 1,035.5"),
         ("word perplexity", f"{exp(43_210.5 / 2_345):,.2f}"),
@@ -146,22 +146,31 @@ def test_every_row_tells_the_figure_that_it_is_named_for():
     ]
 
 
-def test_every_result_has_a_column_in_the_order_given():
-    alone = {r.protocol: [row[1] for row in result_rows([("m", r)])] for r in (ONE, TWO)}
-    rows = result_rows([("m", TWO), ("m", ONE), ("n", TWO)])
-    assert [row[0] for row in rows] == NAMES
-    assert [list(column) for column in zip(*rows)][1:] == [alone["blocks"], alone["sliding"], alone["blocks"]]
+def test_protocols_of_one_model_have_a_column_each_in_the_order_given():
+    alone = {r.protocol: [row[1] for row in result_table([("m", r)])[1]] for r in (ONE, TWO)}
+    head, rows = result_table([("m", TWO), ("m", ONE)])
+    assert head == ["", "blocks", "sliding"]
+    assert [list(column) for column in zip(*rows)] == [NAMES, alone["blocks"], alone["sliding"]]
+
+
+def test_several_models_have_a_column_each_and_protocols_follow_each_other():
+    alone = {r.protocol: [row[1] for row in result_table([("m", r)])[1]] for r in (ONE, TWO)}
+    head, rows = result_table([("m", TWO), ("n", TWO), ("m", ONE), ("n", ONE)])
+    assert head == ["", "m", "n"]
+    names, *columns = (list(column) for column in zip(*rows))
+    assert names == [f"{protocol}: {name}" for protocol in ("blocks", "sliding") for name in NAMES]
+    assert columns == [alone["blocks"] + alone["sliding"]] * 2
 
 
 def test_interval_that_there_is_none_of_and_a_perplexity_past_floats_are_told_as_such():
-    cells = [cell for _, cell in result_rows([("m", TWO)])]
+    cells = [cell for _, cell in result_table([("m", TWO)])[1]]
     assert [cell for name, cell in zip(NAMES, cells) if "interval" in name] == ["none"] * 3
     assert [cell for name, cell in zip(NAMES, cells) if name in ("perplexity", "word perplexity")] == ["inf"] * 2
     assert cells[NAMES.index("bits per byte")] == f"{7100 / 20 / log(2):.4f}"
 
 
 def test_interval_that_ends_past_floats_is_told():
-    [row] = [row for row in result_rows([("m", replace(ONE, word_interval=(5e300, inf)))]) if "inf" in row[1]]
+    [row] = [row for row in result_table([("m", replace(ONE, word_interval=(5e300, inf)))])[1] if "inf" in row[1]]
     assert row[1].endswith(" to inf")
 
 
@@ -339,28 +348,38 @@ def test_long_name_of_a_model_is_told_by_its_end():
 
 
 def test_results_come_out_of_their_file_to_the_last_digit():
-    rows = parsed(results_csv([('a, "b"\nc', ONE), ("=m", TWO)]))
+    found = SimpleNamespace(
+        results=(('a, "b"\nc', ONE), ("=m", replace(TWO, sample=(3, 7), cautions=("odd", "old")))),
+        models=['a, "b"\nc', "=m"],
+        verdicts=[("blocks", "=m is better")],
+    )
+    rows = parsed(results_csv(found, "+moon, test split"))
     assert [row["model"] for row in rows] == ['a, "b"\nc', "'=m"]
+    assert {row["text"] for row in rows} == {"'+moon, test split"}
     for row, result in zip(rows, (ONE, TWO)):
         assert row["protocol"] == result.protocol
-        for name in ("context", "stride", "n_scored", "n_words", "n_bytes", "windows"):
+        for name in ("context", "stride", "n_scored", "n_tokens", "n_words", "n_bytes", "n_documents", "windows"):
             assert int(row[name]) == getattr(result, name)
         for name in ("nll", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte"):
             assert float(row[name]) == getattr(result, name)
-    ends = ("interval_low", "interval_high", "bits_interval_low", "bits_interval_high")
-    assert [float(rows[0][end]) for end in ends] == [31.25, 1035.5, 1.3, 1.4567]
-    assert [rows[1][end] for end in ends] == ["", "", "", ""]
-    assert float(rows[1]["word_perplexity"]) == inf
+    for name in ("interval", "word_interval", "bits_interval"):
+        assert (float(rows[0][f"{name}_low"]), float(rows[0][f"{name}_high"])) == getattr(ONE, name)
+        assert (rows[1][f"{name}_low"], rows[1][f"{name}_high"]) == ("", "")
+    told = ("articles", "of_articles", "cautions", "comparison")
+    assert [rows[1][name] for name in told] == ["3", "7", "odd; old", "'=m is better"]
+    assert [rows[0][name] for name in told if name != "cautions"] == ["", "", ""]
 
 
 def test_shares_come_out_of_their_file_to_the_last_digit():
     shares = {"a": (Share("Moon", 3, 1 / 3, 7), Share("=Sea", 2, 4.0, 9)), "@b": (Share('a,\n"b"', 1, 0.1),)}
-    rows = parsed(shares_csv(shares))
-    assert [(row["model"], row["part"]) for row in rows] == [("a", "Moon"), ("a", "'=Sea"), ("'@b", 'a,\n"b"')]
+    found = SimpleNamespace(protocols=["sliding", "blocks"], shares=lambda by, protocol: shares if by == "part" else {})
+    rows = parsed(shares_csv(found, "part"))
+    assert [row["protocol"] for row in rows] == ["sliding"] * 3 + ["blocks"] * 3
+    assert [(row["model"], row["part"]) for row in rows] == [("a", "Moon"), ("a", "'=Sea"), ("'@b", 'a,\n"b"')] * 2
     for row, share in zip(rows, [share for mine in shares.values() for share in mine]):
         assert int(row["n_scored"]) == share.n_scored
         assert [float(row[name]) for name in ("nll", "loss", "perplexity")] == [share.nll, share.loss, share.perplexity]
-    assert [row["bits_per_byte"] for row in rows] == [repr(1 / 3 / 7 / log(2)), repr(4 / 9 / log(2)), ""]
+    assert [row["bits_per_byte"] for row in rows[:3]] == [repr(1 / 3 / 7 / log(2)), repr(4 / 9 / log(2)), ""]
 
 
 def test_pieces_come_out_of_their_file_in_order_with_their_losses():
@@ -384,8 +403,8 @@ def test_pieces_come_out_of_their_file_in_order_with_their_losses():
 
 def test_page_tells_every_figure_verdict_and_meaning_of_an_evaluation(sketched, evaluation):
     text = sketched("On the moon", evaluation).text
-    assert text.startswith("On the moon On the moon before, sliding after, sliding")  # in its head, and at its top
-    for cells in result_rows(evaluation.results):
+    assert text.startswith("On the moon On the moon before after sliding: perplexity")  # in its head, and at its top
+    for cells in result_table(evaluation.results)[1]:
         assert " ".join(" ".join(cells).split()) in text
     [comparison] = evaluation.comparisons
     assert f"sliding: {comparison}" in text
@@ -417,7 +436,7 @@ def test_page_without_breakdowns_has_no_heading_for_them(sketched, evaluation):
 
 def test_page_of_one_model_has_no_verdict(sketched):
     text = sketched("t", made_evaluation({"alone": [np.nan, 2, 3, 1, 2, 4]})).text
-    assert "alone, sliding" in text
+    assert text.startswith("t t sliding perplexity")
     assert "better" not in text.replace("or more are better", "").replace("lower is better", "")
 
 
