@@ -117,5 +117,7 @@ def page_or_table(out: Path, extent: str, evaluation, by: str | None) -> bytes:
     from gpt2lab.views.evaluation import evaluation_page, results_csv, shares_csv
 
     if out.suffix.lower() == ".html":
-        return evaluation_page(f"Perplexity of {', '.join(evaluation.models)} on {extent}", evaluation, (by,) if by else ()).html.encode()
+        return evaluation_page(
+            f"Perplexity of {', '.join(evaluation.models)} on {extent}", evaluation, (by,) if by else ()
+        ).html.encode()
     return shares_csv(evaluation, by) if by else results_csv(evaluation, extent)

@@ -137,7 +137,7 @@ def shares_figure(by: str, shares: dict[str, Sequence[Share]], *, dark: bool = F
     figure = Figure(figsize=(7, 1.4 + 0.26 * len(names) * max(1, 0.6 * len(shares))), layout="constrained")
     axes = figure.add_subplot()
     height = 0.8 / len(shares)
-    for i, (model, mine) in enumerate(shares.items()):
+    for i, mine in enumerate(shares.values()):
         losses = {share.label: share.loss for share in mine}
         y = np.arange(len(names)) + (i - (len(shares) - 1) / 2) * height
         axes.barh(y, [losses.get(name, 0.0) for name in names], height, color=RUN_COLOURS[i])
