@@ -24,6 +24,7 @@ MAX_ROWS = 100  # of a table
 FILES = {
     "figures, CSV": "csv",
     "figures, JSON": "json",
+    "where it is hard, CSV": "parts.csv",
     "loss of every token, CSV": "tokens.csv",
     "all on a page": "html",
 }
@@ -168,7 +169,7 @@ def build_questions(shelf: Shelf) -> dict[str, gr.components.Component]:
     with gr.Accordion("More settings, your own text", open=False, elem_id="evaluate-more"):
         with gr.Row():
             for name, label, info in (
-                ("context", "Context", "tokens per window; 0: the model's own"),
+                ("context", "Context", "tokens per window; 0: the model's own, of two the smaller"),
                 ("stride", "Stride", "of sliding windows; 0: the context"),
                 ("quick", "Articles", "score only so many, drawn at random; 0: all"),
                 ("seed", "Seed", "of the articles drawn"),

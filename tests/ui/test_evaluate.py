@@ -721,7 +721,9 @@ def test_file_is_named_for_what_it_is_and_lies_in_a_folder_of_its_own(tab, tmp_p
 
 @pytest.mark.parametrize("kind", ["csv", "", None, "../x", 3])
 def test_kind_of_file_that_is_unknown_is_refused(tab, kind):
-    with refused(r"file .* is unknown; use figures, CSV, figures, JSON, loss of every token, CSV"):
+    with refused(
+        r"file .* is unknown; use figures, CSV, figures, JSON, where it is hard, CSV, loss of every token, CSV"
+    ):
         tab.make_file(tab.keep(), "sliding", kind)
 
 
