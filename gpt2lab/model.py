@@ -20,7 +20,7 @@ from gpt2lab.errors import LabError, first_line
 from gpt2lab.sources import ModelSource, check_model_type, hub_advice, is_connection_error, model_source
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
-LOGITS_AT_ONCE = 1 << 24  # floats of logits held at a time while scoring: 64 MiB; larger parts are no faster
+LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time while scoring: 32 MiB; larger parts are no faster
 BLOCK = re.compile(r"\bh\.(\d+)\.")  # the number of the transformer block in a tensor's name
 
 

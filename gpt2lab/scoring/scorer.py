@@ -21,7 +21,7 @@ from gpt2lab.model import Lab, eval_mode, token_nll, weights_digest
 from gpt2lab.scoring.protocols import Reading
 from gpt2lab.sources import cache_folder
 
-TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
+TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
 CACHE_BYTES = 1 << 30  # of all that is kept: some two thousand readings of WikiText-2's test split
 ROUNDING = 1e-4  # nats below 0 that a certain token may come to
 SAVE_SECONDS = 20.0  # of scoring that a killed process loses at most

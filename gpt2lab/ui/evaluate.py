@@ -138,7 +138,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
         outputs,
         api_name="evaluate",
         concurrency_limit=4,
-        show_progress_on=note,
+        show_progress="hidden",  # the note tells it, and a stop is no error
     )
     halted = stop.click(None, None, None, cancels=[event], api_name="evaluate_stop")
     halted.then(stopped, running, [note, running], api_visibility="private")
