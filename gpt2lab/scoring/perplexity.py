@@ -131,7 +131,9 @@ def read(
             f"the articles are a {type(articles).__name__}; give load_text(name).test, or a tuple of Articles"
         )
     if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        raise LabError(f"protocol {str(protocol)[:40]!r} is unknown; use {', '.join(PROTOCOLS)} or all")
+        raise LabError(
+            f"protocol {str(protocol)[:40]!r} is unknown; use {', '.join(PROTOCOLS)}; evaluate takes several"
+        )
     context = whole_number("context", lab.context if context is None else context, 2, lab.context)
     if stride is not None and protocol != "sliding":
         raise LabError(

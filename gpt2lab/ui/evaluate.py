@@ -68,22 +68,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
         visible=False,
     )
     meaning = gr.Markdown(elem_id="evaluate-meaning")
-    with gr.Column(visible=False) as views:
-        figure = picture("evaluate-figure", "Bits per byte of each model by each protocol, with 95 % intervals")
-        with gr.Accordion("What the figures mean", open=False):
-            gr.Markdown(TERMS)
-        gr.Markdown("### Where it is hard")
-        with gr.Row():
-            protocol = gr.Radio([], label="Protocol", elem_id="evaluate-protocol", min_width=200)
-            by = gr.Radio(list(BREAKDOWNS), value="Part", label="Loss by", elem_id="evaluate-by", min_width=200)
-        shared = picture("evaluate-shares", "The loss of each part of the text; the table below gives its numbers")
-        share_table = gr.Dataframe(interactive=False, show_label=False, elem_id="evaluate-share-table")
-        document = gr.Dropdown([], label="Word for word, a document", elem_id="evaluate-document")
-        words = gr.HTML(elem_id="evaluate-words")
-        with gr.Row():
-            kind = gr.Radio(list(FILES), value=next(iter(FILES)), label="Save", elem_id="evaluate-kind", min_width=300)
-            save = gr.Button("Make file", elem_id="evaluate-save", min_width=120)
-        file = gr.File(label="File", interactive=False, visible=False, elem_id="evaluate-file")
+    views, figure, protocol, by, shared, share_table, document, words, kind, save, file = build_views()
 
     @user_errors
     def evaluate(label, dark, *values):
@@ -151,6 +136,27 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> g
     document.input(read, reading, words, api_name="evaluate_words")
     save.click(make_file, [shown, protocol, by, kind], file, api_name="evaluate_file")
     return asked["other"]
+
+
+def build_views() -> tuple:
+    """What looks at an evaluation, hidden until there is one: the column that holds it all, then its parts from top to bottom."""
+    with gr.Column(visible=False) as views:
+        figure = picture("evaluate-figure", "Bits per byte of each model by each protocol, with 95 % intervals")
+        with gr.Accordion("What the figures mean", open=False):
+            gr.Markdown(TERMS)
+        gr.Markdown("### Where it is hard")
+        with gr.Row():
+            protocol = gr.Radio([], label="Protocol", elem_id="evaluate-protocol", min_width=200)
+            by = gr.Radio(list(BREAKDOWNS), value="Part", label="Loss by", elem_id="evaluate-by", min_width=200)
+        shared = picture("evaluate-shares", "The loss of each part of the text; the table below gives its numbers")
+        share_table = gr.Dataframe(interactive=False, show_label=False, elem_id="evaluate-share-table")
+        document = gr.Dropdown([], label="Word for word, a document", elem_id="evaluate-document")
+        words = gr.HTML(elem_id="evaluate-words")
+        with gr.Row():
+            kind = gr.Radio(list(FILES), value=next(iter(FILES)), label="Save", elem_id="evaluate-kind", min_width=300)
+            save = gr.Button("Make file", elem_id="evaluate-save", min_width=120)
+        file = gr.File(label="File", interactive=False, visible=False, elem_id="evaluate-file")
+    return views, figure, protocol, by, shared, share_table, document, words, kind, save, file
 
 
 def build_questions(shelf: Shelf) -> dict[str, gr.components.Component]:
