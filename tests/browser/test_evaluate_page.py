@@ -79,7 +79,8 @@ def settings(page, **values):
 
 
 def expect_note(page, pattern):
-    expect(page.locator("#evaluate-note")).to_contain_text(re.compile(pattern), timeout=PATIENCE)
+    """The note's own text: gradio's status beside it is hidden, and after a stop may say "Error" there."""
+    expect(page.locator("#evaluate-note [data-testid=markdown]")).to_contain_text(re.compile(pattern), timeout=PATIENCE)
 
 
 def evaluated(page):
@@ -256,6 +257,10 @@ def test_stop_says_so_keeps_what_was_scored_and_frees_the_button(page):
     expect_note(page, r"^\s*Stopped\. What was scored is kept")
     page.wait_for_timeout(1500)
     expect_note(page, r"^\s*Stopped\.")
+    assert (
+        page.locator("#evaluate-note [data-testid=status-tracker]").evaluate("e => getComputedStyle(e).opacity") == "0"
+    )
+    assert page.get_by_test_id("toast-body").count() == 0
     assert len(list(cache_folder().rglob("*.npz"))) == 1
     page.locator("#evaluate-stride input").fill("0")
     page.locator("#evaluate-quick input").fill("1")
