@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -22,6 +23,7 @@ import gpt2lab
 import gpt2lab.reports
 from gpt2lab import cli
 from gpt2lab.errors import LabError
+from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
@@ -438,6 +440,47 @@ def test_attention_writes_the_format_that_the_name_asks_for(call, here, tiny_fol
     assert (here / name).read_bytes().startswith(start)
 
 
+def test_attention_says_which_part_of_a_long_text_it_shows(call, here, tiny_folder):
+    status, _, err = call("attention", "--model", tiny_folder, "--text", "x" * 65, "--out", "a.npz")
+    assert status == 0
+    assert "the first 64 of 65; the rest does not fit the model\n" in err
+    with np.load(here / "a.npz", allow_pickle=False) as found:
+        assert found["tokens"].shape == (64,)
+
+
+def test_attention_compares_two_models_and_two_texts(call, here, tiny_folder, tiny_lab, random_gpt2, tiny_tokenizer):
+    other = here / "other"
+    random_gpt2(seed=5).save_pretrained(other)
+    tiny_tokenizer.save_pretrained(other)
+    first = trace(tiny_lab, "The moon").attention(1).numpy()
+    for option, value in (("--compare", other), ("--compare-text", "The mooo")):
+        arguments = ["--model", tiny_folder, "--text", "The moon", option, value]
+        assert call("attention", *arguments, "--layer", 1, "--out", "a.npz")[0] == 0
+        with np.load(here / "a.npz", allow_pickle=False) as found:
+            np.testing.assert_allclose(found["weights"][0], first, atol=1e-6)
+            assert np.abs(found["other_weights"][0] - first).max() > 1e-3
+        assert call("attention", *arguments, "--out", "a.html")[0] == 0
+        data = re.search('id="explorer-data">(.*?)</script>', (here / "a.html").read_text(), re.DOTALL).group(1)
+        assert len(json.loads(data)["sides"]) == 2
+
+
+def test_attention_maps_a_score_of_every_head(call, here, tiny_folder, tiny_lab):
+    arguments = ["--model", tiny_folder, "--text", "The moon is round.", "--score", "previous_token"]
+    assert call("attention", *arguments, "--out", "a.csv")[0] == call("attention", *arguments, "--out", "a.png")[0] == 0
+    rows = list(csv.reader((here / "a.csv").open(encoding="utf-8", newline="")))
+    expected = head_scores(tiny_lab, ["The moon is round."]).previous_token.flatten().tolist()
+    assert [float(row[-1]) for row in rows[1:]] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("view", ["head", "model", "neuron"])
+def test_attention_writes_the_views_of_bertviz_and_says_their_size_first(call, here, tiny_folder, view):
+    arguments = ["--model", tiny_folder, "--text", "The moon", "--out", "a.html", "--view", view]
+    status, _, err = call("attention", *arguments)
+    assert status == 0
+    assert f"{view} view of layers 0-1 of 2, heads 0-3 of 4, about 0." in err
+    assert "bertviz" in (here / "a.html").read_text()
+
+
 def test_app_serves_the_page_where_it_was_told_to(call, monkeypatch, tmp_path):
     calls = []
     ui = type(sys)("gpt2lab.ui")
@@ -534,7 +577,15 @@ BAD = [
     ("generate", {"--max-new-tokens": 0}, "max_new_tokens 0 is out of range"),
     ("generate", {"--seed": -1}, "seed -1 is out of range"),
     ("attention", {"--text": ""}, "is empty; type at least one character"),
-    ("attention", {"--text": "x" * 65}, "has 65 tokens;"),
+    ("attention", {"--text": "x" * 1_000_001}, "the text has 1,000,001 characters; the limit is 1,000,000"),
+    ("attention", {"--compare-text": "The"}, "do not pair up; lengthen or shorten a text"),
+    ("attention", {"--compare": "nowhere"}, "no model 'nowhere'"),
+    ("attention", {"--score": "sink", "--out": "a.png"}, "score 'sink' is unknown; use previous_token, "),
+    ("attention", {"--score": "entropy", "--layer": 0}, "--score entropy is of all heads of one model"),
+    ("attention", {"--score": "entropy", "--out": "a.html"}, "a map of heads has no format 'html'"),
+    ("attention", {"--score": "entropy", "--text": "x", "--out": "a.csv"}, "one token has no token before it"),
+    ("attention", {"--view": "head"}, "--view head makes an .html file of one model and one text"),
+    ("attention", {"--view": "both", "--out": "a.html"}, "view 'both' is unknown; use head, model, neuron"),
     ("attention", {"--out": "a.jpg"}, "'a.jpg' ends in no format known here; use .html, .png, .svg, .csv, .npz"),
     ("attention", {"--out": "a"}, "'a' ends in no format known here"),
     ("attention", {"--out": None}, "Missing option '--out'"),
@@ -542,7 +593,7 @@ BAD = [
     ("attention", {"--head": 0}, "head 0 of which layer? give the layer too, 0 to 1"),
     ("attention", {"--layer": 2}, "layer 2 is out of range; "),
     ("attention", {"--layer": 0, "--head": 4}, "head 4 is out of range; "),
-    ("attention", {"--text": "x" * 49, "--out": "a.html"}, "head view of 49 tokens would freeze the browser"),
+    ("attention", {"--text": "x" * 49, "--out": "a.html", "--view": "head"}, "head view of 49 tokens would freeze"),
     ("attention", {"--nonsense": 1}, "No such option: --nonsense"),
     ("finetune", {"--nonsense": 1}, "No such option: --nonsense"),
 ]

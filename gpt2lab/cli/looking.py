@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from gpt2lab.cli.output import Json, Model, quiet, report, write
+from gpt2lab.errors import LabError
 
 
 def generate(
@@ -50,19 +51,69 @@ def generate(
 
 
 def attention(
-    text: Annotated[str, typer.Option(help="the text to look at")],
+    text: Annotated[str, typer.Option(help="the text to look at; of one too long for the model, its beginning")],
     out: Annotated[Path, typer.Option(help="the file to write: .html, .png, .svg, .csv or .npz")],
     model: Model = "auto",
     layer: Annotated[int | None, typer.Option(help="only this layer, from 0")] = None,
     head: Annotated[int | None, typer.Option(help="only this head of the layer, from 0")] = None,
+    compare: Annotated[str | None, typer.Option(help="a second model, on the same text")] = None,
+    compare_text: Annotated[str | None, typer.Option(help="a second text, of as many tokens")] = None,
+    score: Annotated[str | None, typer.Option(help="write a map of this score of every head instead")] = None,
+    view: Annotated[
+        str, typer.Option(help="of an .html file: explorer, or bertviz' head, model or neuron")
+    ] = "explorer",
 ) -> None:
-    """Attention weights of a text, as a page, a picture, a table or arrays."""
+    """Attention weights of a text, or of two models or texts, as a page, a picture, a table or arrays."""
     quiet()
     from gpt2lab.inspection.trace import trace
     from gpt2lab.model import load_model
     from gpt2lab.views.export import attention_file, format_of
 
     format = format_of(out)
-    content = attention_file(trace(load_model(model), text), format, layer=layer, head=head)
+    if view != "explorer" and (format != "html" or compare or compare_text or score):
+        raise LabError(f"--view {view} makes an .html file of one model and one text; leave the other options out")
+    if score and (compare or compare_text or layer is not None or head is not None):
+        raise LabError(f"--score {score} is of all heads of one model; leave --layer, --head and --compare out")
+    lab = load_model(model)
+    seen = trace(lab, text, cut=True)
+    print(part_shown(seen), end="", file=sys.stderr)
+    if score:
+        content = score_file(lab, seen, score, format)
+    elif view != "explorer":
+        content = bertviz_file(seen, view, layer, head)
+    else:
+        other = None
+        if compare is not None or compare_text is not None:
+            second = lab if compare is None else load_model(compare)
+            other = trace(second, text if compare_text is None else compare_text, cut=True)
+        content = attention_file(seen, format, other=other, layer=layer, head=head)
     write(out, content)
     print(f"{out}  {len(content):,} bytes")
+
+
+def part_shown(seen) -> str:
+    """A line that says what part of a text is shown, where that is not all of it."""
+    from gpt2lab.views.explorer import extent
+
+    return f"{extent(seen)}\n" if seen.left_out else ""
+
+
+def score_file(lab, seen, score: str, format: str) -> bytes:
+    """A map of one score of every head."""
+    from gpt2lab.inspection.heads import SCORES, scores_of
+    from gpt2lab.views.export import map_file
+
+    if score not in SCORES:
+        raise LabError(f"score {score!r} is unknown; use {', '.join(SCORES)}")
+    values = getattr(scores_of(lab, seen), score)
+    return map_file(values, format, title=f"{SCORES[score].title}: {seen.name}", unit=SCORES[score].unit)
+
+
+def bertviz_file(seen, view: str, layer: int | None, head: int | None) -> bytes:
+    """One of bertviz' views as a page."""
+    from gpt2lab.views.bertviz import VIEWS, plan
+    from gpt2lab.views.export import bertviz_options
+
+    options = bertviz_options(view, layer, head)
+    print(plan(seen, view, **options), file=sys.stderr)
+    return VIEWS[view](seen, **options).html.encode()

@@ -1,87 +1,276 @@
-"""What kind of head is this? A score per head, from traces. Knows nothing of pictures."""
+"""What kind of head is this? Scores per head, a head in words, and attention followed through all layers.
 
+From traces, a layer at a time. Knows nothing of pictures.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from heapq import nlargest
+from typing import NamedTuple
 
 import torch
 
-from gpt2lab.errors import LabError
-from gpt2lab.inspection.trace import Trace, trace_ids
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.inspection.trace import Trace, trace_batch, trace_ids
 from gpt2lab.model import Lab
 
 REPEATED_TOKENS = 50  # length of the random sequence that is shown twice
 REPEATED_SEQUENCES = 4  # over which induction is averaged
+STANDS_OUT = 0.5  # share of attention; uniform attention exceeds it neither for the first token nor for the one before
+ROLLOUT_CAVEAT = (
+    "Rollout of a causal model over-weights early tokens, which every later token can reach along more paths. "
+    "It follows attention weights alone, and is no causal evidence."
+)
+
+
+class Score(NamedTuple):
+    """What a number per head is called, what it is measured in, and what it says, in one sentence."""
+
+    title: str
+    unit: str
+    definition: str
+
+
+SHARE = "share of attention, 0 to 1"
+SCORES: dict[str, Score] = {
+    "previous_token": Score("previous token", SHARE, "Mean weight on the token just before."),
+    "duplicate_token": Score(
+        "duplicate token",
+        SHARE,
+        "Mean weight on the earlier occurrences of the same token, over the tokens that occurred before.",
+    ),
+    "induction": Score(
+        "induction",
+        SHARE,
+        "In random tokens shown twice, mean weight on the token that followed the same token the first time.",
+    ),
+    "first_token": Score("first token", SHARE, "Mean weight on the first token, the sink; the first token left out."),
+    "entropy": Score("entropy", "nats, 0 to ln T", "Mean entropy of a token's weights: how widely a head looks."),
+    "distance": Score("distance", "tokens", "Mean number of tokens that a head looks back, by its weights."),
+}
+TEXT_SCORES = tuple(name for name in SCORES if name != "induction")  # those that any text of 2 tokens has
+KINDS = {  # of heads, by the score that tells, and what that is a share of
+    "previous_token": ("a previous-token head", "of its attention goes to the token before"),
+    "duplicate_token": (
+        "a duplicate-token head",
+        "of the attention of a token that occurred before goes to its earlier occurrences",
+    ),
+    "induction": (
+        "an induction head",
+        "of its attention goes to what followed the same token the first time, in random tokens shown twice",
+    ),
+    "first_token": ("a first-token head", "of its attention goes to the first token"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class HeadScores:
-    """How much each head behaves in a known way; every score is a mean attention weight in [0, 1].
+    """How much each head behaves in a known way; what each score is, `SCORES` tells.
 
-    previous_token  (L, H)  weight on the token just before
-    induction       (L, H)  in a random sequence shown twice: weight on the token that followed
-                            the same token the first time
+    previous_token, induction, first_token  (L, H)  in [0, 1]
+    duplicate_token                         (L, H)  in [0, 1]; NaN where no text repeats a token
+    entropy                                 (L, H)  nats, from 0 to ln T
+    distance                                (L, H)  tokens, from 0 to (T - 1) / 2, the mean place of a token
     """
 
     previous_token: torch.Tensor
+    duplicate_token: torch.Tensor
     induction: torch.Tensor
+    first_token: torch.Tensor
+    entropy: torch.Tensor
+    distance: torch.Tensor
 
     def __post_init__(self):
-        if self.previous_token.ndim != 2 or self.previous_token.shape != self.induction.shape:
-            raise ValueError(f"scores of shape {tuple(self.previous_token.shape)} and {tuple(self.induction.shape)}")
+        shapes = {name: tuple(getattr(self, name).shape) for name in SCORES}
+        if len(set(shapes.values())) > 1 or len(shapes["induction"]) != 2:
+            raise ValueError(f"scores of shapes {shapes}; all are (L, H)")
 
     def top(self, score: str, count: int = 3) -> list[tuple[int, int, float]]:
-        """(layer, head, score) of the highest heads, highest first."""
-        if score not in ("previous_token", "induction"):
-            raise LabError(f"score {score!r} is unknown; use previous_token or induction")
-        scores = getattr(self, score)
-        best = scores.flatten().topk(min(count, scores.numel()))
-        return [
-            (i // scores.shape[1], i % scores.shape[1], s) for i, s in zip(best.indices.tolist(), best.values.tolist())
-        ]
+        """(layer, head, score) of the highest heads, highest first; heads without a score are left out.
+
+        score  a name in `SCORES`
+
+        Raises: LabError for another name.
+        """
+        if score not in SCORES:
+            raise LabError(f"score {score!r} is unknown; use {', '.join(SCORES)}")
+        return highest(getattr(self, score), count)
 
 
-def head_scores(lab: Lab, *, seed: int = 0) -> HeadScores:
-    """Previous-token and induction scores of every head, on seeded random tokens shown twice.
+def highest(values: torch.Tensor, count: int) -> list[tuple[int, int, float]]:
+    """(layer, head, value) of the `count` largest of (L, H), largest first; NaN is left out."""
+    every = ((layer, head, value) for layer, row in enumerate(values.tolist()) for head, value in enumerate(row))
+    return nlargest(count, (found for found in every if found[2] == found[2]), key=lambda found: found[2])
 
-    Random text keeps what a head does apart from what the words invite it to do.
 
+def head_scores(lab: Lab, texts: Sequence[str] | None = None, *, seed: int = 0) -> HeadScores:
+    """Every score of every head.
+
+    texts  of 2 to `lab.context` tokens each: all scores but induction are means over them, and
+           duplicate_token over those that repeat a token. None: seeded random tokens shown twice,
+           which keep what a head does apart from what the words invite it to do
+    seed   of the random tokens, on which induction is always measured
+
+    Example: head_scores(load_model("builtin"), ["The moon is a moon."]).top("first_token", 1)
+    Raises: LabError for one text in place of a list, for no texts, and for one that is too short or does not fit.
     Source: Olsson et al., In-context Learning and Induction Heads (2022), "Defining induction heads".
     """
+    encoded = None if texts is None else encoded_texts(lab, texts)
+    shown_twice = trace_batch(lab, random_tokens_twice(lab, seed))
+    if encoded is None:
+        return HeadScores(**_mean_scores(shown_twice, tuple(SCORES)))
+    read = _mean_scores((trace_ids(lab, ids) for ids in encoded), TEXT_SCORES)
+    return HeadScores(**read, **_mean_scores(shown_twice, ("induction",)))
+
+
+def scores_of(lab: Lab, trace: Trace, *, seed: int = 0) -> HeadScores:
+    """`head_scores` for a text that is traced already.
+
+    Raises: LabError for a trace of one token.
+    """
+    return HeadScores(**trace_scores(trace), **_mean_scores(trace_batch(lab, random_tokens_twice(lab, seed)), ("induction",)))
+
+
+def encoded_texts(lab: Lab, texts: Sequence[str]) -> list[torch.Tensor]:
+    """The ids (T,) of each text, T ≥ 2. Raises: LabError as `head_scores`."""
+    if isinstance(texts, str):
+        raise LabError(f"texts is a single text, {texts[:20]!r}; give a list of texts, [text]")
+    encoded = [lab.encode_prompt(text) for text in texts]
+    if not encoded:
+        raise LabError("the list of texts is empty; give at least 1 text, or None for random tokens")
+    for text, ids in zip(texts, encoded):
+        if len(ids) < 2:
+            raise LabError(f"the text {text!r} has 1 token, and none before it; give at least 2")
+    return encoded
+
+
+def random_tokens_twice(lab: Lab, seed: int) -> list[torch.Tensor]:
+    """Sequences (2n,) of n random tokens, shown twice; n is REPEATED_TOKENS, or half the context if that is less."""
     n = min(REPEATED_TOKENS, lab.context // 2)
     generator = torch.Generator().manual_seed(seed)
-    traces = []
-    for _ in range(REPEATED_SEQUENCES):
-        ids = torch.randint(lab.model.config.vocab_size, (n,), generator=generator)
-        traces.append(trace_ids(lab, ids.repeat(2).to(lab.device)))
-    return HeadScores(
-        previous_token=torch.stack([previous_token_score(t) for t in traces]).mean(0),
-        induction=torch.stack([induction_score(t) for t in traces]).mean(0),
-    )
+    sequences = torch.randint(lab.model.config.vocab_size, (REPEATED_SEQUENCES, n), generator=generator)
+    return list(sequences.repeat(1, 2).to(lab.device))
 
 
-def previous_token_score(trace: Trace) -> torch.Tensor:
-    """Mean weight on the token just before, (L, H) in [0, 1]; 1 is a perfect previous-token head.
+def trace_scores(trace: Trace, names: Sequence[str] = TEXT_SCORES) -> dict[str, torch.Tensor]:
+    """Scores of the heads on one text, by name, each (L, H).
 
-    Raises: LabError for a trace of one token, which has none before it.
+    names  in `SCORES`; "induction" only for a trace of n tokens shown twice
+
+    Raises: LabError for one token, and for induction on a text that is no sequence shown twice.
     """
     if len(trace.tokens) < 2:
         raise LabError("one token has no token before it; give at least 2")
-    return _mean_weight(trace, offset=-1, first=1)
+    layers: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+    for layer in range(trace.n_layers):
+        weights = trace.attention(layer)  # (H, T, T)
+        for name in names:
+            layers[name].append(MEASURES[name](weights, trace.ids))
+    return {name: torch.stack(rows) for name, rows in layers.items()}
 
 
-def induction_score(trace: Trace) -> torch.Tensor:
-    """Mean weight, from the second showing, on the token after the same token's first showing; (L, H) in [0, 1].
+def _mean_scores(traces: Iterable[Trace], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Means over texts; those without a repeated token do not count for duplicate_token."""
+    scores = [trace_scores(trace, names) for trace in traces]
+    mean = dict.fromkeys(names, torch.mean) | {"duplicate_token": torch.nanmean}
+    return {name: mean[name](torch.stack([each[name] for each in scores]), 0) for name in names}
 
-    trace  of a sequence of n tokens shown twice: 2n tokens
 
-    Raises: LabError where the second half does not repeat the first.
+def _previous_token(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    return weights.diagonal(-1, dim1=1, dim2=2).mean(-1)
+
+
+def _duplicate_token(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    earlier = (ids[:, None] == ids).tril(-1)  # (T, T)
+    return (weights * earlier).sum(-1)[:, earlier.any(-1)].mean(-1)  # of no rows: NaN
+
+
+def _induction(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    n, odd = divmod(len(ids), 2)
+    if odd or n < 2 or not torch.equal(ids[:n], ids[n:]):
+        raise LabError(f"{len(ids)} tokens are not a sequence shown twice; induction is measured on such")
+    return weights.diagonal(1 - n, dim1=1, dim2=2)[:, 1:].mean(-1)  # entry d is row n - 1 + d, and row n comes first
+
+
+def _first_token(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    return weights[:, 1:, 0].mean(-1)
+
+
+def _entropy(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    return torch.special.entr(weights).sum(-1).mean(-1)
+
+
+def _distance(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    places = torch.arange(len(ids))
+    return (weights * (places[:, None] - places)).sum(-1).mean(-1)
+
+
+# Weights (H, T, T) of a layer and ids (T,) -> (H,)
+MEASURES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "previous_token": _previous_token,
+    "duplicate_token": _duplicate_token,
+    "induction": _induction,
+    "first_token": _first_token,
+    "entropy": _entropy,
+    "distance": _distance,
+}
+
+
+def describe_head(scores: HeadScores, layer: int, head: int) -> str:
+    """What a head is, in plain sentences: the known kind it is, with the share of attention that says so.
+
+    A kind stands out where its share is above `STANDS_OUT`. Ranks are among all heads of the model, 1 the highest.
+
+    Example: "Layer 1, head 2 is most of all a previous-token head: 0.83 of its attention goes to the token
+              before (rank 1 of 8 among all heads). On average it looks 1.4 tokens back (rank 8 of 8), with an
+              entropy of 0.61 nats (rank 7 of 8)."
+    Raises: LabError for a layer or head that does not exist.
     """
-    n, odd = divmod(len(trace.ids), 2)
-    if odd or n < 2 or not torch.equal(trace.ids[:n], trace.ids[n:]):
-        raise LabError(f"{len(trace.ids)} tokens are not a sequence shown twice; induction is measured on such")
-    return _mean_weight(trace, offset=1 - n, first=n)
+    L, H = scores.induction.shape
+    whole_number("layer", layer, 0, L - 1)
+    whole_number("head", head, 0, H - 1)
+    value = {name: float(getattr(scores, name)[layer, head]) for name in SCORES}
+    rank = {name: f"rank {int((getattr(scores, name) > value[name]).sum()) + 1} of {L * H}" for name in SCORES}
+    measured = [name for name in KINDS if value[name] == value[name]]
+    first, *others = sorted(measured, key=lambda name: value[name], reverse=True)
+    share = {name: f"{value[name]:.2f} {KINDS[name][1]} ({rank[name]}" for name in measured}
+    if value[first] > STANDS_OUT:
+        kind = f"is most of all {KINDS[first][0]}: {share[first]} among all heads)"
+        kind += "".join(f"; {share[name]})" for name in others if value[name] > STANDS_OUT)
+    else:
+        kind = f"follows no known pattern that stands out: at most, {share[first]} among all heads)"
+    unknown = "" if "duplicate_token" in measured else " No token was repeated, so that its duplicate score is unknown."
+    return (
+        f"Layer {layer}, head {head} {kind}. On average it looks {value['distance']:.1f} tokens back "
+        f"({rank['distance']}), with an entropy of {value['entropy']:.2f} nats ({rank['entropy']}).{unknown}"
+    )
 
 
-def _mean_weight(trace: Trace, *, offset: int, first: int) -> torch.Tensor:
-    """Mean over tokens i ≥ first of the weight of i on i + offset: (L, H)."""
-    layers = (trace.attention(layer).diagonal(offset, dim1=1, dim2=2) for layer in range(trace.n_layers))
-    return torch.stack([weights[:, first + offset :].mean(-1) for weights in layers])
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """Attention followed through all layers of a trace. What it is not, `ROLLOUT_CAVEAT` says."""
+
+    trace: Trace
+
+    @cached_property
+    def weights(self) -> torch.Tensor:
+        """(T, T): how much of token i comes, after the last layer, from token j; rows sum to 1, none from ahead."""
+        own = torch.eye(len(self.trace.tokens))
+        mixed = own
+        for layer in range(self.trace.n_layers):
+            mixed = (self.trace.attention(layer).mean(0) + own) / 2 @ mixed
+        return mixed
+
+
+def rollout(trace: Trace) -> torch.Tensor:
+    """Attention rollout: per layer the mean over heads, half of it the residual path, multiplied over layers.
+
+    returns  (T, T): how much of token i comes, after the last layer, from token j; rows sum to 1, none from ahead
+
+    In causal models it over-weights early tokens, which every later token can reach along more paths;
+    and it follows attention weights alone, which is no causal evidence.
+
+    Source: Abnar and Zuidema, Quantifying Attention Flow in Transformers (2020), section 3.
+    """
+    return Rollout(trace).weights

@@ -1,16 +1,19 @@
-"""One forward pass, kept: tokens, logits, residual stream, and q, k, v of every head.
+"""One forward pass, kept: tokens, and q, k, v of every head; logits and the residual stream on request.
 
 The SDPA model runs once with hooks; attention weights are recomputed from q and k for the heads
 that are looked at, so that nothing of size L × H × T × T is ever held.
 """
 
+import itertools
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from gpt2lab.errors import whole_number
+from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab, eval_mode
+
+MAX_CHARACTERS = 1_000_000  # of a text that is cut: tokenising more, to count what is left out, takes seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,27 +22,32 @@ class Trace:
 
     tokens    T display strings: a leading space is "·", a newline "⏎", a part of a character its bytes
     ids       (T,)           int64
-    logits    (T, V)         float32
-    residual  (L+1, T, D)    float32; entry 0 enters the first block, entry L leaves the last, before ln_f
     q, k, v   (L, H, T, K)   float32
     scaling   (L,)           what q·k is multiplied by in each layer: 1/√K, as the configuration says
+    left_out  tokens of the text after these, which do not fit the model
+    logits    (T, V)         float32; None where they were not asked for
+    residual  (L+1, T, D)    float32; entry 0 enters the first block, entry L leaves the last, before ln_f;
+                             None where it was not asked for
     """
 
     name: str
     tokens: tuple[str, ...]
     ids: torch.Tensor
-    logits: torch.Tensor
-    residual: torch.Tensor
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
     scaling: tuple[float, ...]
+    left_out: int = 0
+    logits: torch.Tensor | None = None
+    residual: torch.Tensor | None = None
 
     def __post_init__(self):
         T, (L, H) = len(self.tokens), self.q.shape[:2]
         shapes = {"ids": (T,), "logits": (T, None), "residual": (L + 1, T, None)}
         shapes |= dict.fromkeys("qkv", (L, H, T, self.q.shape[3]))
         for name, shape in shapes.items():
+            if getattr(self, name) is None:
+                continue
             actual = getattr(self, name).shape
             if len(actual) != len(shape) or any(n is not None and n != a for n, a in zip(shape, actual)):
                 raise ValueError(
@@ -58,21 +66,21 @@ class Trace:
         """H, of each layer."""
         return self.q.shape[1]
 
-    def attention(self, layer: int, head: int | None = None) -> torch.Tensor:
+    def attention(self, layer: int, head: int | None = None, *, rows: slice = slice(None)) -> torch.Tensor:
         """softmax(mask(q·kᵀ · scaling)): who looks at whom.
 
+        rows     of the tokens that read, as a slice: only their rows are computed
         returns  (T, T) of one head, or (H, T, T) of a layer; float32. Row i holds the weights with
                  which token i reads tokens 0…i; rows sum to 1, and what lies ahead has exactly 0.
 
         Raises: LabError for a layer or head that does not exist.
         Source: Vaswani et al., Attention Is All You Need (2017), section 3.2.1.
         """
-        heads = self.heads(layer, head)
-        q, k = self.q[layer, heads], self.k[layer, heads]  # (h, T, K)
-        scores = q @ k.transpose(-1, -2) * self.scaling[layer]  # (h, T, T)
-        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        weights = scores.masked_fill(ahead, -torch.inf).softmax(-1)
-        return weights if head is None else weights[0]
+        self.heads(layer, head)
+        q, k = (self.q[layer], self.k[layer]) if head is None else (self.q[layer, head], self.k[layer, head])
+        scores = q[..., rows, :] @ k.transpose(-1, -2) * self.scaling[layer]  # (…, t, T)
+        places = torch.arange(len(self.tokens))
+        return scores.masked_fill(places > places[rows, None], -torch.inf).softmax(-1)
 
     def heads(self, layer: int, head: int | None = None) -> list[int]:
         """The heads meant by `layer` and `head`; None is all. Raises: LabError out of range."""
@@ -80,55 +88,84 @@ class Trace:
         return list(range(self.n_heads)) if head is None else [whole_number("head", head, 0, self.n_heads - 1)]
 
 
-def trace(lab: Lab, text: str) -> Trace:
+def trace(lab: Lab, text: str, *, cut: bool = False, logits: bool = False, residual: bool = False) -> Trace:
     """What a model does with a text, in one forward pass.
 
-    text  1 to `lab.context` tokens
+    text              1 to `lab.context` tokens
+    cut               of a longer text, trace the first `lab.context` tokens; `left_out` counts the others
+    logits, residual  keep them too: T·V and (L+1)·T·D floats
 
     Example: trace(load_model("builtin"), "The moon").attention(0, 1).shape -> (3, 3)
     Raises: LabError for a text that is empty or does not fit.
     """
-    return trace_ids(lab, lab.encode_prompt(text))
+    if cut and len(text) > MAX_CHARACTERS:
+        raise LabError(f"the text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}: give its beginning")
+    ids = lab.encode(text) if cut else lab.encode_prompt(text)
+    if not len(ids):
+        raise LabError("the text is empty; type at least one character")
+    traced = trace_ids(lab, ids[: lab.context], logits=logits, residual=residual)
+    return replace(traced, left_out=len(ids) - len(traced.ids))
 
 
-def trace_ids(lab: Lab, ids: torch.Tensor) -> Trace:
+def trace_ids(lab: Lab, ids: torch.Tensor, *, logits: bool = False, residual: bool = False) -> Trace:
     """`trace` for token ids (T,). The model's mode, and its hooks, are as before afterwards."""
-    c = lab.model.config
-    blocks = lab.model.transformer.h
-    with recording(lab.model) as seen, eval_mode(lab.model), torch.no_grad():
-        logits = lab.model(ids[None], use_cache=False).logits[0]  # (T, V)
-    qkv = torch.stack(seen["qkv"]).float().cpu()  # (L, T, 3D)
-    heads = qkv.unflatten(-1, (3, c.n_head, -1)).permute(2, 0, 3, 1, 4)  # (3, L, H, T, K)
-    return Trace(
-        name=lab.name,
-        tokens=display_tokens(lab.tokenizer, ids.tolist()),
-        ids=ids.cpu(),
-        logits=logits.float().cpu(),
-        residual=torch.stack(seen["residual"]).float().cpu(),
-        q=heads[0],
-        k=heads[1],
-        v=heads[2],
-        scaling=tuple(float(block.attn.scaling) for block in blocks),
-    )
+    [traced] = trace_batch(lab, [ids], logits=logits, residual=residual)
+    return traced
+
+
+def trace_batch(lab: Lab, batch: list[torch.Tensor], *, logits: bool = False, residual: bool = False) -> list[Trace]:
+    """`trace_ids` for several sequences in one forward pass; shorter ones are filled up at their end, which no token reads."""
+    model, lengths = lab.model, [len(ids) for ids in batch]
+    rows = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)  # (B, T)
+    with recording(model, rows.shape, residual=residual) as seen, eval_mode(model), torch.no_grad():
+        last = model.transformer(rows, use_cache=False).last_hidden_state  # (B, T, D)
+        seen["logits"] = model.lm_head(last).float().cpu() if logits else None
+    q, k, v = seen["qkv"]
+    return [
+        Trace(
+            name=lab.name,
+            tokens=display_tokens(lab.tokenizer, ids.tolist()),
+            ids=ids.cpu(),
+            q=q[:, i, :, :T],
+            k=k[:, i, :, :T],
+            v=v[:, i, :, :T],
+            scaling=tuple(float(block.attn.scaling) for block in model.transformer.h),
+            logits=seen["logits"][i, :T] if logits else None,
+            residual=seen["residual"][:, i, :T] if residual else None,
+        )
+        for i, (ids, T) in enumerate(zip(batch, lengths))
+    ]
 
 
 @contextmanager
-def recording(model):
-    """While open, forward passes of one row leave c_attn's outputs and the residual stream in the lists given."""
-    seen = {"qkv": [], "residual": []}
+def recording(model, shape: tuple[int, int], *, residual: bool):
+    """While open, a forward pass of B rows of T tokens leaves what it does in the tensors given.
 
-    def keep(name, take):
-        def hook(module, args, output=None):
-            seen[name].append(take(args, output)[0].detach().clone())
+    qkv       (3, L, B, H, T, K)  float32, of c_attn's outputs
+    residual  (L+1, B, T, D)      float32, of what enters each block, and ln_f
+    """
+    c, (B, T) = model.config, shape
+    seen = {"qkv": torch.empty(3, c.n_layer, B, c.n_head, T, c.n_embd // c.n_head)}
+    seen["residual"] = torch.empty(c.n_layer + 1, B, T, c.n_embd) if residual else None
+
+    def keep_qkv(layer):
+        def hook(module, args, output):  # (B, T, 3D)
+            seen["qkv"][:, layer] = output.detach().unflatten(-1, (3, c.n_head, -1)).permute(2, 0, 3, 1, 4)
+
+        return hook
+
+    def keep_residual(entry):
+        def hook(module, args):
+            seen["residual"][entry] = args[0].detach()
 
         return hook
 
     hooks = []
     try:
-        for block in model.transformer.h:
-            hooks.append(block.register_forward_pre_hook(keep("residual", lambda args, _: args[0])))
-            hooks.append(block.attn.c_attn.register_forward_hook(keep("qkv", lambda _, output: output)))
-        hooks.append(model.transformer.ln_f.register_forward_pre_hook(keep("residual", lambda args, _: args[0])))
+        for layer, block in enumerate(model.transformer.h):
+            hooks.append(block.attn.c_attn.register_forward_hook(keep_qkv(layer)))
+        for entry, module in enumerate([*model.transformer.h, model.transformer.ln_f] if residual else []):
+            hooks.append(module.register_forward_pre_hook(keep_residual(entry)))
         yield seen
     finally:
         for hook in hooks:
@@ -138,13 +175,40 @@ def recording(model):
 def display_tokens(tokenizer, ids: list[int]) -> tuple[str, ...]:
     """Ids → strings to show, one per id, none of them empty or invisible.
 
-    A leading space is "·", a newline "⏎", a tab "⇥". A token that holds a part of a character, or
-    one that cannot be seen, is shown as its bytes in hexadecimal: "⟨F0 9F⟩", an added token with its
-    invisible characters as code points: "⟨U+200B⟩", and an id without a token as itself: "⟨50300⟩".
+    A leading space is "·", a newline "⏎", a tab "⇥". A token that holds a part of a character is shown
+    as its bytes in hexadecimal, after the character where its other parts stand beside it: "🌙⟨F0 9F⟩",
+    one that cannot be seen as its bytes, an added token with its invisible characters as code points:
+    "⟨U+200B⟩", and an id without a token as itself: "⟨50300⟩".
 
-    Example: the ids of " a\\n" -> ("·a", "⏎")
+    Example: the ids of " a\n" -> ("·a", "⏎")
     """
-    return tuple(display_token(tokenizer, i) for i in ids)
+    shown = [display_token(tokenizer, i) for i in ids]
+    raw = [partial_bytes(tokenizer, i) if text.startswith("⟨") else None for i, text in zip(ids, shown)]
+    for _, run in itertools.groupby(range(len(ids)), key=lambda at: raw[at] is not None):
+        places = list(run)
+        if raw[places[0]] is not None:
+            for at, character in characters_of([raw[at] for at in places]).items():
+                shown[places[at]] = character + shown[places[at]]
+    return tuple(shown)
+
+
+def characters_of(parts: list[bytes]) -> dict[int, str]:
+    """The printable characters that neighbouring parts make, by the places of their parts. Example: [b"\\xc3", b"\\xa9"] -> {0: "é", 1: "é"}"""
+    found, first, whole = {}, 0, b""
+    for at, part in enumerate(parts):
+        whole += part
+        try:
+            text = whole.decode()
+        except UnicodeDecodeError as error:
+            if (
+                error.reason != "unexpected end of data"
+            ):  # no character begins like this: start again at what comes next
+                first, whole = at + 1, b""
+            continue
+        if at > first and text.isprintable():
+            found |= dict.fromkeys(range(first, at + 1), text)
+        first, whole = at + 1, b""
+    return found
 
 
 def display_token(tokenizer, i: int) -> str:
@@ -155,11 +219,16 @@ def display_token(tokenizer, i: int) -> str:
     text = tokenizer.decode([i]).translate(VISIBLE)
     if text.isprintable() and "\ufffd" not in text:
         return text
-    codes = [BYTES.get(character) for character in token]
-    if None in codes:  # an added token: its characters are its own
+    raw = partial_bytes(tokenizer, i)
+    if raw is None:  # an added token: its characters are its own
         return "".join(c if c.isprintable() else f"⟨U+{ord(c):04X}⟩" for c in text)
-    raw = bytes(codes)
     return "\ufffd" if raw.decode(errors="ignore") == "\ufffd" else f"⟨{raw.hex(' ').upper()}⟩"
+
+
+def partial_bytes(tokenizer, i: int) -> bytes | None:
+    """The bytes of a byte-level token; None for an added token, and for an id without one."""
+    codes = [BYTES.get(character) for character in tokenizer.convert_ids_to_tokens(i) or "\0"]
+    return None if None in codes else bytes(codes)
 
 
 VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})

@@ -282,7 +282,9 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
             )
         with suppress(Interrupted):
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        return conclude(job, trainer, watch)
+        result = conclude(job, trainer, watch)
+        in_all(process, lambda: None)  # torchrun ends the first process if another ends badly: all wait for its model
+        return result
     except KeyboardInterrupt:
         watch.close("stopped", "interrupted; resume goes on from the last checkpoint")
         raise

@@ -10,10 +10,10 @@ import gradio as gr
 
 from gpt2lab.errors import LabError
 from gpt2lab.ui.attention import build_attention_tab
-from gpt2lab.ui.evaluate import ALONE, build_evaluate_tab
+from gpt2lab.ui.evaluate import build_evaluate_tab
 from gpt2lab.ui.finetune import build_finetune_tab
 from gpt2lab.ui.generate import build_generate_tab
-from gpt2lab.ui.handling import user_errors
+from gpt2lab.ui.handling import ALONE, IS_DARK, user_errors
 from gpt2lab.ui.shelf import Shelf
 
 INTRO = """# gpt2lab
@@ -24,7 +24,6 @@ CSS = """
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """
 FONTS = ["system-ui", "sans-serif"]
-IS_DARK = "() => document.body.classList.contains('dark')"
 
 
 def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
@@ -35,13 +34,13 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         dark = gr.Checkbox(visible=False)
         model = gr.Dropdown(shelf.labels(), value="builtin", label="Model", elem_id="model")
         status = gr.Markdown(elem_id="status")
-        with gr.Tabs():
+        with gr.Tabs() as tabs:
             with gr.Tab("Fine-tune", elem_id="tab-finetune"):
                 build_finetune_tab(demo, shelf, model, dark)
             with gr.Tab("Evaluate", elem_id="tab-evaluate"):
                 other = build_evaluate_tab(shelf, model, dark)
-            with gr.Tab("Attention", elem_id="tab-attention"):
-                build_attention_tab(shelf, model, dark)
+            with gr.Tab("Attention", id="attention", elem_id="tab-attention"):
+                second = build_attention_tab(demo, shelf, tabs, model, dark)
             with gr.Tab("Generate", elem_id="tab-generate"):
                 build_generate_tab(shelf, model)
 
@@ -53,10 +52,11 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         def arrive(label: str):
             labels = shelf.labels()
             told = f"{auto_line()}\n\n{model_line(shelf, label)}"
-            return gr.Dropdown(choices=labels), gr.Dropdown(choices=[ALONE, *labels]), told
+            others = gr.Dropdown(choices=[ALONE, *labels])
+            return gr.Dropdown(choices=labels), others, others, told
 
         model.change(describe, model, status, api_name="describe_model")
-        demo.load(arrive, model, [model, other, status], api_visibility="private")
+        demo.load(arrive, model, [model, other, second, status], api_visibility="private")
         demo.load(None, None, dark, js=IS_DARK)
     demo.queue(api_open=False, max_size=32)
     return demo

@@ -10,11 +10,10 @@ import gradio as gr
 from gpt2lab.errors import LabError
 from gpt2lab.sources import DATA
 from gpt2lab.text import SPLITS
-from gpt2lab.ui.handling import as_image, new_folder, user_errors
+from gpt2lab.ui.handling import ALONE, as_image, new_folder, user_errors
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.units import duration
 
-ALONE = "no second model"
 OWN = "your own text, below"
 PROTOCOLS = ("sliding", "lm-eval", "blocks")
 BREAKDOWNS = {"Position in the window": "position", "Frequency": "frequency", "Part": "part", "Document": "document"}

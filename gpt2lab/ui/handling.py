@@ -11,6 +11,9 @@ from gradio.utils import get_upload_folder
 
 from gpt2lab.errors import LabError
 
+ALONE = "no second model"
+IS_DARK = "() => document.body.classList.contains('dark')"
+
 
 def user_errors(handler):
     """The handler, with LabError shown as a toast; for functions and for generators."""

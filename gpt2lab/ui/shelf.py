@@ -31,7 +31,7 @@ class Shelf:
         self.runs_dir = runs_dir
         self.lock = threading.Lock()  # not an RLock: a generator may go on in another thread
         self._keeping = threading.Lock()
-        self._labs, self._traces, self._evaluations = OrderedDict(), OrderedDict(), OrderedDict()
+        self._labs, self._traces, self._scores, self._evaluations = (OrderedDict() for _ in range(4))
 
     def labels(self) -> list[str]:
         """What can be chosen now: the built-in model, the hub's GPT-2s, and the models of runs, newest first."""
@@ -57,12 +57,20 @@ class Shelf:
             return self._lab(label)
 
     def trace(self, label: str, text: str):
-        """The Trace of a text, made at its first use."""
+        """The Trace of a text, or of its beginning where it does not fit, made at its first use."""
         from gpt2lab.inspection.trace import trace
 
-        state = self.state(label)
+        key = (label, text, self.state(label))
         with self.lock:
-            return _kept(self._traces, (label, text, state), MAX_TRACES, lambda: trace(self._lab(label), text))
+            return _kept(self._traces, key, MAX_TRACES, lambda: trace(self._lab(label), text, cut=True))
+
+    def scores(self, label: str, text: str):
+        """The HeadScores of a text, of two tokens or more, made at their first use."""
+        from gpt2lab.inspection.heads import scores_of
+
+        traced, key = self.trace(label, text), (label, text, self.state(label))
+        with self.lock:
+            return _kept(self._scores, key, MAX_TRACES, lambda: scores_of(self._lab(label), traced))
 
     def keep(self, evaluation) -> str:
         """Put an evaluation on the shelf; returns the key that `evaluation` takes."""

@@ -1,25 +1,64 @@
-"""Attention weights as files: pictures, a page, a table, arrays. One function per format, one table of them."""
+"""Attention as files: pictures, a page, a table, arrays. One function per format, one table of them."""
 
 import io
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from gpt2lab.errors import LabError
+from gpt2lab.inspection.compare import DISTANCE, Comparison, compare
 from gpt2lab.inspection.trace import Trace
-from gpt2lab.views.bertviz import head_view_page
+from gpt2lab.views.explorer import explorer_page
 from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
+from gpt2lab.views.maps import comparison_heatmaps, head_map
 from gpt2lab.views.tables import csv_bytes
 
 MAX_ROWS = 5_000_000  # of a CSV file: 200 MB, and five times what a spreadsheet opens
 
 
-def attention_file(trace: Trace, format: str, *, layer: int | None = None, head: int | None = None) -> bytes:
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a file holds: all heads of a trace, a layer's, or one head; and the same of a second trace, where there is one."""
+
+    trace: Trace
+    comparison: Comparison | None
+    layer: int | None
+    head: int | None
+
+    @property
+    def traces(self) -> list[Trace]:
+        """One, or the two that are compared."""
+        return [self.trace] if self.comparison is None else [self.trace, self.comparison.other]
+
+    @property
+    def layers(self) -> list[int]:
+        """Those in the file."""
+        return list(range(self.trace.n_layers)) if self.layer is None else [self.layer]
+
+    @property
+    def heads(self) -> list[int]:
+        """Those in the file, of each layer."""
+        return self.trace.heads(self.layer or 0, self.head)
+
+    def weights(self, trace: Trace, layer: int) -> torch.Tensor:
+        """(heads, T, T): those of a layer, or the one asked for."""
+        weights = trace.attention(layer, self.head)
+        return weights if self.head is None else weights[None]
+
+
+def attention_file(
+    trace: Trace, format: str, *, other: Trace | None = None, layer: int | None = None, head: int | None = None
+) -> bytes:
     """Attention in one of FORMATS: of all heads, of a layer, or of one head.
 
-    Raises: LabError for an unknown format, for a head without its layer, for parts that do not exist,
-    and for a "csv" of more than MAX_ROWS weights.
+    other  a second trace, to compare: a picture shows how far each head lies apart, or, of one head, both and
+           their difference; tables and arrays hold both
+
+    Raises: LabError for an unknown format, for a head without its layer, for parts that do not exist, for
+    traces that cannot be compared, and for a "csv" of more than MAX_ROWS weights.
     """
     if format not in FORMATS:
         raise LabError(f"format {format!r} is unknown; end the file's name in .{', .'.join(FORMATS)}")
@@ -27,7 +66,27 @@ def attention_file(trace: Trace, format: str, *, layer: int | None = None, head:
         raise LabError(f"head {head} of which layer? give the layer too, 0 to {trace.n_layers - 1}")
     if layer is not None:
         trace.heads(layer, head)
-    return FORMATS[format](trace, layer, head)
+    return FORMATS[format](Part(trace, None if other is None else compare(trace, other), layer, head))
+
+
+def bertviz_options(view: str, layer: int | None, head: int | None) -> dict:
+    """What a view of bertviz takes for a layer and a head, where None is all of them, or, of one at a time, the first."""
+    if view == "model":
+        return {"layers": None if layer is None else [layer], "heads": None if head is None else [head]}
+    return {"layer": layer or 0, "head": (head or 0) if view == "neuron" else head}
+
+
+def map_file(values: torch.Tensor, format: str, *, title: str, unit: str) -> bytes:
+    """A number per head, (L, H), as a "png" or "svg" picture, or as a "csv" table.
+
+    Raises: LabError for another format.
+    """
+    if format == "csv":
+        rows = ([layer, head, f"{x:.6g}"] for layer, row in enumerate(values.tolist()) for head, x in enumerate(row))
+        return csv_bytes(["layer", "head", f"{title} ({unit})"], rows)
+    if format not in ("png", "svg"):
+        raise LabError(f"a map of heads has no format {format!r}; end the file's name in .png, .svg, .csv")
+    return figure_bytes(head_map(values, title=title, unit=unit), format)
 
 
 def largest_weights(trace: Trace, layer: int, head: int, count: int) -> list[tuple[str, int, str, int, float]]:
@@ -41,56 +100,70 @@ def largest_weights(trace: Trace, layer: int, head: int, count: int) -> list[tup
 
 
 def _picture(format: str):
-    def picture(trace, layer, head) -> bytes:
-        figure = attention_grid(trace, layer=layer) if head is None else attention_heatmap(trace, layer, head)
+    def picture(part: Part) -> bytes:
+        match part.comparison, part.head:
+            case None, None:
+                figure = attention_grid(part.trace, layer=part.layer)
+            case None, head:
+                figure = attention_heatmap(part.trace, part.layer, head)
+            case comparison, None:
+                figure = distance_map(comparison, part.layer)
+            case comparison, head:
+                figure = comparison_heatmaps(comparison, part.layer, head)
         return figure_bytes(figure, format)
 
     return picture
 
 
-def _page(trace, layer, head) -> bytes:
-    return head_view_page(trace, layer=layer or 0, head=head).html.encode()
+def distance_map(comparison: Comparison, layer: int | None = None, *, dark: bool = False):
+    """How far each head's attention lies apart in two traces; heads of other layers than the one asked for are left blank."""
+    values = comparison.distance
+    if layer is not None:
+        values = torch.full_like(values, math.nan).index_copy(0, torch.tensor([layer]), values[layer : layer + 1])
+    title = f"{DISTANCE.title}: {comparison.base.name} and {comparison.other.name}"
+    return head_map(values, title=title, unit=DISTANCE.unit, vmin=0, dark=dark)
 
 
-def _csv(trace, layer, head) -> bytes:
+def _page(part: Part) -> bytes:
+    return explorer_page(*part.traces, layer=part.layer or 0, head=part.head).html.encode()
+
+
+def _csv(part: Part) -> bytes:
     """A line per weight that is not ahead of its token."""
-    n, layers, heads = len(trace.tokens), _layers(trace, layer), trace.heads(layer or 0, head)
-    rows = len(layers) * len(heads) * n * (n + 1) // 2
+    n = len(part.trace.tokens)
+    rows = len(part.layers) * len(part.heads) * n * (n + 1) // 2
     if rows > MAX_ROWS:
         raise LabError(f"a .csv of {rows:,} rows is past {MAX_ROWS:,}; name a layer and a head, or use .npz")
-    lines = (
-        [one, h, i, trace.tokens[i], j, trace.tokens[j], f"{weight:.6g}"]
-        for one in layers
-        for h, weights in zip(heads, _weights(trace, one, head))
-        for i, row in enumerate(weights.tolist())
-        for j, weight in enumerate(row[: i + 1])
-    )
-    return csv_bytes(["layer", "head", "query", "query_token", "key", "key_token", "weight"], lines)
+    head = ["layer", "head", "query", "query_token", "key", "key_token", "weight"]
+    if part.comparison is not None:
+        head += ["other_query_token", "other_key_token", "other_weight"]
+    return csv_bytes(head, _rows(part))
 
 
-def _npz(trace, layer, head) -> bytes:
-    """weights (layers, heads, T, T) float32; layers, heads: which; tokens (T,), ids (T,)."""
-    layers, heads = _layers(trace, layer), trace.heads(layer or 0, head)
+def _rows(part: Part):
+    first, *others = part.traces
+    for layer in part.layers:
+        weights = [part.weights(trace, layer) for trace in part.traces]
+        for at, head in enumerate(part.heads):
+            ours, *theirs = [each[at].tolist() for each in weights]
+            for i in range(len(first.tokens)):
+                for j in range(i + 1):
+                    row = [layer, head, i, first.tokens[i], j, first.tokens[j], f"{ours[i][j]:.6g}"]
+                    for trace, weight in zip(others, theirs):
+                        row += [trace.tokens[i], trace.tokens[j], f"{weight[i][j]:.6g}"]
+                    yield row
+
+
+def _npz(part: Part) -> bytes:
+    """weights (layers, heads, T, T) float32; layers, heads: which; tokens (T,), ids (T,); with other_ before them, the second's."""
+    arrays = {"layers": np.array(part.layers), "heads": np.array(part.heads)}
+    for prefix, trace in zip(("", "other_"), part.traces):
+        arrays[f"{prefix}weights"] = np.stack([part.weights(trace, one).numpy() for one in part.layers])
+        arrays[f"{prefix}tokens"] = np.array(trace.tokens)
+        arrays[f"{prefix}ids"] = trace.ids.numpy()
     out = io.BytesIO()
-    np.savez_compressed(
-        out,
-        weights=np.stack([_weights(trace, one, head).numpy() for one in layers]),
-        layers=np.array(layers),
-        heads=np.array(heads),
-        tokens=np.array(trace.tokens),
-        ids=trace.ids.numpy(),
-    )
+    np.savez_compressed(out, **arrays)
     return out.getvalue()
-
-
-def _layers(trace: Trace, layer: int | None) -> list[int]:
-    return list(range(trace.n_layers)) if layer is None else [layer]
-
-
-def _weights(trace: Trace, layer: int, head: int | None) -> torch.Tensor:
-    """(heads, T, T): those of a layer, or the one asked for."""
-    weights = trace.attention(layer, head)
-    return weights if head is None else weights[None]
 
 
 FORMATS = {"html": _page, "png": _picture("png"), "svg": _picture("svg"), "csv": _csv, "npz": _npz}

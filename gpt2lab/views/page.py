@@ -43,10 +43,10 @@ class Page:
     height: int = 600
 
     def iframe(self) -> str:
-        """The document in a frame that runs its scripts but cannot touch what is around it; height in pixels."""
+        """The document in a frame that runs its scripts and saves files, but cannot touch what is around it; height in pixels."""
         source = html.escape(self.html, quote=True)
         return (
-            f'<iframe sandbox="allow-scripts" srcdoc="{source}" title="interactive view" '
+            f'<iframe sandbox="allow-scripts allow-downloads" srcdoc="{source}" title="interactive view" '
             f'style="width: 100%; height: {self.height}px; border: 0"></iframe>'
         )
 

@@ -164,7 +164,7 @@ def test_evaluate_shows_the_package_s_own_numbers(page, known):
     shares = known.evaluation.shares("part", "sliding")["builtin"]
     assert len(shares) == 3
     expect_rows(page, "share-table", share_rows(shares))
-    assert page.locator("#evaluate-words iframe").get_attribute("sandbox") == "allow-scripts"
+    assert page.locator("#evaluate-words iframe").get_attribute("sandbox") == "allow-scripts allow-downloads"
     assert shown(frame_text(page).inner_text()) == document_text(known.evaluation, "sliding", 0)
     frame = page.frame_locator("#evaluate-words iframe")
     assert frame.locator(".text span.none").count() > 1

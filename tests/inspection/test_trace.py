@@ -6,7 +6,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.trace import BYTES, display_tokens, trace, trace_ids
+from gpt2lab.inspection.trace import BYTES, display_tokens, trace, trace_batch, trace_ids
 
 SHAPES = {
     "plain": {},
@@ -67,7 +67,7 @@ def test_attention_of_one_head_is_its_slice_of_the_layer(lab):
 
 def test_logits_and_residual_stream_equal_those_of_transformers(lab):
     ids = lab.encode(TEXT)
-    traced, outputs = trace(lab, TEXT), eager_outputs(lab, ids)
+    traced, outputs = trace(lab, TEXT, logits=True, residual=True), eager_outputs(lab, ids)
     torch.testing.assert_close(traced.logits, outputs.logits[0], atol=1e-4, rtol=1e-4)
     for layer, hidden in enumerate(outputs.hidden_states[:-1]):
         torch.testing.assert_close(traced.residual[layer], hidden[0], atol=1e-4, rtol=1e-4)
@@ -93,7 +93,7 @@ def test_weights_times_values_are_what_each_layer_s_attention_puts_out(lab):
 
 
 def test_trace_has_the_shapes_it_states(tiny_lab):
-    traced = trace(tiny_lab, TEXT)
+    traced = trace(tiny_lab, TEXT, logits=True, residual=True)
     T = len(tiny_lab.encode(TEXT))
     shapes = {name: tuple(getattr(traced, name).shape) for name in ("ids", "logits", "residual", "q", "k", "v")}
     heads = (2, 4, T, 8)
@@ -101,20 +101,61 @@ def test_trace_has_the_shapes_it_states(tiny_lab):
     assert (len(traced.tokens), len(traced.scaling), traced.name) == (T, 2, tiny_lab.name)
 
 
+def test_logits_and_residual_stream_are_kept_on_request_alone(tiny_lab):
+    traced = trace(tiny_lab, TEXT)
+    assert traced.logits is None and traced.residual is None
+    whole = trace(tiny_lab, TEXT, logits=True, residual=True)
+    assert torch.equal(whole.q, traced.q) and torch.equal(whole.k, traced.k) and torch.equal(whole.v, traced.v)
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(0, 1), slice(3, 7), slice(-2, None), slice(None, None, 4), slice(5, 5)], ids=str
+)
+@pytest.mark.parametrize("head", [None, 2])
+def test_rows_of_attention_are_slices_of_the_whole(tiny_lab, rows, head):
+    traced = trace(tiny_lab, TEXT)
+    torch.testing.assert_close(traced.attention(1, head, rows=rows), traced.attention(1, head)[..., rows, :])
+
+
+def test_texts_traced_in_a_batch_are_as_each_alone(lab):
+    texts = ["moon", TEXT, "x"]
+    batch = trace_batch(lab, [lab.encode(text) for text in texts], logits=True, residual=True)
+    for text, traced in zip(texts, batch, strict=True):
+        alone = trace(lab, text, logits=True, residual=True)
+        assert traced.tokens == alone.tokens
+        assert torch.equal(traced.ids, alone.ids)
+        for name in ("q", "k", "v", "logits", "residual"):
+            torch.testing.assert_close(getattr(traced, name), getattr(alone, name), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(traced.attention(0), alone.attention(0), atol=1e-5, rtol=1e-4)
+
+
+def test_bfloat16_model_gives_float32_near_to_its_own_weights(random_lab):
+    lab = random_lab()
+    expected = trace(lab, TEXT, logits=True, residual=True)
+    lab.model.to(torch.bfloat16)
+    traced = trace(lab, TEXT, logits=True, residual=True)
+    for name in ("q", "k", "v", "logits", "residual"):
+        assert getattr(traced, name).dtype == torch.float32
+        error = getattr(traced, name) - getattr(expected, name)
+        assert 0 < error.norm() < 0.02 * getattr(expected, name).norm()
+    weights = traced.attention(1)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
+
+
 def test_ids_are_those_of_the_text_and_are_not_changed(tiny_lab):
     ids = tiny_lab.encode(TEXT)
-    traced = trace_ids(tiny_lab, ids)
+    traced = trace_ids(tiny_lab, ids, logits=True)
     assert torch.equal(ids, tiny_lab.encode(TEXT))
     assert torch.equal(traced.ids, ids)
-    assert torch.equal(traced.logits, trace(tiny_lab, TEXT).logits)
+    assert torch.equal(traced.logits, trace(tiny_lab, TEXT, logits=True).logits)
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_hooks_mode_and_gradients_are_as_before(random_lab, training):
     lab = random_lab(attn_pdrop=0.5, resid_pdrop=0.5)
-    expected, before = trace(lab, TEXT).logits, hooks(lab.model)
+    expected, before = trace(lab, TEXT, logits=True).logits, hooks(lab.model)
     lab.model.train(training)
-    assert torch.equal(trace(lab, TEXT).logits, expected)
+    assert torch.equal(trace(lab, TEXT, logits=True).logits, expected)
     assert hooks(lab.model) == before
     assert all(module.training is training for module in lab.model.modules())
     assert torch.is_grad_enabled()
@@ -179,7 +220,7 @@ def test_text_of_the_whole_context_is_traced(tiny_lab):
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_trace_of_shapes_that_disagree_is_refused(tiny_lab, wrong):
-    traced = trace(tiny_lab, "xx")
+    traced = trace(tiny_lab, "xx", logits=True, residual=True)
     assert len(traced.tokens) == 2
     with pytest.raises(ValueError):
         dataclasses.replace(traced, **wrong)
@@ -190,7 +231,7 @@ def test_trace_of_shapes_that_disagree_is_refused(tiny_lab, wrong):
     [
         (" a\n", ("·", "a", "⏎")),
         ("\t\r", ("⇥", "␍")),
-        ("🌙", ("⟨F0⟩", "⟨9F⟩", "⟨8C⟩", "⟨99⟩")),
+        ("🌙", ("🌙⟨F0⟩", "🌙⟨9F⟩", "🌙⟨8C⟩", "🌙⟨99⟩")),
         ("\"<'&", ('"', "<", "'", "&")),
         ("<|endoftext|>", ("<|endoftext|>",)),
     ],
@@ -205,7 +246,7 @@ def test_display_tokens_by_hand(tiny_tokenizer, text, shown):
     [
         (" moon\n", ("·moon", "⏎")),
         ("Hello world", ("Hello", "·world")),
-        ("🌙", ("⟨F0 9F⟩", "⟨8C⟩", "⟨99⟩")),
+        ("🌙", ("🌙⟨F0 9F⟩", "🌙⟨8C⟩", "🌙⟨99⟩")),
         ("\n\n  x", ("⏎⏎", "·", "·x")),
     ],
 )

@@ -1,6 +1,10 @@
+import html
+import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import parse_qsl
 
 import gradio as gr
 import numpy as np
@@ -9,25 +13,35 @@ from gradio.processing_utils import move_files_to_cache
 from gradio.route_utils import delete_files_created_by_app
 
 import gpt2lab.model
+from gpt2lab.inspection.compare import compare
+from gpt2lab.inspection.heads import SCORES, describe_head, scores_of
 from gpt2lab.inspection.trace import trace
-from gpt2lab.ui.attention import build_attention_tab, head_at, trace_shown
+from gpt2lab.model import load_model
+from gpt2lab.ui.attention import ALONE, CHANGE, EXAMPLES, MAX_LINK, Shown, build_attention_tab, head_at, link_to, traces
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.views.export import attention_file, largest_weights
-from gpt2lab.views.figures import attention_grid_cells
+from gpt2lab.views.maps import head_map_cells
 
 TEXT, OTHER = "The moon is a small world.", "the sea"
 
 
+SHOWN = Shown("builtin", TEXT, None, None)
+
+
 @pytest.fixture
-def tab(tmp_path, monkeypatch, tiny_lab):
-    """The tab on a page of its own, with the tiny model for every label."""
+def tab(tmp_path, monkeypatch, tiny_lab, random_lab):
+    """The tab on a page of its own, with the tiny model for "builtin" and another of its shape for "gpt2"."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    monkeypatch.setattr(gpt2lab.model, "load_model", lambda location: tiny_lab)
+    labs = {"builtin": tiny_lab, "gpt2": random_lab(seed=9)}
+    monkeypatch.setattr(gpt2lab.model, "load_model", labs.get)
     shelf = Shelf(tmp_path / "runs")
     with gr.Blocks(analytics_enabled=False) as demo:
-        build_attention_tab(shelf, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
+        with gr.Tabs() as tabs:
+            pass
+        build_attention_tab(demo, shelf, tabs, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
     events = {event.api_name: event for event in demo.fns.values()}
-    return SimpleNamespace(demo=demo, shelf=shelf, events=events, **{name: event.fn for name, event in events.items()})
+    functions = {name: event.fn for name, event in events.items()}
+    return SimpleNamespace(demo=demo, shelf=shelf, events=events, labs=labs, **functions)
 
 
 @pytest.fixture
@@ -39,46 +53,87 @@ def rows(seen, layer, head):
     return [list(row) for row in largest_weights(seen, layer, head, 20)]
 
 
-def test_show_answers_with_what_is_shown_and_its_first_head(tab, seen):
-    shown, grid, layer, head, heatmap, lines, table = tab.attention("builtin", TEXT, 0, 0, False)
-    assert shown == ("builtin", TEXT)
-    assert (layer, head, table) == (0, 0, rows(seen, 0, 0))
-    assert grid.size != heatmap.size
-    assert "iframe" in lines
+def show(tab, text=TEXT, *, label="builtin", other=ALONE, other_text="", score="induction", layer=0, head=0):
+    names = ["shown", "heads", "layer", "head", "note", "explorer", "heatmap", "table"]
+    answer = tab.attention(label, text, other, other_text, score, layer, head, False)
+    return SimpleNamespace(**dict(zip(names, answer, strict=True)))
+
+
+def explorer_data(iframe):
+    """What the explorer in a frame has to show."""
+    page = html.unescape(re.search('srcdoc="([^"]*)"', iframe).group(1))
+    return json.loads(re.search('id="explorer-data">(.*?)</script>', page, re.DOTALL).group(1))
+
+
+def test_show_answers_with_what_is_shown_and_its_first_head(tab, seen, tiny_lab):
+    answer = show(tab)
+    assert answer.shown == SHOWN
+    assert (answer.layer, answer.head, answer.table) == (0, 0, rows(seen, 0, 0))
+    assert answer.heads.size != answer.heatmap.size
+    assert answer.note.startswith(describe_head(scores_of(tiny_lab, seen), 0, 0))
+    data = explorer_data(answer.explorer)
+    assert [side["tokens"] for side in data["sides"]] == [list(seen.tokens)]
+    assert (data["layer"], data["chosen"]) == (0, [0])
 
 
 @pytest.mark.parametrize(("asked", "given"), [((9, 9), (1, 3)), ((None, None), (0, 0)), ((1, 2), (1, 2))])
 def test_show_keeps_to_the_heads_there_are(tab, seen, asked, given):
-    _, _, layer, head, *_, table = tab.attention("builtin", TEXT, *asked, False)
-    assert (layer, head, table) == (*given, rows(seen, *given))
+    answer = show(tab, layer=asked[0], head=asked[1])
+    assert (answer.layer, answer.head, answer.table) == (*given, rows(seen, *given))
 
 
 def test_other_head_click_and_file_are_of_what_is_shown(tab, seen):
-    shown, *_ = tab.attention("builtin", TEXT, 0, 0, False)
-    tab.attention("builtin", OTHER, 0, 0, False)
+    shown = show(tab).shown
+    show(tab, OTHER)
     assert tab.attention_layer(shown, 1, 2, False)[-1] == rows(seen, 1, 2)
-    point = attention_grid_cells(seen)[1, 3]
+    point = head_map_cells(2, 4)[1, 3]
     layer, head, *_, table = tab.attention_click(shown, False, SimpleNamespace(index=point))
     assert (layer, head, table) == (1, 3, rows(seen, 1, 3))
     path = Path(tab.attention_file(shown, 1, 2, "csv").value["path"])
     assert path.read_bytes() == attention_file(seen, "csv", layer=1, head=2)
     assert path.name == "attention-layer1-head2.csv"
+    path = Path(tab.attention_file_all(shown, "npz").value["path"])
+    with np.load(path) as found:
+        assert found["weights"].shape == (2, 4, len(seen.tokens), len(seen.tokens))
+    assert path.name == "attention.npz"
+
+
+def test_other_heads_of_a_text_need_no_second_forward_pass(tab):
+    shown, passes = show(tab).shown, []
+    hook = tab.labs["builtin"].model.register_forward_hook(lambda *_: passes.append(1))
+    inner = tab.labs["builtin"].model.transformer.register_forward_hook(lambda *_: passes.append(1))
+    tab.attention_head(shown, 1, 2, False)
+    tab.attention_file(shown, 1, 2, "png")
+    tab.attention_bertviz(shown, "head", 1, 2, False)
+    tab.attention_score(shown, "entropy", False)
+    assert passes == []
+    show(tab, OTHER)
+    assert passes
+    hook.remove()
+    inner.remove()
 
 
 def test_nothing_but_show_reads_the_inputs_for_model_and_text(tab):
     state, *_ = tab.events["attention"].outputs
     assert isinstance(state, gr.State)
-    for name in ("attention_layer", "attention_head", "attention_click", "attention_file"):
-        inputs = tab.events[name].inputs
+    for name in ("layer", "head", "click", "file", "file_all", "plan", "bertviz"):
+        inputs = tab.events[f"attention_{name}"].inputs
         assert inputs[0] is state
         assert not any(isinstance(one, (gr.Dropdown, gr.Textbox)) for one in inputs)
 
 
-@pytest.mark.parametrize("ask", ["layer", "head", "click", "file"])
+@pytest.mark.parametrize("ask", ["layer", "head", "click", "file", "file_all", "score", "plan", "bertviz"])
 def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
-    rest = {"click": (False, SimpleNamespace(index=(0, 0))), "file": (0, 0, "csv")}.get(ask, (0, 0, False))
+    rest = {
+        "click": (False, SimpleNamespace(index=(0, 0))),
+        "file": (0, 0, "csv"),
+        "file_all": ("csv",),
+        "score": ("entropy", False),
+        "plan": ("head", 0, 0),
+        "bertviz": ("head", 0, 0, False),
+    }
     with pytest.raises(gr.Error, match="press Show attention first"):
-        getattr(tab, f"attention_{ask}")(None, *rest)
+        getattr(tab, f"attention_{ask}")(None, *rest.get(ask, (0, 0, False)))
 
 
 @pytest.mark.parametrize(
@@ -88,25 +143,138 @@ def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
 def test_head_that_does_not_exist_is_told(tab, layer, head, message):
     for ask in (tab.attention_layer, tab.attention_head, tab.attention_file):
         with pytest.raises(gr.Error, match=message):
-            ask(("builtin", TEXT), layer, head, "csv" if ask is tab.attention_file else False)
+            ask(SHOWN, layer, head, "csv" if ask is tab.attention_file else False)
 
 
 def test_model_that_is_gone_is_told(tab):
     with pytest.raises(ValueError, match="is not offered here"):
-        trace_shown(tab.shelf, ("a-run", TEXT))
+        traces(tab.shelf, ("a-run", TEXT, None, None))
 
 
-def test_point_between_thumbnails_is_of_the_nearest(seen):
-    cells = attention_grid_cells(seen)
+@pytest.mark.parametrize("score", SCORES)
+def test_every_score_has_its_map(tab, score):
+    picture = tab.attention_score(SHOWN, score, False)
+    others = [tab.attention_score(SHOWN, other, False) for other in SCORES if other != score]
+    assert all(picture.size != other.size or np.any(np.array(picture) != np.array(other)) for other in others)
+
+
+@pytest.mark.parametrize("score", ["", "__class__", None, ["entropy"]])
+def test_score_that_does_not_exist_is_told(tab, score):
+    with pytest.raises(gr.Error, match="is unknown; use previous_token"):
+        tab.attention_score(SHOWN, score, False)
+
+
+def test_change_needs_something_to_compare_with(tab):
+    with pytest.raises(gr.Error, match="choose a second model or give a second text"):
+        tab.attention_score(SHOWN, CHANGE, False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "second"),
+    [
+        ({"other": "gpt2"}, ("gpt2", TEXT)),
+        ({"other_text": "The moon is a small world!"}, ("builtin", "The moon is a small world!")),
+    ],
+    ids=["two models", "two texts"],
+)
+def test_two_traces_are_shown_side_by_side(tab, seen, asked, second):
+    answer = show(tab, score=CHANGE, layer=1, head=2, **asked)
+    assert answer.shown == ("builtin", TEXT, *second)
+    other = trace(tab.labs[second[0]], second[1])
+    data = explorer_data(answer.explorer)
+    assert [side["tokens"] for side in data["sides"]] == [list(seen.tokens), list(other.tokens)]
+    assert data["most_changed"] == pytest.approx(
+        max(compare(seen, other).difference(layer).abs().max().item() for layer in range(2))
+    )
+    path = Path(tab.attention_file(answer.shown, 1, 2, "npz").value["path"])
+    with np.load(path) as found:
+        np.testing.assert_allclose(found["other_weights"][0, 0], other.attention(1, 2), atol=1e-6)
+
+
+def test_texts_of_different_length_are_told(tab):
+    with pytest.raises(gr.Error, match="do not pair up"):
+        show(tab, other_text="The moon is a small world, small.")
+
+
+def test_text_longer_than_the_context_is_shown_in_part_and_that_is_said(tab):
+    answer = show(tab, "x" * 65)
+    assert "Shown: the first 64 of 65; the rest does not fit the model." in answer.note
+    assert "the first 64 of 65; the rest does not fit the model" in answer.explorer
+
+
+def test_one_token_has_weights_and_no_scores(tab):
+    answer = show(tab, "x")
+    assert answer.heads is None
+    assert answer.note.startswith("One token can only read itself.")
+    assert answer.table == [["x", 0, "x", 0, 1.0]]
+
+
+@pytest.mark.parametrize("view", ["head", "model", "neuron"])
+def test_bertviz_tells_its_size_and_draws(tab, seen, view):
+    told = tab.attention_plan(SHOWN, view, 1, 2)
+    assert told.startswith(f"{view} view of layers 0-1 of 2") and "MB" in told
+    again, frame = tab.attention_bertviz(SHOWN, view, 1, 2, True)
+    assert again == told
+    assert "bertviz" in frame
+
+
+def test_bertviz_of_a_long_text_is_refused_with_its_limit(tab):
+    with pytest.raises(gr.Error, match="shorten the text to 48"):
+        tab.attention_plan(Shown("builtin", "x" * 49, None, None), "model", 0, 0)
+
+
+@pytest.mark.parametrize("view", ["", "explorer", None, "__class__"])
+def test_view_that_bertviz_lacks_is_told(tab, view):
+    with pytest.raises(gr.Error, match="is unknown; use head, model, neuron"):
+        tab.attention_bertviz(SHOWN, view, 0, 0, False)
+
+
+def test_link_opens_what_was_shown(tab):
+    shown = show(tab, "a & b = c? #1\n", other="gpt2", layer=1, head=2)
+    query = re.search(r"\(\?(.*)\)", shown.note).group(1)
+    request = SimpleNamespace(query_params=dict(parse_qsl(query)))
+    tabs, label, text, other, other_text, again, _, layer, head, *_ = tab.linked(False, request)
+    assert (label, text, other, other_text) == ("builtin", "a & b = c? #1\n", "gpt2", "a & b = c? #1\n")
+    assert (again, layer, head) == (shown.shown, 1, 2)
+    assert tabs.selected == "attention"
+
+
+def test_page_without_a_link_is_left_as_it_is(tab):
+    answer = tab.linked(False, SimpleNamespace(query_params={"utm": "x"}))
+    assert len(answer) == len(tab.events["linked"].outputs)
+    assert all(isinstance(one, dict) and one["__type__"] == "update" and len(one) == 1 for one in answer)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [({"model": "/etc"}, "not offered"), ({"other": "../x"}, "not offered"), ({"text": ""}, "is empty")],
+)
+def test_link_with_bad_parts_is_told(tab, asked, message):
+    with pytest.raises(gr.Error, match=message):
+        tab.linked(False, SimpleNamespace(query_params={"text": TEXT} | asked))
+
+
+def test_long_text_has_no_link():
+    assert link_to(Shown("builtin", "x" * MAX_LINK, None, None), 0, 0) == "The text is too long for a link."
+
+
+def test_examples_fit_the_builtin_model():
+    builtin_lab = load_model("builtin", device="cpu")
+    for text in EXAMPLES.values():
+        assert 10 < len(builtin_lab.encode(text)) <= builtin_lab.context
+
+
+def test_point_between_cells_is_of_the_nearest():
+    cells = head_map_cells(2, 4)
     for (layer, head), (x, y) in cells.items():
-        for right, down in ((0, 0), (60, -60), (-60, 60)):
-            assert head_at(seen, (x + right, y + down)) == (layer, head)
-    assert head_at(seen, (0, 0)) == (0, 0)
-    assert head_at(seen, (1e6, 1e6)) == (1, 3)
+        for right, down in ((0, 0), (30, -30), (-30, 30)):
+            assert head_at(2, 4, (x + right, y + down)) == (layer, head)
+    assert head_at(2, 4, (0, 0)) == (0, 0)
+    assert head_at(2, 4, (1e6, 1e6)) == (1, 3)
 
 
 def test_files_are_apart_and_deleted_with_gradio_s_own(tab, tmp_path):
-    components = [tab.attention_file(("builtin", TEXT), 0, 0, "npz") for _ in range(2)]
+    components = [tab.attention_file(SHOWN, 0, 0, "npz") for _ in range(2)]
     paths = [Path(component.value["path"]) for component in components]
     assert len(set(paths)) == 2
     assert all(path.is_relative_to(tmp_path / "gradio") for path in paths)

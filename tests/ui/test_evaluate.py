@@ -144,7 +144,7 @@ def cells(component):
 def scored_text(iframes):
     """The text of each frame, without marks for newlines, and its heading."""
     found = []
-    for source in re.findall(r'<iframe sandbox="allow-scripts" srcdoc="([^"]*)"', iframes):
+    for source in re.findall(r'<iframe sandbox="allow-scripts allow-downloads" srcdoc="([^"]*)"', iframes):
         document = html.unescape(source)
         body = document.partition('<div class="text">')[2].partition("</div>")[0]
         text = html.unescape(re.sub(r"<[^>]*>", "", body)).replace("⏎\n", "\n")
@@ -405,7 +405,7 @@ def test_hostile_own_text_is_shown_and_not_obeyed(tab):
     text = TEXT.replace("Moon", HOSTILE)
     key = tab.keep(text=text)
     frames = tab.words(key, "sliding", 0, False)
-    assert re.sub(r'<iframe sandbox="allow-scripts" srcdoc="[^"<>]*" [^<>]*></iframe>', "", frames) == ""
+    assert re.sub(r'<iframe sandbox="allow-scripts allow-downloads" srcdoc="[^"<>]*" [^<>]*></iframe>', "", frames) == ""
     [(heading, shown)] = scored_text(frames)
     assert HOSTILE in heading
     assert HOSTILE in shown

@@ -36,7 +36,7 @@ def traced(monkeypatch, shelf, loaded):
     """The (location, text) that trace was called with; each call gives a new object."""
     calls = []
 
-    def trace(lab, text):
+    def trace(lab, text, *, cut):
         assert shelf.lock.locked()
         calls.append((lab.location, text))
         return SimpleNamespace(text=text)
@@ -177,7 +177,7 @@ def test_traces_past_the_limit_push_out_the_one_not_used_for_longest(shelf, trac
 
 
 def test_trace_that_fails_is_not_kept_and_leaves_the_lock_free(shelf, loaded, monkeypatch):
-    def refuse(lab, text):
+    def refuse(lab, text, *, cut):
         raise LabError("the prompt is empty")
 
     monkeypatch.setattr(gpt2lab.inspection.trace, "trace", refuse)

@@ -73,8 +73,6 @@ def made_trace():
             name="made",
             tokens=tuple(tokens or (f"t{i}" for i in range(T))),
             ids=torch.arange(T),
-            logits=torch.zeros(T, 3),
-            residual=torch.zeros(L + 1, T, 2),
             q=q,
             k=k,
             v=torch.zeros_like(q),

@@ -1,5 +1,8 @@
 import csv
 import io
+import json
+import math
+import re
 from itertools import product
 from xml.etree import ElementTree
 
@@ -8,10 +11,20 @@ import pytest
 import torch
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.trace import Trace
+from gpt2lab.inspection.compare import compare
+from gpt2lab.inspection.trace import Trace, trace
 from gpt2lab.views import export
-from gpt2lab.views.export import FORMATS, attention_file, format_of, largest_weights
+from gpt2lab.views.export import (
+    FORMATS,
+    attention_file,
+    bertviz_options,
+    distance_map,
+    format_of,
+    largest_weights,
+    map_file,
+)
 from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
+from gpt2lab.views.maps import comparison_heatmaps, head_map
 
 PARTS = {
     "everything": ({}, [0, 1], [0, 1, 2, 3]),
@@ -21,6 +34,11 @@ PARTS = {
 }
 each_part = pytest.mark.parametrize("part", PARTS)
 SVG = "{http://www.w3.org/2000/svg}svg"
+
+
+@pytest.fixture(scope="module")
+def other_trace(random_lab):
+    return trace(random_lab(seed=9), "The moon is a small world.")
 
 
 def arrays(content):
@@ -44,9 +62,9 @@ def test_npz_holds_the_weights_of_the_part_and_says_which(tiny_trace, part):
 
 @pytest.mark.parametrize("token", ["月🌙", "</script>", "a,b\"c'd\n"])
 def test_arrays_and_tables_keep_any_token(random_trace, token):
-    trace = random_trace(1, 1, 2, ("a", token))
-    assert arrays(attention_file(trace, "npz"))["tokens"].tolist() == ["a", token]
-    text = attention_file(trace, "csv").decode()
+    seen = random_trace(1, 1, 2, ("a", token))
+    assert arrays(attention_file(seen, "npz"))["tokens"].tolist() == ["a", token]
+    text = attention_file(seen, "csv").decode()
     assert [row["query_token"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ["a", token, token]
 
 
@@ -73,8 +91,8 @@ def test_table_past_the_limit_is_refused_with_both_numbers(tiny_trace, monkeypat
 
 @pytest.mark.parametrize("format", ["csv", "npz"])
 def test_file_of_one_head_computes_that_head_alone(tiny_trace, monkeypatch, format):
-    asked = []
-    monkeypatch.setattr(Trace, "attention", lambda trace, *part: asked.append(part) or torch.zeros(2, 2))
+    asked, n = [], len(tiny_trace.tokens)
+    monkeypatch.setattr(Trace, "attention", lambda seen, *part: asked.append(part) or torch.zeros(n, n))
     attention_file(tiny_trace, format, layer=1, head=2)
     assert asked == [(1, 2)]
 
@@ -112,7 +130,78 @@ def test_page_shows_the_part_first(tiny_trace, part):
     options, layers, heads = PARTS[part]
     page = attention_file(tiny_trace, "html", **options).decode("utf-8")
     assert page.startswith("<!doctype html>")
-    assert f'"layer":{layers[0]},"heads":{heads},'.replace(" ", "") in page
+    data = json.loads(re.search('id="explorer-data">(.*?)</script>', page, re.DOTALL).group(1))
+    assert (data["layer"], data["chosen"]) == (layers[0], heads)
+
+
+@each_part
+def test_tables_and_arrays_of_two_traces_hold_both(tiny_trace, other_trace, part):
+    options = PARTS[part][0]
+    found = arrays(attention_file(tiny_trace, "npz", other=other_trace, **options))
+    alone = [arrays(attention_file(one, "npz", **options)) for one in (tiny_trace, other_trace)]
+    for name in ("weights", "tokens", "ids"):
+        np.testing.assert_array_equal(found[name], alone[0][name])
+        np.testing.assert_array_equal(found[f"other_{name}"], alone[1][name])
+    content = attention_file(tiny_trace, "csv", other=other_trace, **options).decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
+    tables = [attention_file(one, "csv", **options).decode("utf-8") for one in (tiny_trace, other_trace)]
+    first, second = (list(csv.DictReader(io.StringIO(table, newline=""))) for table in tables)
+    for row, one, other in zip(rows, first, second, strict=True):
+        theirs = {f"other_{name}": other[name] for name in ("query_token", "key_token", "weight")}
+        assert row == one | theirs
+
+
+def test_pictures_of_two_traces_are_of_their_distance_or_of_both_heads(tiny_trace, other_trace):
+    comparison = compare(tiny_trace, other_trace)
+    for options, figure in [
+        ({}, distance_map(comparison)),
+        ({"layer": 1}, distance_map(comparison, 1)),
+        ({"layer": 1, "head": 2}, comparison_heatmaps(comparison, 1, 2)),
+    ]:
+        assert attention_file(tiny_trace, "png", other=other_trace, **options) == figure_bytes(figure, "png")
+
+
+def test_map_of_distances_of_one_layer_leaves_the_others_blank(tiny_trace, other_trace):
+    comparison = compare(tiny_trace, other_trace)
+    shown = distance_map(comparison, 1).axes[0].images[0].get_array()
+    assert shown.mask[0].all()
+    np.testing.assert_allclose(shown[1], comparison.distance[1])
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_traces_that_do_not_pair_up_are_refused_in_every_format(tiny_trace, tiny_lab, format):
+    with pytest.raises(LabError, match="do not pair up"):
+        attention_file(tiny_trace, format, other=trace(tiny_lab, "x"))
+
+
+def test_map_of_heads_is_a_table_or_a_picture():
+    values = torch.tensor([[0.5, math.nan], [1 / 3, 1.0]])
+    told = {"title": "induction: $x$", "unit": "share"}
+    rows = list(csv.reader(io.StringIO(map_file(values, "csv", **told).decode())))
+    assert rows[0] == ["layer", "head", "induction: $x$ (share)"]
+    assert rows[1:] == [["0", "0", "0.5"], ["0", "1", "nan"], ["1", "0", "0.333333"], ["1", "1", "1"]]
+    assert map_file(values, "png", **told) == figure_bytes(head_map(values, **told), "png")
+    assert ElementTree.fromstring(map_file(values, "svg", **told)).tag == SVG
+
+
+@pytest.mark.parametrize("format", ["html", "npz", "jpg", ""])
+def test_map_of_heads_has_no_other_format(format):
+    with pytest.raises(LabError, match=r"has no format .*; end the file's name in \.png, \.svg, \.csv"):
+        map_file(torch.zeros(1, 1), format, title="", unit="")
+
+
+@pytest.mark.parametrize(
+    ("view", "given", "options"),
+    [
+        ("head", (None, None), {"layer": 0, "head": None}),
+        ("head", (1, 2), {"layer": 1, "head": 2}),
+        ("neuron", (None, None), {"layer": 0, "head": 0}),
+        ("model", (None, None), {"layers": None, "heads": None}),
+        ("model", (0, 0), {"layers": [0], "heads": [0]}),
+    ],
+)
+def test_views_of_bertviz_take_the_part_asked_for(view, given, options):
+    assert bertviz_options(view, *given) == options
 
 
 @pytest.mark.parametrize("format", ["jpg", "", "PNG", ".png", None])

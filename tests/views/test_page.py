@@ -45,7 +45,7 @@ def test_document_declares_its_characters_within_the_first_kilobyte():
 def test_frame_is_sandboxed_and_holds_exactly_the_document(read_html):
     page = document(HOSTILE, f"<script>const a = {script_json(HOSTILE)};</script>&lt; \" '", height=321)
     [(tag, attributes)] = read_html(page.iframe()).tags
-    assert (tag, attributes["sandbox"]) == ("iframe", "allow-scripts")
+    assert (tag, attributes["sandbox"]) == ("iframe", "allow-scripts allow-downloads")
     assert attributes["srcdoc"] == page.html
     assert "height: 321px" in attributes["style"]
     assert not {"src", "onload", "allow"} & set(attributes)

@@ -56,13 +56,16 @@ METRICS = (
     Metric(1, 10, "train", 3.0, 1e-3, 1.0),
     Metric(1234, 56789, "validation", 2.5, 1e-3, 2.0),
 )
+UNSEEN = dict.fromkeys(("duplicate_token", "first_token", "entropy", "distance"), torch.zeros(2, 4))
 SCORES = HeadScores(
     previous_token=torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.9, 0.6, 0.7]]),
     induction=torch.tensor([[0.05, 0.15, 0.8, 0.25], [0.35, 0.45, 0.55, 0.65]]),
+    **UNSEEN,
 )
 SCORES_BEFORE = HeadScores(
     previous_token=torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.4, 0.6, 0.7]]),
     induction=torch.tensor([[0.05, 0.15, 0.1, 0.25], [0.35, 0.45, 0.85, 0.65]]),
+    **UNSEEN,
 )
 SAMPLES = (
     Sample(0, " rose in the west", "", 0),
