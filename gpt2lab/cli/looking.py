@@ -65,6 +65,7 @@ def attention(
 ) -> None:
     """Attention weights of a text, or of two models or texts, as a page, a picture, a table or arrays."""
     quiet()
+    from gpt2lab.inspection.compare import compare as paired
     from gpt2lab.inspection.trace import trace
     from gpt2lab.model import load_model
     from gpt2lab.views.export import attention_file, format_of
@@ -82,11 +83,10 @@ def attention(
     elif view != "explorer":
         content = bertviz_file(seen, view, layer, head)
     else:
-        other = None
         if compare is not None or compare_text is not None:
             second = lab if compare is None else load_model(compare)
-            other = trace(second, text if compare_text is None else compare_text, cut=True)
-        content = attention_file(seen, format, other=other, layer=layer, head=head)
+            seen = paired(seen, trace(second, text if compare_text is None else compare_text, cut=True))
+        content = attention_file(seen, format, layer=layer, head=head)
     write(out, content)
     print(f"{out}  {len(content):,} bytes")
 

@@ -129,7 +129,9 @@ def scores_of(lab: Lab, trace: Trace, *, seed: int = 0) -> HeadScores:
 
     Raises: LabError for a trace of one token.
     """
-    return HeadScores(**trace_scores(trace), **_mean_scores(trace_batch(lab, random_tokens_twice(lab, seed)), ("induction",)))
+    return HeadScores(
+        **trace_scores(trace), **_mean_scores(trace_batch(lab, random_tokens_twice(lab, seed)), ("induction",))
+    )
 
 
 def encoded_texts(lab: Lab, texts: Sequence[str]) -> list[torch.Tensor]:

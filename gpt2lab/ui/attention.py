@@ -74,7 +74,7 @@ def build_attention_tab(
     @user_errors
     def show_all(label, text, other, other_text, score, layer, head, dark):
         shown = Shown.of(label, text, other, other_text)
-        trace, _ = traces(shelf, shown)
+        trace = first_trace(shelf, shown)
         layer, head = min(layer or 0, trace.n_layers - 1), min(head or 0, trace.n_heads - 1)
         return shown, map_image(shelf, shown, score, dark), layer, head, *one_head(shelf, shown, layer, head, dark)
 
@@ -94,7 +94,7 @@ def build_attention_tab(
 
     @user_errors
     def show_clicked(shown, dark, event: gr.SelectData):
-        trace, _ = traces(shelf, shown)
+        trace = first_trace(shelf, shown)
         layer, head = head_at(trace.n_layers, trace.n_heads, event.index)
         return layer, head, *one_head(shelf, shown, layer, head, dark)
 
@@ -159,14 +159,14 @@ def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Numb
     def say(shown, view, layer, head):
         from gpt2lab.views.bertviz import plan
 
-        trace, _ = traces(shelf, shown)
+        trace = first_trace(shelf, shown)
         return f"{plan(trace, view, **options(view, layer, head))}."
 
     @user_errors
     def drawn(shown, view, layer, head, dark):
         from gpt2lab.views.bertviz import VIEWS
 
-        told, (trace, _) = say(shown, view, layer, head), traces(shelf, shown)
+        told, trace = say(shown, view, layer, head), first_trace(shelf, shown)
         return told, VIEWS[view](trace, **options(view, layer, head), theme="dark" if dark else "light").iframe()
 
     def options(view, layer, head):
@@ -188,7 +188,7 @@ def build_files(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number
 
     @user_errors
     def of_head(shown, layer, head, format):
-        trace, _ = traces(shelf, shown)
+        trace = first_trace(shelf, shown)
         whole_number("head", head, 0, trace.n_heads - 1)
         return made(shown, format, f"attention-layer{layer}-head{head}", layer=layer, head=head)
 
@@ -200,8 +200,7 @@ def build_files(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number
         from gpt2lab.files import write_bytes
         from gpt2lab.views.export import attention_file
 
-        trace, other = traces(shelf, shown)
-        content = attention_file(trace, format, other=other, **part)
+        content = attention_file(seen_of(shelf, shown), format, **part)
         return gr.File(str(write_bytes(new_folder() / f"{name}.{format}", content)), visible=True)
 
     one.click(of_head, [shown, layer, head, format], file, api_name="attention_file")
@@ -221,27 +220,32 @@ def picture(name: str, alt: str) -> gr.Image:
     )
 
 
-def traces(shelf: Shelf, shown: Shown | None):
-    """The trace of what is shown, and the second one or None. Raises: LabError where there is none yet."""
+def first_trace(shelf: Shelf, shown: Shown | None):
+    """The trace of what is shown, or the first of two. Raises: LabError where nothing is shown yet."""
     if shown is None:
         raise LabError("there is no attention here yet; press Show attention first")
-    shown = Shown(*shown)
-    second = None if shown.other is None else shelf.trace(shown.other, shown.other_text)
-    return shelf.trace(shown.label, shown.text), second
+    return shelf.trace(*shown[:2])
+
+
+def seen_of(shelf: Shelf, shown: Shown | None):
+    """The Trace of what is shown, or the Comparison. Raises: LabError where there is none, or none can be made."""
+    from gpt2lab.inspection.compare import compare
+
+    trace, (other, other_text) = first_trace(shelf, shown), shown[2:]
+    return trace if other is None else compare(trace, shelf.trace(other, other_text))
 
 
 def map_image(shelf: Shelf, shown: Shown | None, score: str, dark: bool):
     """The map of a score, or of how far each head lies apart in two traces; None for one token, which has no scores."""
-    from gpt2lab.inspection.compare import compare
     from gpt2lab.inspection.heads import SCORES
     from gpt2lab.views.export import distance_map
     from gpt2lab.views.maps import head_map
 
-    trace, other = traces(shelf, shown)
+    trace = first_trace(shelf, shown)
     if score == CHANGE:
-        if other is None:
+        if shown[2] is None:
             raise LabError("there is nothing to compare with; choose a second model or give a second text")
-        return as_image(distance_map(compare(trace, other), dark=dark))
+        return as_image(distance_map(seen_of(shelf, shown), dark=dark))
     if not isinstance(score, str) or score not in SCORES:
         raise LabError(f"score {str(score)[:40]!r} is unknown; use {', '.join(SCORES)}")
     if len(trace.tokens) < 2:
@@ -253,19 +257,16 @@ def map_image(shelf: Shelf, shown: Shown | None, score: str, dark: bool):
 
 def one_head(shelf: Shelf, shown: Shown | None, layer: int, head: int, dark: bool):
     """(note, explorer, heatmap, table rows) of one head. Raises: LabError for a head that does not exist."""
-    from gpt2lab.inspection.compare import compare
     from gpt2lab.views.explorer import explorer_page
     from gpt2lab.views.export import largest_weights
     from gpt2lab.views.figures import attention_heatmap
     from gpt2lab.views.maps import comparison_heatmaps
 
-    trace, other = traces(shelf, shown)
+    trace, seen = first_trace(shelf, shown), seen_of(shelf, shown)
     whole_number("head", head, 0, trace.n_heads - 1)
-    page = explorer_page(trace, other, layer=layer, head=head, theme="dark" if dark else "light")
-    if other is None:
-        figure = attention_heatmap(trace, layer, head, dark=dark)
-    else:
-        figure = comparison_heatmaps(compare(trace, other), layer, head, dark=dark)
+    page = explorer_page(seen, layer=layer, head=head, theme="dark" if dark else "light")
+    draw = attention_heatmap if seen is trace else comparison_heatmaps
+    figure = draw(seen, layer, head, dark=dark)
     rows = [list(row) for row in largest_weights(trace, layer, head, TABLE_ROWS)]
     return head_note(shelf, Shown(*shown), trace, layer, head), page.iframe(), as_image(figure), rows
 

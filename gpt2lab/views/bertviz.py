@@ -8,9 +8,9 @@ Source: Vig, A Multiscale Visualization of Attention in the Transformer Model (2
 
 import html
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import distribution
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ import torch
 from bertviz import head_view, model_view
 from bertviz.neuron_view import show as neuron_view
 
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import LabError
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.views.page import Page, document, script_json
 
@@ -240,7 +240,8 @@ def _head_parts(trace: Trace, layer: int = 0, head: int | None = None) -> tuple[
 
 def _model_parts(trace: Trace, layers=None, heads=None) -> tuple[list[int], list[int], bool]:
     """Layers, heads, and whether they are cut: to about the same share of both. All are drawn at a time."""
-    layers, heads = _chosen("layer", layers, trace.n_layers), _chosen("head", heads, trace.n_heads)
+    layers = _chosen("layer", layers, trace.n_layers, trace.heads)
+    heads = _chosen("head", heads, trace.n_heads, partial(trace.heads, 0))
     n = len(trace.tokens)
     most = MAX_LINES // (n * (n + 1) // 2)
     share = min(1.0, (most / (len(layers) * len(heads))) ** 0.5)
@@ -251,7 +252,9 @@ def _model_parts(trace: Trace, layers=None, heads=None) -> tuple[list[int], list
 
 def _neuron_parts(trace: Trace, layer: int = 0, head: int = 0) -> tuple[list[int], list[int], bool]:
     """Layers, heads, and whether they are cut. One head is drawn at a time."""
-    trace.heads(layer, whole_number("head", head, 0, trace.n_heads - 1))
+    trace.heads(layer, head)
+    if head is None:
+        raise LabError(f"head None is none to show; use a whole number from 0 to {trace.n_heads - 1}")
     n = len(trace.tokens)
     most = MAX_NUMBERS // (n * n + 2 * n * trace.q.shape[-1])
     return _windows(trace, layer, head, most, most)
@@ -274,14 +277,16 @@ def _window(total: int, length: int, around: int) -> list[int]:
     return list(range(start, start + length))
 
 
-def _chosen(name: str, numbers: Iterable[int] | None, total: int) -> list[int]:
-    """The layers or heads asked for, ascending; None for all. Raises: LabError for none, or out of range."""
+def _chosen(name: str, numbers: Iterable[int] | None, total: int, check: Callable) -> list[int]:
+    """The layers or heads asked for, ascending; None for all. Raises: LabError for none, and what `check` raises."""
     if numbers is None:
         return list(range(total))
-    chosen = sorted({whole_number(name, one, 0, total - 1) for one in numbers})
-    if not chosen:
+    numbers = list(numbers)
+    for one in numbers:
+        check(one)
+    if not numbers:
         raise LabError(f"{name}s [] name no {name}; use whole numbers from 0 to {total - 1}, or None for all")
-    return chosen
+    return sorted(set(map(int, numbers)))
 
 
 def _span(name: str, numbers: tuple[int, ...]) -> str:

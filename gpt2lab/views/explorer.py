@@ -14,8 +14,8 @@ from importlib.resources import files
 import matplotlib
 import numpy as np
 
-from gpt2lab.errors import LabError, whole_number
-from gpt2lab.inspection.compare import compare
+from gpt2lab.errors import LabError
+from gpt2lab.inspection.compare import Comparison
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.views.page import Page, document, script_json
 
@@ -24,13 +24,12 @@ LONG = 512  # tokens from which a weight has 128 levels and not 256: half a mega
 PACKED = 1_000_000  # bytes that a page's data may take before q and k of more heads than the first are left out
 # Twelve that the colour-blind tell apart. Source: Martin Krzywinski, Designing for Color Blindness, 12-colour palette
 COLOURS = ("#9f0162", "#009f81", "#ff5aaf", "#00fccf", "#8400cd", "#008df9", "#00c2f9", "#ffb2fd", "#a40122", "#e20134", "#ff6e3a", "#ffc33b")  # fmt: skip
-CHANGES = ("#b35806", "#542788")  # less, more: the ends of the diverging map
+CHANGES = ("#e08214", "#8073ac")  # less, more: of the diverging map, as strong on light paper as on dark
 SEQUENTIAL, DIVERGING = "viridis", "PuOr"
 
 
 def explorer_page(
-    trace: Trace,
-    other: Trace | None = None,
+    seen: Trace | Comparison,
     *,
     layer: int = 0,
     head: int | None = None,
@@ -39,21 +38,19 @@ def explorer_page(
 ) -> Page:
     """Thumbnails of all heads, and one or several large: as a heatmap, as lines, as the coloured text.
 
-    other        a second trace, beside the first and less it: another model's of the text, or another text's
-                 of as many tokens
+    seen         of a comparison, both traces and the second less the first
     layer, head  held when the page opens; None for all heads of the layer
     layers       in the page; None for all, or, of long texts, for `layer` and those after it that fit
 
     Stored weights are within a bound that the page states, the largest error of any in it; for the
     heads whose q and k the page carries, it computes the weight itself in double precision.
 
-    Raises: LabError for layers or heads that do not exist, for more layers than fit, for weights that
-    are not numbers, and for traces that cannot be compared.
+    Raises: LabError for layers or heads that do not exist, for more layers than fit, and for weights that
+    are not numbers.
     """
+    trace, *others = traces = [seen] if isinstance(seen, Trace) else [seen.base, seen.other]
     heads = trace.heads(layer, head)
-    traces = [trace] if other is None else [trace, other]
     layers = shown_layers(trace, layer, layers, sides=len(traces))
-    comparison = None if other is None else compare(trace, other)
     levels = 127 if len(trace.tokens) >= LONG else 255
     codes, error = pack(traces, layers, levels)
     body = codes.tobytes()
@@ -70,7 +67,7 @@ def explorer_page(
         "chosen": heads,
         "levels": levels,
         "error": error,
-        "most_changed": most_changed(comparison, layers) if comparison else 0,
+        "most_changed": most_changed(seen, layers) if others else 0,
         "vectors": [{"side": s, "layer": a, "head": h, "at": at} for (s, a, h), at in zip(carried, starts)],
         "carried": carried_in_words(carried, len(traces) * len(layers) * trace.n_heads),
         "colours": COLOURS,
@@ -113,7 +110,9 @@ def shown_layers(trace: Trace, layer: int, layers: list[int] | None, *, sides: i
     if layers is None:
         first = max(0, min(layer, trace.n_layers - fitting))
         return list(range(first, min(first + fitting, trace.n_layers)))
-    found = sorted({whole_number("layer", one, 0, trace.n_layers - 1) for one in layers})
+    for one in layers:
+        trace.heads(one)  # refuses a layer that does not exist
+    found = sorted(set(layers))
     if layer not in found:
         raise LabError(f"layer {layer} is not among layers {found}; name it too, or show one of them first")
     if len(found) > fitting:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.compare import DISTANCE, Comparison, compare
+from gpt2lab.inspection.compare import DISTANCE, Comparison
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.views.explorer import explorer_page
 from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
@@ -21,17 +21,21 @@ MAX_ROWS = 5_000_000  # of a CSV file: 200 MB, and five times what a spreadsheet
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What a file holds: all heads of a trace, a layer's, or one head; and the same of a second trace, where there is one."""
+    """What a file holds: all heads of a trace, or of the two of a comparison; a layer's, or one head."""
 
-    trace: Trace
-    comparison: Comparison | None
+    seen: Trace | Comparison
     layer: int | None
     head: int | None
 
     @property
     def traces(self) -> list[Trace]:
         """One, or the two that are compared."""
-        return [self.trace] if self.comparison is None else [self.trace, self.comparison.other]
+        return [self.seen] if isinstance(self.seen, Trace) else [self.seen.base, self.seen.other]
+
+    @property
+    def trace(self) -> Trace:
+        """The first, whose shape is that of both."""
+        return self.traces[0]
 
     @property
     def layers(self) -> list[int]:
@@ -50,23 +54,24 @@ class Part:
 
 
 def attention_file(
-    trace: Trace, format: str, *, other: Trace | None = None, layer: int | None = None, head: int | None = None
+    seen: Trace | Comparison, format: str, *, layer: int | None = None, head: int | None = None
 ) -> bytes:
     """Attention in one of FORMATS: of all heads, of a layer, or of one head.
 
-    other  a second trace, to compare: a picture shows how far each head lies apart, or, of one head, both and
-           their difference; tables and arrays hold both
+    seen  of a comparison, a picture shows how far each head lies apart, or, of one head, both and their
+          difference; tables and arrays hold both
 
-    Raises: LabError for an unknown format, for a head without its layer, for parts that do not exist, for
-    traces that cannot be compared, and for a "csv" of more than MAX_ROWS weights.
+    Raises: LabError for an unknown format, for a head without its layer, for parts that do not exist, and
+    for a "csv" of more than MAX_ROWS weights.
     """
+    part = Part(seen, layer, head)
     if format not in FORMATS:
         raise LabError(f"format {format!r} is unknown; end the file's name in .{', .'.join(FORMATS)}")
     if head is not None and layer is None:
-        raise LabError(f"head {head} of which layer? give the layer too, 0 to {trace.n_layers - 1}")
+        raise LabError(f"head {head} of which layer? give the layer too, 0 to {part.trace.n_layers - 1}")
     if layer is not None:
-        trace.heads(layer, head)
-    return FORMATS[format](Part(trace, None if other is None else compare(trace, other), layer, head))
+        part.trace.heads(layer, head)
+    return FORMATS[format](part)
 
 
 def bertviz_options(view: str, layer: int | None, head: int | None) -> dict:
@@ -101,11 +106,11 @@ def largest_weights(trace: Trace, layer: int, head: int, count: int) -> list[tup
 
 def _picture(format: str):
     def picture(part: Part) -> bytes:
-        match part.comparison, part.head:
-            case None, None:
-                figure = attention_grid(part.trace, layer=part.layer)
-            case None, head:
-                figure = attention_heatmap(part.trace, part.layer, head)
+        match part.seen, part.head:
+            case Trace() as trace, None:
+                figure = attention_grid(trace, layer=part.layer)
+            case Trace() as trace, head:
+                figure = attention_heatmap(trace, part.layer, head)
             case comparison, None:
                 figure = distance_map(comparison, part.layer)
             case comparison, head:
@@ -125,7 +130,7 @@ def distance_map(comparison: Comparison, layer: int | None = None, *, dark: bool
 
 
 def _page(part: Part) -> bytes:
-    return explorer_page(*part.traces, layer=part.layer or 0, head=part.head).html.encode()
+    return explorer_page(part.seen, layer=part.layer or 0, head=part.head).html.encode()
 
 
 def _csv(part: Part) -> bytes:
@@ -135,7 +140,7 @@ def _csv(part: Part) -> bytes:
     if rows > MAX_ROWS:
         raise LabError(f"a .csv of {rows:,} rows is past {MAX_ROWS:,}; name a layer and a head, or use .npz")
     head = ["layer", "head", "query", "query_token", "key", "key_token", "weight"]
-    if part.comparison is not None:
+    if len(part.traces) > 1:
         head += ["other_query_token", "other_key_token", "other_weight"]
     return csv_bytes(head, _rows(part))
 

@@ -72,7 +72,7 @@ def head_map(
     axes.xaxis.set_label_position("top")
     axes.spines[:].set_visible(False)
     bar_height = max(L * pitch, LEAST_HEIGHT - TOP - BOTTOM) / height
-    bar = figure.add_axes((LEFT / width + (H * pitch + GAP) / width, top - bar_height, BAR / width, bar_height))
+    bar = figure.add_axes(((LEFT + H * pitch + GAP) / width, top - bar_height, BAR / width, bar_height))
     figure.colorbar(image, cax=bar).set_label(plain(unit, height), parse_math=False, fontsize=8)
     bar.tick_params(labelsize=8)
     figure.text(0.12 / width, 1 - 0.08 / height, plain(title, width), parse_math=False, va="top", fontsize=10)
@@ -100,13 +100,8 @@ def head_map_cells(L: int, H: int) -> dict[tuple[int, int], tuple[float, float]]
 def head_map_rows(values: Tensor) -> list[tuple[str, ...]]:
     """The map for those who read: a row per layer, "layer 0" and then the number of each head; "none" for no value."""
     cells = _cells(values)
-    return [
-        (
-            f"layer {layer}",
-            *("none" if missing else _number(value, cells) for value, missing in zip(row.data, row.mask)),
-        )
-        for layer, row in enumerate(cells)
-    ]
+    numbers = [[_number(value, cells) if np.isfinite(value) else "none" for value in row] for row in cells.data]
+    return [(f"layer {layer}", *row) for layer, row in enumerate(numbers)]
 
 
 def comparison_heatmaps(comparison: Comparison, layer: int, head: int, *, dark: bool = False) -> Figure:
@@ -121,7 +116,7 @@ def comparison_heatmaps(comparison: Comparison, layer: int, head: int, *, dark: 
     figure = Figure(figsize=(3 * side + 1.2, side + 0.7), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, name, trace, part in zip(panels, ("base", "other"), (base, other), weights):
-        shared = _heatmap(axes, part, trace.tokens, cmap=MAP, vmin=0, vmax=1)
+        shared = _heatmap(axes, part, trace.tokens, cmap=MAP, vmin=0, vmax=1)  # the first token's weight is 1
         axes.set_title(plain(f"{name}: {trace.name}", side), parse_math=False, fontsize=10)
     tokens = [one if one == two else f"{one} / {two}" for one, two in zip(base.tokens, other.tokens)]
     limit = float(np.abs(change).max()) or 1.0  # a scale needs a width, where nothing changed too
@@ -135,7 +130,7 @@ def comparison_heatmaps(comparison: Comparison, layer: int, head: int, *, dark: 
 
 
 def rollout_heatmap(trace: Trace, *, dark: bool = False) -> Figure:
-    """Attention rollout: row i shows how much of token i comes, from each token, with the caveat."""
+    """Attention rollout: row i shows how much of token i comes, after all layers, from each token; and the caveat."""
     side = _side(len(trace.tokens))
     figure = Figure(figsize=(side + 0.6, side + 0.6), layout="constrained")
     axes = figure.add_subplot()

@@ -40,14 +40,14 @@ def open_page(chromium, app_url):
     """A function that opens the page; afterwards no request may have left the machine, and no error been logged."""
     contexts, requests, errors = [], [], []
 
-    def open_one(**options):
+    def open_one(query="", **options):
         context = chromium.new_context(**options)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(app_url)
+        page.goto(f"{app_url}{query}")
         page.get_by_role("tab", name="Fine-tune").wait_for()
         return page
 

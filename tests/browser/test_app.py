@@ -9,9 +9,9 @@ from playwright.sync_api import expect
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
-from gpt2lab.ui.attention import EXAMPLES
+from gpt2lab.ui.attention import ALONE, EXAMPLES
 from gpt2lab.views.export import largest_weights
-from gpt2lab.views.figures import attention_grid_cells
+from gpt2lab.views.maps import head_map_cells
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 
@@ -51,7 +51,7 @@ def test_no_tab_is_wider_than_a_phone(open_page, scheme):
     page = open_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
     show_attention(page)
-    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 0", timeout=PATIENCE)
     for name in ("Attention", "Fine-tune", "Evaluate", "Generate"):
         open_tab(page, name)
         page.wait_for_timeout(300)
@@ -60,10 +60,10 @@ def test_no_tab_is_wider_than_a_phone(open_page, scheme):
 
 def test_attention_shows_the_weights_of_the_head_that_is_clicked(page, lab):
     show_attention(page)
-    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
-    seen = trace(lab, EXAMPLES[0])
-    x, y = attention_grid_cells(seen)[2, 3]
-    picture = page.locator("#attention-grid img")
+    expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 0", timeout=PATIENCE)
+    seen = trace(lab, EXAMPLES["induction"])
+    x, y = head_map_cells(seen.n_layers, seen.n_heads)[2, 3]
+    picture = page.locator("#attention-map img")
     natural, shown = picture.evaluate("image => [image.naturalWidth, image.getBoundingClientRect().width]")
     picture.click(position={"x": x * shown / natural, "y": y * shown / natural})
     expect(page.locator("#attention-layer input")).to_have_value("2", timeout=PATIENCE)
@@ -73,25 +73,72 @@ def test_attention_shows_the_weights_of_the_head_that_is_clicked(page, lab):
         expect(page.locator("#attention-table").get_by_role("row").nth(2)).to_contain_text(cell, timeout=PATIENCE)
 
 
-def test_bertviz_draws_a_line_per_pair_of_tokens(page, lab):
+def test_explorer_holds_the_head_that_is_chosen_and_answers_to_clicks(page, lab):
     show_attention(page)
+    explorer = page.frame_locator("#attention-explorer iframe")
+    expect(explorer.locator("#shown")).to_have_text("Layer 0, head 0", timeout=PATIENCE)
+    page.locator("#attention-head input").fill("3")
+    expect(explorer.locator("#shown")).to_have_text("Layer 0, head 3", timeout=PATIENCE)
+    weights = trace(lab, EXAMPLES["induction"]).attention(0, 3)
+    explorer.locator("#text span").nth(5).click()
+    best = int(weights[5].argmax())
+    expect(explorer.locator("#hover")).to_contain_text(f"attends to {best} ", timeout=PATIENCE)
+    explorer.locator("#heads button").last.click()
+    expect(explorer.locator("#shown")).to_contain_text("heads 0, 1, 2, 3, 4, 5 (mean)")
+    expect(page.locator("#attention-layer input")).to_have_value("0")
+
+
+def test_bertviz_tells_its_size_and_draws_a_line_per_pair_of_tokens(page, lab):
+    show_attention(page)
+    expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 0", timeout=PATIENCE)
+    page.locator("#attention-bertviz").get_by_role("button", name="bertviz").click()
+    page.locator("#attention-size").click()
+    expect(page.locator("#attention-plan")).to_contain_text("head view of layers 0-3 of 4, heads 0-5 of 6, about 0.")
+    page.locator("#attention-draw").click()
     frame = page.frame_locator("#attention-lines iframe")
-    n = len(lab.encode(EXAMPLES[0]))
+    n = len(lab.encode(EXAMPLES["induction"]))
     expect(frame.locator("#vis text")).to_have_count(2 * n, timeout=PATIENCE)
     expect(frame.locator("#attention line")).to_have_count(lab.model.config.n_head * n * n)
 
 
+def test_two_texts_are_compared(page):
+    open_tab(page, "Attention")
+    page.locator("#attention-text textarea").fill("The moon is round.")
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#attention-other-text textarea, #attention-other-text input").fill("The moon was round.")
+    page.locator("#attention-show").click()
+    explorer = page.frame_locator("#attention-explorer iframe")
+    expect(explorer.locator("#side option")).to_have_count(3, timeout=PATIENCE)
+    explorer.locator("#side").select_option(index=2)
+    expect(explorer.locator("#range")).to_contain_text("+")
+
+
+def test_link_opens_the_same_view_in_a_new_page(page, open_page):
+    show_attention(page, "a & b <i>c</i>?")
+    page.locator("#attention-head input").fill("2")
+    expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 2", timeout=PATIENCE)
+    address = page.locator("#attention-note a").get_attribute("href")
+    other = open_page(query=address)
+    expect(other.locator("#attention-note")).to_contain_text("Layer 0, head 2", timeout=PATIENCE)
+    assert other.locator("#attention-text textarea").input_value() == "a & b <i>c</i>?"
+
+
 def test_hostile_text_is_shown_and_does_nothing(page):
-    show_attention(page, '</script><img src=x onerror=alert(1)> & "quotes" \'\u2028 <b>bold</b>')
+    hostile = '</script><img src=x onerror=alert(1)> & "quotes" \'\u2028 <b>bold</b> [x](javascript:alert(1))'
+    show_attention(page, hostile)
+    explorer = page.frame_locator("#attention-explorer iframe")
+    expect(explorer.locator("#text")).to_contain_text("img", timeout=PATIENCE)
+    page.locator("#attention-bertviz").get_by_role("button", name="bertviz").click()
+    page.locator("#attention-draw").click()
     frame = page.frame_locator("#attention-lines iframe")
     expect(frame.locator("#left")).to_contain_text("img", timeout=PATIENCE)
-    assert page.locator("#attention-lines img").count() == 0
-    assert frame.locator("img").count() == 0
+    for place in (page.locator("#attention-lines"), page.locator("#attention-explorer"), frame, explorer):
+        assert place.locator("img").count() == 0
 
 
 def test_a_head_is_saved_as_a_file_with_its_weights(page, lab, tmp_path):
     show_attention(page)
-    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 0", timeout=PATIENCE)
     page.locator("#attention-format").get_by_label("npz").check()
     page.locator("#attention-save").click()
     link = page.locator("#attention-file a").first
@@ -100,14 +147,14 @@ def test_a_head_is_saved_as_a_file_with_its_weights(page, lab, tmp_path):
         link.click()
     download.value.save_as(tmp_path / "head.npz")
     weights = np.load(tmp_path / "head.npz")["weights"]
-    np.testing.assert_allclose(weights[0, 0], trace(lab, EXAMPLES[0]).attention(0, 0), atol=1e-6)
+    np.testing.assert_allclose(weights[0, 0], trace(lab, EXAMPLES["induction"]).attention(0, 0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("text", "layer", "message"),
     [
         ("", "0", "the prompt is empty"),
-        ("word " * 600, "0", "reads at most 256"),
+        ("x" * 1_000_001, "0", "the limit is 1,000,000"),
         ("fine", "77", "press Show attention first"),
     ],
 )
@@ -121,19 +168,24 @@ def test_bad_attention_input_is_a_toast(page, text, layer, message):
     expect(toast(page).last).to_contain_text(message, timeout=PATIENCE)
 
 
+def test_part_of_a_long_text_is_shown_and_that_is_said(page):
+    show_attention(page, "word " * 600)
+    expect(page.locator("#attention-note")).to_contain_text("Shown: the first 256 of", timeout=PATIENCE)
+
+
 def test_layer_that_the_model_lacks_is_a_toast(page):
     show_attention(page)
-    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 0", timeout=PATIENCE)
     page.locator("#attention-layer input").fill("77")
     expect(toast(page).last).to_contain_text("layer 77 is out of range", timeout=PATIENCE)
 
 
 def test_what_is_shown_stays_while_another_text_is_typed(page, lab):
     show_attention(page)
-    expect(page.locator("#attention-heatmap img")).to_be_visible(timeout=PATIENCE)
+    expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 0", timeout=PATIENCE)
     page.locator("#attention-text textarea").fill("Something else.")
     page.locator("#attention-head input").fill("3")
-    reads, i, read, j, _ = largest_weights(trace(lab, EXAMPLES[0]), 0, 3, 2)[1]
+    reads, i, read, j, _ = largest_weights(trace(lab, EXAMPLES["induction"]), 0, 3, 2)[1]
     for cell in (reads, str(i), read, str(j)):
         expect(page.locator("#attention-table").get_by_role("row").nth(2)).to_contain_text(cell, timeout=PATIENCE)
 
@@ -166,7 +218,7 @@ def client(app_url):
 @pytest.mark.parametrize("label", ["/etc", "../../etc", "auto", "", None, "gpt2/../builtin"])
 def test_no_client_names_a_model_that_is_not_offered(client, label):
     with pytest.raises(Exception, match=r"not offered|not in the list"):
-        client.predict(label, "text", 0, 0, False, api_name="/attention")
+        client.predict(label, "text", ALONE, "", "entropy", 0, 0, False, api_name="/attention")
 
 
 @pytest.mark.parametrize(

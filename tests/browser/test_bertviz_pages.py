@@ -33,7 +33,8 @@ CONTRASTS = """() => {
     const channels = color => (color.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
     const over = (below, [r, g, b, alpha = 1], opacity) =>
         below.map((old, i) => old + ([r, g, b][i] - old) * alpha * opacity);
-    const opacity = element => element === null ? 1 : getComputedStyle(element).opacity * opacity(element.parentElement);
+    const opacity = element =>
+        element === null ? 1 : getComputedStyle(element).opacity * opacity(element.parentElement);
     const backgrounds = element => {
         if (element === null) return [255, 255, 255];
         return over(backgrounds(element.parentElement), channels(getComputedStyle(element).backgroundColor), 1);
@@ -74,7 +75,7 @@ def seen(tiny_lab):
 
 @pytest.fixture
 def show(chromium, tmp_path):
-    """A function: page → the frame that it is drawn in. Afterwards nothing may have been requested, logged or asked."""
+    """A function: page → the frame it is drawn in. Afterwards nothing may have been requested, logged or asked."""
     contexts, requests, troubles = [], [], []
 
     def show_one(page, *, where="file", width=1100, scheme="light"):
@@ -159,6 +160,7 @@ def test_text_can_be_read(show, seen, view, theme, where):
     other = {"light": "dark", "dark": "light"}[theme]
     frame = show(VIEWS[view](seen, theme=theme), where=where, scheme=other)
     assert frame.evaluate("getComputedStyle(document.body).backgroundColor") == PAPER[theme]
+    expect(frame.locator("[id^=bertviz]")).to_have_css("background-color", "rgba(0, 0, 0, 0)")
     assert_readable(frame)
     look_closer(frame, view)
     assert_readable(frame, *seen.tokens)

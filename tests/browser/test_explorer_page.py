@@ -1,5 +1,6 @@
 """The attention explorer in a real browser: its numbers against the trace's, and what a reader can do with it."""
 
+import base64
 import csv
 import io
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from playwright.sync_api import expect
 
+from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.trace import Trace, trace
 from gpt2lab.model import load_model
 from gpt2lab.views.explorer import explorer_page
@@ -93,7 +95,9 @@ def explore(visit, tmp_path):
     """A function: a trace, and what `explorer_page` and a browser take → the page, drawn."""
 
     def open_one(*traces, hash="", layer=0, head=None, **options):
-        path = explorer_page(*traces, layer=layer, head=head).save(tmp_path / "page.html")
+        path = explorer_page(traces[0] if len(traces) == 1 else compare(*traces), layer=layer, head=head).save(
+            tmp_path / "page.html"
+        )
         return visit(f"{path.as_uri()}#{hash}", **options)
 
     return open_one
@@ -251,7 +255,7 @@ def test_pointer_previews_a_head_and_a_click_holds_it(explore, seen):
     page.locator(overview).click(position=thumbnail(page, 2, 3))
     page.mouse.move(1200, 5)
     expect(shown).to_have_text("Layer 2, head 3")
-    assert page.get_by_label("Layer", exact=True).input_value() == "2"
+    expect(page.locator("#layer")).to_have_value("2")
 
 
 def test_shift_click_and_buttons_show_heads_together(explore, seen):
@@ -272,14 +276,9 @@ def test_shift_click_and_buttons_show_heads_together(explore, seen):
 
 
 def pixels(page, canvas):
-    """(height, width, 3): what a canvas shows, by way of a copy that may be read."""
-    width, height, values = page.locator(canvas).evaluate(
-        """canvas => {
-            const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
-            copy.drawImage(canvas, 0, 0);
-            return [canvas.width, canvas.height, [...copy.getImageData(0, 0, canvas.width, canvas.height).data]]; }"""
-    )
-    return np.array(values, np.uint8).reshape(height, width, 4)[..., :3]
+    """(height, width, 3): what a canvas shows."""
+    address = page.locator(canvas).evaluate("canvas => canvas.toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB"))
 
 
 def colours(page, canvas="#heatmap"):
@@ -325,6 +324,21 @@ def test_lines_are_those_of_the_weights_from_a_hundredth_on(explore, made):
     page.evaluate("explorer.change({query: null, key: 5})")
     read = sum(row[5] >= 0.01 for row in stored[1][5:])
     expect(page.locator("#lines")).to_have_attribute("data-lines", str(read))
+
+
+def test_lines_of_a_long_text_are_the_heaviest_of_those_in_sight(explore, made):
+    page = explore(made(1, 12, 400), hash="view=lines")
+    expect(page.locator("#lines")).to_have_attribute("data-lines", "8000")
+
+
+def test_lines_of_a_difference_have_the_colours_of_their_sign(explore, made):
+    base = made(1, 2, 6)
+    page = explore(base, replace(base, name="other", q=-base.q), hash="side=2&view=lines")
+    drawn = np.unique(pixels(page, "#lines").reshape(-1, 3), axis=0).astype(int)
+    orange = (drawn[:, 0] > drawn[:, 1] + 60) & (drawn[:, 1] > drawn[:, 2] + 60)
+    purple = (drawn[:, 2] > drawn[:, 0] + 30) & (drawn[:, 0] > drawn[:, 1])
+    assert orange.any()
+    assert purple.any()
 
 
 def coloured(page):

@@ -17,7 +17,17 @@ from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.heads import SCORES, describe_head, scores_of
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
-from gpt2lab.ui.attention import ALONE, CHANGE, EXAMPLES, MAX_LINK, Shown, build_attention_tab, head_at, link_to, traces
+from gpt2lab.ui.attention import (
+    ALONE,
+    CHANGE,
+    EXAMPLES,
+    MAX_LINK,
+    Shown,
+    build_attention_tab,
+    head_at,
+    link_to,
+    seen_of,
+)
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.views.export import attention_file, largest_weights
 from gpt2lab.views.maps import head_map_cells
@@ -148,7 +158,7 @@ def test_head_that_does_not_exist_is_told(tab, layer, head, message):
 
 def test_model_that_is_gone_is_told(tab):
     with pytest.raises(ValueError, match="is not offered here"):
-        traces(tab.shelf, ("a-run", TEXT, None, None))
+        seen_of(tab.shelf, ("a-run", TEXT, None, None))
 
 
 @pytest.mark.parametrize("score", SCORES)

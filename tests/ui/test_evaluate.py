@@ -405,7 +405,9 @@ def test_hostile_own_text_is_shown_and_not_obeyed(tab):
     text = TEXT.replace("Moon", HOSTILE)
     key = tab.keep(text=text)
     frames = tab.words(key, "sliding", 0, False)
-    assert re.sub(r'<iframe sandbox="allow-scripts allow-downloads" srcdoc="[^"<>]*" [^<>]*></iframe>', "", frames) == ""
+    assert (
+        re.sub(r'<iframe sandbox="allow-scripts allow-downloads" srcdoc="[^"<>]*" [^<>]*></iframe>', "", frames) == ""
+    )
     [(heading, shown)] = scored_text(frames)
     assert HOSTILE in heading
     assert HOSTILE in shown

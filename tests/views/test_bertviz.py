@@ -126,8 +126,12 @@ def test_layer_and_head_asked_for_are_shown_first(tiny_trace, options, layer, he
     assert (parameters["layer"], parameters["heads"], parameters["include_layers"]) == (layer, heads, [0, 1])
 
 
-def test_layer_may_be_a_number_of_numpy(tiny_trace):
-    assert parameters_of(head_view_page(tiny_trace, layer=np.int64(1)))["layer"] == 1
+def test_layers_and_heads_may_be_numbers_of_numpy(tiny_trace):
+    one = np.int64(1)
+    assert parameters_of(head_view_page(tiny_trace, layer=one, head=one))["layer"] == 1
+    assert parameters_of(neuron_view_page(tiny_trace, layer=one, head=one), "neuron")["head"] == 1
+    page = model_view_page(tiny_trace, layers=np.arange(1, 2), heads=np.arange(2))
+    assert parameters_of(page, "model")["include_heads"] == [0, 1]
 
 
 def test_layer_and_head_asked_for_are_shown_first_in_the_neuron_view(tiny_trace):
@@ -155,7 +159,7 @@ def test_layer_or_head_that_does_not_exist_is_refused(tiny_trace, view, options)
 
 
 def test_neuron_view_is_of_one_head(tiny_trace):
-    with pytest.raises(LabError, match=r"^head None is out of range; use a whole number from 0 to 3$"):
+    with pytest.raises(LabError, match=r"^head None is none to show; use a whole number from 0 to 3$"):
         neuron_view_page(tiny_trace, head=None)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gpt2lab.errors import LabError
+from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.trace import trace
 from gpt2lab.views import explorer
 from gpt2lab.views.explorer import MAX_WEIGHTS, explorer_page
@@ -97,7 +98,7 @@ def test_q_and_k_are_the_trace_s(tiny_trace, read_html):
 def test_q_and_k_of_two_models_may_differ_in_width(tiny_trace, random_trace, read_html):
     other = random_trace(2, 4, len(tiny_trace.tokens), tiny_trace.tokens)
     assert other.q.shape[-1] != tiny_trace.q.shape[-1]
-    data, body = contents(explorer_page(tiny_trace, other), read_html)
+    data, body = contents(explorer_page(compare(tiny_trace, other)), read_html)
     assert len(data["vectors"]) == 2 * 2 * 4
     for entry in data["vectors"]:
         one, place = (tiny_trace, other)[entry["side"]], (entry["layer"], entry["head"])
@@ -169,7 +170,7 @@ def test_more_layers_than_fit_are_refused_with_the_limit(random_trace, monkeypat
 
 def test_traces_of_different_length_are_refused_in_one_line(random_trace):
     with pytest.raises(LabError, match=r"^5 tokens of made and 6 of made do not pair up.*$"):
-        explorer_page(random_trace(1, 1, 5), random_trace(1, 1, 6))
+        explorer_page(compare(random_trace(1, 1, 5), random_trace(1, 1, 6)))
 
 
 def test_weights_that_are_not_numbers_are_refused_by_place(random_trace):
@@ -230,7 +231,7 @@ def test_text_of_one_token_has_a_page(tiny_lab, read_html):
 def test_traces_are_left_as_they_were(tiny_trace):
     other = replace(tiny_trace, q=tiny_trace.q * 2)
     before = [(name, getattr(one, name).clone()) for one in (tiny_trace, other) for name in "qkv"]
-    explorer_page(tiny_trace, other)
+    explorer_page(compare(tiny_trace, other))
     now = [(name, getattr(one, name)) for one in (tiny_trace, other) for name in "qkv"]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(before, now))
 
@@ -241,20 +242,20 @@ def test_what_is_left_out_of_a_text_is_told_for_its_side(tiny_lab, tiny_trace, r
     total = 64 + short.left_out
     assert data["sides"][0]["note"] == f"the first 64 of {total:,}; the rest does not fit the model"
     whole = replace(short, left_out=0)
-    data, _ = contents(explorer_page(whole, short), read_html)
+    data, _ = contents(explorer_page(compare(whole, short)), read_html)
     assert [bool(side["note"]) for side in data["sides"]] == [False, True]
 
 
 def test_sides_have_names_that_differ(tiny_trace, read_html):
     tuned = replace(tiny_trace, name="tuned")
     for other, names in ((tuned, [tiny_trace.name, "tuned"]), (tiny_trace, ["first text", "second text"])):
-        data, _ = contents(explorer_page(tiny_trace, other), read_html)
+        data, _ = contents(explorer_page(compare(tiny_trace, other)), read_html)
         assert [side["name"] for side in data["sides"]] == names
 
 
 def test_largest_change_is_the_difference_s(tiny_trace, read_html):
     other = replace(tiny_trace, q=tiny_trace.q.flip(1))
-    data, _ = contents(explorer_page(tiny_trace, other), read_html)
+    data, _ = contents(explorer_page(compare(tiny_trace, other)), read_html)
     expected = max((other.attention(a) - tiny_trace.attention(a)).abs().max().item() for a in range(2))
     assert data["most_changed"] == pytest.approx(expected)
     assert contents(explorer_page(tiny_trace), read_html)[0]["most_changed"] == 0

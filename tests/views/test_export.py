@@ -137,12 +137,12 @@ def test_page_shows_the_part_first(tiny_trace, part):
 @each_part
 def test_tables_and_arrays_of_two_traces_hold_both(tiny_trace, other_trace, part):
     options = PARTS[part][0]
-    found = arrays(attention_file(tiny_trace, "npz", other=other_trace, **options))
+    found = arrays(attention_file(compare(tiny_trace, other_trace), "npz", **options))
     alone = [arrays(attention_file(one, "npz", **options)) for one in (tiny_trace, other_trace)]
     for name in ("weights", "tokens", "ids"):
         np.testing.assert_array_equal(found[name], alone[0][name])
         np.testing.assert_array_equal(found[f"other_{name}"], alone[1][name])
-    content = attention_file(tiny_trace, "csv", other=other_trace, **options).decode("utf-8")
+    content = attention_file(compare(tiny_trace, other_trace), "csv", **options).decode("utf-8")
     rows = list(csv.DictReader(io.StringIO(content, newline="")))
     tables = [attention_file(one, "csv", **options).decode("utf-8") for one in (tiny_trace, other_trace)]
     first, second = (list(csv.DictReader(io.StringIO(table, newline=""))) for table in tables)
@@ -158,7 +158,7 @@ def test_pictures_of_two_traces_are_of_their_distance_or_of_both_heads(tiny_trac
         ({"layer": 1}, distance_map(comparison, 1)),
         ({"layer": 1, "head": 2}, comparison_heatmaps(comparison, 1, 2)),
     ]:
-        assert attention_file(tiny_trace, "png", other=other_trace, **options) == figure_bytes(figure, "png")
+        assert attention_file(comparison, "png", **options) == figure_bytes(figure, "png")
 
 
 def test_map_of_distances_of_one_layer_leaves_the_others_blank(tiny_trace, other_trace):
@@ -166,12 +166,6 @@ def test_map_of_distances_of_one_layer_leaves_the_others_blank(tiny_trace, other
     shown = distance_map(comparison, 1).axes[0].images[0].get_array()
     assert shown.mask[0].all()
     np.testing.assert_allclose(shown[1], comparison.distance[1])
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_traces_that_do_not_pair_up_are_refused_in_every_format(tiny_trace, tiny_lab, format):
-    with pytest.raises(LabError, match="do not pair up"):
-        attention_file(tiny_trace, format, other=trace(tiny_lab, "x"))
 
 
 def test_map_of_heads_is_a_table_or_a_picture():
