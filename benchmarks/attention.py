@@ -5,8 +5,8 @@
 Heads of GPT-2 small's shape with seeded random, uneven attention. Pages: their bytes, and how long Chromium takes from
 opening one to having drawn it; ours and bertviz' take turns, each one's best counts. bertviz' page is made to work
 offline first, by `gpt2lab.views.bertviz` with its limits lifted. A long layer's page: also the longest time between
-two frames until it is drawn, for which a reader would have waited. Traces of 1,024 tokens: each measurement is a process
-of its own, so that its peak memory is its own.
+two frames until it is drawn, for which a reader would have waited. Traces of 1,024 tokens: each measurement is a
+process of its own, so that its peak memory is its own.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 
 TOKENIZER = Path(__file__).parents[2] / "shared" / "data" / "gpt2-tokenizer"
 L, H, K, CONTEXT = 12, 12, 64, 1024
-FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
 # the longest time between two frames, in ms, until the page says that it is drawn
 FRAMES = """window.longestFrame = 0;
 let last = performance.now();

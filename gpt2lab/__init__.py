@@ -11,6 +11,7 @@ _ROOMS = {
     "Sampling": "sampling",
     "TrainConfig": "training.config",
     "attach": "notebook",
+    "compare": "inspection.compare",
     "evaluate": "scoring.evaluation",
     "finetune": "training.finetuning",
     "generate": "sampling",

@@ -6,7 +6,12 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-SMALL = {"01_finetune": 'model, data, epochs, learning_rate, runs_dir = "builtin", "sample", 0.2, 1e-3, {folder!r}'}
+SMALL = {
+    "01_finetune": 'model, data, epochs, learning_rate, runs_dir = "builtin", "sample", 0.2, 1e-3, {folder!r}',
+    "02_attention": """model, layer, head, sentence, position = "builtin", 2, 5, "The moon is the only moon.", 3
+steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
+}
+PICTURES = {"01_finetune": 4, "02_attention": 9}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -34,7 +39,8 @@ def test_a_copy_with_small_parameters_runs_from_top_to_bottom(path, notebook, tm
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
     assert all(cell.execution_count for cell in code_cells(notebook))
     assert len(list(tmp_path.glob("*/model/model.safetensors"))) == 1
-    assert sum("image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs) == 4
+    pictures = ["image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs]
+    assert sum(pictures) == PICTURES[path.stem]
 
 
 def test_it_is_thin(notebook):

@@ -56,7 +56,9 @@ def build_attention_tab(
     note = gr.Markdown(elem_id="attention-note")
     with gr.Row():
         score, layer, head = build_choice()
-    heads = picture("attention-map", "A number per head; the sentence and the table below give those of one head")
+    heads = picture("attention-map", "A number per head; the table below has them all")
+    with gr.Accordion("The map as a table", open=False, elem_id="attention-map-table"):
+        numbers = gr.HTML(elem_id="attention-numbers")
     with gr.Accordion("Explorer", open=True):
         explorer = gr.HTML(elem_id="attention-explorer")
     with gr.Accordion("Figure and largest weights", open=True):
@@ -76,7 +78,7 @@ def build_attention_tab(
         shown = Shown.of(label, text, other, other_text)
         trace = first_trace(shelf, shown)
         layer, head = min(layer or 0, trace.n_layers - 1), min(head or 0, trace.n_heads - 1)
-        return shown, map_image(shelf, shown, score, dark), layer, head, *one_head(shelf, shown, layer, head, dark)
+        return shown, *head_numbers(shelf, shown, score, dark), layer, head, *one_head(shelf, shown, layer, head, dark)
 
     @user_errors
     def show_linked(dark, request: gr.Request):
@@ -100,11 +102,11 @@ def build_attention_tab(
 
     @user_errors
     def show_score(shown, score, dark):
-        return map_image(shelf, shown, score, dark)
+        return head_numbers(shelf, shown, score, dark)
 
     views = [note, explorer, heatmap, table]
     asked = [model, *inputs, score, layer, head, dark]
-    answered = [shown, heads, layer, head, *views]
+    answered = [shown, heads, numbers, layer, head, *views]
     show.click(show_all, asked, answered, api_name="attention")
     text.submit(show_all, asked, answered, api_name="attention_submit")
     for number in (layer, head):
@@ -114,7 +116,7 @@ def build_attention_tab(
     demo.load(
         show_linked, dark, [tabs, model, *inputs, *answered], js=IS_DARK, api_visibility="private", api_name="linked"
     )
-    score.input(show_score, [shown, score, dark], heads, api_name="attention_score")
+    score.input(show_score, [shown, score, dark], [heads, numbers], api_name="attention_score")
     return other
 
 
@@ -235,24 +237,28 @@ def seen_of(shelf: Shelf, shown: Shown | None):
     return trace if other is None else compare(trace, shelf.trace(other, other_text))
 
 
-def map_image(shelf: Shelf, shown: Shown | None, score: str, dark: bool):
-    """The map of a score, or of how far each head lies apart in two traces; None for one token, which has no scores."""
+def head_numbers(shelf: Shelf, shown: Shown | None, score: str, dark: bool):
+    """A score of every head, or how far each lies apart in two traces: (map, table); none for one token, which has no scores."""
     from gpt2lab.inspection.heads import SCORES
     from gpt2lab.views.export import distance_map
-    from gpt2lab.views.maps import head_map
+    from gpt2lab.views.maps import head_map, head_map_rows
+    from gpt2lab.views.tables import table
 
     trace = first_trace(shelf, shown)
     if score == CHANGE:
         if shown[2] is None:
             raise LabError("there is nothing to compare with; choose a second model or give a second text")
-        return as_image(distance_map(seen_of(shelf, shown), dark=dark))
-    if not isinstance(score, str) or score not in SCORES:
+        comparison = seen_of(shelf, shown)
+        values, figure = comparison.distance, distance_map(comparison, dark=dark)
+    elif not isinstance(score, str) or score not in SCORES:
         raise LabError(f"score {str(score)[:40]!r} is unknown; use {', '.join(SCORES)}")
-    if len(trace.tokens) < 2:
-        return None
-    values = getattr(shelf.scores(*shown[:2]), score)
-    title = f"{SCORES[score].title}: {trace.name}"
-    return as_image(head_map(values, title=title, unit=SCORES[score].unit, dark=dark))
+    elif len(trace.tokens) < 2:
+        return None, ""
+    else:
+        values = getattr(shelf.scores(*shown[:2]), score)
+        title = f"{SCORES[score].title}: {trace.name}"
+        figure = head_map(values, title=title, unit=SCORES[score].unit, dark=dark)
+    return as_image(figure), table(["", *(f"head {head}" for head in range(trace.n_heads))], head_map_rows(values))
 
 
 def one_head(shelf: Shelf, shown: Shown | None, layer: int, head: int, dark: bool):

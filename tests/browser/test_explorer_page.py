@@ -30,7 +30,8 @@ HOSTILE = (
 )
 ROWS = """([side, layer, head]) => {
     const triangle = explorer.weightsOf(side, layer, head), rows = [];
-    for (let i = 0; i < explorer.data.tokens; i++) rows.push([...triangle.slice(i * (i + 1) / 2, (i + 1) * (i + 2) / 2)]);
+    for (let i = 0; i < explorer.data.tokens; i++)
+        rows.push([...triangle.slice(i * (i + 1) / 2, (i + 1) * (i + 2) / 2)]);
     return rows; }"""
 SHOWN = "[...explorer.shownMatrix(explorer.state.layer, explorer.state.heads)]"
 
@@ -66,7 +67,7 @@ def made():
 
 @pytest.fixture
 def visit(chromium):
-    """A function that opens an address; afterwards nothing may have been asked for but files, and no error been logged."""
+    """A function that opens an address; afterwards only files may have been asked for, and no error been logged."""
     contexts, requests, errors, dialogs = [], [], [], []
 
     def open_one(address, drawn="body[data-drawn=true]", **options):
@@ -383,6 +384,7 @@ def test_click_on_a_weight_holds_it_and_shows_its_products_while_the_pointer_mov
     assert page.evaluate("[explorer.state.query, explorer.state.key]") == [12, 7]
     page.locator("#heatmap").hover(position=cell(page, 15, 2))
     expect(page.locator("#hover")).to_contain_text("15 “")
+    expect(page.locator("#pair")).to_be_visible()
     expect(page.locator("#formula")).to_contain_text("q of 12 “")
     page.mouse.move(1200, 5)
     expect(page.locator("#hover")).to_contain_text("12 “")
@@ -645,6 +647,8 @@ def test_page_fits_a_window_that_becomes_narrow(explore, seen):
     page = explore(seen)
     page.set_viewport_size({"width": 390, "height": 844})
     frame(page)
+    box = page.locator("#heatmap").bounding_box()
+    assert box["width"] == box["height"] <= 390
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

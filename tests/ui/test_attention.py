@@ -30,7 +30,7 @@ from gpt2lab.ui.attention import (
 )
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.views.export import attention_file, largest_weights
-from gpt2lab.views.maps import head_map_cells
+from gpt2lab.views.maps import head_map_cells, head_map_rows
 
 TEXT, OTHER = "The moon is a small world.", "the sea"
 
@@ -64,7 +64,7 @@ def rows(seen, layer, head):
 
 
 def show(tab, text=TEXT, *, label="builtin", other=ALONE, other_text="", score="induction", layer=0, head=0):
-    names = ["shown", "heads", "layer", "head", "note", "explorer", "heatmap", "table"]
+    names = ["shown", "heads", "numbers", "layer", "head", "note", "explorer", "heatmap", "table"]
     answer = tab.attention(label, text, other, other_text, score, layer, head, False)
     return SimpleNamespace(**dict(zip(names, answer, strict=True)))
 
@@ -162,10 +162,13 @@ def test_model_that_is_gone_is_told(tab):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_every_score_has_its_map(tab, score):
-    picture = tab.attention_score(SHOWN, score, False)
-    others = [tab.attention_score(SHOWN, other, False) for other in SCORES if other != score]
+def test_every_score_has_its_map_and_table(tab, seen, score):
+    picture, numbers = tab.attention_score(SHOWN, score, False)
+    others = [tab.attention_score(SHOWN, other, False)[0] for other in SCORES if other != score]
     assert all(picture.size != other.size or np.any(np.array(picture) != np.array(other)) for other in others)
+    values = getattr(scores_of(tab.labs["builtin"], seen), score)
+    cells = re.findall("<td>(.*?)</td>", numbers)
+    assert cells == [cell for row in head_map_rows(values) for cell in row]
 
 
 @pytest.mark.parametrize("score", ["", "__class__", None, ["entropy"]])
@@ -214,7 +217,7 @@ def test_text_longer_than_the_context_is_shown_in_part_and_that_is_said(tab):
 
 def test_one_token_has_weights_and_no_scores(tab):
     answer = show(tab, "x")
-    assert answer.heads is None
+    assert (answer.heads, answer.numbers) == (None, "")
     assert answer.note.startswith("One token can only read itself.")
     assert answer.table == [["x", 0, "x", 0, 1.0]]
 
@@ -243,7 +246,7 @@ def test_link_opens_what_was_shown(tab):
     shown = show(tab, "a & b = c? #1\n", other="gpt2", layer=1, head=2)
     query = re.search(r"\(\?(.*)\)", shown.note).group(1)
     request = SimpleNamespace(query_params=dict(parse_qsl(query)))
-    tabs, label, text, other, other_text, again, _, layer, head, *_ = tab.linked(False, request)
+    tabs, label, text, other, other_text, again, _, _, layer, head, *_ = tab.linked(False, request)
     assert (label, text, other, other_text) == ("builtin", "a & b = c? #1\n", "gpt2", "a & b = c? #1\n")
     assert (again, layer, head) == (shown.shown, 1, 2)
     assert tabs.selected == "attention"
