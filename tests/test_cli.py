@@ -689,10 +689,19 @@ def test_every_command_explains_itself(call, command):
     assert (status, command in out) == (0, True)
 
 
-def process(*arguments):
+def process(*arguments, **variables):
     root = Path(gpt2lab.__file__).parents[1]
     command = [sys.executable, "-m", "gpt2lab", *map(str, arguments)]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False)
+    told = {"cwd": root, "env": os.environ | variables, "text": True, "encoding": "utf-8", "timeout": 300}
+    return subprocess.run(command, capture_output=True, check=False, **told)
+
+
+def test_one_of_several_processes_ends_with_its_own_status_and_all_it_has_said(tmp_path):
+    variables = {"WORLD_SIZE": "2", "RANK": "0"}
+    done = process("runs", "list", "--runs", tmp_path, "--json", **variables)
+    assert (done.returncode, json.loads(done.stdout)["runs"]) == (0, [])
+    done = process("runs", "show", "nothing", "--runs", tmp_path, **variables)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 def test_module_run_as_a_process_lists_its_commands():
