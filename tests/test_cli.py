@@ -443,7 +443,7 @@ def test_attention_writes_the_format_that_the_name_asks_for(call, here, tiny_fol
 def test_attention_says_which_part_of_a_long_text_it_shows(call, here, tiny_folder):
     status, _, err = call("attention", "--model", tiny_folder, "--text", "x" * 65, "--out", "a.npz")
     assert status == 0
-    assert "the first 64 of 65; the rest does not fit the model\n" in err
+    assert "the first 64 of 65 tokens; the rest does not fit the model\n" in err
     with np.load(here / "a.npz", allow_pickle=False) as found:
         assert found["tokens"].shape == (64,)
 
@@ -452,9 +452,9 @@ def test_attention_compares_two_models_and_two_texts(call, here, tiny_folder, ti
     other = here / "other"
     random_gpt2(seed=5).save_pretrained(other)
     tiny_tokenizer.save_pretrained(other)
-    first = trace(tiny_lab, "The moon").attention(1).numpy()
-    for option, value in (("--compare", other), ("--compare-text", "The mooo")):
-        arguments = ["--model", tiny_folder, "--text", "The moon", option, value]
+    first = trace(tiny_lab, "the sea.").attention(1).numpy()
+    for option, value in (("--compare", other), ("--compare-text", "the sea!")):
+        arguments = ["--model", tiny_folder, "--text", "the sea.", option, value]
         assert call("attention", *arguments, "--layer", 1, "--out", "a.npz")[0] == 0
         with np.load(here / "a.npz", allow_pickle=False) as found:
             np.testing.assert_allclose(found["weights"][0], first, atol=1e-6)
@@ -590,7 +590,7 @@ BAD = [
     ("attention", {"--out": "a"}, "'a' ends in no format known here"),
     ("attention", {"--out": None}, "Missing option '--out'"),
     ("attention", {"--out": "TEXTS/empty.txt/a.png"}, "empty.txt"),
-    ("attention", {"--head": 0}, "head 0 of which layer? give the layer too, 0 to 1"),
+    ("attention", {"--head": 0}, "head 0 of which layer? give the layer too"),
     ("attention", {"--layer": 2}, "layer 2 is out of range; "),
     ("attention", {"--layer": 0, "--head": 4}, "head 4 is out of range; "),
     ("attention", {"--text": "x" * 49, "--out": "a.html", "--view": "head"}, "head view of 49 tokens would freeze"),

@@ -77,7 +77,7 @@ def attention(
         raise LabError(f"--score {score} is of all heads of one model; leave --layer, --head and --compare out")
     lab = load_model(model)
     seen = trace(lab, text, cut=True)
-    print(part_shown(seen), end="", file=sys.stderr)
+    tell_part(seen)
     if score:
         content = score_file(lab, seen, score, format)
     elif view != "explorer":
@@ -85,17 +85,20 @@ def attention(
     else:
         if compare is not None or compare_text is not None:
             second = lab if compare is None else load_model(compare)
-            seen = paired(seen, trace(second, text if compare_text is None else compare_text, cut=True))
+            other = trace(second, text if compare_text is None else compare_text, cut=True)
+            tell_part(other)
+            seen = paired(seen, other)
         content = attention_file(seen, format, layer=layer, head=head)
     write(out, content)
     print(f"{out}  {len(content):,} bytes")
 
 
-def part_shown(seen) -> str:
-    """A line that says what part of a text is shown, where that is not all of it."""
+def tell_part(seen) -> None:
+    """Say what part of a text is shown, where that is not all of it."""
     from gpt2lab.views.explorer import extent
 
-    return f"{extent(seen)}\n" if seen.left_out else ""
+    if seen.left_out:
+        print(extent(seen), file=sys.stderr)
 
 
 def score_file(lab, seen, score: str, format: str) -> bytes:

@@ -231,10 +231,8 @@ def first_trace(shelf: Shelf, shown: Shown | None):
 
 def seen_of(shelf: Shelf, shown: Shown | None):
     """The Trace of what is shown, or the Comparison. Raises: LabError where there is none, or none can be made."""
-    from gpt2lab.inspection.compare import compare
-
-    trace, (other, other_text) = first_trace(shelf, shown), shown[2:]
-    return trace if other is None else compare(trace, shelf.trace(other, other_text))
+    trace = first_trace(shelf, shown)
+    return trace if shown[2] is None else shelf.comparison(*shown)
 
 
 def head_numbers(shelf: Shelf, shown: Shown | None, score: str, dark: bool):
@@ -274,18 +272,25 @@ def one_head(shelf: Shelf, shown: Shown | None, layer: int, head: int, dark: boo
     draw = attention_heatmap if seen is trace else comparison_heatmaps
     figure = draw(seen, layer, head, dark=dark)
     rows = [list(row) for row in largest_weights(trace, layer, head, TABLE_ROWS)]
-    return head_note(shelf, Shown(*shown), trace, layer, head), page.iframe(), as_image(figure), rows
+    return head_note(shelf, Shown(*shown), seen, layer, head), page.iframe(), as_image(figure), rows
 
 
-def head_note(shelf: Shelf, shown: Shown, trace, layer: int, head: int) -> str:
-    """What the head is, and what part of the text is shown."""
+def head_note(shelf: Shelf, shown: Shown, seen, layer: int, head: int) -> str:
+    """What the head is, how far it moved, what part of a text is shown, and a link."""
     from gpt2lab.inspection.heads import describe_head
+    from gpt2lab.inspection.trace import Trace
     from gpt2lab.views.explorer import extent
 
-    one = len(trace.tokens) < 2
-    what = "One token can only read itself." if one else describe_head(shelf.scores(*shown[:2]), layer, head)
-    part = f" Shown: {extent(trace)}." if trace.left_out else ""
-    return f"{what}{part} {link_to(shown, layer, head)}"
+    traces = [seen] if isinstance(seen, Trace) else [seen.base, seen.other]
+    one = len(traces[0].tokens) < 2
+    told = ["One token can only read itself." if one else describe_head(shelf.scores(*shown[:2]), layer, head)]
+    if len(traces) > 1:
+        told.append(
+            f"So it is in {traces[0].name} on the first text, as the table has it; in the second, "
+            f"{float(seen.distance[layer, head]):.3f} of its attention goes elsewhere (total variation distance, 0 to 1)."
+        )
+    told += [f"Shown: {extent(trace)}." for trace in traces if trace.left_out]
+    return " ".join([*told, link_to(shown, layer, head)])
 
 
 def link_to(shown: Shown, layer: int, head: int) -> str:

@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from gpt2lab.errors import LabError
@@ -18,7 +19,7 @@ MAX_MODELS = 3  # kept in memory: GPT-2 small takes half a gigabyte
 MAX_EVALUATIONS = (
     4  # kept, for the views of them: the NLL of every token, 0.1 GB per model and protocol at most, of a long text
 )
-MAX_TRACES = 4  # kept, so that another head of the same text needs no second forward pass; 0.3 GB each at most
+MAX_TRACES = 4  # kept, so that another head of the same text needs no second forward pass; 0.1 GB each of GPT-2 small, 0.9 of gpt2-xl
 
 
 class Shelf:
@@ -31,7 +32,8 @@ class Shelf:
         self.runs_dir = runs_dir
         self.lock = threading.Lock()  # not an RLock: a generator may go on in another thread
         self._keeping = threading.Lock()
-        self._labs, self._traces, self._scores, self._evaluations = (OrderedDict() for _ in range(4))
+        self._labs, self._traces, self._scores = OrderedDict(), OrderedDict(), OrderedDict()
+        self._comparisons, self._evaluations = OrderedDict(), OrderedDict()
 
     def labels(self) -> list[str]:
         """What can be chosen now: the built-in model, the hub's GPT-2s, and the models of runs, newest first."""
@@ -61,8 +63,21 @@ class Shelf:
         from gpt2lab.inspection.trace import trace
 
         key = (label, text, self.state(label))
+
+        def made():  # under its label: a path of this machine is no visitor's business
+            return replace(trace(self._lab(label), text, cut=True), name=label)
+
         with self.lock:
-            return _kept(self._traces, key, MAX_TRACES, lambda: trace(self._lab(label), text, cut=True))
+            return _kept(self._traces, key, MAX_TRACES, made)
+
+    def comparison(self, label: str, text: str, other: str, other_text: str):
+        """The Comparison of two texts' traces, made at its first use. Raises: LabError where they cannot be compared."""
+        from gpt2lab.inspection.compare import compare
+
+        pair = self.trace(label, text), self.trace(other, other_text)
+        key = tuple(map(id, pair))  # a comparison keeps its traces, whose ids are theirs as long
+        with self._keeping:
+            return _kept(self._comparisons, key, MAX_TRACES, lambda: compare(*pair))
 
     def scores(self, label: str, text: str):
         """The HeadScores of a text, of two tokens or more, made at their first use."""

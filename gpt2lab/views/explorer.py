@@ -17,6 +17,8 @@ import numpy as np
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.compare import Comparison
 from gpt2lab.inspection.trace import Trace
+from gpt2lab.views.figures import MAP
+from gpt2lab.views.maps import DIVERGING
 from gpt2lab.views.page import Page, document, script_json
 
 MAX_WEIGHTS = 8_000_000  # in a page: a layer of 12 heads at 1,024 tokens has 6.3 million; one layer is always there
@@ -24,8 +26,7 @@ LONG = 512  # tokens from which a weight has 128 levels and not 256: half a mega
 PACKED = 1_000_000  # bytes that a page's data may take before q and k of more heads than the first are left out
 # Twelve that the colour-blind tell apart. Source: Martin Krzywinski, Designing for Color Blindness, 12-colour palette
 COLOURS = ("#9f0162", "#009f81", "#ff5aaf", "#00fccf", "#8400cd", "#008df9", "#00c2f9", "#ffb2fd", "#a40122", "#e20134", "#ff6e3a", "#ffc33b")  # fmt: skip
-CHANGES = ("#e08214", "#8073ac")  # less, more: of the diverging map, as strong on light paper as on dark
-SEQUENTIAL, DIVERGING = "viridis", "PuOr"
+CHANGES = ("#8073ac", "#e08214")  # less, more: of the diverging map, as strong on light paper as on dark
 
 
 def explorer_page(
@@ -58,7 +59,7 @@ def explorer_page(
     vectors = [np.stack([traces[s].q[a, h].numpy(), traces[s].k[a, h].numpy()]).astype("<f4") for s, a, h in carried]
     starts = np.cumsum([codes.size, *(part.nbytes for part in vectors)]).tolist()
     data = {
-        "sides": [side_data(one, name, layers) for one, name in zip(traces, side_names(traces))],
+        "sides": [side_data(one, name, layers) for one, name in zip(traces, side_names(seen))],
         "tokens": len(trace.tokens),
         "layers": layers,
         "all_layers": trace.n_layers,
@@ -72,7 +73,7 @@ def explorer_page(
         "carried": carried_in_words(carried, len(traces) * len(layers) * trace.n_heads),
         "colours": COLOURS,
         "changes": CHANGES,
-        "sequential": colour_table(SEQUENTIAL),
+        "sequential": colour_table(MAP),
         "diverging": colour_table(DIVERGING),
     }
     packed = zlib.compress(b"".join([body, *(part.tobytes() for part in vectors)]), 6)
@@ -167,16 +168,21 @@ def carried_in_words(carried: list[tuple[int, int, int]], total: int) -> str:
     return ", ".join(places[:6]) + (f" and {len(places) - 6} more" if len(places) > 6 else "")
 
 
-def side_names(traces: list[Trace]) -> list[str]:
-    """A name for each side; two texts of one model are told apart by their place."""
-    names = [trace.name for trace in traces]
-    return names if len(set(names)) == len(names) else ["first text", "second text"]
+def side_names(seen: Trace | Comparison) -> list[str]:
+    """A name for each side; where both have the same, what tells them apart is their place."""
+    if isinstance(seen, Trace):
+        return [seen.name]
+    names = [seen.base.name, seen.other.name]
+    kind = "model" if seen.same_text else "text"
+    return names if names[0] != names[1] else [f"first {kind}", f"second {kind}"]
 
 
 def extent(trace: Trace) -> str:
     """What part of its text a trace is of, in words; "" for all of it."""
     n = len(trace.tokens)
-    return f"the first {n:,} of {n + trace.left_out:,}; the rest does not fit the model" if trace.left_out else ""
+    return (
+        f"the first {n:,} of {n + trace.left_out:,} tokens; the rest does not fit the model" if trace.left_out else ""
+    )
 
 
 def most_changed(comparison, layers: list[int]) -> float:

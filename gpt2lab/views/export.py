@@ -67,15 +67,21 @@ def attention_file(
     part = Part(seen, layer, head)
     if format not in FORMATS:
         raise LabError(f"format {format!r} is unknown; end the file's name in .{', .'.join(FORMATS)}")
-    if head is not None and layer is None:
-        raise LabError(f"head {head} of which layer? give the layer too, 0 to {part.trace.n_layers - 1}")
+    check_layer_of(head, layer)
     if layer is not None:
         part.trace.heads(layer, head)
     return FORMATS[format](part)
 
 
+def check_layer_of(head: int | None, layer: int | None) -> None:
+    """Raises: LabError for a head without its layer."""
+    if head is not None and layer is None:
+        raise LabError(f"head {head} of which layer? give the layer too")
+
+
 def bertviz_options(view: str, layer: int | None, head: int | None) -> dict:
     """What a view of bertviz takes for a layer and a head, where None is all of them, or, of one at a time, the first."""
+    check_layer_of(head, layer)
     if view == "model":
         return {"layers": None if layer is None else [layer], "heads": None if head is None else [head]}
     return {"layer": layer or 0, "head": (head or 0) if view == "neuron" else head}
@@ -130,7 +136,8 @@ def distance_map(comparison: Comparison, layer: int | None = None, *, dark: bool
 
 
 def _page(part: Part) -> bytes:
-    return explorer_page(part.seen, layer=part.layer or 0, head=part.head).html.encode()
+    layers = None if part.layer is None else [part.layer]
+    return explorer_page(part.seen, layer=part.layer or 0, head=part.head, layers=layers).html.encode()
 
 
 def _csv(part: Part) -> bytes:

@@ -104,18 +104,6 @@ def attention_grid(trace: Trace, *, layer: int | None = None, dark: bool = False
     return for_dark_pages(figure) if dark else figure
 
 
-def attention_grid_cells(trace: Trace) -> dict[tuple[int, int], tuple[float, float]]:
-    """The centre of each head's thumbnail in the picture of `attention_grid`, by (layer, head).
-
-    returns  x from the left, y from the top, in pixels of the picture that `figure_bytes` makes
-    """
-    return {
-        (layer, head): ((LEFT + (head + 0.5) * PITCH) * DPI, (TOP + (layer + 0.5) * PITCH) * DPI)
-        for layer in range(trace.n_layers)
-        for head in range(trace.n_heads)
-    }
-
-
 def _mosaic(trace: Trace, layers) -> np.ndarray:
     """(L·P, H·P): the weights of every head, divided by their maximum, in the middle of P × P; NaN around them."""
     n = min(len(trace.tokens), MAX_SIDE)

@@ -228,7 +228,7 @@ def test_difference_is_the_other_less_the_first(explore, seen, tuned):
     expected = triangle(tuned.attention(2, 3) - seen.attention(2, 3))
     np.testing.assert_allclose(page.evaluate(SHOWN), expected, atol=2 * bound(page))
     expect(page.locator("#shown")).to_have_text("Layer 2, head 3, tuned less builtin")
-    page.get_by_label("Model").select_option("tuned")
+    page.locator("#side").select_option("tuned")
     np.testing.assert_allclose(page.evaluate(SHOWN), triangle(tuned.attention(2, 3)), atol=bound(page))
 
 
@@ -550,6 +550,41 @@ def test_csv_holds_the_matrix_that_is_shown(explore, seen, tuned, tmp_path):
         (seen.tokens[i], seen.tokens[j]) for i, j in zip(queries[:3], keys[:3])
     ]
     np.testing.assert_allclose([float(row["weight"]) for row in rows], page.evaluate(SHOWN), rtol=6e-4)
+    change = (tuned.attention(1) - seen.attention(1))[[0, 3]].mean(0).numpy()[queries, keys]
+    assert all(abs(float(row["weight"]) - x) <= float(row["error"]) for row, x in zip(rows, change))
+
+
+def test_csv_of_a_head_whose_q_and_k_are_there_is_exact_and_leaves_out_what_is_hidden(explore, seen, tmp_path):
+    page = explore(seen, hash="layer=1&heads=2&first=1")
+    _, text = saved(page, "CSV", tmp_path)
+    rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
+    weights = seen.attention(1, 2).double()[1:, 1:]
+    weights /= weights.sum(-1, keepdim=True)
+    places = np.tril_indices(len(weights))
+    assert [(int(row["query"]) - 1, int(row["key"]) - 1) for row in rows] == list(zip(*map(np.ndarray.tolist, places)))
+    np.testing.assert_allclose([float(row["weight"]) for row in rows], weights.numpy()[places], rtol=1e-4, atol=1e-7)
+    assert {row["error"] for row in rows} == {"0"}
+
+
+def test_first_token_that_is_hidden_has_no_weight_to_tell(explore, seen):
+    page = explore(seen, hash="layer=1&heads=2&first=1&query=3&key=0")
+    expect(page.locator("#hover")).to_have_text("The first token is hidden.")
+    page.evaluate("explorer.change({query: 3, key: null})")
+    expect(page.locator("#hover")).to_contain_text("attends to ")
+    expect(page.locator("#hover")).not_to_contain_text(" 0 “")
+
+
+def test_thumbnails_of_a_difference_without_the_first_token_keep_to_their_scale(explore, made):
+    q = torch.zeros(1, 2, 3, 8)
+    k = torch.zeros(1, 2, 3, 8)
+    base = replace(made(1, 2, tokens=("a", "b", "c")), q=q, k=k)
+    k = k.clone()
+    q = q + 1
+    k[0, 0, 1], k[0, 1, 1] = 0.05, 2.0
+    page = explore(base, replace(base, name="tuned", q=q, k=k), hash="side=2&first=1")
+    greatest = page.evaluate("[0, 1].map((head) => Math.max(...explorer.headMatrix(0, head).map(Math.abs)))")
+    assert greatest[0] < 0.5 * greatest[1]
+    assert page.evaluate("explorer.mostChanged()") == pytest.approx(greatest[1])
 
 
 def test_csv_holds_the_weights_from_the_threshold_on_and_no_formulas(explore, made, tmp_path):
@@ -605,10 +640,10 @@ def test_hostile_tokens_in_a_frame_do_nothing(visit, made, tmp_path):
 
 def test_two_texts_are_named_by_their_own_tokens(explore, made):
     first = made(1, 2, tokens=("a", "b⏎", "c"))
-    page = explore(first, replace(first, tokens=("x", "y", "z"), q=-first.q), hash="query=2&key=1")
+    page = explore(first, replace(first, tokens=("x", "y", "z"), ids=first.ids + 1, q=-first.q), hash="query=2&key=1")
     expect(page.locator("#about")).to_contain_text("first text and second text")
     expect(page.locator("#text span")).to_have_text(["a", "b⏎", "c"])
-    page.get_by_label("Model").select_option("second text")
+    page.locator("#side").select_option("second text")
     expect(page.locator("#text span")).to_have_text(["x", "y", "z"])
     expect(page.locator("#hover")).to_contain_text("2 “\u2068z\u2069” attends to 1 “\u2068y\u2069”")
 

@@ -211,8 +211,8 @@ def test_texts_of_different_length_are_told(tab):
 
 def test_text_longer_than_the_context_is_shown_in_part_and_that_is_said(tab):
     answer = show(tab, "x" * 65)
-    assert "Shown: the first 64 of 65; the rest does not fit the model." in answer.note
-    assert "the first 64 of 65; the rest does not fit the model" in answer.explorer
+    assert "Shown: the first 64 of 65 tokens; the rest does not fit the model." in answer.note
+    assert "the first 64 of 65 tokens; the rest does not fit the model" in answer.explorer
 
 
 def test_one_token_has_weights_and_no_scores(tab):

@@ -1,5 +1,6 @@
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +32,12 @@ def loaded(monkeypatch, shelf):
     return calls
 
 
+@dataclass(frozen=True, eq=False)
+class Traced:
+    text: str
+    name: str = "a folder of this machine"
+
+
 @pytest.fixture
 def traced(monkeypatch, shelf, loaded):
     """The (location, text) that trace was called with; each call gives a new object."""
@@ -39,7 +46,7 @@ def traced(monkeypatch, shelf, loaded):
     def trace(lab, text, *, cut):
         assert shelf.lock.locked()
         calls.append((lab.location, text))
-        return SimpleNamespace(text=text)
+        return Traced(text)
 
     monkeypatch.setattr(gpt2lab.inspection.trace, "trace", trace)
     return calls
@@ -156,7 +163,7 @@ def test_visitors_who_come_at_once_share_one_model(shelf, loaded):
 def test_trace_is_made_once_for_a_model_and_a_text(shelf, loaded, traced):
     first = shelf.trace("builtin", "The moon")
     assert shelf.trace("builtin", "The moon") is first
-    assert first.text == "The moon"
+    assert (first.text, first.name) == ("The moon", "builtin")
     shelf.trace("builtin", "The sea")
     shelf.trace("gpt2", "The moon")
     assert traced == [("builtin", "The moon"), ("builtin", "The sea"), ("gpt2", "The moon")]

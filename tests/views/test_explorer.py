@@ -240,7 +240,7 @@ def test_what_is_left_out_of_a_text_is_told_for_its_side(tiny_lab, tiny_trace, r
     short = trace(tiny_lab, "the sea " * 100, cut=True)
     data, _ = contents(explorer_page(short), read_html)
     total = 64 + short.left_out
-    assert data["sides"][0]["note"] == f"the first 64 of {total:,}; the rest does not fit the model"
+    assert data["sides"][0]["note"] == f"the first 64 of {total:,} tokens; the rest does not fit the model"
     whole = replace(short, left_out=0)
     data, _ = contents(explorer_page(compare(whole, short)), read_html)
     assert [bool(side["note"]) for side in data["sides"]] == [False, True]
@@ -248,7 +248,12 @@ def test_what_is_left_out_of_a_text_is_told_for_its_side(tiny_lab, tiny_trace, r
 
 def test_sides_have_names_that_differ(tiny_trace, read_html):
     tuned = replace(tiny_trace, name="tuned")
-    for other, names in ((tuned, [tiny_trace.name, "tuned"]), (tiny_trace, ["first text", "second text"])):
+    text = replace(tiny_trace, ids=tiny_trace.ids + 1)
+    for other, names in (
+        (tuned, [tiny_trace.name, "tuned"]),
+        (tiny_trace, ["first model", "second model"]),
+        (text, ["first text", "second text"]),
+    ):
         data, _ = contents(explorer_page(compare(tiny_trace, other)), read_html)
         assert [side["name"] for side in data["sides"]] == names
 

@@ -131,7 +131,7 @@ def test_page_shows_the_part_first(tiny_trace, part):
     page = attention_file(tiny_trace, "html", **options).decode("utf-8")
     assert page.startswith("<!doctype html>")
     data = json.loads(re.search('id="explorer-data">(.*?)</script>', page, re.DOTALL).group(1))
-    assert (data["layer"], data["chosen"]) == (layers[0], heads)
+    assert (data["layers"], data["layer"], data["chosen"]) == (layers, layers[0], heads)
 
 
 @each_part
@@ -198,6 +198,12 @@ def test_views_of_bertviz_take_the_part_asked_for(view, given, options):
     assert bertviz_options(view, *given) == options
 
 
+@pytest.mark.parametrize("view", ["head", "model", "neuron"])
+def test_head_without_its_layer_is_refused_for_the_views_too(view):
+    with pytest.raises(LabError, match=r"head 3 of which layer\?"):
+        bertviz_options(view, None, 3)
+
+
 @pytest.mark.parametrize("format", ["jpg", "", "PNG", ".png", None])
 def test_unknown_format_is_refused_with_the_known_ones(tiny_trace, format):
     with pytest.raises(LabError, match=r"is unknown; end the file's name in \.html, \.png, \.svg, \.csv, \.npz"):
@@ -208,7 +214,7 @@ def test_unknown_format_is_refused_with_the_known_ones(tiny_trace, format):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": 1}, r"head 1 of which layer\? give the layer too, 0 to 1"),
+        ({"head": 1}, r"head 1 of which layer\? give the layer too"),
         ({"head": 0}, r"head 0 of which layer\?"),
         ({"layer": 2}, r"layer 2 is out of range; use a whole number from 0 to 1"),
         ({"layer": -1}, r"layer -1 is out of range"),

@@ -16,14 +16,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.trace import Trace
 from gpt2lab.training.runs import Metric
 from gpt2lab.views.figures import (
     DPI,
     MAX_LABELS,
     MAX_SIDE,
     attention_grid,
-    attention_grid_cells,
     attention_heatmap,
     figure_bytes,
     loss_curve,
@@ -200,31 +198,6 @@ def test_head_that_does_not_exist_cannot_be_drawn(tiny_trace, layer, head):
             attention_grid(tiny_trace, layer=layer)
 
 
-def two_tokens(made_trace, L, H):
-    """A trace in which the second token of head i reads itself with weight (i + 1) / (L·H + 1)."""
-    own = torch.arange(1, L * H + 1).view(L, H) / (L * H + 1)
-    q, k = torch.ones(L, H, 2, 1), torch.zeros(L, H, 2, 1)
-    k[:, :, 1, 0] = (own / (1 - own)).log()
-    return made_trace(q, k), own.tolist()
-
-
-@pytest.mark.parametrize(("L", "H"), [(1, 1), (2, 4), (6, 3)])
-def test_centres_of_the_grids_cells_lie_where_the_picture_shows_each_head(made_trace, L, H):
-    trace, own = two_tokens(made_trace, L, H)
-    picture, cells = pixels(attention_grid(trace)), attention_grid_cells(trace)
-    assert list(cells) == [(layer, head) for layer in range(L) for head in range(H)]
-    colour = mpl.colormaps["viridis"]
-    for (layer, head), (x, y) in cells.items():
-        for right, down, weight in (
-            (-9, -9, 1.0),
-            (9, -9, 0.0),
-            (-9, 9, 1 - own[layer][head]),
-            (9, 9, own[layer][head]),
-        ):
-            shown = picture[round(y) + down, round(x) + right]
-            np.testing.assert_allclose(shown, colour(weight)[:3], atol=0.02)
-
-
 def test_matrix_that_fits_is_drawn_as_it_is():
     weights = np.random.default_rng(0).random((MAX_SIDE, MAX_SIDE))
     np.testing.assert_array_equal(shrunk(weights), weights)
@@ -256,11 +229,6 @@ def test_grid_of_a_long_text_shows_means(random_trace):
         assert shown[head].max() == 1
 
 
-def test_cells_of_the_grid_are_found_without_computing_attention(tiny_trace, monkeypatch):
-    monkeypatch.setattr(Trace, "attention", None)
-    assert len(attention_grid_cells(tiny_trace)) == 8
-
-
 @each_picture
 def test_picture_made_twice_gives_the_same_bytes(tiny_trace, picture):
     make = pictures(tiny_trace)[picture]
@@ -288,7 +256,6 @@ def test_drawing_leaves_pyplot_and_its_settings_alone(tiny_trace, picture):
     before = dict(mpl.rcParams)
     make = pictures(tiny_trace)[picture]
     figure_bytes(make(dark=True), "svg")
-    attention_grid_cells(tiny_trace)
     assert pyplot.get_fignums() == []
     assert dict(mpl.rcParams) == before
 
