@@ -1,6 +1,6 @@
 """The attention explorer against bertviz' head view, and a trace against eager attention, side by side.
 
-    python benchmarks/attention.py [--repeat 3] [--tokenizer FOLDER] [--skip browser|trace]
+    python benchmarks/attention.py [--repeat 3] [--skip browser|trace]
 
 Heads of GPT-2 small's shape with seeded random, uneven attention. Pages: their bytes, and how long Chromium takes from
 opening one to having drawn it; ours and bertviz' take turns, each one's best counts. bertviz' page is made to work
@@ -21,7 +21,6 @@ import tempfile
 import time
 from pathlib import Path
 
-TOKENIZER = Path(__file__).parents[2] / "shared" / "data" / "gpt2-tokenizer"
 L, H, K, CONTEXT = 12, 12, 64, 1024
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
 # the longest time between two frames, in ms, until the page says that it is drawn
@@ -39,7 +38,6 @@ ROW = "{:<44} {:>12} {:>12} {:>9} {:>8}"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--tokenizer", default=str(TOKENIZER), help="a folder, or gpt2 from the hub")
     parser.add_argument("--skip", choices=("browser", "trace"), help="a half that is not measured")
     parser.add_argument("--measure", choices=tuple(TRACES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -195,15 +193,16 @@ def measure(arguments) -> dict:
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
     from gpt2lab.model import Lab, with_fused_gelu
+    from gpt2lab.sources import BUILTIN
 
     torch.manual_seed(0)
     eager = arguments.measure in ("peer", "bare")
     model = GPT2LMHeadModel(GPT2Config(attn_implementation="eager" if eager else "sdpa")).eval()
     if not eager:
         with_fused_gelu(model)  # as load_model does
-    folder = Path(arguments.tokenizer)
-    files = {"vocab": str(folder / "vocab.json"), "merges": str(folder / "merges.txt")}
-    tokenizer = GPT2Tokenizer(**files) if folder.is_dir() else GPT2Tokenizer.from_pretrained(arguments.tokenizer)
+    tokenizer = GPT2Tokenizer.from_pretrained(
+        BUILTIN / "checkpoint"
+    )  # for the names of tokens; ids past it have numbers
     lab, ids = Lab(model, tokenizer, "random"), torch.randint(0, 50257, (CONTEXT,))
     with torch.no_grad():
         run = TRACES[arguments.measure]
