@@ -163,7 +163,7 @@ def test_a_head_is_saved_as_a_file_with_its_weights(page, lab, tmp_path):
 @pytest.mark.parametrize(
     ("text", "layer", "message"),
     [
-        ("", "0", "the prompt is empty"),
+        ("", "0", "the text is empty"),
         ("x" * 1_000_001, "0", "the limit is 1,000,000"),
         ("fine", "77", "press Show attention first"),
     ],
