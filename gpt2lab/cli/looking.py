@@ -71,19 +71,20 @@ def attention(
     from gpt2lab.views.export import attention_file, format_of
 
     format = format_of(out)
-    if view != "explorer" and (format != "html" or compare or compare_text or score):
+    pair = compare is not None or compare_text is not None
+    if view != "explorer" and (format != "html" or pair or score is not None):
         raise LabError(f"--view {view} makes an .html file of one model and one text; leave the other options out")
-    if score and (compare or compare_text or layer is not None or head is not None):
-        raise LabError(f"--score {score} is of all heads of one model; leave --layer, --head and --compare out")
+    if score is not None and (pair or layer is not None or head is not None):
+        raise LabError(f"--score {score} is of all heads of one model and text; leave --layer, --head, --compare… out")
     lab = load_model(model)
     seen = trace(lab, text, cut=True)
     tell_part(seen)
-    if score:
+    if score is not None:
         content = score_file(lab, seen, score, format)
     elif view != "explorer":
         content = bertviz_file(seen, view, layer, head)
     else:
-        if compare is not None or compare_text is not None:
+        if pair:
             second = lab if compare is None else load_model(compare)
             other = trace(second, text if compare_text is None else compare_text, cut=True)
             tell_part(other)

@@ -115,11 +115,17 @@ def trace_ids(lab: Lab, ids: torch.Tensor, *, logits: bool = False, residual: bo
 
 def trace_batch(lab: Lab, batch: list[torch.Tensor], *, logits: bool = False, residual: bool = False) -> list[Trace]:
     """`trace_ids` for several sequences in one forward pass; shorter ones are filled up at their end, which no token reads."""
+    for ids in batch:
+        check_ids(lab, ids)
     model, lengths = lab.model, [len(ids) for ids in batch]
     rows = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)  # (B, T)
     with recording(model, rows.shape, residual=residual) as seen, eval_mode(model), torch.no_grad():
         last = model.transformer(rows, use_cache=False).last_hidden_state  # (B, T, D)
         seen["logits"] = model.lm_head(last).float().cpu() if logits else None
+    if not seen["qkv"].isfinite().all():
+        raise LabError(
+            f"{lab.name} computes q, k and v that are not numbers; its weights are damaged: use another model"
+        )
     q, k, v = seen["qkv"]
     return [
         Trace(
@@ -135,6 +141,18 @@ def trace_batch(lab: Lab, batch: list[torch.Tensor], *, logits: bool = False, re
         )
         for i, (ids, T) in enumerate(zip(batch, lengths))
     ]
+
+
+def check_ids(lab: Lab, ids: torch.Tensor) -> None:
+    """Raises: LabError for what is not (T,) whole numbers in the vocabulary, with T from 1 to the context."""
+    if not isinstance(ids, torch.Tensor) or ids.ndim != 1 or ids.dtype != torch.long:
+        raise LabError(f"token ids are a {type(ids).__name__}; give a tensor (T,) of int64, as lab.encode does")
+    if not 1 <= len(ids) <= lab.context:
+        raise LabError(f"{len(ids):,} token ids; {lab.name} reads from 1 to {lab.context:,}")
+    vocabulary = lab.model.config.vocab_size
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        wrong = next(i for i in ids.tolist() if not 0 <= i < vocabulary)
+        raise LabError(f"token id {wrong} is outside the vocabulary; use 0 to {vocabulary - 1:,}")
 
 
 @contextmanager

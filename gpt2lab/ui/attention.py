@@ -1,5 +1,6 @@
 """The Attention tab: a map of all heads, the explorer, one head's figure and table, bertviz' views, files to take away."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -22,6 +23,7 @@ EXAMPLES = {
 }
 FORMATS = ["png", "svg", "csv", "npz", "html"]
 TABLE_ROWS = 20
+PLACE = ("layer", "head")
 MAX_LINK = 4000  # characters of an address that servers and browsers take
 CHANGE = "change"  # a map's choice beside the scores of a head: how far two traces lie apart
 INTRO = """Every token reads the tokens before it, with weights that sum to 1: `softmax(QKᵀ/√d_k)`, times `V`. The map has one
@@ -70,8 +72,11 @@ def build_attention_tab(
             elem_id="attention-table",
             show_label=False,
         )
-    build_bertviz(shelf, shown, layer, head, dark)
-    build_files(shelf, shown, layer, head)
+    plan, lines = build_bertviz(shelf, shown, layer, head, dark)
+    file = build_files(shelf, shown, layer, head)
+    shown.change(
+        lambda: ("", "", gr.File(value=None, visible=False)), None, [plan, lines, file], api_visibility="private"
+    )
 
     @user_errors
     def show_all(label, text, other, other_text, score, layer, head, dark):
@@ -86,7 +91,7 @@ def build_attention_tab(
         if "text" not in asked:
             return [gr.skip()] * (len(answered) + 5)
         label, other, other_text = asked.get("model", "builtin"), asked.get("other", ALONE), asked.get("other_text", "")
-        place = [int(asked[name]) if asked.get(name, "").isdecimal() else 0 for name in ("layer", "head")]
+        place = [int(asked[name]) if re.fullmatch(r"[0-9]{1,4}", asked.get(name, "")) else 0 for name in PLACE]
         views = show_all(label, asked["text"], other, other_text, "previous_token", *place, dark)
         return gr.Tabs(selected="attention"), label, asked["text"], other, other_text, *views
 
@@ -147,8 +152,8 @@ def build_choice() -> tuple[gr.Dropdown, gr.Number, gr.Number]:
     return score, layer, head
 
 
-def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number, dark: gr.Checkbox) -> None:
-    """bertviz' views, drawn when they are asked for: their size is told first."""
+def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number, dark: gr.Checkbox):
+    """bertviz' views, drawn when they are asked for, their size told first; returns where: (size, view)."""
     with gr.Accordion("bertviz", open=False, elem_id="attention-bertviz"):
         view = gr.Radio(["head", "model", "neuron"], value="head", label="View", elem_id="attention-view")
         plan = gr.Markdown(elem_id="attention-plan")
@@ -178,10 +183,11 @@ def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Numb
 
     size.click(say, [shown, view, layer, head], plan, api_name="attention_plan")
     draw.click(drawn, [shown, view, layer, head, dark], [plan, lines], api_name="attention_bertviz")
+    return plan, lines
 
 
-def build_files(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number) -> None:
-    """A head, or all of them, as a file."""
+def build_files(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number) -> gr.File:
+    """A head, or all of them, as a file; returns where."""
     format = gr.Radio(FORMATS, value="csv", label="Save as", elem_id="attention-format")
     with gr.Row():
         one = gr.Button("Make file of this head", elem_id="attention-save")
@@ -207,6 +213,7 @@ def build_files(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number
 
     one.click(of_head, [shown, layer, head, format], file, api_name="attention_file")
     every.click(of_all, [shown, format], file, api_name="attention_file_all")
+    return file
 
 
 def picture(name: str, alt: str) -> gr.Image:
@@ -243,9 +250,10 @@ def head_numbers(shelf: Shelf, shown: Shown | None, score: str, dark: bool):
     from gpt2lab.views.tables import table
 
     trace = first_trace(shelf, shown)
+    if score == CHANGE and shown[2] is None:
+        gr.Warning("There is nothing to compare with; choose a second model or give a second text.")
+        return None, ""
     if score == CHANGE:
-        if shown[2] is None:
-            raise LabError("there is nothing to compare with; choose a second model or give a second text")
         comparison = seen_of(shelf, shown)
         values, figure = comparison.distance, distance_map(comparison, dark=dark)
     elif not isinstance(score, str) or score not in SCORES:
@@ -295,7 +303,8 @@ def head_note(shelf: Shelf, shown: Shown, seen, layer: int, head: int) -> str:
 
 def link_to(shown: Shown, layer: int, head: int) -> str:
     """A link that opens the page with what is shown, in Markdown; none for a text too long for an address."""
-    parts = {"text": shown.text, "model": shown.label, "other": shown.other, "other_text": shown.other_text}
+    other_text = None if shown.other_text == shown.text else shown.other_text
+    parts = {"text": shown.text, "model": shown.label, "other": shown.other, "other_text": other_text}
     query = urlencode({name: part for name, part in parts.items() if part} | {"layer": layer, "head": head})
     return f"[Link to this view](?{query})" if len(query) <= MAX_LINK else "The text is too long for a link."
 

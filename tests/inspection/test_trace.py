@@ -129,6 +129,37 @@ def test_texts_traced_in_a_batch_are_as_each_alone(lab):
         torch.testing.assert_close(traced.attention(0), alone.attention(0), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (torch.tensor([5, 300]), "token id 300 is outside the vocabulary; use 0 to 299"),
+        (torch.tensor([-1]), "token id -1 is outside"),
+        (torch.tensor([1.0]), r"give a tensor \(T,\) of int64"),
+        (torch.zeros(1, 2, dtype=torch.long), r"give a tensor \(T,\) of int64"),
+        ([1, 2], "token ids are a list"),
+        (torch.zeros(0, dtype=torch.long), "0 token ids; .* reads from 1 to 64"),
+        (torch.zeros(65, dtype=torch.long), "65 token ids; .* reads from 1 to 64"),
+    ],
+    ids=str,
+)
+def test_ids_that_cannot_be_traced_are_refused(tiny_lab, ids, message):
+    with pytest.raises(LabError, match=message):
+        trace_ids(tiny_lab, ids)
+
+
+def test_model_whose_weights_are_not_numbers_is_refused(random_lab):
+    lab = random_lab()
+    lab.model.transformer.h[1].attn.c_attn.weight.data[0, 0] = torch.nan
+    with pytest.raises(LabError, match="not numbers; its weights are damaged"):
+        trace(lab, TEXT)
+
+
+@pytest.mark.parametrize("length", [64, 65, 200])
+def test_beginning_of_a_text_that_does_not_fit_is_traced_and_the_rest_is_counted(tiny_lab, length):
+    traced = trace(tiny_lab, "x" * length, cut=True)
+    assert (len(traced.ids), traced.left_out) == (64, length - 64)
+
+
 def test_bfloat16_model_gives_float32_near_to_its_own_weights(random_lab):
     lab = random_lab()
     expected = trace(lab, TEXT, logits=True, residual=True)

@@ -177,9 +177,13 @@ def test_score_that_does_not_exist_is_told(tab, score):
         tab.attention_score(SHOWN, score, False)
 
 
-def test_change_needs_something_to_compare_with(tab):
-    with pytest.raises(gr.Error, match="choose a second model or give a second text"):
-        tab.attention_score(SHOWN, CHANGE, False)
+def test_change_needs_something_to_compare_with_and_the_rest_is_shown_without(tab, seen, monkeypatch):
+    warned = []
+    monkeypatch.setattr(gr, "Warning", warned.append)
+    assert tab.attention_score(SHOWN, CHANGE, False) == (None, "")
+    answer = show(tab, score=CHANGE)
+    assert (answer.heads, answer.table) == (None, rows(seen, 0, 0))
+    assert warned == ["There is nothing to compare with; choose a second model or give a second text."] * 2
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,7 @@ def test_link_opens_what_was_shown(tab):
     query = re.search(r"\(\?(.*)\)", shown.note).group(1)
     request = SimpleNamespace(query_params=dict(parse_qsl(query)))
     tabs, label, text, other, other_text, again, _, _, layer, head, *_ = tab.linked(False, request)
-    assert (label, text, other, other_text) == ("builtin", "a & b = c? #1\n", "gpt2", "a & b = c? #1\n")
+    assert (label, text, other, other_text) == ("builtin", "a & b = c? #1\n", "gpt2", "")
     assert (again, layer, head) == (shown.shown, 1, 2)
     assert tabs.selected == "attention"
 
@@ -265,6 +269,19 @@ def test_page_without_a_link_is_left_as_it_is(tab):
 def test_link_with_bad_parts_is_told(tab, asked, message):
     with pytest.raises(gr.Error, match=message):
         tab.linked(False, SimpleNamespace(query_params={"text": TEXT} | asked))
+
+
+@pytest.mark.parametrize("layer", ["9" * 5000, "-1", "1.5", "²", ""])
+def test_link_to_a_layer_that_is_none_opens_at_one_there_is(tab, layer):
+    answer = tab.linked(False, SimpleNamespace(query_params={"text": TEXT, "layer": layer}))
+    assert answer[8] in (0, 1)
+
+
+def test_what_is_shown_anew_clears_lines_and_file_of_what_was(tab):
+    [clear] = [event for event in tab.demo.fns.values() if event.targets[0][1] == "change"]
+    assert [output.elem_id for output in clear.outputs] == ["attention-plan", "attention-lines", "attention-file"]
+    plan, lines, file = clear.fn()
+    assert (plan, lines, file.value, file.visible) == ("", "", None, False)
 
 
 def test_long_text_has_no_link():
