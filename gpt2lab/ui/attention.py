@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import gradio as gr
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.ui.handling import ALONE, IS_DARK, as_image, new_folder, user_errors
+from gpt2lab.ui.handling import ALONE, IS_DARK, as_image, new_folder, picture, user_errors
 from gpt2lab.ui.shelf import Shelf
 
 EXAMPLES = {
@@ -143,6 +143,7 @@ def build_inputs(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Textbox]:
 
 def build_choice() -> tuple[gr.Dropdown, gr.Number, gr.Number]:
     """Score, layer and head."""
+    # as inspection.heads.SCORES, which takes seconds to import with torch, while a page is being opened
     names = ["previous_token", "duplicate_token", "induction", "first_token", "entropy", "distance"]
     choices = [(name.replace("_", " "), name) for name in names[:-1]]
     choices += [("distance looked back", names[-1]), ("change from the first to the second", CHANGE)]
@@ -216,19 +217,6 @@ def build_files(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number
     return file
 
 
-def picture(name: str, alt: str) -> gr.Image:
-    """A picture that can be enlarged and saved."""
-    return gr.Image(
-        show_label=False,
-        alt_text=alt,
-        interactive=False,
-        format="png",
-        buttons=["download", "fullscreen"],
-        elem_id=name,
-        min_width=300,
-    )
-
-
 def first_trace(shelf: Shelf, shown: Shown | None):
     """The trace of what is shown, or the first of two. Raises: LabError where nothing is shown yet."""
     if shown is None:
@@ -280,7 +268,7 @@ def one_head(shelf: Shelf, shown: Shown | None, layer: int, head: int, dark: boo
     draw = attention_heatmap if seen is trace else comparison_heatmaps
     figure = draw(seen, layer, head, dark=dark)
     rows = [list(row) for row in largest_weights(trace, layer, head, TABLE_ROWS)]
-    return head_note(shelf, Shown(*shown), seen, layer, head), page.iframe(), as_image(figure), rows
+    return head_note(shelf, shown, seen, layer, head), page.iframe(), as_image(figure), rows
 
 
 def head_note(shelf: Shelf, shown: Shown, seen, layer: int, head: int) -> str:

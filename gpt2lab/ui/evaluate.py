@@ -10,7 +10,7 @@ import gradio as gr
 from gpt2lab.errors import LabError
 from gpt2lab.sources import DATA
 from gpt2lab.text import SPLITS
-from gpt2lab.ui.handling import ALONE, as_image, new_folder, user_errors
+from gpt2lab.ui.handling import ALONE, as_image, new_folder, picture, user_errors
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.units import duration
 
@@ -238,18 +238,6 @@ def in_words(steps: Generator) -> Generator[str, None, object]:
             drawn = now
             left = (now - began) / (done - before) * (total - done) if done > before else None
             yield f"{what}: {done:,} of {total:,} windows" + (f", {duration(left)} left" if left else "")
-
-
-def picture(name: str, told: str) -> gr.Image:
-    """A place for a figure."""
-    return gr.Image(
-        show_label=False,
-        alt_text=told,
-        interactive=False,
-        format="png",
-        buttons=["download", "fullscreen"],
-        elem_id=name,
-    )
 
 
 def figures_of(evaluation, dark: bool) -> tuple:

@@ -1,4 +1,4 @@
-"""What all tabs need of gradio: bad input told as a toast with the package's own line, pictures, folders for downloads."""
+"""What all tabs need of gradio: bad input told as a toast with the package's own line, pictures and places for them, folders for downloads."""
 
 import functools
 import inspect
@@ -51,3 +51,15 @@ def as_image(figure):
     from gpt2lab.views.figures import figure_bytes
 
     return Image.open(BytesIO(figure_bytes(figure, "png")))
+
+
+def picture(name: str, told: str) -> gr.Image:
+    """A place for a figure, which can be enlarged and saved; `told` says in words what it shows."""
+    return gr.Image(
+        show_label=False,
+        alt_text=told,
+        interactive=False,
+        format="png",
+        buttons=["download", "fullscreen"],
+        elem_id=name,
+    )

@@ -161,6 +161,11 @@ def test_model_that_is_gone_is_told(tab):
         seen_of(tab.shelf, ("a-run", TEXT, None, None))
 
 
+def test_map_offers_every_score_and_the_change(tab):
+    [field] = [one for one in tab.demo.blocks.values() if getattr(one, "elem_id", None) == "attention-score"]
+    assert [value for _, value in field.choices] == [*SCORES, CHANGE]
+
+
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_has_its_map_and_table(tab, seen, score):
     picture, numbers = tab.attention_score(SHOWN, score, False)
