@@ -481,6 +481,15 @@ def test_attention_writes_the_views_of_bertviz_and_says_their_size_first(call, h
     assert "bertviz" in (here / "a.html").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "start"), [("a.png", b"\x89PNG"), ("a.html", b"<!doctype html>"), ("a.csv", b"query,query_token,key")]
+)
+def test_attention_follows_attention_through_all_layers(call, here, tiny_folder, name, start):
+    arguments = ["--model", tiny_folder, "--text", "The moon", "--view", "rollout", "--out", name]
+    assert call("attention", *arguments)[0] == 0
+    assert (here / name).read_bytes().startswith(start)
+
+
 def test_app_serves_the_page_where_it_was_told_to(call, monkeypatch, tmp_path):
     calls = []
     ui = type(sys)("gpt2lab.ui")
@@ -583,10 +592,11 @@ BAD = [
     ("attention", {"--score": "", "--out": "a.png"}, "score '' is unknown; use previous_token, "),
     ("attention", {"--score": "sink", "--out": "a.png"}, "score 'sink' is unknown; use previous_token, "),
     ("attention", {"--score": "entropy", "--layer": 0}, "--score entropy is of all heads of one model and text"),
-    ("attention", {"--score": "entropy", "--out": "a.html"}, "a map of heads has no format 'html'"),
     ("attention", {"--score": "entropy", "--text": "x", "--out": "a.csv"}, "one token has no token before it"),
-    ("attention", {"--view": "head"}, "--view head makes an .html file of one model and one text"),
-    ("attention", {"--view": "both", "--out": "a.html"}, "view 'both' is unknown; use head, model, neuron"),
+    ("attention", {"--view": "head"}, "bertviz' head view is a page, no .npz file; end the file's name in .html"),
+    ("attention", {"--view": "rollout", "--layer": 0}, "--view rollout is of all heads of one model and text"),
+    ("attention", {"--view": "rollout", "--compare-text": "a"}, "--view rollout is of one model and one text"),
+    ("attention", {"--view": "both", "--out": "a.html"}, "view 'both' is unknown; use explorer, rollout, head, "),
     ("attention", {"--out": "a.jpg"}, "'a.jpg' ends in no format known here; use .html, .png, .svg, .csv, .npz"),
     ("attention", {"--out": "a"}, "'a' ends in no format known here"),
     ("attention", {"--out": None}, "Missing option '--out'"),

@@ -11,6 +11,8 @@ import typer
 from gpt2lab.cli.output import Json, Model, quiet, report, write
 from gpt2lab.errors import LabError
 
+EXPLORER, ROLLOUT = "explorer", "rollout"  # views beside bertviz'
+
 
 def generate(
     prompt: Annotated[str, typer.Option(help="the text to go on from")],
@@ -60,57 +62,61 @@ def attention(
     compare_text: Annotated[str | None, typer.Option(help="a second text, of as many tokens")] = None,
     score: Annotated[str | None, typer.Option(help="write a map of this score of every head instead")] = None,
     view: Annotated[
-        str, typer.Option(help="of an .html file: explorer, or bertviz' head, model or neuron")
-    ] = "explorer",
+        str, typer.Option(help="explorer; rollout, of all layers; or, as .html, bertviz' head, model or neuron")
+    ] = EXPLORER,
 ) -> None:
     """Attention weights of a text, or of two models or texts, as a page, a picture, a table or arrays."""
     quiet()
     from gpt2lab.inspection.compare import compare as paired
+    from gpt2lab.inspection.heads import rollout, scores_of
     from gpt2lab.inspection.trace import trace
     from gpt2lab.model import load_model
-    from gpt2lab.views.export import attention_file, format_of
+    from gpt2lab.views.export import attention_file, format_of, map_file, rollout_file
 
     format = format_of(out)
     pair = compare is not None or compare_text is not None
-    if view != "explorer" and (format != "html" or pair or score is not None):
-        raise LabError(f"--view {view} makes an .html file of one model and one text; leave the other options out")
-    if score is not None and (pair or layer is not None or head is not None):
-        raise LabError(f"--score {score} is of all heads of one model and text; leave --layer, --head, --compare… out")
+    check_view(view, format)
+    if view != EXPLORER and (pair or score is not None):
+        raise LabError(f"--view {view} is of one model and one text; leave --compare… and --score out")
+    whole = f"--score {score}" if score is not None else "--view rollout" if view == ROLLOUT else None
+    if whole and (pair or layer is not None or head is not None):
+        raise LabError(f"{whole} is of all heads of one model and text; leave --layer, --head, --compare… out")
     lab = load_model(model)
     seen = trace(lab, text, cut=True)
-    tell_part(seen)
+    tell_part(seen, "the text")
     if score is not None:
-        content = score_file(lab, seen, score, format)
-    elif view != "explorer":
+        content = map_file(scores_of(lab, seen).map(score, seen.name), format)
+    elif view == ROLLOUT:
+        content = rollout_file(rollout(seen), format)
+    elif view != EXPLORER:
         content = bertviz_file(seen, view, layer, head)
     else:
         if pair:
             second = lab if compare is None else load_model(compare)
             other = trace(second, text if compare_text is None else compare_text, cut=True)
-            tell_part(other)
+            tell_part(other, "the text" if compare_text is None else "the second text")
             seen = paired(seen, other)
         content = attention_file(seen, format, layer=layer, head=head)
     write(out, content)
     print(f"{out}  {len(content):,} bytes")
 
 
-def tell_part(seen) -> None:
+def check_view(view: str, format: str) -> None:
+    """Raises: LabError for a view that does not exist, and for a format that it does not have."""
+    from gpt2lab.views.bertviz import VIEWS
+
+    if view not in (known := [EXPLORER, ROLLOUT, *VIEWS]):
+        raise LabError(f"view {view!r} is unknown; use {', '.join(known)}")
+    if view in VIEWS and format != "html":
+        raise LabError(f"bertviz' {view} view is a page, no .{format} file; end the file's name in .html")
+
+
+def tell_part(seen, what: str) -> None:
     """Say what part of a text is shown, where that is not all of it."""
     from gpt2lab.views.explorer import extent
 
     if seen.left_out:
-        print(extent(seen), file=sys.stderr)
-
-
-def score_file(lab, seen, score: str, format: str) -> bytes:
-    """A map of one score of every head."""
-    from gpt2lab.inspection.heads import SCORES, scores_of
-    from gpt2lab.views.export import map_file
-
-    if score not in SCORES:
-        raise LabError(f"score {score!r} is unknown; use {', '.join(SCORES)}")
-    values = getattr(scores_of(lab, seen), score)
-    return map_file(values, format, title=f"{SCORES[score].title}: {seen.name}", unit=SCORES[score].unit)
+        print(f"{seen.name} reads of {what}: {extent(seen)}", file=sys.stderr)
 
 
 def bertviz_file(seen, view: str, layer: int | None, head: int | None) -> bytes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.heads import Score, highest
+from gpt2lab.inspection.heads import HeadMap, Score, highest
 from gpt2lab.inspection.trace import Trace
 
 DISTANCE = Score(
@@ -22,18 +22,18 @@ DISTANCE = Score(
 class Comparison:
     """How a second trace's attention differs from a first one's.
 
-    distance  (L, H)  total variation distance, ½ Σⱼ |pᵢⱼ - qᵢⱼ|, a mean over the tokens i ≥ 1: in [0, 1],
-                      0 for the same attention, 1 where no token is read by both
+    total_variation  (L, H)  distance of two distributions, ½ Σⱼ |pᵢⱼ - qᵢⱼ|, a mean over the tokens i ≥ 1:
+                             in [0, 1], 0 for the same attention, 1 where no token is read by both
     """
 
     base: Trace
     other: Trace
-    distance: torch.Tensor
+    total_variation: torch.Tensor
 
     def __post_init__(self):
         shape = (self.base.n_layers, self.base.n_heads)
-        if tuple(self.distance.shape) != shape:
-            raise ValueError(f"distance of shape {tuple(self.distance.shape)}; the heads ask for {shape}")
+        if tuple(self.total_variation.shape) != shape:
+            raise ValueError(f"distances of shape {tuple(self.total_variation.shape)}; the heads ask for {shape}")
 
     @property
     def same_text(self) -> bool:
@@ -48,8 +48,15 @@ class Comparison:
         return self.other.attention(layer, head) - self.base.attention(layer, head)
 
     def top(self, count: int = 3) -> list[tuple[int, int, float]]:
-        """(layer, head, distance) of the heads that differ most, highest first."""
-        return highest(self.distance, count)
+        """(layer, head, total variation) of the heads that differ most, highest first."""
+        return highest(self.total_variation, count)
+
+    def map(self, layer: int | None = None) -> HeadMap:
+        """How far each head lies apart, to be drawn; of one layer, where one is given, and NaN elsewhere."""
+        values = self.total_variation
+        if layer is not None:
+            values = torch.full_like(values, torch.nan).index_copy(0, torch.tensor([layer]), values[layer : layer + 1])
+        return HeadMap(values, f"{DISTANCE.title}: {self.base.name} and {self.other.name}", DISTANCE.unit, 0)
 
 
 def compare(base: Trace, other: Trace) -> Comparison:

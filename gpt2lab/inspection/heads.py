@@ -5,7 +5,6 @@ From traces, a layer at a time. Knows nothing of pictures.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from heapq import nlargest
 from typing import NamedTuple
 
@@ -30,6 +29,15 @@ class Score(NamedTuple):
     title: str
     unit: str
     definition: str
+
+
+class HeadMap(NamedTuple):
+    """A number per head, (L, H), what it is called and measured in, and what the low end of its colours stands for."""
+
+    values: torch.Tensor
+    title: str
+    unit: str
+    vmin: float | None = None  # None: the least of the values
 
 
 SHARE = "share of attention, 0 to 1"
@@ -93,9 +101,19 @@ class HeadScores:
 
         Raises: LabError for another name.
         """
-        if score not in SCORES:
-            raise LabError(f"score {score!r} is unknown; use {', '.join(SCORES)}")
-        return highest(getattr(self, score), count)
+        return highest(self.map(score, "").values, count)
+
+    def map(self, score: str, name: str) -> HeadMap:
+        """One score of every head, to be drawn.
+
+        score  a name in `SCORES`
+        name   of the model, for the title
+
+        Raises: LabError for another score.
+        """
+        if not isinstance(score, str) or score not in SCORES:
+            raise LabError(f"score {str(score)[:40]!r} is unknown; use {', '.join(SCORES)}")
+        return HeadMap(getattr(self, score), f"{SCORES[score].title}: {name}", SCORES[score].unit)
 
 
 def highest(values: torch.Tensor, count: int) -> list[tuple[int, int, float]]:
@@ -251,28 +269,25 @@ def describe_head(scores: HeadScores, layer: int, head: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """Attention followed through all layers of a trace. What it is not, `ROLLOUT_CAVEAT` says."""
+    """Attention followed through all layers of a trace. What it is not, `ROLLOUT_CAVEAT` says.
+
+    weights  (T, T): how much of token i comes, after the last layer, from token j; rows sum to 1, none from ahead
+    """
 
     trace: Trace
-
-    @cached_property
-    def weights(self) -> torch.Tensor:
-        """(T, T): how much of token i comes, after the last layer, from token j; rows sum to 1, none from ahead."""
-        own = torch.eye(len(self.trace.tokens))
-        mixed = own
-        for layer in range(self.trace.n_layers):
-            mixed = (self.trace.attention(layer).mean(0) + own) / 2 @ mixed
-        return mixed
+    weights: torch.Tensor
 
 
-def rollout(trace: Trace) -> torch.Tensor:
+def rollout(trace: Trace) -> Rollout:
     """Attention rollout: per layer the mean over heads, half of it the residual path, multiplied over layers.
-
-    returns  (T, T): how much of token i comes, after the last layer, from token j; rows sum to 1, none from ahead
 
     In causal models it over-weights early tokens, which every later token can reach along more paths;
     and it follows attention weights alone, which is no causal evidence.
 
     Source: Abnar and Zuidema, Quantifying Attention Flow in Transformers (2020), section 3.
     """
-    return Rollout(trace).weights
+    own = torch.eye(len(trace.tokens))
+    mixed = own
+    for layer in range(trace.n_layers):
+        mixed = (trace.attention(layer).mean(0) + own) / 2 @ mixed
+    return Rollout(trace, mixed)

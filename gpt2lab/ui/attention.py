@@ -1,15 +1,24 @@
 """The Attention tab: a map of all heads, the explorer, one head's figure and table, bertviz' views, files to take away."""
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
-from urllib.parse import urlencode
 
 import gradio as gr
 
-from gpt2lab.errors import LabError, whole_number
 from gpt2lab.ui.handling import ALONE, IS_DARK, as_image, new_folder, picture, user_errors
 from gpt2lab.ui.shelf import Shelf
+from gpt2lab.ui.shown import (
+    CHANGE,
+    PARTS,
+    TABLE_ROWS,
+    Shown,
+    bertviz_of,
+    file_of,
+    first_trace,
+    head_at,
+    head_numbers,
+    one_head,
+    rollout_of,
+)
 
 EXAMPLES = {
     "induction": "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris.",
@@ -22,28 +31,8 @@ EXAMPLES = {
 """,
 }
 FORMATS = ["png", "svg", "csv", "npz", "html"]
-TABLE_ROWS = 20
-PLACE = ("layer", "head")
-MAX_LINK = 4000  # characters of an address that servers and browsers take
-CHANGE = "change"  # a map's choice beside the scores of a head: how far two traces lie apart
 INTRO = """Every token reads the tokens before it, with weights that sum to 1: `softmax(QKᵀ/√d_k)`, times `V`. The map has one
 number per head; click a head in it, or choose layer and head."""
-
-
-class Shown(NamedTuple):
-    """What the page shows, whatever its inputs say by now; label and text of a second trace, or None."""
-
-    label: str
-    text: str
-    other: str | None
-    other_text: str | None
-
-    @classmethod
-    def of(cls, label: str, text: str, other: str, other_text: str) -> "Shown":
-        """From the inputs: a second model reads the same text, a second text is read by the same model."""
-        if other in (None, ALONE) and not other_text:
-            return cls(label, text, None, None)
-        return cls(label, text, label if other in (None, ALONE) else other, other_text or text)
 
 
 def build_attention_tab(
@@ -61,21 +50,13 @@ def build_attention_tab(
     heads = picture("attention-map", "A number per head; the table below has them all")
     with gr.Accordion("The map as a table", open=False, elem_id="attention-map-table"):
         numbers = gr.HTML(elem_id="attention-numbers")
-    with gr.Accordion("Explorer", open=True):
-        explorer = gr.HTML(elem_id="attention-explorer")
-    with gr.Accordion("Figure and largest weights", open=True):
-        heatmap = picture("attention-heatmap", "The attention weights of one head; the table below gives its numbers")
-        table = gr.Dataframe(
-            headers=["reads", "at", "is read", "at", "weight"],
-            column_count=5,
-            interactive=False,
-            elem_id="attention-table",
-            show_label=False,
-        )
-    plan, lines = build_bertviz(shelf, shown, layer, head, dark)
-    file = build_files(shelf, shown, layer, head)
+    views = [note, *build_views()]
+    rollout = build_rollout(shelf, shown, dark)
+    view, bertviz = build_bertviz(shelf, shown, layer, head, dark)
+    file = build_files(shelf, [shown, layer, head, score, view])
+    stale = [*rollout, *bertviz, file]
     shown.change(
-        lambda: ("", "", gr.File(value=None, visible=False)), None, [plan, lines, file], api_visibility="private"
+        lambda: (None, None, "", "", gr.File(value=None, visible=False)), None, stale, api_visibility="private"
     )
 
     @user_errors
@@ -86,14 +67,20 @@ def build_attention_tab(
         return shown, *head_numbers(shelf, shown, score, dark), layer, head, *one_head(shelf, shown, layer, head, dark)
 
     @user_errors
+    def fill_in(request: gr.Request):
+        asked = linked(request)
+        if asked is None:
+            return [gr.skip()] * 5
+        labels = [one if one in (ALONE, *shelf.labels()) else gr.skip() for one in (asked[0], asked[2])]
+        return gr.Tabs(selected="attention"), labels[0], asked[1], labels[1], asked[3]
+
+    @user_errors
     def show_linked(dark, request: gr.Request):
-        asked = request.query_params
-        if "text" not in asked:
-            return [gr.skip()] * (len(answered) + 5)
-        label, other, other_text = asked.get("model", "builtin"), asked.get("other", ALONE), asked.get("other_text", "")
-        place = [int(asked[name]) if re.fullmatch(r"[0-9]{1,4}", asked.get(name, "")) else 0 for name in PLACE]
-        views = show_all(label, asked["text"], other, other_text, "previous_token", *place, dark)
-        return gr.Tabs(selected="attention"), label, asked["text"], other, other_text, *views
+        asked = linked(request)
+        if asked is None:
+            return [gr.skip()] * len(answered)
+        place = [int(one) if re.fullmatch("[0-9]{1,4}", one) else 0 for one in asked[4:]]
+        return show_all(*asked[:4], "previous_token", *place, dark)
 
     @user_errors
     def show_head(shown, layer, head, dark):
@@ -109,7 +96,6 @@ def build_attention_tab(
     def show_score(shown, score, dark):
         return head_numbers(shelf, shown, score, dark)
 
-    views = [note, explorer, heatmap, table]
     asked = [model, *inputs, score, layer, head, dark]
     answered = [shown, heads, numbers, layer, head, *views]
     show.click(show_all, asked, answered, api_name="attention")
@@ -118,11 +104,17 @@ def build_attention_tab(
         name = f"attention_{number.label.lower()}"
         number.input(show_head, [shown, layer, head, dark], views, api_name=name, trigger_mode="always_last")
     heads.select(show_clicked, [shown, dark], [layer, head, *views], api_name="attention_click")
-    demo.load(
-        show_linked, dark, [tabs, model, *inputs, *answered], js=IS_DARK, api_visibility="private", api_name="linked"
-    )
+    opened = demo.load(fill_in, None, [tabs, model, *inputs], api_visibility="private", api_name="filled_in")
+    opened.then(show_linked, dark, answered, js=IS_DARK, api_visibility="private", api_name="linked")
     score.input(show_score, [shown, score, dark], [heads, numbers], api_name="attention_score")
     return other
+
+
+def linked(request: gr.Request) -> list[str] | None:
+    """Model, text, second model, second text, layer and head that a page's address asks for; None where it names no text."""
+    asked, ifnot = request.query_params, {"model": "builtin", "other": ALONE}
+    names = ["model", "text", "other", "other_text", "layer", "head"]
+    return [asked.get(name, ifnot.get(name, "")) for name in names] if "text" in asked else None
 
 
 def build_inputs(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Textbox]:
@@ -153,8 +145,45 @@ def build_choice() -> tuple[gr.Dropdown, gr.Number, gr.Number]:
     return score, layer, head
 
 
+def build_views() -> list:
+    """Where the views of one head are shown: note, explorer, heatmap, table."""
+    with gr.Accordion("Explorer", open=True):
+        explorer = gr.HTML(elem_id="attention-explorer")
+    with gr.Accordion("Figure and largest weights", open=True):
+        heatmap = picture("attention-heatmap", "The attention weights of one head; the table below gives its numbers")
+        table = build_weights("attention-table", ["reads", "at", "is read", "at", "weight"])
+    return [explorer, heatmap, table]
+
+
+def build_weights(name: str, headers: list[str]) -> gr.Dataframe:
+    """A table of the largest numbers of a matrix of tokens."""
+    return gr.Dataframe(headers=headers, column_count=5, interactive=False, elem_id=name, show_label=False)
+
+
+def build_rollout(shelf: Shelf, shown: gr.State, dark: gr.Checkbox) -> list:
+    """Attention through all layers, when it is asked for; returns where: picture and table."""
+    with gr.Accordion("Rollout: through all layers", open=False, elem_id="attention-rollout"):
+        draw = gr.Button("Draw rollout", elem_id="attention-rollout-draw")
+        drawn = picture(
+            "attention-rollout-map", "How much of each token comes from each; the table below has the largest"
+        )
+        table = build_weights("attention-rollout-table", ["token", "at", "comes from", "at", "share"])
+
+    @user_errors
+    def show(shown, dark):
+        from gpt2lab.views.export import largest
+        from gpt2lab.views.maps import rollout_heatmap
+
+        found = rollout_of(shelf, shown)
+        rows = [list(row) for row in largest(found.weights, found.trace.tokens, TABLE_ROWS)]
+        return as_image(rollout_heatmap(found, dark=dark)), rows
+
+    draw.click(show, [shown, dark], [drawn, table], api_name="attention_rollout")
+    return [drawn, table]
+
+
 def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number, dark: gr.Checkbox):
-    """bertviz' views, drawn when they are asked for, their size told first; returns where: (size, view)."""
+    """bertviz' views, drawn when they are asked for, their size told first; returns which view, and where: (size, view)."""
     with gr.Accordion("bertviz", open=False, elem_id="attention-bertviz"):
         view = gr.Radio(["head", "model", "neuron"], value="head", label="View", elem_id="attention-view")
         plan = gr.Markdown(elem_id="attention-plan")
@@ -165,142 +194,32 @@ def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Numb
 
     @user_errors
     def say(shown, view, layer, head):
-        from gpt2lab.views.bertviz import plan
-
-        trace = first_trace(shelf, shown)
-        return f"{plan(trace, view, **options(view, layer, head))}."
+        return bertviz_of(shelf, shown, view, layer, head, None)[0]
 
     @user_errors
     def drawn(shown, view, layer, head, dark):
-        from gpt2lab.views.bertviz import VIEWS
-
-        told, trace = say(shown, view, layer, head), first_trace(shelf, shown)
-        return told, VIEWS[view](trace, **options(view, layer, head), theme="dark" if dark else "light").iframe()
-
-    def options(view, layer, head):
-        from gpt2lab.views.export import bertviz_options
-
-        return bertviz_options(view, *((None, None) if view == "model" else (layer, head)))
+        told, made = bertviz_of(shelf, shown, view, layer, head, dark)
+        return told, made().iframe()
 
     size.click(say, [shown, view, layer, head], plan, api_name="attention_plan")
     draw.click(drawn, [shown, view, layer, head, dark], [plan, lines], api_name="attention_bertviz")
-    return plan, lines
+    return view, [plan, lines]
 
 
-def build_files(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number) -> gr.File:
-    """A head, or all of them, as a file; returns where."""
-    format = gr.Radio(FORMATS, value="csv", label="Save as", elem_id="attention-format")
+def build_files(shelf: Shelf, chosen: list) -> gr.File:
+    """A part of what is shown as a file; `chosen` is what is shown, layer, head, score, view; returns where."""
     with gr.Row():
-        one = gr.Button("Make file of this head", elem_id="attention-save")
-        every = gr.Button("Make file of all heads", elem_id="attention-save-all")
+        part = gr.Radio(PARTS, value="head", label="Save", elem_id="attention-part")
+        format = gr.Radio(FORMATS, value="csv", label="as", elem_id="attention-format")
+    save = gr.Button("Make file", elem_id="attention-save")
     file = gr.File(label="File", interactive=False, visible=False, elem_id="attention-file")
 
     @user_errors
-    def of_head(shown, layer, head, format):
-        trace = first_trace(shelf, shown)
-        whole_number("head", head, 0, trace.n_heads - 1)
-        return made(shown, format, f"attention-layer{layer}-head{head}", layer=layer, head=head)
-
-    @user_errors
-    def of_all(shown, format):
-        return made(shown, format, "attention")
-
-    def made(shown, format, name, **part):
+    def made(part, format, shown, layer, head, score, view):
         from gpt2lab.files import write_bytes
-        from gpt2lab.views.export import attention_file
 
-        content = attention_file(seen_of(shelf, shown), format, **part)
-        return gr.File(str(write_bytes(new_folder() / f"{name}.{format}", content)), visible=True)
+        name, content = file_of(shelf, shown, part, format, layer=layer, head=head, score=score, view=view)
+        return gr.File(str(write_bytes(new_folder() / name, content)), visible=True)
 
-    one.click(of_head, [shown, layer, head, format], file, api_name="attention_file")
-    every.click(of_all, [shown, format], file, api_name="attention_file_all")
+    save.click(made, [part, format, *chosen], file, api_name="attention_file")
     return file
-
-
-def first_trace(shelf: Shelf, shown: Shown | None):
-    """The trace of what is shown, or the first of two. Raises: LabError where nothing is shown yet."""
-    if shown is None:
-        raise LabError("there is no attention here yet; press Show attention first")
-    return shelf.trace(*shown[:2])
-
-
-def seen_of(shelf: Shelf, shown: Shown | None):
-    """The Trace of what is shown, or the Comparison. Raises: LabError where there is none, or none can be made."""
-    trace = first_trace(shelf, shown)
-    return trace if shown[2] is None else shelf.comparison(*shown)
-
-
-def head_numbers(shelf: Shelf, shown: Shown | None, score: str, dark: bool):
-    """A score of every head, or how far each lies apart in two traces: (map, table); none for one token, which has no scores."""
-    from gpt2lab.inspection.heads import SCORES
-    from gpt2lab.views.export import distance_map
-    from gpt2lab.views.maps import head_map, head_map_rows
-    from gpt2lab.views.tables import table
-
-    trace = first_trace(shelf, shown)
-    if score == CHANGE and shown[2] is None:
-        gr.Warning("There is nothing to compare with; choose a second model or give a second text.")
-        return None, ""
-    if score == CHANGE:
-        comparison = seen_of(shelf, shown)
-        values, figure = comparison.distance, distance_map(comparison, dark=dark)
-    elif not isinstance(score, str) or score not in SCORES:
-        raise LabError(f"score {str(score)[:40]!r} is unknown; use {', '.join(SCORES)}")
-    elif len(trace.tokens) < 2:
-        return None, ""
-    else:
-        values = getattr(shelf.scores(*shown[:2]), score)
-        title = f"{SCORES[score].title}: {trace.name}"
-        figure = head_map(values, title=title, unit=SCORES[score].unit, dark=dark)
-    return as_image(figure), table(["", *(f"head {head}" for head in range(trace.n_heads))], head_map_rows(values))
-
-
-def one_head(shelf: Shelf, shown: Shown | None, layer: int, head: int, dark: bool):
-    """(note, explorer, heatmap, table rows) of one head. Raises: LabError for a head that does not exist."""
-    from gpt2lab.views.explorer import explorer_page
-    from gpt2lab.views.export import largest_weights
-    from gpt2lab.views.figures import attention_heatmap
-    from gpt2lab.views.maps import comparison_heatmaps
-
-    trace, seen = first_trace(shelf, shown), seen_of(shelf, shown)
-    whole_number("head", head, 0, trace.n_heads - 1)
-    page = explorer_page(seen, layer=layer, head=head, theme="dark" if dark else "light")
-    draw = attention_heatmap if seen is trace else comparison_heatmaps
-    figure = draw(seen, layer, head, dark=dark)
-    rows = [list(row) for row in largest_weights(trace, layer, head, TABLE_ROWS)]
-    return head_note(shelf, shown, seen, layer, head), page.iframe(), as_image(figure), rows
-
-
-def head_note(shelf: Shelf, shown: Shown, seen, layer: int, head: int) -> str:
-    """What the head is, how far it moved, what part of a text is shown, and a link."""
-    from gpt2lab.inspection.heads import describe_head
-    from gpt2lab.inspection.trace import Trace
-    from gpt2lab.views.explorer import extent
-
-    traces = [seen] if isinstance(seen, Trace) else [seen.base, seen.other]
-    one = len(traces[0].tokens) < 2
-    told = ["One token can only read itself." if one else describe_head(shelf.scores(*shown[:2]), layer, head)]
-    if len(traces) > 1:
-        told.append(
-            f"So it is in {traces[0].name} on the first text, as the table has it; in the second, "
-            f"{float(seen.distance[layer, head]):.3f} of its attention goes elsewhere (total variation distance, 0 to 1)."
-        )
-    told += [f"Shown: {extent(trace)}." for trace in traces if trace.left_out]
-    return " ".join([*told, link_to(shown, layer, head)])
-
-
-def link_to(shown: Shown, layer: int, head: int) -> str:
-    """A link that opens the page with what is shown, in Markdown; none for a text too long for an address."""
-    other_text = None if shown.other_text == shown.text else shown.other_text
-    parts = {"text": shown.text, "model": shown.label, "other": shown.other, "other_text": other_text}
-    query = urlencode({name: part for name, part in parts.items() if part} | {"layer": layer, "head": head})
-    return f"[Link to this view](?{query})" if len(query) <= MAX_LINK else "The text is too long for a link."
-
-
-def head_at(L: int, H: int, point: Sequence[float]) -> tuple[int, int]:
-    """(layer, head) of the cell at a point of the map's picture, in its own pixels; the nearest where none is."""
-    from gpt2lab.views.maps import head_map_cells
-
-    x, y = point
-    cells = head_map_cells(L, H)
-    return min(cells, key=lambda cell: (cells[cell][0] - x) ** 2 + (cells[cell][1] - y) ** 2)

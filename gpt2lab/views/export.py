@@ -1,7 +1,8 @@
-"""Attention as files: pictures, a page, a table, arrays. One function per format, one table of them."""
+"""Attention as files: pictures, a page, a table, arrays. Of heads and pairs of them, of a number per head, of rollout."""
 
+import html
 import io
-import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,16 @@ import numpy as np
 import torch
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.compare import DISTANCE, Comparison
+from gpt2lab.inspection.compare import Comparison
+from gpt2lab.inspection.heads import HeadMap, Rollout
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.views.explorer import explorer_page
-from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
-from gpt2lab.views.maps import comparison_heatmaps, head_map
-from gpt2lab.views.tables import csv_bytes
+from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes, image
+from gpt2lab.views.maps import comparison_heatmaps, head_map, head_map_rows, rollout_heatmap
+from gpt2lab.views.page import ARTICLE, document
+from gpt2lab.views.tables import csv_bytes, table
 
+MOST = 50  # shares that the page of a rollout tells in words
 MAX_ROWS = 5_000_000  # of a CSV file: 200 MB, and five times what a spreadsheet opens
 
 
@@ -65,8 +69,7 @@ def attention_file(
     for a "csv" of more than MAX_ROWS weights.
     """
     part = Part(seen, layer, head)
-    if format not in FORMATS:
-        raise LabError(f"format {format!r} is unknown; end the file's name in .{', .'.join(FORMATS)}")
+    check_format(format)
     check_layer_of(head, layer)
     if layer is not None:
         part.trace.heads(layer, head)
@@ -87,27 +90,79 @@ def bertviz_options(view: str, layer: int | None, head: int | None) -> dict:
     return {"layer": layer or 0, "head": (head or 0) if view == "neuron" else head}
 
 
-def map_file(values: torch.Tensor, format: str, *, title: str, unit: str) -> bytes:
-    """A number per head, (L, H), as a "png" or "svg" picture, or as a "csv" table.
+def map_file(shown: HeadMap, format: str) -> bytes:
+    """A number per head in one of FORMATS; arrays hold the values (L, H). Raises: LabError for another format."""
+    values = shown.values
+    called = f"{shown.title} ({shown.unit})"
+    numbers = table(["", *(f"head {head}" for head in range(values.shape[1]))], head_map_rows(values))
+    lines = ([layer, head, f"{x:.6g}"] for layer, row in enumerate(values.tolist()) for head, x in enumerate(row))
+    arrays = {"values": values.numpy(), "title": np.array(shown.title), "unit": np.array(shown.unit)}
+    return _figure_file(
+        format,
+        called,
+        draw=lambda dark=False: head_map(**shown._asdict(), dark=dark),
+        told=lambda: numbers,
+        lines=(["layer", "head", called], lines),
+        arrays=arrays,
+    )
 
-    Raises: LabError for another format.
-    """
-    if format == "csv":
-        rows = ([layer, head, f"{x:.6g}"] for layer, row in enumerate(values.tolist()) for head, x in enumerate(row))
-        return csv_bytes(["layer", "head", f"{title} ({unit})"], rows)
-    if format not in ("png", "svg"):
-        raise LabError(f"a map of heads has no format {format!r}; end the file's name in .png, .svg, .csv")
-    return figure_bytes(head_map(values, title=title, unit=unit), format)
+
+def rollout_file(rollout: Rollout, format: str) -> bytes:
+    """Attention rollout in one of FORMATS; arrays hold the shares (T, T). Raises: LabError for another format."""
+    tokens, shares = rollout.trace.tokens, rollout.weights
+    head = ["query", "query_token", "key", "key_token", "share"]
+    lines = (
+        [i, tokens[i], j, tokens[j], f"{share:.6g}"]
+        for i, row in enumerate(shares.tolist())
+        for j, share in enumerate(row[: i + 1])
+    )
+    most = [tuple(map(str, row)) for row in largest(shares, tokens, MOST)]
+    return _figure_file(
+        format,
+        f"Attention rollout: {rollout.trace.name}",
+        draw=lambda dark=False: rollout_heatmap(rollout, dark=dark),
+        told=lambda: (
+            f"<p>The {len(most)} largest shares:</p>" + table(["token", "at", "comes from", "at", "share"], most)
+        ),
+        lines=(head, lines),
+        arrays={"shares": shares.numpy(), "tokens": np.array(tokens), "ids": rollout.trace.ids.numpy()},
+    )
+
+
+def _figure_file(
+    format: str,
+    title: str,
+    *,
+    draw: Callable,
+    told: Callable[[], str],
+    lines: tuple[list[str], Iterable[Iterable]],
+    arrays: dict[str, np.ndarray],
+) -> bytes:
+    """A figure and its numbers in one of FORMATS; `told` gives them as HTML, `lines` as (head, rows) of a CSV file."""
+    check_format(format)
+    match format:
+        case "csv":
+            return csv_bytes(*lines)
+        case "npz":
+            return _archive(arrays)
+        case "html":
+            body = f"<h1>{html.escape(title)}</h1>{image(draw, title)}{told()}"
+            return document(title, body, style=ARTICLE).html.encode()
+    return figure_bytes(draw(), format)
 
 
 def largest_weights(trace: Trace, layer: int, head: int, count: int) -> list[tuple[str, int, str, int, float]]:
     """(token that reads, its position, token that is read, its position, weight), largest weight first."""
-    weights = trace.attention(layer, head)
+    return largest(trace.attention(layer, head), trace.tokens, count)
+
+
+def largest(weights: torch.Tensor, tokens: Sequence[str], count: int) -> list[tuple[str, int, str, int, float]]:
+    """The largest of (T, T) of which none is ahead, as `largest_weights` has them."""
     n = len(weights)
     weights = weights.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -1.0)  # never one that is ahead
     best = weights.flatten().topk(min(count, n * (n + 1) // 2))
     places = [divmod(i, n) for i in best.indices.tolist()]
-    return [(trace.tokens[i], i, trace.tokens[j], j, round(w, 4)) for (i, j), w in zip(places, best.values.tolist())]
+    return [(tokens[i], i, tokens[j], j, round(w, 4)) for (i, j), w in zip(places, best.values.tolist())]
 
 
 def _picture(format: str):
@@ -118,21 +173,12 @@ def _picture(format: str):
             case Trace() as trace, head:
                 figure = attention_heatmap(trace, part.layer, head)
             case comparison, None:
-                figure = distance_map(comparison, part.layer)
+                figure = head_map(**comparison.map(part.layer)._asdict())
             case comparison, head:
                 figure = comparison_heatmaps(comparison, part.layer, head)
         return figure_bytes(figure, format)
 
     return picture
-
-
-def distance_map(comparison: Comparison, layer: int | None = None, *, dark: bool = False):
-    """How far each head's attention lies apart in two traces; heads of other layers than the one asked for are left blank."""
-    values = comparison.distance
-    if layer is not None:
-        values = torch.full_like(values, math.nan).index_copy(0, torch.tensor([layer]), values[layer : layer + 1])
-    title = f"{DISTANCE.title}: {comparison.base.name} and {comparison.other.name}"
-    return head_map(values, title=title, unit=DISTANCE.unit, vmin=0, dark=dark)
 
 
 def _page(part: Part) -> bytes:
@@ -173,12 +219,22 @@ def _npz(part: Part) -> bytes:
         arrays[f"{prefix}weights"] = np.stack([part.weights(trace, one).numpy() for one in part.layers])
         arrays[f"{prefix}tokens"] = np.array(trace.tokens)
         arrays[f"{prefix}ids"] = trace.ids.numpy()
+    return _archive(arrays)
+
+
+def _archive(arrays: dict[str, np.ndarray]) -> bytes:
     out = io.BytesIO()
     np.savez_compressed(out, **arrays)
     return out.getvalue()
 
 
 FORMATS = {"html": _page, "png": _picture("png"), "svg": _picture("svg"), "csv": _csv, "npz": _npz}
+
+
+def check_format(format: str) -> None:
+    """Raises: LabError for a format that is none of FORMATS."""
+    if not isinstance(format, str) or format not in FORMATS:
+        raise LabError(f"format {str(format)[:40]!r} is unknown; end the file's name in .{', .'.join(FORMATS)}")
 
 
 def format_of(path: str | Path) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from gpt2lab.training.runs import Metric
@@ -120,19 +122,29 @@ def _mosaic(trace: Trace, layers) -> np.ndarray:
 
 def attention_heatmap(trace: Trace, layer: int, head: int, *, dark: bool = False) -> Figure:
     """One head's weights: row i shows with which weight token i reads each token up to itself."""
-    weights = trace.attention(layer, head).numpy()
-    n = len(trace.tokens)
-    side = min(9.0, 3.2 + 0.16 * min(n, MAX_LABELS))
+    side = heatmap_side(len(trace.tokens))
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(weights, cmap=MAP, vmin=0, interpolation="nearest")
-    if n <= MAX_LABELS:
-        labels = [label(token) for token in trace.tokens]
-        axes.set_xticks(range(n), labels, rotation=90, fontsize=8)
-        axes.set_yticks(range(n), labels, fontsize=8)
-    axes.set(title=f"layer {layer}, head {head}", xlabel="token attended to", ylabel="token attending")
+    image = heatmap(axes, trace.attention(layer, head).numpy(), trace.tokens, cmap=MAP, vmin=0)
+    axes.set_title(f"layer {layer}, head {head}")
     figure.colorbar(image, ax=axes, label="attention weight", shrink=0.8)
     return for_dark_pages(figure) if dark else figure
+
+
+def heatmap(axes: Axes, weights: np.ndarray, tokens: Sequence[str], **scale) -> AxesImage:
+    """A square matrix, with its tokens on both sides where there is room."""
+    image = axes.imshow(weights, interpolation="nearest", **scale)
+    if len(tokens) <= MAX_LABELS:
+        labels = [label(token) for token in tokens]
+        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set(xlabel="token attended to", ylabel="token attending")
+    return image
+
+
+def heatmap_side(n: int) -> float:
+    """Inches of a heatmap of n tokens."""
+    return min(9.0, 3.2 + 0.16 * min(n, MAX_LABELS))
 
 
 def for_dark_pages(figure: Figure) -> Figure:

@@ -16,15 +16,12 @@ from matplotlib.patches import Rectangle
 
 from gpt2lab.inspection.compare import DISTANCE
 from gpt2lab.inspection.heads import ROLLOUT_CAVEAT, Rollout
-from gpt2lab.views.figures import DPI, LINES, MAP, MAX_LABELS, for_dark_pages, label
+from gpt2lab.views.figures import DPI, LINES, MAP, for_dark_pages, heatmap, heatmap_side, label
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from gpt2lab.inspection.compare import Comparison
-    from gpt2lab.inspection.trace import Trace
 
 DIVERGING = "PuOr_r"  # ColorBrewer's, safe for the colour-blind: purple is less, white the same, orange more
 MAX_NUMBERED = 12  # layers and heads of a map that has its numbers written in its cells
@@ -111,30 +108,32 @@ def comparison_heatmaps(comparison: Comparison, layer: int, head: int, *, dark: 
     """
     base, other = comparison.base, comparison.other
     change = comparison.difference(layer, head).numpy()
+    ahead = np.triu(np.ones_like(change, dtype=bool), 1)  # has no colour: the scale's middle means "the same"
     weights = [trace.attention(layer, head).numpy() for trace in (base, other)]
-    side = _side(len(base.tokens))
+    side = heatmap_side(len(base.tokens))
     figure = Figure(figsize=(3 * side + 1.2, side + 0.7), layout="constrained")
     panels = figure.subplots(1, 3)
     for axes, name, trace, part in zip(panels, ("base", "other"), (base, other), weights):
-        shared = _heatmap(axes, part, trace.tokens, cmap=MAP, vmin=0, vmax=1)  # the first token's weight is 1
+        shared = heatmap(axes, part, trace.tokens, cmap=MAP, vmin=0, vmax=1)  # the first token's weight is 1
         axes.set_title(plain(f"{name}: {trace.name}", side), parse_math=False, fontsize=10)
     tokens = [one if one == two else f"{one} / {two}" for one, two in zip(base.tokens, other.tokens)]
     limit = float(np.abs(change).max()) or 1.0  # a scale needs a width, where nothing changed too
-    moved = _heatmap(panels[2], change, tokens, cmap=DIVERGING, vmin=-limit, vmax=limit)
+    moved = heatmap(panels[2], np.ma.array(change, mask=ahead), tokens, cmap=DIVERGING, vmin=-limit, vmax=limit)
     panels[2].set_title("other − base", fontsize=10)
     figure.colorbar(shared, ax=panels[:2], label="attention weight", shrink=0.8)
     figure.colorbar(moved, ax=panels[2], label=f"difference: {change.min():+z.3f} to {change.max():+z.3f}", shrink=0.8)
-    distance = float(comparison.distance[layer, head])
+    distance = float(comparison.total_variation[layer, head])
     figure.suptitle(f"layer {layer}, head {head}: {DISTANCE.title} {distance:.3f} ({DISTANCE.unit})", fontsize=10)
     return for_dark_pages(figure) if dark else figure
 
 
-def rollout_heatmap(trace: Trace, *, dark: bool = False) -> Figure:
+def rollout_heatmap(rollout: Rollout, *, dark: bool = False) -> Figure:
     """Attention rollout: row i shows how much of token i comes, after all layers, from each token; and the caveat."""
-    side = _side(len(trace.tokens))
+    trace = rollout.trace
+    side = heatmap_side(len(trace.tokens))
     figure = Figure(figsize=(side + 0.6, side + 0.6), layout="constrained")
     axes = figure.add_subplot()
-    image = _heatmap(axes, Rollout(trace).weights.numpy(), trace.tokens, cmap=MAP, vmin=0)
+    image = heatmap(axes, rollout.weights.numpy(), trace.tokens, cmap=MAP, vmin=0)
     axes.set_title(plain(f"attention rollout: {trace.name}", side), parse_math=False, fontsize=10)
     axes.set(xlabel="token that it comes from", ylabel="token after the last layer")
     figure.colorbar(image, ax=axes, label="share, 0 to 1", shrink=0.8)
@@ -146,22 +145,6 @@ def plain(text: str, inches: float) -> str:
     """A text of a user's for `parse_math=False`, in up to 3 lines of a width: characters as `label` draws them."""
     drawn = "".join(label(character) for character in text).replace(r"\$", "$")
     return "\n".join(textwrap.wrap(drawn, max(12, int(inches / CHARACTER)), max_lines=MAX_LINES, placeholder="…"))
-
-
-def _heatmap(axes: Axes, weights: np.ndarray, tokens: Sequence[str], **scale) -> AxesImage:
-    """A square matrix with its tokens on both sides, where there is room, as in `attention_heatmap`."""
-    image = axes.imshow(weights, interpolation="nearest", **scale)
-    if len(tokens) <= MAX_LABELS:
-        labels = [label(token) for token in tokens]
-        axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.set(xlabel="token attended to", ylabel="token attending")
-    return image
-
-
-def _side(n: int) -> float:
-    """Inches of a heatmap of n tokens, as in `attention_heatmap`."""
-    return min(9.0, 3.2 + 0.16 * min(n, MAX_LABELS))
 
 
 def _mark_cells(axes: Axes, image: AxesImage, cells: np.ma.MaskedArray, lines: str) -> None:

@@ -9,7 +9,8 @@ from playwright.sync_api import expect
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
-from gpt2lab.ui.attention import ALONE, EXAMPLES
+from gpt2lab.ui.attention import EXAMPLES
+from gpt2lab.ui.handling import ALONE
 from gpt2lab.views.export import largest_weights
 from gpt2lab.views.maps import head_map_cells
 

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -397,9 +398,15 @@ def test_search_marks_every_match_and_holds_the_first(explore, seen):
     assert len(matches) >= 2
     expect(page.locator("#text .found")).to_have_count(len(matches))
     assert page.evaluate("explorer.state.query") == matches[0]
+    for key, places in (("Enter", [*matches[1:], matches[0]]), ("Shift+Enter", [matches[-1], matches[-2]])):
+        for place in places:
+            page.keyboard.press(key)
+            assert page.evaluate("explorer.state.query") == place
+    held = page.evaluate("explorer.state.query")
     page.get_by_label("Find a token").fill("zebra")
     expect(page.locator("#text .found")).to_have_count(0)
-    assert page.evaluate("explorer.state.query") == matches[0]
+    page.keyboard.press("Enter")
+    assert page.evaluate("explorer.state.query") == held
 
 
 def walk(page, place, keys):
@@ -542,21 +549,22 @@ def saved(page, button, tmp_path):
 def test_csv_holds_the_matrix_that_is_shown(explore, seen, tuned, tmp_path):
     page = explore(seen, tuned, hash="side=2&layer=1&heads=0,3")
     name, text = saved(page, "CSV", tmp_path)
-    assert name == "attention-layer1-heads0-3.csv"
+    assert name == "attention-layer1-heads0-3-mean-difference.csv"
     rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
     queries, keys = np.tril_indices(len(seen.tokens))
     assert [(int(row["query"]), int(row["key"])) for row in rows] == list(zip(queries.tolist(), keys.tolist()))
     assert [(row["query_token"], row["key_token"]) for row in rows[:3]] == [
         (seen.tokens[i], seen.tokens[j]) for i, j in zip(queries[:3], keys[:3])
     ]
-    np.testing.assert_allclose([float(row["weight"]) for row in rows], page.evaluate(SHOWN), rtol=6e-4)
+    np.testing.assert_allclose([float(row["difference"]) for row in rows], page.evaluate(SHOWN), rtol=6e-4)
     change = (tuned.attention(1) - seen.attention(1))[[0, 3]].mean(0).numpy()[queries, keys]
-    assert all(abs(float(row["weight"]) - x) <= float(row["error"]) for row, x in zip(rows, change))
+    assert all(abs(float(row["difference"]) - x) <= float(row["error"]) for row, x in zip(rows, change))
 
 
 def test_csv_of_a_head_whose_q_and_k_are_there_is_exact_and_leaves_out_what_is_hidden(explore, seen, tmp_path):
     page = explore(seen, hash="layer=1&heads=2&first=1")
-    _, text = saved(page, "CSV", tmp_path)
+    name, text = saved(page, "CSV", tmp_path)
+    assert name == "attention-layer1-heads2-without-first.csv"
     rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
     weights = seen.attention(1, 2).double()[1:, 1:]
     weights /= weights.sum(-1, keepdim=True)
@@ -606,6 +614,34 @@ def test_png_is_the_picture_on_its_paper(explore, seen, tmp_path, view):
     assert image.format == "PNG"
     assert image.size == tuple(page.locator(f"#{view}").evaluate("canvas => [canvas.width, canvas.height]"))
     assert image.convert("RGBA").getpixel((image.width - 3, image.height - 3)) == (24, 24, 27, 255)
+
+
+@pytest.mark.parametrize("view", ["heatmap", "lines"])
+def test_svg_is_the_whole_view_with_tokens_as_they_are(explore, made, tmp_path, view):
+    tokens = (*HOSTILE, "bell\x07", *(f"t{i}" for i in range(30)))
+    page = explore(made(1, 2, tokens=tokens), hash=f"view={view}&heads=1")
+    name, data = saved(page, "SVG", tmp_path)
+    assert name == "attention-layer0-heads1.svg"
+    picture = ElementTree.fromstring(data.decode())
+    parts = [part.tag.removeprefix("{http://www.w3.org/2000/svg}") for part in picture.iter()]
+    assert set(parts) == {"svg", "title", "rect", "text"} | ({"image"} if view == "heatmap" else {"path"})
+    told = [part.text for part in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert len(told) == 2 * len(tokens)
+    assert {"t29", "🌙⟨F0 9F⟩", "bell\ufffd", "=1+1"} <= set(told)
+    if view == "lines":
+        assert float(picture.get("height")) == 20 * len(tokens) + 12
+        weights = page.evaluate(SHOWN)
+        assert parts.count("path") == sum(weight >= 0.01 for weight in weights)
+    else:
+        [image] = picture.iter("{http://www.w3.org/2000/svg}image")
+        assert Image.open(io.BytesIO(base64.b64decode(image.get("href").partition(",")[2]))).size == (40, 40)
+
+
+def test_largest_of_opposite_differences_is_bounded_in_size(explore, seen, tuned):
+    page = explore(seen, tuned, hash="side=2&layer=1&heads=0,3&query=5&key=2")
+    expect(page.locator("#hover")).not_to_contain_text("in size")
+    page.get_by_label("together").select_option("max")
+    expect(page.locator("#hover")).to_contain_text("in size")
 
 
 # ---- texts that are not meant well --------------------------------------------------------------------------------

@@ -34,18 +34,18 @@ def two(tiny_lab, random_lab):
 
 def test_identical_traces_have_distance_0_everywhere(two):
     comparison = compare(two[0], two[0])
-    assert torch.equal(comparison.distance, torch.zeros(2, 4))
+    assert torch.equal(comparison.total_variation, torch.zeros(2, 4))
     assert torch.equal(comparison.difference(1), torch.zeros(4, *comparison.difference(1, 0).shape))
 
 
 def test_disjoint_attention_has_distance_1():
     comparison = compare(reading([0, 1, 2, 3], [0, 0, 0, 0]), reading([0, 0, 1, 2], [0, 0, 0, 0]))
-    torch.testing.assert_close(comparison.distance, torch.tensor([[1.0, 0.0]]))
+    torch.testing.assert_close(comparison.total_variation, torch.tensor([[1.0, 0.0]]))
 
 
 def test_distance_is_the_mean_over_tokens_that_have_a_choice():
     comparison = compare(reading([0, 1, 2, 3]), reading([0, 1, 0, 3]))
-    torch.testing.assert_close(comparison.distance, torch.tensor([[1 / 3]]))
+    torch.testing.assert_close(comparison.total_variation, torch.tensor([[1 / 3]]))
 
 
 @pytest.mark.parametrize("T", [2, 5, 40])
@@ -53,7 +53,7 @@ def test_uniform_attention_against_a_head_that_reads_itself_has_a_closed_form(T)
     itself = reading(range(T))
     uniform = replace(itself, q=torch.zeros_like(itself.q))
     expected = sum(i / (i + 1) for i in range(1, T)) / (T - 1)
-    torch.testing.assert_close(compare(uniform, itself).distance, torch.tensor([[expected]]))
+    torch.testing.assert_close(compare(uniform, itself).total_variation, torch.tensor([[expected]]))
 
 
 def test_distance_equals_a_plain_loop_and_is_symmetric(two):
@@ -62,9 +62,9 @@ def test_distance_equals_a_plain_loop_and_is_symmetric(two):
         for head in range(4):
             p, q = (each.attention(layer, head).tolist() for each in two)
             rows = [sum(abs(p[i][j] - q[i][j]) for j in range(T)) / 2 for i in range(1, T)]
-            assert float(comparison.distance[layer, head]) == pytest.approx(sum(rows) / (T - 1), rel=1e-5)
-    torch.testing.assert_close(compare(*reversed(two)).distance, comparison.distance)
-    assert 0 < comparison.distance.min() < comparison.distance.max() < 1
+            assert float(comparison.total_variation[layer, head]) == pytest.approx(sum(rows) / (T - 1), rel=1e-5)
+    torch.testing.assert_close(compare(*reversed(two)).total_variation, comparison.total_variation)
+    assert 0 < comparison.total_variation.min() < comparison.total_variation.max() < 1
 
 
 def test_difference_is_the_second_less_the_first(two):
@@ -85,8 +85,8 @@ def test_difference_keeps_its_sign_and_its_place():
 def test_top_lists_the_heads_that_differ_most(two):
     comparison = compare(*two)
     top = comparison.top(5)
-    assert [value for *_, value in top] == sorted(comparison.distance.flatten().tolist(), reverse=True)[:5]
-    assert all(float(comparison.distance[layer, head]) == value for layer, head, value in top)
+    assert [value for *_, value in top] == sorted(comparison.total_variation.flatten().tolist(), reverse=True)[:5]
+    assert all(float(comparison.total_variation[layer, head]) == value for layer, head, value in top)
     assert len(comparison.top(99)) == 8
 
 
@@ -95,8 +95,8 @@ def test_prompt_pair_on_one_model_is_compared_token_by_token(tiny_lab):
     pair = trace_ids(tiny_lab, ids), trace_ids(tiny_lab, torch.tensor([5, 6, 9, 8]))
     comparison = compare(*pair)
     assert not comparison.same_text
-    assert comparison.distance.shape == (2, 4)
-    assert comparison.distance.min() > 0
+    assert comparison.total_variation.shape == (2, 4)
+    assert comparison.total_variation.min() > 0
     torch.testing.assert_close(comparison.difference(0)[:, :2], torch.zeros(4, 2, 4), atol=1e-6, rtol=0)
 
 
@@ -154,7 +154,7 @@ def test_difference_of_a_head_that_does_not_exist_is_refused(two, layer, head, m
 
 
 def test_distances_that_do_not_fit_the_heads_are_refused(two):
-    with pytest.raises(ValueError, match=r"distance of shape \(4, 2\); the heads ask for \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"distances of shape \(4, 2\); the heads ask for \(2, 4\)"):
         Comparison(*two, torch.zeros(4, 2))
 
 

@@ -391,24 +391,24 @@ def test_rollout_equals_a_plain_loop(tiny_lab):
         weights = [traced.attention(layer, head).tolist() for head in range(H)]
         step = [[0.5 * sum(w[i][j] for w in weights) / H + 0.5 * (i == j) for j in range(T)] for i in range(T)]
         flow = [[sum(step[i][m] * flow[m][j] for m in range(T)) for j in range(T)] for i in range(T)]
-    torch.testing.assert_close(rollout(traced), torch.tensor(flow))
+    torch.testing.assert_close(rollout(traced).weights, torch.tensor(flow))
 
 
 def test_rows_of_rollout_sum_to_1_and_nothing_comes_from_ahead(tiny_lab):
-    mixed = rollout(trace(tiny_lab, REPEATING))
+    mixed = rollout(trace(tiny_lab, REPEATING)).weights
     torch.testing.assert_close(mixed.sum(-1), torch.ones(len(mixed)))
     assert torch.equal(mixed, mixed.tril())
 
 
 def test_rollout_through_heads_that_read_the_token_before_is_binomial():
     q, k = (part.expand(3, -1, -1, -1) for part in heads(looking_back(6, 1)))  # three layers
-    torch.testing.assert_close(rollout(trace_of(q, k))[5], torch.tensor([0, 0, 1, 3, 3, 1]) / 8)
+    torch.testing.assert_close(rollout(trace_of(q, k)).weights[5], torch.tensor([0, 0, 1, 3, 3, 1]) / 8)
 
 
 def test_rollout_multiplies_later_layers_from_the_left():
     back, to_first = heads(looking_back(3, 1)), heads(looking_at([0, 0, 0]))
     q, k = (torch.cat(parts) for parts in zip(back, to_first))
-    torch.testing.assert_close(rollout(trace_of(q, k))[2], torch.tensor([0.5, 0.25, 0.25]))
+    torch.testing.assert_close(rollout(trace_of(q, k)).weights[2], torch.tensor([0.5, 0.25, 0.25]))
 
 
 def test_caveat_of_rollout_is_told():

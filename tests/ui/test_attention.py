@@ -14,22 +14,14 @@ from gradio.route_utils import delete_files_created_by_app
 
 import gpt2lab.model
 from gpt2lab.inspection.compare import compare
-from gpt2lab.inspection.heads import SCORES, describe_head, scores_of
+from gpt2lab.inspection.heads import SCORES, describe_head, rollout, scores_of
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
-from gpt2lab.ui.attention import (
-    ALONE,
-    CHANGE,
-    EXAMPLES,
-    MAX_LINK,
-    Shown,
-    build_attention_tab,
-    head_at,
-    link_to,
-    seen_of,
-)
+from gpt2lab.ui.attention import EXAMPLES, build_attention_tab
+from gpt2lab.ui.handling import ALONE
 from gpt2lab.ui.shelf import Shelf
-from gpt2lab.views.export import attention_file, largest_weights
+from gpt2lab.ui.shown import CHANGE, MAX_LINK, NO_SECOND, PARTS, Shown, head_at, link_to, seen_of
+from gpt2lab.views.export import FORMATS, attention_file, largest, largest_weights, map_file, rollout_file
 from gpt2lab.views.maps import head_map_cells, head_map_rows
 
 TEXT, OTHER = "The moon is a small world.", "the sea"
@@ -69,6 +61,11 @@ def show(tab, text=TEXT, *, label="builtin", other=ALONE, other_text="", score="
     return SimpleNamespace(**dict(zip(names, answer, strict=True)))
 
 
+def saved(tab, part="head", format="csv", shown=SHOWN, *, layer=0, head=0, score="entropy", view="head"):
+    """The file that is made of a part."""
+    return Path(tab.attention_file(part, format, shown, layer, head, score, view).value["path"])
+
+
 def explorer_data(iframe):
     """What the explorer in a frame has to show."""
     page = html.unescape(re.search('srcdoc="([^"]*)"', iframe).group(1))
@@ -99,10 +96,10 @@ def test_other_head_click_and_file_are_of_what_is_shown(tab, seen):
     point = head_map_cells(2, 4)[1, 3]
     layer, head, *_, table = tab.attention_click(shown, False, SimpleNamespace(index=point))
     assert (layer, head, table) == (1, 3, rows(seen, 1, 3))
-    path = Path(tab.attention_file(shown, 1, 2, "csv").value["path"])
+    path = saved(tab, shown=shown, layer=1, head=2)
     assert path.read_bytes() == attention_file(seen, "csv", layer=1, head=2)
     assert path.name == "attention-layer1-head2.csv"
-    path = Path(tab.attention_file_all(shown, "npz").value["path"])
+    path = saved(tab, "all heads", "npz", shown)
     with np.load(path) as found:
         assert found["weights"].shape == (2, 4, len(seen.tokens), len(seen.tokens))
     assert path.name == "attention.npz"
@@ -113,7 +110,9 @@ def test_other_heads_of_a_text_need_no_second_forward_pass(tab):
     hook = tab.labs["builtin"].model.register_forward_hook(lambda *_: passes.append(1))
     inner = tab.labs["builtin"].model.transformer.register_forward_hook(lambda *_: passes.append(1))
     tab.attention_head(shown, 1, 2, False)
-    tab.attention_file(shown, 1, 2, "png")
+    for part in PARTS:
+        saved(tab, part, "html", shown, layer=1, head=2)
+    tab.attention_rollout(shown, False)
     tab.attention_bertviz(shown, "head", 1, 2, False)
     tab.attention_score(shown, "entropy", False)
     assert passes == []
@@ -126,24 +125,26 @@ def test_other_heads_of_a_text_need_no_second_forward_pass(tab):
 def test_nothing_but_show_reads_the_inputs_for_model_and_text(tab):
     state, *_ = tab.events["attention"].outputs
     assert isinstance(state, gr.State)
-    for name in ("layer", "head", "click", "file", "file_all", "plan", "bertviz"):
+    for name in ("layer", "head", "click", "score", "file", "plan", "bertviz", "rollout"):
         inputs = tab.events[f"attention_{name}"].inputs
-        assert inputs[0] is state
-        assert not any(isinstance(one, (gr.Dropdown, gr.Textbox)) for one in inputs)
+        assert state in inputs
+        assert not any(isinstance(one, gr.Textbox) or getattr(one, "label", "") == "Model" for one in inputs)
 
 
-@pytest.mark.parametrize("ask", ["layer", "head", "click", "file", "file_all", "score", "plan", "bertviz"])
+@pytest.mark.parametrize("ask", ["layer", "head", "click", "score", "plan", "bertviz", "rollout"])
 def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
     rest = {
         "click": (False, SimpleNamespace(index=(0, 0))),
-        "file": (0, 0, "csv"),
-        "file_all": ("csv",),
+        "rollout": (False,),
         "score": ("entropy", False),
         "plan": ("head", 0, 0),
         "bertviz": ("head", 0, 0, False),
     }
     with pytest.raises(gr.Error, match="press Show attention first"):
         getattr(tab, f"attention_{ask}")(None, *rest.get(ask, (0, 0, False)))
+    for part in PARTS:
+        with pytest.raises(gr.Error, match="press Show attention first"):
+            saved(tab, part, shown=None)
 
 
 @pytest.mark.parametrize(
@@ -151,9 +152,11 @@ def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
     [(2, 0, "layer 2 is out"), (0, 4, "head 4 is out"), (0, None, "head None"), (None, 0, "layer None|which layer")],
 )
 def test_head_that_does_not_exist_is_told(tab, layer, head, message):
-    for ask in (tab.attention_layer, tab.attention_head, tab.attention_file):
+    for ask in (tab.attention_layer, tab.attention_head):
         with pytest.raises(gr.Error, match=message):
-            ask(SHOWN, layer, head, "csv" if ask is tab.attention_file else False)
+            ask(SHOWN, layer, head, False)
+    with pytest.raises(gr.Error, match=message):
+        saved(tab, layer=layer, head=head)
 
 
 def test_model_that_is_gone_is_told(tab):
@@ -188,7 +191,58 @@ def test_change_needs_something_to_compare_with_and_the_rest_is_shown_without(ta
     assert tab.attention_score(SHOWN, CHANGE, False) == (None, "")
     answer = show(tab, score=CHANGE)
     assert (answer.heads, answer.table) == (None, rows(seen, 0, 0))
-    assert warned == ["There is nothing to compare with; choose a second model or give a second text."] * 2
+    assert warned == [NO_SECOND] * 2
+    with pytest.raises(gr.Error, match="nothing to compare with"):
+        saved(tab, "map", score=CHANGE)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_map_and_rollout_are_saved_as_the_package_makes_them(tab, seen, tiny_lab, format):
+    numbers = scores_of(tiny_lab, seen).map("entropy", "builtin")
+    flow = rollout(tab.shelf.trace("builtin", TEXT))
+    for part, expected in (("map", map_file(numbers, format)), ("rollout", rollout_file(flow, format))):
+        path = saved(tab, part, format)
+        assert path.suffix == f".{format}"
+        if format == "svg":  # matplotlib names its parts at random
+            assert len(path.read_bytes()) == pytest.approx(len(expected), rel=0.01)
+        else:
+            assert path.read_bytes() == expected
+
+
+def test_rollout_is_drawn_with_its_largest_shares(tab, seen):
+    picture, table = tab.attention_rollout(SHOWN, False)
+    dark, _ = tab.attention_rollout(SHOWN, True)
+    assert picture.size == dark.size and np.any(np.array(picture) != np.array(dark))
+    assert table == [list(row) for row in largest(rollout(seen).weights, seen.tokens, 20)]
+
+
+def test_change_is_saved_as_a_map(tab, seen):
+    shown = show(tab, other="gpt2").shown
+    values = compare(seen, trace(tab.labs["gpt2"], TEXT)).total_variation
+    with np.load(saved(tab, "map", "npz", shown, score=CHANGE)) as found:
+        np.testing.assert_allclose(found["values"], values, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"part": "/etc/passwd"}, "is unknown; use head, all heads, map, rollout, bertviz"),
+        ({"part": "bertviz"}, "bertviz' views are pages, no .csv files; save them as html"),
+        ({"part": "bertviz", "format": "html", "view": "../x"}, "is unknown; use head, model, neuron"),
+        ({"part": "map", "score": "../x"}, "is unknown; use previous_token"),
+        ({"format": "../x"}, "is unknown; end the file's name"),
+        ({"part": "rollout", "format": "exe"}, "is unknown; end the file's name"),
+    ],
+)
+def test_file_that_cannot_be_made_is_told(tab, asked, message):
+    with pytest.raises(gr.Error, match=message):
+        saved(tab, **asked)
+
+
+def test_bertviz_view_is_saved_as_its_page(tab):
+    path = saved(tab, "bertviz", "html", view="neuron")
+    assert path.name == "attention-neuron-view.html"
+    assert "bertviz" in path.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -208,8 +262,7 @@ def test_two_traces_are_shown_side_by_side(tab, seen, asked, second):
     assert data["most_changed"] == pytest.approx(
         max(compare(seen, other).difference(layer).abs().max().item() for layer in range(2))
     )
-    path = Path(tab.attention_file(answer.shown, 1, 2, "npz").value["path"])
-    with np.load(path) as found:
+    with np.load(saved(tab, "head", "npz", answer.shown, layer=1, head=2)) as found:
         np.testing.assert_allclose(found["other_weights"][0, 0], other.attention(1, 2), atol=1e-6)
 
 
@@ -255,38 +308,44 @@ def test_link_opens_what_was_shown(tab):
     shown = show(tab, "a & b = c? #1\n", other="gpt2", layer=1, head=2)
     query = re.search(r"\(\?(.*)\)", shown.note).group(1)
     request = SimpleNamespace(query_params=dict(parse_qsl(query)))
-    tabs, label, text, other, other_text, again, _, _, layer, head, *_ = tab.linked(False, request)
-    assert (label, text, other, other_text) == ("builtin", "a & b = c? #1\n", "gpt2", "")
+    tabs, *filled_in = tab.filled_in(request)
+    again, _, _, layer, head, *_ = tab.linked(False, request)
+    assert tuple(filled_in) == ("builtin", "a & b = c? #1\n", "gpt2", "")
     assert (again, layer, head) == (shown.shown, 1, 2)
     assert tabs.selected == "attention"
 
 
 def test_page_without_a_link_is_left_as_it_is(tab):
-    answer = tab.linked(False, SimpleNamespace(query_params={"utm": "x"}))
-    assert len(answer) == len(tab.events["linked"].outputs)
-    assert all(isinstance(one, dict) and one["__type__"] == "update" and len(one) == 1 for one in answer)
+    request = SimpleNamespace(query_params={"utm": "x"})
+    for name, answer in (("linked", tab.linked(False, request)), ("filled_in", tab.filled_in(request))):
+        assert len(answer) == len(tab.events[name].outputs)
+        assert all(isinstance(one, dict) and one["__type__"] == "update" and len(one) == 1 for one in answer)
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [({"model": "/etc"}, "not offered"), ({"other": "../x"}, "not offered"), ({"text": ""}, "is empty")],
 )
-def test_link_with_bad_parts_is_told(tab, asked, message):
+def test_link_with_bad_parts_is_told_and_its_text_is_kept(tab, asked, message):
+    request = SimpleNamespace(query_params={"text": TEXT} | asked)
+    _, _, text, _, _ = tab.filled_in(request)
+    assert text == request.query_params["text"]
     with pytest.raises(gr.Error, match=message):
-        tab.linked(False, SimpleNamespace(query_params={"text": TEXT} | asked))
+        tab.linked(False, request)
 
 
 @pytest.mark.parametrize("layer", ["9" * 5000, "-1", "1.5", "²", ""])
 def test_link_to_a_layer_that_is_none_opens_at_one_there_is(tab, layer):
     answer = tab.linked(False, SimpleNamespace(query_params={"text": TEXT, "layer": layer}))
-    assert answer[8] in (0, 1)
+    assert answer[3] in (0, 1)
 
 
 def test_what_is_shown_anew_clears_lines_and_file_of_what_was(tab):
     [clear] = [event for event in tab.demo.fns.values() if event.targets[0][1] == "change"]
-    assert [output.elem_id for output in clear.outputs] == ["attention-plan", "attention-lines", "attention-file"]
-    plan, lines, file = clear.fn()
-    assert (plan, lines, file.value, file.visible) == ("", "", None, False)
+    names = ["rollout-map", "rollout-table", "plan", "lines", "file"]
+    assert [output.elem_id for output in clear.outputs] == [f"attention-{name}" for name in names]
+    *others, file = clear.fn()
+    assert (others, file.value, file.visible) == ([None, None, "", ""], None, False)
 
 
 def test_long_text_has_no_link():
@@ -309,8 +368,7 @@ def test_point_between_cells_is_of_the_nearest():
 
 
 def test_files_are_apart_and_deleted_with_gradio_s_own(tab, tmp_path):
-    components = [tab.attention_file(SHOWN, 0, 0, "npz") for _ in range(2)]
-    paths = [Path(component.value["path"]) for component in components]
+    paths = [saved(tab, "head", "npz") for _ in range(2)]
     assert len(set(paths)) == 2
     assert all(path.is_relative_to(tmp_path / "gradio") for path in paths)
     with np.load(paths[0]) as found:

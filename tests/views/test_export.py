@@ -12,19 +12,20 @@ import torch
 
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.compare import compare
+from gpt2lab.inspection.heads import HeadMap, rollout
 from gpt2lab.inspection.trace import Trace, trace
 from gpt2lab.views import export
 from gpt2lab.views.export import (
     FORMATS,
     attention_file,
     bertviz_options,
-    distance_map,
     format_of,
     largest_weights,
     map_file,
+    rollout_file,
 )
 from gpt2lab.views.figures import attention_grid, attention_heatmap, figure_bytes
-from gpt2lab.views.maps import comparison_heatmaps, head_map
+from gpt2lab.views.maps import comparison_heatmaps, head_map, rollout_heatmap
 
 PARTS = {
     "everything": ({}, [0, 1], [0, 1, 2, 3]),
@@ -154,8 +155,8 @@ def test_tables_and_arrays_of_two_traces_hold_both(tiny_trace, other_trace, part
 def test_pictures_of_two_traces_are_of_their_distance_or_of_both_heads(tiny_trace, other_trace):
     comparison = compare(tiny_trace, other_trace)
     for options, figure in [
-        ({}, distance_map(comparison)),
-        ({"layer": 1}, distance_map(comparison, 1)),
+        ({}, head_map(**comparison.map()._asdict())),
+        ({"layer": 1}, head_map(**comparison.map(1)._asdict())),
         ({"layer": 1, "head": 2}, comparison_heatmaps(comparison, 1, 2)),
     ]:
         assert attention_file(comparison, "png", **options) == figure_bytes(figure, "png")
@@ -163,25 +164,50 @@ def test_pictures_of_two_traces_are_of_their_distance_or_of_both_heads(tiny_trac
 
 def test_map_of_distances_of_one_layer_leaves_the_others_blank(tiny_trace, other_trace):
     comparison = compare(tiny_trace, other_trace)
-    shown = distance_map(comparison, 1).axes[0].images[0].get_array()
+    shown = head_map(**comparison.map(1)._asdict()).axes[0].images[0].get_array()
     assert shown.mask[0].all()
-    np.testing.assert_allclose(shown[1], comparison.distance[1])
+    np.testing.assert_allclose(shown[1], comparison.total_variation[1])
 
 
-def test_map_of_heads_is_a_table_or_a_picture():
+def test_map_of_heads_has_every_format():
     values = torch.tensor([[0.5, math.nan], [1 / 3, 1.0]])
-    told = {"title": "induction: $x$", "unit": "share"}
-    rows = list(csv.reader(io.StringIO(map_file(values, "csv", **told).decode())))
-    assert rows[0] == ["layer", "head", "induction: $x$ (share)"]
+    shown = HeadMap(values, "induction: $x$ <b>", "share")
+    rows = list(csv.reader(io.StringIO(map_file(shown, "csv").decode())))
+    assert rows[0] == ["layer", "head", "induction: $x$ <b> (share)"]
     assert rows[1:] == [["0", "0", "0.5"], ["0", "1", "nan"], ["1", "0", "0.333333"], ["1", "1", "1"]]
-    assert map_file(values, "png", **told) == figure_bytes(head_map(values, **told), "png")
-    assert ElementTree.fromstring(map_file(values, "svg", **told)).tag == SVG
+    assert map_file(shown, "png") == figure_bytes(head_map(**shown._asdict()), "png")
+    assert ElementTree.fromstring(map_file(shown, "svg")).tag == SVG
+    np.testing.assert_array_equal(arrays(map_file(shown, "npz"))["values"], values.numpy())
+    page = map_file(shown, "html").decode()
+    assert "<h1>induction: $x$ &lt;b&gt; (share)</h1>" in page and "<b>" not in page
+    assert re.findall("<td>(.*?)</td>", page) == ["layer 0", "0.50", "none", "layer 1", "0.33", "1.00"]
 
 
-@pytest.mark.parametrize("format", ["html", "npz", "jpg", ""])
-def test_map_of_heads_has_no_other_format(format):
-    with pytest.raises(LabError, match=r"has no format .*; end the file's name in \.png, \.svg, \.csv"):
-        map_file(torch.zeros(1, 1), format, title="", unit="")
+def test_rollout_has_every_format(tiny_trace):
+    found = rollout(tiny_trace)
+    n = len(tiny_trace.tokens)
+    rows = list(csv.DictReader(io.StringIO(rollout_file(found, "csv").decode())))
+    assert len(rows) == n * (n + 1) // 2
+    for row in rows:
+        i, j = int(row["query"]), int(row["key"])
+        assert float(row["share"]) == pytest.approx(float(found.weights[i, j]), rel=1e-5)
+        assert row["key_token"].lstrip("'") == tiny_trace.tokens[j].lstrip("'")
+    assert rollout_file(found, "png") == figure_bytes(rollout_heatmap(found), "png")
+    assert ElementTree.fromstring(rollout_file(found, "svg")).tag == SVG
+    np.testing.assert_array_equal(arrays(rollout_file(found, "npz"))["shares"], found.weights.numpy())
+    page = rollout_file(found, "html").decode()
+    best = f"{float(found.weights.max()):g}"
+    assert re.search("<td>(.*?)</td>" * 5, page).groups()[1::2] == ("0", "0") and best == "1"
+
+
+@pytest.mark.parametrize("format", ["jpg", "", None, "PNG"])
+def test_numbers_of_heads_have_no_other_format(tiny_trace, format):
+    for made in (
+        lambda: map_file(HeadMap(torch.zeros(1, 1), "", ""), format),
+        lambda: rollout_file(rollout(tiny_trace), format),
+    ):
+        with pytest.raises(LabError, match=r"format .* is unknown; end the file's name in \.html, \.png"):
+            made()
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def pictures(comparison):
     return {
         "map": lambda **options: drawn(**options),
         "comparison": lambda **options: comparison_heatmaps(comparison, 1, 2, **options),
-        "rollout": lambda **options: rollout_heatmap(comparison.base, **options),
+        "rollout": lambda **options: rollout_heatmap(rollout(comparison.base), **options),
     }
 
 
@@ -109,9 +109,9 @@ def test_views_of_maps_never_import_pyplot():
 
 @each_picture
 def test_drawing_leaves_what_is_drawn_as_it_was(comparison, picture):
-    kept = [part.clone() for part in (VALUES, comparison.distance, comparison.base.q, comparison.other.k)]
+    kept = [part.clone() for part in (VALUES, comparison.total_variation, comparison.base.q, comparison.other.k)]
     pictures(comparison)[picture]()
-    now = (VALUES, comparison.distance, comparison.base.q, comparison.other.k)
+    now = (VALUES, comparison.total_variation, comparison.base.q, comparison.other.k)
     assert all(torch.equal(one, two) for one, two in zip(kept, now))
 
 
@@ -253,7 +253,7 @@ def test_every_word_lies_inside_the_picture_and_the_title_above_the_map(L, H, ti
 @pytest.mark.parametrize("name", ["gpt2", "words of a name " * 12, "runs/" * 60])
 def test_long_names_stay_inside_the_picture_and_apart(random_trace, n, name):
     trace = replace(random_trace(1, 1, n), name=name)
-    boxes_of_words(rollout_heatmap(trace))
+    boxes_of_words(rollout_heatmap(rollout(trace)))
     boxes = boxes_of_words(comparison_heatmaps(compare(trace, trace), 0, 0))
     titles = [next(box for text, box in boxes.items() if text.startswith(first)) for first in ("base:", "other:")]
     assert titles[0].x1 < titles[1].x0
@@ -326,7 +326,7 @@ def test_titles_of_a_comparison_name_traces_head_and_distance(tiny_trace, other_
     comparison = compare(replace(tiny_trace, name="gpt2"), other_trace)
     figure = comparison_heatmaps(comparison, 1, 2)
     assert [axes.get_title() for axes in panels(figure)] == ["base: gpt2", "other: tuned", "other − base"]
-    distance = float(comparison.distance[1, 2])
+    distance = float(comparison.total_variation[1, 2])
     assert f"layer 1, head 2: total variation distance {distance:.3f} (share of attention, 0 to 1)" in words(figure)
 
 
@@ -358,7 +358,7 @@ def hostile_pair(random_trace, name):
 @pytest.mark.parametrize("name", [*HOSTILE, "", "月", "runs/" * 99])
 def test_hostile_names_and_tokens_are_drawn_as_they_are(random_trace, name):
     base, other = hostile_pair(random_trace, name)
-    for draw in (lambda: comparison_heatmaps(compare(base, other), 1, 1), lambda: rollout_heatmap(base)):
+    for draw in (lambda: comparison_heatmaps(compare(base, other), 1, 1), lambda: rollout_heatmap(rollout(base))):
         figure = without_warnings(draw)
         title = figure.axes[0].title
         assert not title.get_parse_math()
@@ -371,7 +371,7 @@ def test_hostile_names_and_tokens_are_drawn_as_they_are(random_trace, name):
 @pytest.mark.parametrize("name", ["</svg><script>alert(1)</script>", "--><script>alert(1)</script>", "]]><script>"])
 def test_names_are_no_markup_in_the_svg(random_trace, name):
     base, other = hostile_pair(random_trace, name)
-    for figure in (rollout_heatmap(base), comparison_heatmaps(compare(base, other), 0, 0), drawn(title=name)):
+    for figure in (rollout_heatmap(rollout(base)), comparison_heatmaps(compare(base, other), 0, 0), drawn(title=name)):
         tags = {
             element.tag.rpartition("}")[2] for element in ElementTree.fromstring(figure_bytes(figure, "svg")).iter()
         }
@@ -382,18 +382,18 @@ def test_names_are_no_markup_in_the_svg(random_trace, name):
 @pytest.mark.parametrize(("n", "labelled"), [(MAX_LABELS, True), (MAX_LABELS + 1, False)])
 def test_labels_too_many_to_read_are_left_out(random_trace, n, labelled):
     trace = random_trace(1, 1, n)
-    for figure in (comparison_heatmaps(compare(trace, trace), 0, 0), rollout_heatmap(trace)):
+    for figure in (comparison_heatmaps(compare(trace, trace), 0, 0), rollout_heatmap(rollout(trace))):
         shown = tuple(text.get_text() for text in figure.axes[0].get_xticklabels())
         assert (shown == trace.tokens) == labelled
 
 
 def test_rollout_is_drawn_with_its_caveat(tiny_trace):
-    figure = rollout_heatmap(tiny_trace)
-    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), rollout(tiny_trace).numpy())
+    figure = rollout_heatmap(rollout(tiny_trace))
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), rollout(tiny_trace).weights.numpy())
     assert figure.axes[0].images[0].get_clim()[0] == 0
     assert ROLLOUT_CAVEAT in " ".join(words(figure).split())
 
 
 def test_rollout_of_one_token_can_be_drawn(random_trace):
-    figure = without_warnings(lambda: rollout_heatmap(random_trace(2, 2, 1)))
+    figure = without_warnings(lambda: rollout_heatmap(rollout(random_trace(2, 2, 1))))
     assert figure.axes[0].images[0].get_array().tolist() == [[1.0]]
