@@ -10,17 +10,21 @@ _ROOMS = {
     "LabError": "errors",
     "Sampling": "sampling",
     "TrainConfig": "training.config",
+    "answer": "tasks",
     "attach": "notebook",
     "compare": "inspection.compare",
     "evaluate": "scoring.evaluation",
     "finetune": "training.finetuning",
     "generate": "sampling",
+    "generate_batch": "sampling",
     "head_scores": "inspection.heads",
     "load_model": "model",
     "load_text": "text",
     "perplexity": "scoring.perplexity",
     "resume": "training.finetuning",
+    "summarize": "tasks",
     "trace": "inspection.trace",
+    "translate": "tasks",
 }
 __all__ = list(_ROOMS)
 

@@ -3,29 +3,46 @@
 Knows one model; nothing of pages, training or comparisons.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import log
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList
-from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import GenerationConfig, LogitsProcessorList
+from transformers.generation import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from gpt2lab.decoding import Decoder, int8_layers
 from gpt2lab.errors import LabError, number, whole_number
 from gpt2lab.model import Lab
 
 MIN_TEMPERATURE = 1e-6  # below it the favourite has all the probability, to a float's precision: greedy
 MAX_TEMPERATURE = 100.0  # past it every token is as likely as any other to three digits
 MAX_ALTERNATIVES = 100
+MAX_PENALTY = 100.0
+MAX_BATCH = 64  # continuations, or beams, at once
+MAX_STOPS = 16
+MAX_PROMPT = 1_000_000  # characters of a prompt of which only the end is read
 MAX_SEED = 2**63 - 1  # torch.Generator's own limit
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """A token that could have stood at a step, with the model's own probability."""
+    """A token that could have stood at a step.
+
+    probability          the model's own
+    sampled_probability  what the sampler would have drawn it with, after temperature and filters
+    """
 
     token: str
     id: int
     probability: float
+    sampled_probability: float
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,8 @@ class Step:
     entropy               of the model's own distribution, nats
     alternatives          the model's favourites, most probable first
     sampled_probability   what the sampler drew the token with, after temperature and filters
-    removed               probability, after temperature, that top-k and top-p took away
+    removed               probability, after temperature, that top-k, top-p and min-p took away
+    seam                  whether the model read only the last tokens anew, as many as `window`, to get here
     """
 
     token: str
@@ -49,14 +67,26 @@ class Step:
     alternatives: tuple[Alternative, ...]
     sampled_probability: float
     removed: float
+    seam: bool = False
+
+    def instead(self, id: int) -> "Step":
+        """The step with one of its alternatives in the chosen token's place. Raises: LabError for another id."""
+        for other in self.alternatives:
+            if other.id == id:
+                rank = 1 + sum(each.probability > other.probability for each in self.alternatives)
+                chosen = {name: getattr(other, name) for name in ("token", "id", "probability", "sampled_probability")}
+                return replace(self, rank=rank, **chosen)
+        known = ", ".join(f"{each.id} {each.token!r}" for each in self.alternatives[:5])
+        raise LabError(f"token {id!r} is no alternative of this step; choose one of {known}…")
 
 
 @dataclass(frozen=True)
 class Generation:
     """A prompt and what followed it.
 
-    text    what was generated; the prompt is not in it
-    finish  "end of text", "length", "context" (the model's positions are used up) or "stopped"
+    prompt  "" where the model began from `<|endoftext|>` alone: text without a condition
+    text    what was generated; the prompt is not in it, nor a stop string
+    finish  "end of text", "stop string", "length", "context" (the model's positions are used up) or "stopped"
     """
 
     prompt: str
@@ -64,6 +94,11 @@ class Generation:
     steps: tuple[Step, ...]
     finish: str
     seed: int
+
+    @property
+    def log_probability(self) -> float:
+        """Of all tokens under the model itself, nats."""
+        return sum(log(step.probability) if step.probability else -float("inf") for step in self.steps)
 
 
 @dataclass(frozen=True)
@@ -73,17 +108,28 @@ class Sampling:
     temperature  0 always takes the most probable token (greedy); 1 is the model's own distribution
     top_k        draw among the k most probable tokens; None for all
     top_p        draw among the fewest tokens whose probabilities reach p, over the whole vocabulary
+    min_p        draw among the tokens with at least this share of the favourite's probability
+    repetition_penalty  logits of tokens that were there before are divided by it, or multiplied where
+                 they are negative; 1 is none. Source: Keskar et al., CTRL (2019), section 4.1
     seed         the same seed gives the same text on the same machine
+
+    Filters apply in this order, each to what the ones before have left.
     """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int = 0
 
     def __post_init__(self):
         number("temperature", self.temperature, 0, MAX_TEMPERATURE)
         number("top_p", self.top_p, 0, 1)
+        number("min_p", self.min_p, 0, 1)
+        number("repetition_penalty", self.repetition_penalty, 0, MAX_PENALTY)
+        if self.repetition_penalty == 0:
+            raise LabError("repetition_penalty 0 divides by zero; use 1 for none, more to avoid repetition")
         if self.top_p == 0:
             raise LabError("top_p 0 leaves no token; use more than 0, at most 1 (temperature 0 is greedy)")
         if self.top_k is not None:
@@ -96,7 +142,7 @@ class Sampling:
         return self.temperature < MIN_TEMPERATURE
 
     def warpers(self) -> LogitsProcessorList:
-        """transformers' own processors, in its order; empty for greedy and for the model's own distribution."""
+        """transformers' own processors that come after a penalty, in its order; empty for the model's own distribution."""
         warpers = LogitsProcessorList()
         if not self.greedy and self.temperature != 1:
             warpers.append(TemperatureLogitsWarper(float(self.temperature)))
@@ -104,100 +150,265 @@ class Sampling:
             warpers.append(TopKLogitsWarper(int(self.top_k)))
         if self.top_p < 1:
             warpers.append(TopPLogitsWarper(float(self.top_p)))
+        if self.min_p > 0:
+            warpers.append(MinPLogitsWarper(float(self.min_p)))
         return warpers
 
+    def penalised(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Logits (1, V) after tokens ids (1, T), less the penalty on repetition."""
+        if self.repetition_penalty == 1:
+            return logits
+        return RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty))(ids, logits.clone())
 
-def generate(
-    lab: Lab, prompt: str, *, max_new_tokens: int = 60, sampling: Sampling | None = None, **options
-) -> Generation:
-    """The text that follows a prompt.
 
-    max_new_tokens  1 or more; the text ends earlier at `<|endoftext|>` or where the context is full
-    sampling        a Sampling; or give its fields here: temperature=0.8, top_p=0.95, seed=1
-    alternatives    how many of the model's favourites each step keeps, 10 by default
+@dataclass(frozen=True)
+class Request:
+    """What is to be written, checked: `request` makes it from a prompt.
 
-    Example: generate(lab, "The moon", temperature=0).text -> " is a member of ..."
-    Raises: LabError for values out of range, and for a prompt that is empty or does not fit.
+    ids      (T,) that the model begins from: those of the prompt, or `<|endoftext|>` where it is empty
+    after    tokens that follow the prompt already
+    stop     strings at which the text ends
+    window   tokens that are read anew where the context is full; None ends the text there
     """
-    alternatives = options.pop("alternatives", 10)
+
+    lab: Lab
+    prompt: str
+    ids: torch.Tensor
+    sampling: Sampling
+    max_new_tokens: int
+    alternatives: int
+    after: tuple[Step, ...]
+    stop: tuple[str, ...]
+    window: int | None
+    int8: bool
+
+
+def request(
+    lab: Lab,
+    prompt: str,
+    *,
+    sampling: Sampling | None = None,
+    max_new_tokens: int = 60,
+    alternatives: int = 10,
+    after: Sequence[Step] = (),
+    stop: str | Sequence[str] = (),
+    window: int | None = None,
+    int8: bool = False,
+    **options,
+) -> Request:
+    """What `generate`, `generate_batch` and `generate_steps` take.
+
+    prompt          "" lets the model begin from `<|endoftext|>` alone
+    sampling        a Sampling; or give its fields here: temperature=0.8, top_p=0.95, seed=1
+    max_new_tokens  1 or more; the text ends earlier at `<|endoftext|>`, at a stop string, or where the
+                    context is full
+    alternatives    how many of the model's favourites each step keeps
+    after           steps of an earlier generation of the prompt, kept: the text goes on from them
+    stop            a string, or several, at which the text ends
+    window          1 to `lab.context` - 1: past the context, so many last tokens are read anew, and the
+                    text goes on; also of a prompt that is too long. None: it ends there
+    int8            multiply by weights of 8 bits: faster on x86 processors, and a little off
+
+    Raises: LabError for values out of range, and for a prompt that does not fit.
+    """
     if sampling and options:
         raise TypeError(f"both sampling and {', '.join(options)} are given; give one of them")
     sampling = sampling or Sampling(**options)
-    steps = tuple(
-        generate_steps(lab, prompt, max_new_tokens=max_new_tokens, sampling=sampling, alternatives=alternatives)
+    whole_number("max_new_tokens", max_new_tokens, 1, 10**6)
+    whole_number("alternatives", alternatives, 0, MAX_ALTERNATIVES)
+    if window is not None:
+        whole_number("window", window, 1, lab.context - 1)
+    V = lab.model.config.vocab_size
+    if sampling.top_k is not None and sampling.top_k > V:
+        raise LabError(f"top_k {sampling.top_k:,} is past the vocabulary of {lab.name}; use 1 to {V:,}")
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    if len(stop) > MAX_STOPS or not all(isinstance(each, str) and each for each in stop):
+        raise LabError(f"stop {str(stop)[:60]} is not up to {MAX_STOPS} strings of a character or more")
+    if int8:
+        int8_layers(lab.model)  # refuses here and now
+    ids = prompt_ids(lab, prompt, window)
+    room = lab.context - len(ids) - len(after)
+    if window is None and room < 1:
+        raise LabError(
+            f"the prompt and what follows it fill the context of {lab.context:,}; shorten it, or give a window"
+        )
+    return Request(lab, prompt, ids, sampling, max_new_tokens, alternatives, tuple(after), stop, window, bool(int8))
+
+
+def prompt_ids(lab: Lab, prompt: str, window: int | None = None) -> torch.Tensor:
+    """The ids (T,) that the model begins from; `<|endoftext|>` for an empty prompt, any length where there is a window."""
+    if prompt == "":
+        return torch.tensor([lab.tokenizer.eos_token_id], device=lab.device)
+    if window is None or not isinstance(prompt, str):
+        return lab.encode_prompt(prompt, room=1)
+    if len(prompt) > MAX_PROMPT:
+        raise LabError(f"the prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT:,}: shorten it")
+    return lab.encode(prompt)
+
+
+def generate(lab: Lab, prompt: str, **options) -> Generation:
+    """The text that follows a prompt; the options are those of `request`.
+
+    Example: generate(lab, "The moon", temperature=0).text -> " is a member of ..."
+    Raises: LabError for values out of range, and for a prompt that does not fit.
+    """
+    asked = request(lab, prompt, **options)
+    return collect(asked, [step for (step,) in _steps(asked, 1)])
+
+
+def generate_batch(lab: Lab, prompt: str, count: int, **options) -> tuple[Generation, ...]:
+    """Several continuations of a prompt, written together; that at place i is drawn with the seed + i.
+
+    count  1 to MAX_BATCH
+
+    Each is what `generate` gives alone with its seed; under int8 nearly so, as texts share a scale.
+    Example: max(generate_batch(lab, "The moon", 8), key=lambda one: one.log_probability)
+    Raises: LabError as `generate`.
+    """
+    asked = request(lab, prompt, **options)
+    whole_number("count", count, 1, MAX_BATCH)
+    whole_number("seed", asked.sampling.seed, 0, MAX_SEED + 1 - count)
+    rows = list(_steps(asked, count))
+    seeds = range(asked.sampling.seed, asked.sampling.seed + count)
+    return tuple(
+        replace(collect(asked, [row[i] for row in rows if row[i] is not None]), seed=seed)
+        for i, seed in enumerate(seeds)
     )
-    return collect(lab, prompt, steps, max_new_tokens=max_new_tokens, seed=sampling.seed)
 
 
-def generate_steps(
-    lab: Lab, prompt: str, *, max_new_tokens: int = 60, sampling: Sampling = Sampling(), alternatives: int = 10
-) -> Iterator[Step]:
+def generate_steps(lab: Lab, prompt: str, **options) -> Iterator[Step]:
     """The steps of `generate`, one by one, for a caller that shows them as they come or stops early.
 
     Bad values raise here and now, not at the first step.
     """
-    whole_number("max_new_tokens", max_new_tokens, 1, 10**6)
-    whole_number("alternatives", alternatives, 0, MAX_ALTERNATIVES)
-    ids = lab.encode_prompt(prompt, room=1)
-    if sampling.top_k is not None and sampling.top_k > lab.model.config.vocab_size:
-        raise LabError(
-            f"top_k {sampling.top_k:,} is past the vocabulary of {lab.name}; use 1 to {lab.model.config.vocab_size:,}"
-        )
-    return _steps(lab, ids, min(max_new_tokens, lab.context - len(ids)), sampling, alternatives)
+    return steps_of(request(lab, prompt, **options))
 
 
-def collect(lab: Lab, prompt: str, steps: tuple[Step, ...], *, max_new_tokens: int, seed: int) -> Generation:
-    """The Generation that some steps amount to, finished or not."""
-    full = len(lab.encode(prompt)) + len(steps) == lab.context
+def steps_of(asked: Request) -> Iterator[Step]:
+    """The new steps of a request, one by one; `collect` makes a Generation of those that were taken."""
+    return (step for (step,) in _steps(asked, 1))
+
+
+def beam_search(lab: Lab, prompt: str, *, beams: int = 4, **options) -> Generation:
+    """The most probable of the texts that a search over several keeps, by transformers; length counts for nothing.
+
+    beams    2 to MAX_BATCH
+    options  of `request`: max_new_tokens, alternatives, stop
+
+    Raises: LabError as `generate`.
+    """
+    asked = request(lab, prompt, temperature=0, **options)
+    whole_number("beams", beams, 2, MAX_BATCH)
+    T, end = len(asked.ids), lab.tokenizer.eos_token_id
+    settings = GenerationConfig(
+        num_beams=beams,
+        max_new_tokens=min(asked.max_new_tokens, lab.context - T),
+        length_penalty=0.0,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
+    ids = asked.ids[None]
+    with torch.inference_mode():
+        ids = lab.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+        logits = lab.model(ids).logits[0, T - 1 : -1].float().cpu()
+    steps = []
+    for row, chosen in zip(logits, ids[0, T:].tolist()):
+        steps.append(_step(asked, row[None], row[None], chosen))
+        if chosen == end or _stopped(asked, steps):
+            break
+    return collect(asked, steps)
+
+
+def collect(asked: Request, steps: Sequence[Step]) -> Generation:
+    """The Generation that some steps of a request amount to, finished or not; those it goes on from count too."""
+    lab, steps = asked.lab, (*asked.after, *steps)
+    text = text_of(lab, steps)
+    new = len(steps) - len(asked.after)
+    full = asked.window is None and len(asked.ids) + len(steps) == lab.context
     if steps and steps[-1].id == lab.tokenizer.eos_token_id:
         finish = "end of text"
+    elif _stopped(asked, steps):
+        finish = "stop string"
+        text = text[: min(text.find(each) for each in asked.stop if each in text)]
     else:
-        finish = "length" if len(steps) == max_new_tokens else "context" if full else "stopped"
-    return Generation(prompt, text_of(lab, steps), steps, finish, seed)
+        finish = "length" if new == asked.max_new_tokens else "context" if full else "stopped"
+    return Generation(asked.prompt, text, steps, finish, asked.sampling.seed)
 
 
-def text_of(lab: Lab, steps) -> str:
+def text_of(lab: Lab, steps: Sequence[Step]) -> str:
     """The text that steps spell; ends in "\ufffd" while a character is not whole. `<|endoftext|>` is no text."""
     return lab.tokenizer.decode([step.id for step in steps if step.id != lab.tokenizer.eos_token_id])
 
 
-def _steps(lab: Lab, ids: torch.Tensor, count: int, sampling: Sampling, alternatives: int) -> Iterator[Step]:
-    generator = torch.Generator()  # on the CPU, so that a seed means the same draw wherever the model is
-    generator.manual_seed(sampling.seed)
-    cache, warpers = DynamicCache(config=lab.model.config), sampling.warpers()
-    ids = ids[None]  # (1, T)
-    for _ in range(count):
+def _stopped(asked: Request, steps: Sequence[Step]) -> bool:
+    """Whether the text of some steps holds a stop string."""
+    return bool(asked.stop) and any(each in text_of(asked.lab, steps) for each in asked.stop)
+
+
+def _steps(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
+    """A step of each of `count` continuations at a time; None of those that have ended."""
+    lab, sampling, end = asked.lab, asked.sampling, asked.lab.tokenizer.eos_token_id
+    # on the CPU, so that a seed means the same draw wherever the model is
+    generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(count)]
+    warpers, decoder = sampling.warpers(), None
+    written: list[list[Step]] = [[] for _ in range(count)]
+    going = [True] * count
+    start = torch.cat([asked.ids, asked.ids.new_tensor([step.id for step in asked.after])])
+    ids = start.expand(count, -1)  # (B, T)
+    for _ in range(asked.max_new_tokens):
+        if asked.window is None and ids.shape[1] >= lab.context:
+            return
+        seam = (ids.shape[1] if decoder is None else decoder.length + 1) > lab.context
+        new = ids[:, -asked.window :] if seam else ids if decoder is None else ids[:, -1:]
         with torch.inference_mode():  # within the step: a generator may be resumed by another thread
-            new = ids[:, cache.get_seq_length() :]
-            logits = lab.model(new, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float().cpu()
-            step = _draw(lab, ids.cpu(), logits, sampling, warpers, generator, alternatives)
-        ids = torch.cat([ids, ids.new_tensor([[step.id]])], dim=1)
-        yield step
-        if step.id == lab.tokenizer.eos_token_id:
+            if decoder is None or seam:
+                room = lab.context if asked.window else min(lab.context, ids.shape[1] + asked.max_new_tokens)
+                decoder = Decoder(lab.model, count, room, int8=asked.int8)
+            logits = decoder.read(new)  # (B, V)
+            seen = ids.cpu()
+            rows = [
+                _draw(asked, seen[at : at + 1], logits[at : at + 1], warpers, generators[at]) if going[at] else None
+                for at in range(count)
+            ]
+        rows = [row and replace(row, seam=True) if seam else row for row in rows]
+        ids = torch.cat([ids, ids.new_tensor([[row.id if row else end] for row in rows])], dim=1)
+        yield tuple(rows)
+        for at, row in enumerate(rows):
+            if row:
+                written[at].append(row)
+                going[at] = row.id != end and not _stopped(asked, [*asked.after, *written[at]])
+        if not any(going):
             return
 
 
-def _draw(lab, ids, logits, sampling, warpers, generator, alternatives) -> Step:
-    """Choose one token from logits (1, V), and say what was chosen from what."""
+def _draw(asked: Request, ids: torch.Tensor, logits: torch.Tensor, warpers, generator) -> Step:
+    """Choose one token from logits (1, V) after ids (1, T), and say what was chosen from what."""
+    scores = asked.sampling.penalised(ids, logits)
+    if asked.sampling.greedy:
+        return _step(asked, logits, scores, int(scores[0].argmax()))
+    warped = warpers(ids, scores)
+    chosen = int(torch.multinomial(warped.softmax(-1)[0], 1, generator=generator))
+    return _step(asked, logits, scores, chosen, warped)
+
+
+def _step(asked: Request, logits, scores, chosen: int, warped: torch.Tensor | None = None) -> Step:
+    """A Step from the model's logits (1, V), those after the penalty, and those after the filters; None where the choice is certain."""
     own = logits.softmax(-1)[0]  # (V,)
-    warped = warpers(ids, logits)
-    drawn_from = warped.softmax(-1)[0]  # (V,)
-    if sampling.greedy:
-        chosen, sampled, removed = int(logits[0].argmax()), 1.0, 0.0
+    if warped is None:
+        drawn_from, removed = torch.zeros_like(own).index_fill_(0, torch.tensor([chosen]), 1.0), 0.0
     else:
-        chosen = int(torch.multinomial(drawn_from, 1, generator=generator))
-        tempered = (logits[0] / sampling.temperature).softmax(-1)
-        sampled, removed = float(drawn_from[chosen]), float(tempered[torch.isinf(warped[0])].sum())
-    top = own.topk(min(alternatives, len(own)))
+        drawn_from = warped.softmax(-1)[0]
+        tempered = (scores[0] / asked.sampling.temperature).softmax(-1)
+        removed = float(tempered[torch.isinf(warped[0])].sum())
+    decode, top = asked.lab.tokenizer.decode, own.topk(min(asked.alternatives, len(own)))
+    best = zip(top.indices.tolist(), top.values.tolist(), drawn_from[top.indices].tolist())
     return Step(
-        token=lab.tokenizer.decode([chosen]),
+        token=decode([chosen]),
         id=chosen,
         probability=float(own[chosen]),
         rank=int((own > own[chosen]).sum()) + 1,
         entropy=float(torch.special.entr(own).sum()),
-        alternatives=tuple(
-            Alternative(lab.tokenizer.decode([i]), i, p) for i, p in zip(top.indices.tolist(), top.values.tolist())
-        ),
-        sampled_probability=sampled,
+        alternatives=tuple(Alternative(decode([i]), i, p, sampled) for i, p, sampled in best),
+        sampled_probability=float(drawn_from[chosen]),
         removed=removed,
     )

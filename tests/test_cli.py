@@ -26,9 +26,10 @@ from gpt2lab.errors import LabError
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
-from gpt2lab.sampling import generate
+from gpt2lab.sampling import beam_search, generate, generate_batch
 from gpt2lab.scoring import scorer
 from gpt2lab.scoring.perplexity import perplexity
+from gpt2lab.tasks import TASKS, answer, summarize
 from gpt2lab.text import load_text, read_articles
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.config import TrainConfig
@@ -388,6 +389,91 @@ def test_generate_for_a_reader_is_the_prompt_and_all_that_follows(call, tiny_fol
     assert (status, out) == (0, f"The moon{written(tiny_lab, seed, temperature=5.0)}\n")
 
 
+def test_generate_takes_every_way_of_drawing(call, tiny_folder, tiny_lab):
+    options = {"min_p": 0.1, "repetition_penalty": 1.3, "window": 20, "max_new_tokens": 70, "seed": 2}
+    arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    _, out, _ = call("generate", "--model", tiny_folder, "--prompt", "The moon", *arguments, "--json")
+    expected = generate(tiny_lab, "The moon", temperature=0.8, top_p=0.95, **options)
+    assert json.loads(out)["text"] == expected.text
+    assert [step["seam"] for step in json.loads(out)["steps"]].count(True) == 1
+
+
+def test_generate_without_a_prompt_says_where_the_model_begins(call, tiny_folder, tiny_lab):
+    status, out, err = call("generate", "--model", tiny_folder, "--prompt", "", "--max-new-tokens", 4)
+    assert (status, err) == (0, "no prompt: the model begins from <|endoftext|>\n")
+    assert out == generate(tiny_lab, "", max_new_tokens=4, temperature=0.8, top_p=0.95).text + "\n"
+
+
+def test_generate_prints_nothing_of_a_stop_string(call, tiny_folder, tiny_lab):
+    settings = {"max_new_tokens": 20, "temperature": 0.8, "top_p": 0.95}
+    stop = generate(tiny_lab, "The moon", **settings).text[4:7]
+    expected = generate(tiny_lab, "The moon", stop=stop, **settings)
+    arguments = ["--prompt", "The moon", "--max-new-tokens", 20, "--stop", stop, "--stop", "never there"]
+    _, out, _ = call("generate", "--model", tiny_folder, *arguments)
+    assert expected.finish == "stop string" and out == f"The moon{expected.text}\n"
+
+
+def test_generate_gives_several_texts_and_the_most_probable(call, tiny_folder, tiny_lab):
+    shared = ["--model", tiny_folder, "--prompt", "The moon", "--max-new-tokens", 5]
+    _, out, _ = call("generate", *shared, "--count", 3, "--seed", 4, "--json")
+    found = json.loads(out)
+    expected = generate_batch(tiny_lab, "The moon", 3, seed=4, max_new_tokens=5, temperature=0.8, top_p=0.95)
+    assert [found["text"], *(one["text"] for one in found["others"])] == [one.text for one in expected]
+    _, out, _ = call("generate", *shared, "--beams", 3)
+    assert out == f"The moon{beam_search(tiny_lab, 'The moon', beams=3, max_new_tokens=5).text}\n"
+
+
+@pytest.mark.skipif(torch.backends.quantized.engine == "qnnpack", reason="no int8 kernels")
+def test_generate_with_weights_of_8_bits_is_a_little_off(call, tiny_folder):
+    arguments = ["--model", tiny_folder, "--prompt", "The moon", "--max-new-tokens", 1, "--json"]
+    exact, near = (json.loads(call("generate", *arguments, *more)[1]) for more in ([], ["--int8"]))
+    assert exact["steps"] == near["steps"]  # the prompt is read at full precision
+    arguments[5] = 6
+    exact, near = (json.loads(call("generate", *arguments, *more)[1]) for more in ([], ["--int8"]))
+    assert exact["steps"][1] != near["steps"][1]
+    assert exact["steps"][1]["entropy"] == pytest.approx(near["steps"][1]["entropy"], rel=0.02)
+
+
+def test_tasks_print_what_came_of_them_and_what_to_expect(call, here):
+    lab = load_model("builtin", device="cpu")
+    (here / "moon.txt").write_text("The moon is round. It is far.")
+    shared = ["--model", "builtin"]
+    status, out, err = call("task", "summarize", *shared, "--file", "moon.txt", "--max-new-tokens", 10, "--seed", 2)
+    assert (status, out) == (0, f"{summarize(lab, 'The moon is round. It is far.', max_new_tokens=10, seed=2).text}\n")
+    assert "Barely better than 3 random sentences" in err and "Expect less of smaller models" in err
+    arguments = ["--text", "The sea.", "--example", "a = b", "--example", "c = d = e"]
+    _, out, _ = call("task", "translate", *shared, *arguments, "--json")
+    assert json.loads(out)["prompts"] == ["a = b\nc = d = e\nThe sea. ="]
+    _, out, _ = call("task", "answer", *shared, "--document", "The moon is round.", "--question", "What is?", "--json")
+    found, expected = json.loads(out), answer(lab, "The moon is round.", "What is?")
+    assert (found["task"], found["text"], found["prompts"]) == ("answer", expected.text, list(expected.prompts))
+    assert found["source"] == TASKS["answer"].source
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["summarize"], "give the text as --text or as --file, one of them"),
+        (["summarize", "--text", "a", "--file", "b"], "give the text as --text or as --file, one of them"),
+        (["summarize", "--file", "nowhere.txt"], "'nowhere.txt' cannot be read as UTF-8 text"),
+        (["summarize", "--file", "latin.txt"], "'latin.txt' cannot be read as UTF-8 text"),
+        (["summarize", "--file", "large.txt"], "'large.txt' has more than 1,000,000 bytes"),
+        (["summarize", "--file", "."], "'.' cannot be read as UTF-8 text"),
+        (["summarize", "--text", "a", "--prompt", "b"], "the prompt 'b' has {text} 0 times; write it once"),
+        (["translate", "--text", "a", "--example", "b"], "example 'b' is no pair; write it as 'one = other'"),
+        (["translate"], "Missing option '--text'"),
+        (["answer", "--document", "a"], "Missing option '--question'"),
+        (["sing"], "No such command 'sing'"),
+    ],
+)
+def test_bad_task_ends_with_2_and_one_line(call, here, arguments, message):
+    (here / "latin.txt").write_bytes("Où".encode("latin-1"))
+    (here / "large.txt").write_bytes(b"a" * 1_000_001)
+    status, out, err = call("task", *arguments, "--model", "builtin") if arguments != ["sing"] else call("task", "sing")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+
+
 def test_generate_compares_two_models_on_the_same_prompt_and_seed(
     call, tiny_folder, random_gpt2, tiny_tokenizer, tmp_path
 ):
@@ -572,7 +658,13 @@ BAD = [
     ("perplexity", {"--stride": 0}, "stride 0 is out of range; use a whole number from 1 to 64"),
     ("generate", {"--model": "/no/model"}, "no model '/no/model'"),
     ("generate", {"--compare": "/no/model"}, "no model '/no/model'"),
-    ("generate", {"--prompt": ""}, "the prompt is empty; type at least one character"),
+    ("generate", {"--min-p": 2}, "min_p 2.0 is out of range"),
+    ("generate", {"--repetition-penalty": 0}, "repetition_penalty 0 divides by zero; use 1 for none"),
+    ("generate", {"--window": 0}, "window 0 is out of range; use a whole number from 1 to 63"),
+    ("generate", {"--stop": ""}, "stop ('',) is not up to 16 strings of a character or more"),
+    ("generate", {"--count": 0}, "count 0 is out of range"),
+    ("generate", {"--beams": 1}, "beams 1 is out of range"),
+    ("generate", {"--beams": 2, "--count": 3}, "--beams 2 searches for one text within the context"),
     ("generate", {"--prompt": "x" * 65}, "the prompt has 65 tokens;"),
     ("generate", {"--prompt": "moon \udcff"}, "the text has half a character (a lone surrogate) at 5; remove it"),
     ("generate", {"--prompt": None}, "Missing option '--prompt'"),
@@ -694,7 +786,7 @@ def test_interrupt_ends_with_130(call, monkeypatch, tiny_folder):
     assert call("generate", "--model", tiny_folder, "--prompt", "The moon")[0] == 130
 
 
-@pytest.mark.parametrize("command", ["demo", "finetune", "runs", "perplexity", "generate", "attention", "app"])
+@pytest.mark.parametrize("command", ["demo", "finetune", "runs", "perplexity", "generate", "task", "attention", "app"])
 def test_every_command_explains_itself(call, command):
     status, out, _ = call(command, "--help")
     assert (status, command in out) == (0, True)
@@ -718,7 +810,7 @@ def test_one_of_several_processes_ends_with_its_own_status_and_all_it_has_said(t
 def test_module_run_as_a_process_lists_its_commands():
     done = process("--help")
     assert done.returncode == 0
-    for command in ("demo", "finetune", "runs", "perplexity", "generate", "attention", "app"):
+    for command in ("demo", "finetune", "runs", "perplexity", "generate", "task", "attention", "app"):
         assert command in done.stdout
 
 

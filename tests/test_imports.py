@@ -9,7 +9,7 @@ import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
 BASE = {"errors", "files", "units", "sources", "text", "blocks", "model"}
-CORE = BASE | {"training", "scoring", "sampling", "inspection"}
+CORE = BASE | {"training", "scoring", "decoding", "sampling", "tasks", "inspection"}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
@@ -18,7 +18,9 @@ MAY_IMPORT = {
     "text": {"errors", "sources"},
     "blocks": {"errors", "files", "sources", "text"},
     "model": {"errors", "sources", "text", "blocks"},
-    "sampling": BASE,
+    "decoding": {"errors"},
+    "sampling": BASE | {"decoding"},
+    "tasks": BASE | {"sampling"},
     "scoring": BASE,
     "inspection": BASE,
     "training": BASE | {"sampling", "scoring"},

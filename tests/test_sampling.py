@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from gpt2lab.errors import LabError
-from gpt2lab.sampling import Sampling, _draw, collect, generate, generate_steps, text_of
+from gpt2lab.sampling import (
+    Sampling,
+    _draw,
+    beam_search,
+    collect,
+    generate,
+    generate_batch,
+    generate_steps,
+    request,
+    steps_of,
+    text_of,
+)
 
 SHAPES = [{}, {"n_layer": 1, "n_head": 2, "n_embd": 16, "seed": 1}, {"n_layer": 3, "n_positions": 48, "seed": 2}]
 PROBABILITIES = (0.5, 0.2, 0.15, 0.1, 0.05)
@@ -48,6 +59,22 @@ BAD_VALUES = [
     ("alternatives", 10**6),
     ("alternatives", True),
     ("alternatives", "5"),
+    ("min_p", -0.1),
+    ("min_p", 1.5),
+    ("min_p", math.nan),
+    ("min_p", "0"),
+    ("repetition_penalty", 0),
+    ("repetition_penalty", -1),
+    ("repetition_penalty", 1000),
+    ("repetition_penalty", math.nan),
+    ("window", 0),
+    ("window", 64),
+    ("window", 1.5),
+    ("window", True),
+    ("stop", ""),
+    ("stop", [""]),
+    ("stop", [1]),
+    ("stop", ["x"] * 17),
 ]
 
 
@@ -57,9 +84,9 @@ def ids_of(generation):
 
 def draw(lab, probabilities, **sampling):
     """One step drawn from fixed probabilities of the first token ids."""
-    options = Sampling(**sampling)
+    asked = request(lab, "x", alternatives=0, **sampling)
     logits = torch.tensor([probabilities]).log()
-    return _draw(lab, torch.tensor([[0]]), logits, options, options.warpers(), torch.Generator().manual_seed(0), 0)
+    return _draw(asked, torch.tensor([[0]]), logits, asked.sampling.warpers(), torch.Generator().manual_seed(0))
 
 
 def end_at_call(lab, call):
@@ -91,8 +118,8 @@ def test_greedy_choice_is_that_of_the_logits_where_their_probabilities_round_to_
     logits = torch.full((1, 300), -5.0)
     logits[0, 5] = 0.25
     logits[0, 9] = torch.nextafter(logits[0, 5], torch.tensor(1.0))
-    options = Sampling(temperature=0)
-    step = _draw(tiny_lab, torch.tensor([[0]]), logits, options, options.warpers(), None, 0)
+    asked = request(tiny_lab, "x", temperature=0, alternatives=0)
+    step = _draw(asked, torch.tensor([[0]]), logits, asked.sampling.warpers(), None)
     assert step.id == logits.argmax() == 9
 
 
@@ -133,11 +160,11 @@ def test_the_model_s_own_distribution_needs_no_warper():
     ],
 )
 def test_draws_are_as_frequent_as_the_exact_softmax_says(tiny_lab, sampling, expected):
-    options, generator = Sampling(**sampling), torch.Generator().manual_seed(1)
-    warpers, logits, prefix = options.warpers(), torch.tensor([PROBABILITIES]).log(), torch.tensor([[0]])
+    asked, generator = request(tiny_lab, "x", alternatives=0, **sampling), torch.Generator().manual_seed(1)
+    warpers, logits, prefix = asked.sampling.warpers(), torch.tensor([PROBABILITIES]).log(), torch.tensor([[0]])
     counts = [0] * len(PROBABILITIES)
     for _ in range(DRAWS):
-        counts[_draw(tiny_lab, prefix, logits, options, warpers, generator, 0).id] += 1
+        counts[_draw(asked, prefix, logits, warpers, generator).id] += 1
     wanted = [DRAWS * p / sum(expected) for p in expected]
     assert sum(counts[len(expected) :]) == 0
     chi_square = sum((n - w) ** 2 / w for n, w in zip(counts, wanted))
@@ -235,11 +262,11 @@ def test_text_that_just_fits_the_context_finishes_with_length(tiny_lab):
 
 def test_steps_collected_before_the_end_are_a_stopped_generation(tiny_lab):
     whole = generate(tiny_lab, "The moon", max_new_tokens=9, seed=2)
-    stream = generate_steps(tiny_lab, "The moon", max_new_tokens=9, sampling=Sampling(seed=2))
-    part = collect(tiny_lab, "The moon", tuple(itertools.islice(stream, 4)), max_new_tokens=9, seed=2)
+    asked = request(tiny_lab, "The moon", max_new_tokens=9, seed=2)
+    part = collect(asked, tuple(itertools.islice(steps_of(asked), 4)))
     assert (part.steps, part.finish) == (whole.steps[:4], "stopped")
     assert part.text == tiny_lab.tokenizer.decode(ids_of(whole)[:4])
-    assert collect(tiny_lab, "The moon", (), max_new_tokens=9, seed=2).text == ""
+    assert collect(asked, ()).text == ""
 
 
 def test_text_of_joins_the_parts_of_a_character(tiny_lab):
@@ -270,10 +297,202 @@ def test_bad_value_is_refused_by_its_field_and_value(tiny_lab, field, value):
     with pytest.raises(LabError, match=rf"^{field} ") as caught:
         generate(tiny_lab, "The moon", **{field: value})
     shown = f"{value:,}" if field == "top_k" and value == 301 else str(value)
-    assert shown in str(caught.value)
+    assert field == "stop" or shown in str(caught.value)
 
 
-@pytest.mark.parametrize(("prompt", "message"), [("", "prompt is empty"), ("x" * 64, "64 tokens; .* 64 less 1")])
+@pytest.mark.parametrize(
+    ("prompt", "message"), [("x" * 64, "64 tokens; .* 64 less 1"), ("\ud800", "surrogate"), (None, "None")]
+)
 def test_prompt_that_leaves_no_room_is_refused_before_the_first_step(tiny_lab, prompt, message):
     with pytest.raises(LabError, match=message):
         generate_steps(tiny_lab, prompt)
+
+
+# ---- more ways to draw ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("min_p", [0.01, 0.2, 0.9, 1.0])
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+def test_min_p_equals_brute_force_over_the_vocabulary(min_p, temperature):
+    logits = 3 * torch.randn(1, 300, generator=torch.Generator().manual_seed(7))
+    drawn_from = Sampling(temperature=temperature, min_p=min_p).warpers()(None, logits.clone()).softmax(-1)[0]
+    weights = [math.exp(logit / temperature) for logit in logits[0].tolist()]
+    kept = [weight if weight >= min_p * max(weights) else 0.0 for weight in weights]
+    torch.testing.assert_close(drawn_from, torch.tensor(kept) / sum(kept))
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.3])
+def test_penalty_divides_positive_logits_of_what_was_there_and_multiplies_negative_ones(tiny_lab, penalty):
+    logits = torch.randn(1, 300, generator=torch.Generator().manual_seed(1))
+    kept, expected = logits.clone(), logits.clone()
+    for i in (3, 7, 9):
+        expected[0, i] = logits[0, i] / penalty if logits[0, i] > 0 else logits[0, i] * penalty
+    found = Sampling(repetition_penalty=penalty).penalised(torch.tensor([[3, 7, 9, 7]]), logits)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(logits, kept)
+
+
+def test_penalised_greedy_text_equals_transformers_generate(random_lab):
+    lab = random_lab(seed=3)
+    ids = lab.encode("The moon")
+    options = {"max_new_tokens": 20, "do_sample": False, "repetition_penalty": 1.5, "pad_token_id": 0}
+    output = lab.model.generate(ids[None], **options)[0, len(ids) :].tolist()
+    found = generate(lab, "The moon", max_new_tokens=20, temperature=0, repetition_penalty=1.5)
+    assert ids_of(found) == output != ids_of(generate(lab, "The moon", max_new_tokens=20, temperature=0))
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.3}])
+def test_alternatives_state_what_the_sampler_would_have_drawn_them_with(tiny_lab, sampling):
+    asked = request(tiny_lab, "The moon", alternatives=100, **sampling)
+    [step] = itertools.islice(steps_of(asked), 1)
+    with torch.no_grad():
+        logits = tiny_lab.model(tiny_lab.encode("The moon")[None]).logits[:, -1]
+    drawn_from = asked.sampling.warpers()(None, logits.clone()).softmax(-1)[0]
+    for each in step.alternatives:
+        assert each.sampled_probability == pytest.approx(float(drawn_from[each.id]), rel=1e-4, abs=1e-7)
+    own = next(each for each in step.alternatives if each.id == step.id) if step.rank <= 100 else step
+    assert (own.probability, own.sampled_probability) == (step.probability, step.sampled_probability)
+
+
+def test_alternatives_of_a_greedy_step_are_certain_or_impossible(tiny_lab):
+    step = generate(tiny_lab, "The moon", max_new_tokens=1, temperature=0).steps[0]
+    assert [each.sampled_probability for each in step.alternatives] == [1.0] + [0.0] * 9
+
+
+# ---- batches, branches, beams ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.2}])
+def test_a_continuation_is_the_same_in_a_batch_or_alone(random_lab, sampling):
+    lab = random_lab(seed=2)
+    batch = generate_batch(lab, "The moon", 5, max_new_tokens=15, seed=3, **sampling)
+    for i, found in enumerate(batch):
+        alone = generate(lab, "The moon", max_new_tokens=15, seed=3 + i, **sampling)
+        assert (ids_of(found), found.text, found.finish, found.seed) == (ids_of(alone), alone.text, alone.finish, 3 + i)
+        for ours, theirs in zip(found.steps, alone.steps):
+            assert ours.probability == pytest.approx(theirs.probability, rel=1e-4)
+    assert len({found.text for found in batch}) > 1
+
+
+def test_continuations_of_a_batch_end_each_for_itself(random_lab):
+    lab = random_lab(seed=2)
+    stop = generate(lab, "The moon", max_new_tokens=15, seed=4).text[3:5]
+    batch = generate_batch(lab, "The moon", 3, max_new_tokens=15, seed=3, stop=stop)
+    assert batch[1].finish == "stop string"
+    for i, found in enumerate(batch):
+        alone = generate(lab, "The moon", max_new_tokens=15, seed=3 + i, stop=stop)
+        assert (ids_of(found), found.text, found.finish) == (ids_of(alone), alone.text, alone.finish)
+
+
+@pytest.mark.parametrize("count", [0, 65, 1.5, True])
+def test_count_of_a_batch_is_told(tiny_lab, count):
+    with pytest.raises(LabError, match=r"^count .* 1 to 64"):
+        generate_batch(tiny_lab, "x", count)
+
+
+def test_seeds_of_a_batch_end_with_the_largest(tiny_lab):
+    with pytest.raises(LabError, match=r"seed .* out of range"):
+        generate_batch(tiny_lab, "x", 2, seed=2**63 - 1)
+    assert generate_batch(tiny_lab, "x", 2, seed=2**63 - 2, max_new_tokens=1)[1].seed == 2**63 - 1
+
+
+def test_log_probability_is_that_of_a_forward_pass(tiny_lab):
+    found = generate(tiny_lab, "The moon", max_new_tokens=8, seed=1)
+    ids = torch.tensor([tiny_lab.encode("The moon").tolist() + ids_of(found)])
+    with torch.no_grad():
+        logs = tiny_lab.model(ids).logits[0, :-1].log_softmax(-1)
+    expected = sum(float(logs[-8 + i, id]) for i, id in enumerate(ids_of(found)))
+    assert found.log_probability == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"seed": 7}])
+def test_a_branch_is_a_fresh_generation_from_the_same_prefix(tiny_lab, sampling):
+    first = generate(tiny_lab, "The moon", max_new_tokens=10, **sampling)
+    other = next(each for each in first.steps[4].alternatives if each.id != first.steps[4].id)
+    kept = (*first.steps[:4], first.steps[4].instead(other.id))
+    branch = generate(tiny_lab, "The moon", after=kept, max_new_tokens=6, **sampling)
+    assert branch.steps[:5] == kept
+    assert (kept[4].token, kept[4].probability) == (other.token, other.probability)
+    prefix = torch.tensor([tiny_lab.encode("The moon").tolist() + [step.id for step in kept]])
+    with torch.no_grad():
+        own = tiny_lab.model(prefix).logits[0, -1].softmax(-1)
+    assert branch.steps[5].probability == pytest.approx(float(own[branch.steps[5].id]), rel=1e-4)
+    assert (len(branch.steps), branch.finish) == (11, "length")
+    if sampling == {"temperature": 0}:
+        output = tiny_lab.model.generate(prefix, max_new_tokens=6, do_sample=False, pad_token_id=0)[0, -6:]
+        assert ids_of(branch)[5:] == output.tolist()
+
+
+def test_instead_takes_alternatives_alone_and_gives_their_rank(tiny_lab):
+    step = generate(tiny_lab, "The moon", max_new_tokens=1, temperature=0).steps[0]
+    assert [step.instead(each.id).rank for each in step.alternatives] == list(range(1, 11))
+    assert step.instead(step.id) == step
+    with pytest.raises(LabError, match="no alternative of this step"):
+        step.instead(next(id for id in range(300) if id not in {each.id for each in step.alternatives}))
+
+
+@pytest.mark.parametrize("beams", [2, 4])
+def test_beam_search_is_transformers_own_and_each_step_is_told(random_lab, beams):
+    lab = random_lab(seed=4)
+    ids = lab.encode("The moon")
+    options = {"num_beams": beams, "do_sample": False, "length_penalty": 0.0, "pad_token_id": 0}
+    output = lab.model.generate(ids[None], max_new_tokens=8, **options)[0, len(ids) :].tolist()
+    found = beam_search(lab, "The moon", beams=beams, max_new_tokens=8)
+    assert ids_of(found) == output
+    greedy = generate(lab, "The moon", max_new_tokens=8, temperature=0)
+    assert found.log_probability >= greedy.log_probability - 1e-4
+    with torch.no_grad():
+        own = lab.model(ids[None]).logits[0, -1].softmax(-1)
+    assert found.steps[0].probability == pytest.approx(float(own[output[0]]), rel=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 0, 65, "4"])
+def test_beams_that_are_none_are_told(tiny_lab, beams):
+    with pytest.raises(LabError, match=r"^beams .* 2 to 64"):
+        beam_search(tiny_lab, "x", beams=beams)
+
+
+# ---- where a text begins and ends -----------------------------------------------------------------------------------
+
+
+def test_empty_prompt_begins_from_end_of_text(tiny_lab):
+    found = generate(tiny_lab, "", max_new_tokens=5, temperature=0)
+    start = torch.tensor([[tiny_lab.tokenizer.eos_token_id]])
+    output = tiny_lab.model.generate(start, max_new_tokens=5, do_sample=False, pad_token_id=0)[0, 1:].tolist()
+    assert (found.prompt, ids_of(found)) == ("", output)
+
+
+@pytest.mark.parametrize("place", [0, 3, 9])
+def test_text_ends_before_a_stop_string(tiny_lab, place):
+    whole = generate(tiny_lab, "The moon", max_new_tokens=20, seed=5)
+    stop = whole.text[place : place + 3]
+    found = generate(tiny_lab, "The moon", max_new_tokens=20, seed=5, stop=["not there", stop])
+    assert found.finish == "stop string"
+    assert found.text == whole.text[: whole.text.index(stop)]
+    assert found.steps == whole.steps[: len(found.steps)]
+    assert stop in text_of(tiny_lab, found.steps) and stop not in text_of(tiny_lab, found.steps[:-1])
+
+
+@pytest.mark.parametrize(("window", "prompt"), [(1, "The moon"), (20, "The moon"), (63, "The moon"), (10, "x" * 100)])
+def test_past_the_context_the_text_equals_one_that_reads_the_same_window(tiny_lab, window, prompt):
+    found = generate(tiny_lab, prompt, max_new_tokens=150, temperature=0, window=window)
+    ids, read, seams = tiny_lab.encode(prompt).tolist(), 0, []
+    for i in range(150):  # reads everything anew at every step
+        read = read + 1 if read else len(ids)
+        if read > 64:
+            read = window
+            seams.append(i)
+        with torch.no_grad():
+            ids.append(int(tiny_lab.model(torch.tensor([ids[-read:]])).logits[0, -1].argmax()))
+    assert ids_of(found) == ids[-150:]
+    assert [i for i, step in enumerate(found.steps) if step.seam] == seams != []
+    assert found.finish == "length"
+
+
+def test_prompt_and_branch_that_fill_the_context_are_told(tiny_lab):
+    first = generate(tiny_lab, "x" * 60, max_new_tokens=4, temperature=0)
+    with pytest.raises(LabError, match="fill the context of 64; shorten it, or give a window"):
+        generate(tiny_lab, "x" * 60, after=first.steps)
+    assert len(generate(tiny_lab, "x" * 60, after=first.steps, window=30, max_new_tokens=2).steps) == 6
+    with pytest.raises(LabError, match="the limit is 1,000,000"):
+        generate(tiny_lab, "x" * 1_000_001, window=30)

@@ -16,6 +16,7 @@ from gpt2lab.cli.looking import attention, generate
 from gpt2lab.cli.measuring import perplexity
 from gpt2lab.cli.output import Runs, fail
 from gpt2lab.cli.runs import runs_app
+from gpt2lab.cli.tasks import task_app
 from gpt2lab.cli.training import demo, finetune
 from gpt2lab.errors import LabError
 
@@ -69,5 +70,6 @@ app.command()(finetune)
 app.add_typer(runs_app, name="runs")
 app.command()(perplexity)
 app.command()(generate)
+app.add_typer(task_app, name="task")
 app.command()(attention)
 app.command(name="app")(serve)

@@ -15,41 +15,93 @@ EXPLORER, ROLLOUT = "explorer", "rollout"  # views beside bertviz'
 
 
 def generate(
-    prompt: Annotated[str, typer.Option(help="the text to go on from")],
+    prompt: Annotated[str, typer.Option(help='the text to go on from; "" for none: the model begins by itself')],
     model: Model = "auto",
     max_new_tokens: Annotated[int, typer.Option(help="tokens to generate at most")] = 60,
     temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="draw among the k most probable tokens")] = None,
     top_p: Annotated[float, typer.Option(help="draw among the fewest tokens that reach this probability")] = 0.95,
+    min_p: Annotated[float, typer.Option(help="draw among tokens with this share of the favourite's probability")] = 0,
+    repetition_penalty: Annotated[float, typer.Option(help="above 1 makes tokens that were there less probable")] = 1,
+    stop: Annotated[list[str] | None, typer.Option(help="end where this string comes; may be given again")] = None,
+    window: Annotated[
+        int | None, typer.Option(help="go on past the context by reading so many last tokens anew; else end there")
+    ] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same text")] = 0,
+    count: Annotated[int, typer.Option(help="continuations, with this seed and those after it")] = 1,
+    beams: Annotated[int | None, typer.Option(help="search for the most probable text, keeping so many")] = None,
+    int8: Annotated[bool, typer.Option(help="weights of 8 bits: faster on x86 processors, and a little off")] = False,
     compare: Annotated[str | None, typer.Option(help="a second model, for the same prompt and seed")] = None,
     as_json: Json = False,
 ) -> None:
     """Text that follows a prompt; with --json every step, its probability, rank, entropy and alternatives."""
     quiet()
     from gpt2lab.model import load_model
-    from gpt2lab.sampling import Sampling, collect, generate_steps, text_of
+    from gpt2lab.sampling import Sampling, request
 
-    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if beams is not None and (count != 1 or window is not None or int8):
+        raise LabError(f"--beams {beams} searches for one text within the context; leave --count, --window, --int8 out")
+    greedy = beams is not None
+    sampling = Sampling(
+        temperature=0 if greedy else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
     labs = [load_model(name) for name in (model, compare) if name is not None]
-    pending = [generate_steps(lab, prompt, max_new_tokens=max_new_tokens, sampling=sampling) for lab in labs]
+    shared = {"max_new_tokens": max_new_tokens, "stop": stop or (), "window": window, "int8": int8}
+    asked = [request(lab, prompt, sampling=sampling, **shared) for lab in labs]
+    if not prompt:
+        print("no prompt: the model begins from <|endoftext|>", file=sys.stderr)
     stream = io.StringIO() if as_json else sys.stdout
     results = []
-    for lab, coming in zip(labs, pending):
-        steps, shown, text = [], 0, ""
-        print(f"[{lab.name}] {prompt}" if compare else prompt, end="", file=stream, flush=True)
-        for step in coming:
-            steps.append(step)
-            text = text_of(lab, steps)
-            if not text.endswith("\ufffd"):  # the rest of a character is still to come
-                print(text[shown:], end="", file=stream, flush=True)
-                shown = len(text)
-        print(text[shown:], file=stream)
-        done = collect(lab, prompt, tuple(steps), max_new_tokens=max_new_tokens, seed=seed)
-        results.append(asdict(done) | {"model": lab.name})
+    for one in asked:
+        told = f"[{one.lab.name}] " if compare else ""
+        first, *others = texts(one, count, beams, f"{told}{prompt}", stream)
+        results.append(
+            asdict(first) | {"model": one.lab.name} | ({"others": list(map(asdict, others))} if others else {})
+        )
     if as_json:
         first, *others = results
         report(first | ({"compare": others[0]} if others else {}), as_json)
+
+
+def texts(asked, count: int, beams: int | None, start: str, stream) -> list:
+    """The Generations that are asked for, printed after `start`: one as it comes, several when they are there."""
+    from gpt2lab.sampling import beam_search, generate_batch, steps_of
+
+    if count == 1 and beams is None:
+        return [printed(asked, steps_of(asked), start, stream)]
+    options = {"max_new_tokens": asked.max_new_tokens, "stop": asked.stop}
+    if beams is not None:
+        done = [beam_search(asked.lab, asked.prompt, beams=beams, **options)]
+    else:
+        options |= {"sampling": asked.sampling, "window": asked.window, "int8": asked.int8}
+        done = generate_batch(asked.lab, asked.prompt, count, **options)
+    for one in done:
+        print(f"{start}{one.text}", file=stream)
+    return list(done)
+
+
+def printed(asked, steps, start: str, stream):
+    """The Generation of steps that are printed as they come, whole characters at a time, less the beginning of a stop string."""
+    from gpt2lab.sampling import collect
+
+    taken, shown = [], 0
+    print(start, end="", file=stream, flush=True)
+    held = max((len(each) - 1 for each in asked.stop), default=0)  # characters that may belong to a stop string
+    for step in steps:
+        taken.append(step)
+        text = collect(asked, taken).text
+        if not text.endswith("\ufffd"):  # the rest of a character is still to come
+            ready = max(shown, len(text) - held)
+            print(text[shown:ready], end="", file=stream, flush=True)
+            shown = ready
+    done = collect(asked, taken)
+    print(done.text[shown:], file=stream)
+    return done
 
 
 def attention(

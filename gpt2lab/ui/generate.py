@@ -53,19 +53,19 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> None:
 
     @user_errors
     def stream(label, prompt, length, temperature, top_p, top_k, seed):
-        from gpt2lab.sampling import Sampling, collect, generate_steps, text_of
+        from gpt2lab.sampling import Sampling, collect, request, steps_of, text_of
 
         sampling = Sampling(temperature=temperature, top_k=top_k or None, top_p=top_p, seed=seed)
         lab = shelf.lab(label)
-        pending = generate_steps(lab, prompt, max_new_tokens=length, sampling=sampling)
+        asked = request(lab, prompt, max_new_tokens=length, sampling=sampling)
         steps, began, drawn = [], time.monotonic(), 0.0
-        for step in shelf.each(pending):
+        for step in shelf.each(steps_of(asked)):
             steps.append(step)
             now = time.monotonic()
             if now - drawn > DRAW_SECONDS:
                 drawn = now
                 yield prompt + text_of(lab, steps), f"{len(steps)} tokens", gr.skip()
-        done = collect(lab, prompt, tuple(steps), max_new_tokens=length, seed=seed)
+        done = collect(asked, steps)
         speed = len(steps) / (time.monotonic() - began)
         yield prompt + done.text, f"{len(steps)} tokens, {speed:,.0f} a second; {ENDINGS[done.finish]}", step_rows(done)
 
@@ -78,6 +78,7 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> None:
 
 ENDINGS = {
     "end of text": "the model ended the text.",
+    "stop string": "a stop string came.",
     "length": "the length asked for is reached.",
     "context": "the model's context is full.",
     "stopped": "stopped.",

@@ -239,7 +239,7 @@ def test_no_client_names_a_model_that_is_not_offered(client, label):
         ({"top_p": 0}, "minimum value 0.05"),
         ({"top_k": -3}, "top_k"),
         ({"seed": -5}, "seed -5"),
-        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "x" * 5000}, "the prompt has"),
         ({"length": 10**9}, "maximum value 512"),
     ],
 )

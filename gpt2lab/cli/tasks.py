@@ -1,0 +1,102 @@
+"""The paper's tasks on the command line: `task summarize`, `task translate`, `task answer`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpt2lab.cli.output import Json, Model, one_line, quiet, report
+from gpt2lab.errors import LabError
+
+task_app = typer.Typer(no_args_is_help=True, help="The GPT-2 paper's tasks: summarise, translate, answer.")
+Prompt = Annotated[str | None, typer.Option(help="the prompt, with its places in braces; the paper's if left out")]
+Tokens = Annotated[int | None, typer.Option(help="tokens to generate at most; the recipe's number if left out")]
+Examples = Annotated[list[str] | None, typer.Option(help="a pair, as 'one = other'; may be given again")]
+MAX_BYTES = 1_000_000  # of a file
+
+
+@task_app.command()
+def summarize(
+    text: Annotated[str | None, typer.Option(help="the text; one too long is summarised in parts")] = None,
+    file: Annotated[Path | None, typer.Option(help="the text, from a UTF-8 file")] = None,
+    model: Model = "auto",
+    sentences: Annotated[int, typer.Option(help="how many of what follows are the summary")] = 3,
+    top_k: Annotated[int, typer.Option(help="draw among the k most probable tokens")] = 2,
+    seed: Annotated[int, typer.Option(help="the same seed gives the same text")] = 0,
+    prompt: Prompt = None,
+    max_new_tokens: Tokens = None,
+    as_json: Json = False,
+) -> None:
+    """The first sentences that follow a text and `TL;DR:`."""
+    if (text is None) == (file is None):
+        raise LabError("give the text as --text or as --file, one of them")
+    text = read(file) if file else text
+    options = {"sentences": sentences, "top_k": top_k, "seed": seed}
+    tell("summarize", model, as_json, prompt, max_new_tokens, text=text, **options)
+
+
+@task_app.command()
+def translate(
+    text: Annotated[str, typer.Option(help="the sentence")],
+    model: Model = "auto",
+    example: Examples = None,
+    prompt: Prompt = None,
+    max_new_tokens: Tokens = None,
+    as_json: Json = False,
+) -> None:
+    """A sentence in the language that examples show, English to French if none are given."""
+    tell("translate", model, as_json, prompt, max_new_tokens, text=text, **told(example))
+
+
+@task_app.command()
+def answer(
+    document: Annotated[str, typer.Option(help="the text that holds the answer")],
+    question: Annotated[str, typer.Option(help="the question")],
+    model: Model = "auto",
+    example: Examples = None,
+    prompt: Prompt = None,
+    max_new_tokens: Tokens = None,
+    as_json: Json = False,
+) -> None:
+    """What follows a document, questions with their answers, and a question."""
+    tell("answer", model, as_json, prompt, max_new_tokens, document=document, question=question, **told(example))
+
+
+def told(examples: list[str] | None) -> dict:
+    """Pairs from 'one = other'; nothing where none are given. Raises: LabError for what is no pair."""
+    if not examples:
+        return {}
+    for one in examples:
+        if " = " not in one:
+            raise LabError(f"example {one[:40]!r} is no pair; write it as 'one = other'")
+    return {"examples": [tuple(one.split(" = ", 1)) for one in examples]}
+
+
+def read(file: Path) -> str:
+    """A text file, whole. Raises: LabError for one that cannot be read, is too large, or is not UTF-8."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise LabError(f"{str(file)!r} has more than {MAX_BYTES:,} bytes; give a shorter text")
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
+
+
+def tell(name: str, model: str, as_json: bool, prompt: str | None, max_new_tokens: int | None, **options) -> None:
+    """Do a task and print what came of it; what to expect of it goes to standard error."""
+    quiet()
+    from gpt2lab import tasks
+    from gpt2lab.model import load_model
+
+    given = {"prompt": prompt, "max_new_tokens": max_new_tokens}
+    options |= {option: value for option, value in given.items() if value is not None}
+    done = getattr(tasks, name)(load_model(model), **options)
+    recipe = tasks.TASKS[name]
+    if as_json:
+        written = [one.text for one in done.generations]
+        values = {"task": name, "text": done.text, "prompts": done.prompts, "generated": written}
+        report(values | {"recipe": recipe.recipe, "expect": recipe.expect, "source": recipe.source}, as_json)
+        return
+    print(f"{one_line(recipe.expect)} {tasks.SMALLER}", file=sys.stderr)
+    print(done.text)

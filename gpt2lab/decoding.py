@@ -1,0 +1,114 @@
+"""GPT-2's forward pass for text that grows a token at a time: keys and values are kept, only the last logits are made.
+
+transformers' own modules one after another, without what surrounds them; equal to its forward pass. Knows one
+model; nothing of texts or of how a token is chosen.
+"""
+
+import threading
+import warnings
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from transformers import GPT2LMHeadModel
+
+from gpt2lab.errors import LabError
+
+INT8 = ("fbgemm", "onednn", "x86")  # engines of torch whose int8 kernels take weights with a scale per output
+_packing = threading.Lock()  # the filter of warnings is one for all threads
+_packed: WeakKeyDictionary = WeakKeyDictionary()  # model -> (state of its weights, its int8 layers)
+
+
+class Decoder:
+    """Reads tokens and gives the logits of what follows the last one.
+
+    model  on any device, of any precision
+    batch  texts read at once
+    room   tokens of each that there is room for, at most the model's positions
+    int8   multiply by weights of 8 bits when one token is read at a time; a prompt is read at full precision
+
+    Raises: LabError for int8 where the model is not on a CPU that torch has int8 kernels for.
+    """
+
+    def __init__(self, model: GPT2LMHeadModel, batch: int, room: int, *, int8: bool = False):
+        config = model.config
+        if room > config.n_positions:
+            raise ValueError(f"room for {room} tokens; the model has {config.n_positions} positions")
+        self.model = model
+        self.length = 0  # tokens read
+        self._int8 = int8_layers(model) if int8 else {}
+        shape = (config.n_layer, batch, config.n_head, room, config.n_embd // config.n_head)
+        self._keys, self._values = (torch.empty(shape, device=model.device, dtype=model.dtype) for _ in range(2))
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """The logits after some more tokens: ids (B, T) -> (B, V), float32 on the CPU.
+
+        T may be more than 1 only for the first tokens.
+        """
+        T = ids.shape[1]
+        if T > 1 and self.length:
+            raise ValueError(f"{T} tokens at once after {self.length}; only the first may be many")
+        known, transformer = self.length + T, self.model.transformer
+        places = torch.arange(self.length, known, device=ids.device)
+        x = transformer.wte(ids) + transformer.wpe(places)  # (B, T, D)
+        for layer, block in enumerate(transformer.h):
+            x = x + self._attend(layer, block, x, known)
+            x = x + self._layer(block.mlp.c_proj)(block.mlp.act(self._layer(block.mlp.c_fc)(block.ln_2(x))))
+        logits = self._layer(self.model.lm_head)(transformer.ln_f(x[:, -1:]))[:, -1]
+        self.length = known
+        return logits.float().cpu()
+
+    def _attend(self, layer: int, block, x: torch.Tensor, known: int) -> torch.Tensor:
+        """(B, T, D) -> what the attention of a layer adds to it; its keys and values are kept."""
+        attention, (B, T, D) = block.attn, x.shape
+        H = attention.num_heads
+        q, k, v = self._layer(attention.c_attn)(block.ln_1(x)).view(B, T, 3, H, D // H).permute(2, 0, 3, 1, 4)
+        self._keys[layer, :, :, self.length : known], self._values[layer, :, :, self.length : known] = k, v
+        keys, values = self._keys[layer, :, :, :known], self._values[layer, :, :, :known]
+        mixed = F.scaled_dot_product_attention(q, keys, values, is_causal=T > 1, scale=attention.scaling)
+        return self._layer(attention.c_proj)(mixed.transpose(1, 2).reshape(B, T, D))
+
+    def _layer(self, linear: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A linear layer, or its int8 one where a single token is read after others."""
+        return self._int8.get(linear, linear) if self.length else linear
+
+
+def int8_layers(model: GPT2LMHeadModel) -> dict[torch.nn.Module, Callable]:
+    """The model's linear layers with weights of 8 bits, by the layer each stands for; made once per state of the weights.
+
+    Raises: LabError where torch has no int8 kernels.
+    """
+    if model.device.type != "cpu" or torch.backends.quantized.engine not in INT8:
+        raise LabError(
+            f"int8 runs on x86 processors; the model is on {model.device}, torch's engine is "
+            f"{torch.backends.quantized.engine}: leave int8 out"
+        )
+    state = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
+    with _packing:
+        known, layers = _packed.get(model, (None, {}))
+        if known != state:
+            layers = {linear: packed(linear) for block in model.transformer.h for linear in linears(block)}
+            layers[model.lm_head] = packed(model.lm_head)
+            _packed[model] = (state, layers)
+    return layers
+
+
+def linears(block) -> tuple[torch.nn.Module, ...]:
+    """The linear layers of a transformer block."""
+    return block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj
+
+
+@torch.inference_mode()
+def packed(linear: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x -> W x + b with W of 8 bits, a scale per output, and x of 8 bits, a scale for all of it."""
+    weight = linear.weight.detach().float()
+    weight = weight if isinstance(linear, torch.nn.Linear) else weight.t()  # transformers' Conv1D is (in, out)
+    scales = (weight.abs().amax(1) / 127).clamp_min(1e-12).double()
+    bias = None if linear.bias is None else linear.bias.detach().float()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)  # torch will move its quantized tensors elsewhere
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        quantized = torch.quantize_per_channel(weight.contiguous(), scales, zeros, 0, torch.qint8)
+    weights = torch.ops.quantized.linear_prepack(quantized, bias)
+    return lambda x: torch.ops.quantized.linear_dynamic(x, weights, False)

@@ -1,0 +1,168 @@
+import threading
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gpt2lab.blocks import pack, token_ids
+from gpt2lab.decoding import Decoder, int8_layers, linears, packed
+from gpt2lab.errors import LabError
+from gpt2lab.model import load_model
+from gpt2lab.text import load_text
+
+SHAPES = [
+    {},
+    {"n_layer": 3, "n_head": 2, "n_embd": 24, "n_positions": 40},
+    {"n_inner": 20, "activation_function": "relu"},
+    {"scale_attn_weights": False},
+    {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
+    {"tie_word_embeddings": False},
+    {"layer_norm_epsilon": 0.1},
+]
+T = 12
+x86 = pytest.mark.skipif(torch.backends.quantized.engine not in ("fbgemm", "onednn", "x86"), reason="no int8 kernels")
+
+
+@pytest.fixture
+def model():
+    """A function: what differs from the smallest shape → a model with seeded random weights."""
+
+    def make(**changes):
+        shape = {"n_layer": 2, "n_head": 4, "n_embd": 32, "n_positions": 64, "vocab_size": 300} | changes
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(GPT2Config(**shape)).eval()
+
+    return make
+
+
+def ids_of(batch, length, seed=0):
+    return torch.randint(300, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def stepwise(decoder, ids, first):
+    """(B, T - first + 1, V): the logits after the first tokens, and after each that follows."""
+    rows = [decoder.read(ids[:, :first])]
+    rows += [decoder.read(ids[:, i : i + 1]) for i in range(first, ids.shape[1])]
+    return torch.stack(rows, 1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("first", [1, 5, T])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_logits_equal_those_of_the_model_s_own_forward_pass(model, shape, first, batch):
+    one, ids = model(**shape), ids_of(batch, T)
+    with torch.no_grad():
+        expected = one(ids).logits[:, first - 1 :]
+    decoder = Decoder(one, batch, T)
+    torch.testing.assert_close(stepwise(decoder, ids, first), expected, atol=1e-5, rtol=1e-4)
+    assert decoder.length == T
+
+
+def test_bf16_model_gives_float32_logits_near_its_own(model):
+    one, ids = model().bfloat16(), ids_of(1, T)
+    with torch.no_grad():
+        expected = one(ids).logits[:, 3:].float()
+    found = stepwise(Decoder(one, 1, T), ids, 4)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.05)
+
+
+def test_hooks_of_the_model_s_modules_run(model):
+    one = model()
+    hook = one.transformer.h[1].attn.c_proj.register_forward_hook(lambda module, args, output: 0 * output)
+    ids = ids_of(1, T)
+    with torch.no_grad():
+        expected = one(ids).logits[:, 3:]
+    torch.testing.assert_close(stepwise(Decoder(one, 1, T), ids, 4), expected, atol=1e-5, rtol=1e-4)
+    hook.remove()
+
+
+def test_only_the_first_tokens_may_be_many_and_no_more_than_positions(model):
+    decoder = Decoder(model(), 1, 20)
+    decoder.read(ids_of(1, 3))
+    with pytest.raises(ValueError, match="2 tokens at once after 3"):
+        decoder.read(ids_of(1, 2))
+    with pytest.raises(ValueError, match="room for 65 tokens; the model has 64 positions"):
+        Decoder(model(), 1, 65)
+
+
+# ---- int8 -----------------------------------------------------------------------------------------------------------
+
+
+@x86
+@pytest.mark.parametrize("rows", [1, 4])
+def test_packed_layer_multiplies_by_rounded_weights(model, rows):
+    for linear in (*linears(model().transformer.h[0]), model().lm_head):
+        weight = linear.weight.detach() if isinstance(linear, torch.nn.Linear) else linear.weight.detach().t()
+        scale = weight.abs().amax(1, keepdim=True) / 127
+        rounded = (weight / scale).round().clamp(-128, 127) * scale
+        x = torch.randn(rows, weight.shape[1], generator=torch.Generator().manual_seed(1))
+        bias = None if linear.bias is None else linear.bias.detach()
+        expected, found = F.linear(x, rounded, bias), packed(linear)(x)
+        step = float(x.max() - x.min()) / 255  # x has 8 bits too
+        bound = step * rounded.abs().sum(1) + 1e-5
+        assert bool(((found - expected).abs() <= bound).all())
+        assert float((found - expected).abs().max()) > 0
+
+
+@x86
+def test_int8_reads_the_first_tokens_at_full_precision_and_is_off_a_little_after(model):
+    one, ids = model(), ids_of(1, T)
+    exact, near = (stepwise(Decoder(one, 1, T, int8=int8), ids, 6) for int8 in (False, True))
+    assert torch.equal(exact[:, 0], near[:, 0])
+    error = (exact - near)[:, 1:].abs().max()
+    assert 0 < float(error) < 0.05 * float(exact.abs().max())
+
+
+@x86
+def test_int8_costs_less_than_a_hundredth_of_a_nat_on_the_sample():
+    lab = load_model("builtin", device="cpu")
+    blocks = pack(token_ids(lab.tokenizer, load_text("sample").split("test")), 128)
+    ids = torch.stack([torch.as_tensor(blocks[i]["input_ids"]) for i in range(6)])
+    nll, favourites = {}, {}
+    for int8 in (False, True):
+        found = torch.cat([stepwise(Decoder(lab.model, 1, 128, int8=int8), row[None], 1)[0, :-1] for row in ids])
+        nll[int8] = float(F.cross_entropy(found, ids[:, 1:].flatten()))
+        favourites[int8] = found.argmax(-1)
+    assert 0 < abs(nll[True] - nll[False]) < 0.01
+    assert 0.95 < float((favourites[True] == favourites[False]).float().mean()) < 1
+
+
+@x86
+def test_int8_layers_are_made_once_and_anew_when_weights_change(model):
+    one = model()
+    first = int8_layers(one)
+    assert int8_layers(one) is first
+    assert len(first) == 4 * 2 + 1
+    with torch.no_grad():
+        one.lm_head.weight.mul_(2)
+    again = int8_layers(one)
+    assert again is not first
+    x = torch.ones(1, 32)
+    torch.testing.assert_close(again[one.lm_head](x), 2 * first[one.lm_head](x), rtol=0.05, atol=0.05)
+
+
+@x86
+def test_int8_layers_leave_warnings_and_the_model_as_they_are(model):
+    one = model()
+    before = {name: weight.clone() for name, weight in one.state_dict().items()}
+    filters = list(warnings.filters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        threads = [threading.Thread(target=int8_layers, args=(one,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        int8_layers(one)
+    assert warnings.filters == filters
+    assert all(torch.equal(before[name], weight) for name, weight in one.state_dict().items())
+
+
+def test_int8_where_torch_has_no_kernels_is_told(model, monkeypatch):
+    monkeypatch.setattr(type(torch.backends.quantized), "engine", "qnnpack", raising=False)
+    with pytest.raises(LabError, match="int8 runs on x86 processors; the model is on cpu, torch's engine is qnnpack"):
+        Decoder(model(), 1, 4, int8=True)
