@@ -31,6 +31,8 @@ UsageError = typer.BadParameter.__base__  # typer names no common class of its o
 
 def main() -> None:
     """Run the command that the arguments name, and end the process with its status."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its code, and no fault
+        stream.reconfigure(errors="backslashreplace")
     ended_well = []
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         atexit.register(lambda: ended_well and leave())  # registered first, it runs last

@@ -52,9 +52,13 @@ class Comparison:
         return highest(self.total_variation, count)
 
     def map(self, layer: int | None = None) -> HeadMap:
-        """How far each head lies apart, to be drawn; of one layer, where one is given, and NaN elsewhere."""
+        """How far each head lies apart, to be drawn; of one layer, where one is given, and NaN elsewhere.
+
+        Raises: LabError for a layer that does not exist.
+        """
         values = self.total_variation
         if layer is not None:
+            self.base.heads(layer)
             values = torch.full_like(values, torch.nan).index_copy(0, torch.tensor([layer]), values[layer : layer + 1])
         return HeadMap(values, f"{DISTANCE.title}: {self.base.name} and {self.other.name}", DISTANCE.unit, 0)
 
@@ -70,7 +74,7 @@ def compare(base: Trace, other: Trace) -> Comparison:
     n, m = len(base.tokens), len(other.tokens)
     if n != m:
         raise LabError(
-            f"{n:,} tokens of {base.name} and {m:,} of {other.name} do not pair up; "
+            f"{n:,} tokens in the first text ({base.name}) and {m:,} in the second ({other.name}) do not pair up; "
             "lengthen or shorten a text until both have as many"
         )
     if n < 2:

@@ -167,6 +167,7 @@ def encoded_texts(lab: Lab, texts: Sequence[str]) -> list[torch.Tensor]:
 
 def random_tokens_twice(lab: Lab, seed: int) -> list[torch.Tensor]:
     """Sequences (2n,) of n random tokens, shown twice; n is REPEATED_TOKENS, or half the context if that is less."""
+    whole_number("seed", seed, 0, 2**63 - 1)
     n = min(REPEATED_TOKENS, lab.context // 2)
     generator = torch.Generator().manual_seed(seed)
     sequences = torch.randint(lab.model.config.vocab_size, (REPEATED_SEQUENCES, n), generator=generator)

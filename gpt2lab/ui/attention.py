@@ -70,17 +70,23 @@ def build_attention_tab(
     def fill_in(request: gr.Request):
         asked = linked(request)
         if asked is None:
-            return [gr.skip()] * 5
+            return [gr.skip()] * 7
         labels = [one if one in (ALONE, *shelf.labels()) else gr.skip() for one in (asked[0], asked[2])]
-        return gr.Tabs(selected="attention"), labels[0], asked[1], labels[1], asked[3]
+        place = [gr.skip() if number is None else number for number in asked[4:]]
+        return gr.Tabs(selected="attention"), labels[0], asked[1], labels[1], asked[3], *place
 
     @user_errors
     def show_linked(dark, request: gr.Request):
         asked = linked(request)
         if asked is None:
             return [gr.skip()] * len(answered)
-        place = [int(one) if re.fullmatch("[0-9]{1,4}", one) else 0 for one in asked[4:]]
-        return show_all(*asked[:4], "previous_token", *place, dark)
+        answer = show_all(*asked[:4], "previous_token", *asked[4:], dark)
+        if list(answer[3:5]) != asked[4:]:
+            layer, head = answer[3:5]
+            gr.Warning(
+                f"The model has no such layer and head as the link asks for; layer {layer}, head {head} is shown."
+            )
+        return answer
 
     @user_errors
     def show_head(shown, layer, head, dark):
@@ -98,23 +104,39 @@ def build_attention_tab(
 
     asked = [model, *inputs, score, layer, head, dark]
     answered = [shown, heads, numbers, layer, head, *views]
-    show.click(show_all, asked, answered, api_name="attention")
-    text.submit(show_all, asked, answered, api_name="attention_submit")
+    for name, ask in (("attention", show.click), ("attention_submit", text.submit)):
+        # what was shown goes first, so that nothing of it can be saved where the next cannot be shown
+        gone = ask(lambda: (None, ""), None, [shown, note], api_visibility="private", show_progress="hidden")
+        gone.then(show_all, asked, answered, api_name=name)
     for number in (layer, head):
         name = f"attention_{number.label.lower()}"
         number.input(show_head, [shown, layer, head, dark], views, api_name=name, trigger_mode="always_last")
     heads.select(show_clicked, [shown, dark], [layer, head, *views], api_name="attention_click")
-    opened = demo.load(fill_in, None, [tabs, model, *inputs], api_visibility="private", api_name="filled_in")
+    opened = demo.load(
+        fill_in, None, [tabs, model, *inputs, layer, head], api_visibility="private", api_name="filled_in"
+    )
     opened.then(show_linked, dark, answered, js=IS_DARK, api_visibility="private", api_name="linked")
     score.input(show_score, [shown, score, dark], [heads, numbers], api_name="attention_score")
     return other
 
 
-def linked(request: gr.Request) -> list[str] | None:
-    """Model, text, second model, second text, layer and head that a page's address asks for; None where it names no text."""
-    asked, ifnot = request.query_params, {"model": "builtin", "other": ALONE}
-    names = ["model", "text", "other", "other_text", "layer", "head"]
-    return [asked.get(name, ifnot.get(name, "")) for name in names] if "text" in asked else None
+def linked(request: gr.Request) -> list | None:
+    """Model, text, second model, second text, layer and head that a page's address asks for; None where it names no text.
+
+    A layer or head that is no number is None.
+    """
+    asked = request.query_params
+    if "text" not in asked:
+        return None
+    places = [asked.get(name, "0") for name in ("layer", "head")]
+    numbers = [int(place) if re.fullmatch("[0-9]{1,4}", place) else None for place in places]
+    return [
+        asked.get("model", "builtin"),
+        asked["text"],
+        asked.get("other", ALONE),
+        asked.get("other_text", ""),
+        *numbers,
+    ]
 
 
 def build_inputs(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Textbox]:

@@ -86,7 +86,9 @@ def bertviz_of(shelf: Shelf, shown: Shown | None, view: str, layer: int, head: i
     trace = first_trace(shelf, shown)
     options = bertviz_options(view, *((None, None) if view == "model" else (layer, head)))
     told = plan(trace, view, **options)
-    return f"{told}.", lambda: VIEWS[view](trace, **options, theme={None: "auto", True: "dark", False: "light"}[dark])
+    return f"{told}{', of the first of the two' if shown.other else ''}.", lambda: VIEWS[view](
+        trace, **options, theme={None: "auto", True: "dark", False: "light"}[dark]
+    )
 
 
 def file_of(shelf: Shelf, shown: Shown | None, part: str, format: str, *, layer: int, head: int, score: str, view: str):

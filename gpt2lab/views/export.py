@@ -95,7 +95,9 @@ def map_file(shown: HeadMap, format: str) -> bytes:
     values = shown.values
     called = f"{shown.title} ({shown.unit})"
     numbers = table(["", *(f"head {head}" for head in range(values.shape[1]))], head_map_rows(values))
-    lines = ([layer, head, f"{x:.6g}"] for layer, row in enumerate(values.tolist()) for head, x in enumerate(row))
+    lines = (
+        [layer, head, float(f"{x:.6g}")] for layer, row in enumerate(values.tolist()) for head, x in enumerate(row)
+    )
     arrays = {"values": values.numpy(), "title": np.array(shown.title), "unit": np.array(shown.unit)}
     return _figure_file(
         format,

@@ -574,6 +574,18 @@ def test_csv_of_a_head_whose_q_and_k_are_there_is_exact_and_leaves_out_what_is_h
     assert {row["error"] for row in rows} == {"0"}
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_csv_of_a_difference_is_exact_where_both_sides_q_and_k_are_there(explore, seen, tuned, tmp_path, first):
+    page = explore(seen, tuned, hash=f"side=2&layer=1&heads=2&first={first}")
+    _, text = saved(page, "CSV", tmp_path)
+    rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
+    base, other = (one.attention(1, 2).double()[first:, first:] for one in (seen, tuned))
+    change = other / other.sum(-1, keepdim=True) - base / base.sum(-1, keepdim=True)
+    found = [float(row["difference"]) for row in rows]
+    np.testing.assert_allclose(found, change.numpy()[np.tril_indices(len(change))], atol=2e-6)
+    assert {row["error"] for row in rows} == {"0"}
+
+
 def test_first_token_that_is_hidden_has_no_weight_to_tell(explore, seen):
     page = explore(seen, hash="layer=1&heads=2&first=1&query=3&key=0")
     expect(page.locator("#hover")).to_have_text("The first token is hidden.")
@@ -597,9 +609,10 @@ def test_thumbnails_of_a_difference_without_the_first_token_keep_to_their_scale(
 
 def test_csv_holds_the_weights_from_the_threshold_on_and_no_formulas(explore, made, tmp_path):
     page = explore(made(1, 1, tokens=HOSTILE), hash="threshold=0.25")
-    _, text = saved(page, "CSV", tmp_path)
+    name, text = saved(page, "CSV", tmp_path)
     rows = list(csv.DictReader(io.StringIO(text.decode(), newline="")))
     assert len(rows) == sum(weight >= 0.25 for weight in page.evaluate(SHOWN))
+    assert name == "attention-layer0-heads0-from0.25.csv"
     tokens = {row["query_token"] for row in rows}
     assert "'=1+1" in tokens
     assert tokens - {"'=1+1"} <= set(HOSTILE)

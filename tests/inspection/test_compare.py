@@ -126,7 +126,10 @@ def test_weights_are_computed_one_layer_at_a_time(two, monkeypatch):
 
 
 def test_texts_of_different_lengths_are_refused_with_both_counts():
-    with pytest.raises(LabError, match=r"^3 tokens of first and 4 of second do not pair up; lengthen or shorten") as no:
+    with pytest.raises(
+        LabError,
+        match=r"^3 tokens in the first text \(first\) and 4 in the second \(second\) do not pair up; lengthen or shorten",
+    ) as no:
         compare(reading([0, 1, 2], name="first"), reading([0, 1, 2, 3], name="second"))
     assert "\n" not in str(no.value)
 

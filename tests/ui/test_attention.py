@@ -308,7 +308,7 @@ def test_link_opens_what_was_shown(tab):
     shown = show(tab, "a & b = c? #1\n", other="gpt2", layer=1, head=2)
     query = re.search(r"\(\?(.*)\)", shown.note).group(1)
     request = SimpleNamespace(query_params=dict(parse_qsl(query)))
-    tabs, *filled_in = tab.filled_in(request)
+    tabs, *filled_in, _, _ = tab.filled_in(request)
     again, _, _, layer, head, *_ = tab.linked(False, request)
     assert tuple(filled_in) == ("builtin", "a & b = c? #1\n", "gpt2", "")
     assert (again, layer, head) == (shown.shown, 1, 2)
@@ -327,17 +327,27 @@ def test_page_without_a_link_is_left_as_it_is(tab):
     [({"model": "/etc"}, "not offered"), ({"other": "../x"}, "not offered"), ({"text": ""}, "is empty")],
 )
 def test_link_with_bad_parts_is_told_and_its_text_is_kept(tab, asked, message):
-    request = SimpleNamespace(query_params={"text": TEXT} | asked)
-    _, _, text, _, _ = tab.filled_in(request)
-    assert text == request.query_params["text"]
+    request = SimpleNamespace(query_params={"text": TEXT, "layer": "1"} | asked)
+    _, _, text, *_, layer, head = tab.filled_in(request)
+    assert (text, layer, head) == (request.query_params["text"], 1, 0)
     with pytest.raises(gr.Error, match=message):
         tab.linked(False, request)
 
 
+def test_before_the_next_is_shown_what_was_is_gone(tab):
+    for name in ("attention", "attention_submit"):
+        gone = next(event for event in tab.demo.fns.values() if event._id == tab.events[name].trigger_after)
+        assert [output.elem_id for output in gone.outputs[1:]] == ["attention-note"]
+        assert isinstance(gone.outputs[0], gr.State) and gone.fn() == (None, "")
+
+
 @pytest.mark.parametrize("layer", ["9" * 5000, "-1", "1.5", "²", ""])
-def test_link_to_a_layer_that_is_none_opens_at_one_there_is(tab, layer):
+def test_link_to_a_layer_that_is_none_opens_at_one_there_is_and_says_so(tab, monkeypatch, layer):
+    warned = []
+    monkeypatch.setattr(gr, "Warning", warned.append)
     answer = tab.linked(False, SimpleNamespace(query_params={"text": TEXT, "layer": layer}))
-    assert answer[3] in (0, 1)
+    assert answer[3] == 0
+    assert warned == ["The model has no such layer and head as the link asks for; layer 0, head 0 is shown."]
 
 
 def test_what_is_shown_anew_clears_lines_and_file_of_what_was(tab):

@@ -174,13 +174,18 @@ def test_map_of_heads_has_every_format():
     shown = HeadMap(values, "induction: $x$ <b>", "share")
     rows = list(csv.reader(io.StringIO(map_file(shown, "csv").decode())))
     assert rows[0] == ["layer", "head", "induction: $x$ <b> (share)"]
-    assert rows[1:] == [["0", "0", "0.5"], ["0", "1", "nan"], ["1", "0", "0.333333"], ["1", "1", "1"]]
+    assert rows[1:] == [["0", "0", "0.5"], ["0", "1", "nan"], ["1", "0", "0.333333"], ["1", "1", "1.0"]]
     assert map_file(shown, "png") == figure_bytes(head_map(**shown._asdict()), "png")
     assert ElementTree.fromstring(map_file(shown, "svg")).tag == SVG
     np.testing.assert_array_equal(arrays(map_file(shown, "npz"))["values"], values.numpy())
     page = map_file(shown, "html").decode()
     assert "<h1>induction: $x$ &lt;b&gt; (share)</h1>" in page and "<b>" not in page
     assert re.findall("<td>(.*?)</td>", page) == ["layer 0", "0.50", "none", "layer 1", "0.33", "1.00"]
+
+
+def test_map_s_table_has_numbers_that_spreadsheets_read():
+    rows = map_file(HeadMap(torch.tensor([[-1.5, math.inf]]), "t", "u"), "csv").decode().splitlines()
+    assert rows[1:] == ["0,0,-1.5", "0,1,inf"]
 
 
 def test_rollout_has_every_format(tiny_trace):
