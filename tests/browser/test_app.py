@@ -221,6 +221,35 @@ def test_stop_ends_a_generation(page):
     assert page.locator("#generate-text textarea").input_value() == text
 
 
+def test_a_token_s_alternatives_are_shown_and_one_of_them_is_gone_on_from(page, lab):
+    open_tab(page, "Generate")
+    page.locator("#generate-temp input[type=number]").fill("0")
+    page.locator("#generate-length input[type=number]").fill("12")
+    page.locator("#generate-go").click()
+    expect(page.locator("#generate-note")).to_contain_text("the length asked for is reached", timeout=PATIENCE)
+    first = generate(lab, "The moon is", max_new_tokens=12, temperature=0, top_p=0.95)
+    tokens = page.locator("#generate-tokens .token-container > *, #generate-tokens .textspan")
+    expect(tokens.first).to_be_visible()
+    tokens.nth(4).click()
+    expect(page.locator("#generate-token")).to_contain_text(
+        f"rank 1, entropy {first.steps[4].entropy:.3f}", timeout=PATIENCE
+    )
+    other = first.steps[4].alternatives[2]
+    page.locator("#generate-choices").get_by_text(f"({other.id}), drawn with").click()
+    after = (*first.steps[:4], first.steps[4].instead(other.id))
+    branch = generate(lab, "The moon is", max_new_tokens=7, temperature=0, top_p=0.95, after=after)
+    expect(page.locator("#generate-text textarea")).to_have_value(f"The moon is{branch.text}", timeout=PATIENCE)
+    which = page.locator("#generate-which input")
+    expect(which).to_be_visible()
+    which.click()
+    page.get_by_role("option", name="1: builtin").click()
+    expect(page.locator("#generate-text textarea")).to_have_value(f"The moon is{first.text}", timeout=PATIENCE)
+
+
+GENERATE = {"label": "builtin", "prompt": "The", "length": 5, "temperature": 1, "top_p": 1, "top_k": 0, "seed": 0}
+GENERATE |= {"min_p": 0, "penalty": 1, "window": 0, "int8": False, "by": "rank"}
+
+
 @pytest.fixture(scope="module")
 def client(app_url):
     return Client(app_url, verbose=False)
@@ -241,16 +270,20 @@ def test_no_client_names_a_model_that_is_not_offered(client, label):
         ({"seed": -5}, "seed -5"),
         ({"prompt": "x" * 5000}, "the prompt has"),
         ({"length": 10**9}, "maximum value 512"),
+        ({"min_p": 2}, "maximum value 1"),
+        ({"penalty": 0}, "minimum value 0.5"),
+        ({"window": 256}, "window 256 is out of range"),
+        ({"by": "smell"}, "smell"),
     ],
 )
 def test_bad_sampling_over_http_is_refused_with_the_value_s_name(client, change, message):
-    good = {"label": "builtin", "prompt": "The", "length": 5, "temperature": 1, "top_p": 1, "top_k": 0, "seed": 0}
     with pytest.raises(Exception, match=message):
-        client.predict(*(good | change).values(), api_name="/generate")
+        client.predict(*(GENERATE | change).values(), api_name="/generate")
 
 
 def test_a_value_that_is_not_a_number_is_refused(app_url):
     call = f"{app_url}gradio_api/call/generate"
-    body = json.dumps({"data": ["builtin", "The", 5, float("nan"), 1, 0, 0]})
-    event = httpx.post(call, content=body, headers={"Content-Type": "application/json"}).json()["event_id"]
-    assert "event: error" in httpx.get(f"{call}/{event}").text
+    for temperature, ending in ((float("nan"), "event: error"), (0.5, "event: complete")):
+        body = json.dumps({"data": list((GENERATE | {"temperature": temperature}).values())})
+        event = httpx.post(call, content=body, headers={"Content-Type": "application/json"}).json()["event_id"]
+        assert ending in httpx.get(f"{call}/{event}", timeout=60).text
