@@ -151,6 +151,8 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> None:
     ]
     halted = stop.click(None, None, None, cancels=running, api_name="generate_stop")
     halted.then(lambda: "Stopped.", None, note, api_visibility="private")
+    for anew in (go.click, prompt.submit, which.input):  # a choice of another text's token is none of the next one's
+        anew(lambda: (None, "", None), None, [at, told, choices], api_visibility="private", show_progress="hidden")
     tokens.select(look, [texts, which], [at, told, choices], api_name="generate_token")
     which.input(show, [texts, which, by], views, api_name="generate_show")
     by.input(again, [texts, which, by], views, api_name="generate_colours")
@@ -201,7 +203,7 @@ def build_tokens() -> tuple[gr.Radio, gr.HighlightedText, gr.Markdown, gr.Label]
         label="Tokens: click one", show_legend=False, show_inline_category=False, elem_id="generate-tokens"
     )
     told = gr.Markdown(elem_id="generate-token")
-    choices = gr.Label(label="Click one to go on from there", elem_id="generate-choices")
+    choices = gr.Label(label="Click one to go on from there", show_heading=False, elem_id="generate-choices")
     return by, tokens, told, choices
 
 

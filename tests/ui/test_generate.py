@@ -100,6 +100,15 @@ def test_a_choice_is_gone_on_from_and_both_texts_are_kept(tab):
     assert tab.generate_colours(texts, 1, "entropy")[2] == coloured(expected.steps, "entropy", 300)
 
 
+def test_another_text_clears_what_a_token_was_chosen_from(tab):
+    cleared = [
+        event for event in tab.demo.fns.values() if len(event.outputs) == 3 and isinstance(event.outputs[0], gr.State)
+    ]
+    cleared = [event for event in cleared if event.api_name not in ("generate_token",)]
+    assert [output.elem_id for output in cleared[0].outputs[1:]] == ["generate-token", "generate-choices"]
+    assert [event.fn() for event in cleared] == [(None, "", None)] * 3
+
+
 def test_no_more_texts_are_kept_than_the_limit(tab):
     texts = ()
     for seed in range(MAX_TEXTS + 2):
