@@ -434,6 +434,22 @@ def test_generate_with_weights_of_8_bits_is_a_little_off(call, tiny_folder):
     assert exact["steps"][1]["entropy"] == pytest.approx(near["steps"][1]["entropy"], rel=0.02)
 
 
+def test_generate_measures_its_texts(call, here, tiny_folder, random_gpt2, tiny_tokenizer):
+    other = here / "other"
+    random_gpt2(seed=5).save_pretrained(other)
+    tiny_tokenizer.save_pretrained(other)
+    arguments = ["--model", tiny_folder, "--compare", other, "--prompt", "The moon", "--measure", "sample"]
+    _, out, _ = call("generate", *arguments, "--max-new-tokens", 6, "--json")
+    found = json.loads(out)
+    for one in (found, found["compare"]):
+        assert one["measures"]["tokens"] == 6 and one["measures"]["copied"] >= 1
+        assert list(one["measures"]["perplexity"]) == [str(tiny_folder), str(other)]
+    _, out, _ = call("generate", *arguments, "--max-new-tokens", 6)
+    assert out.count("distinct-2") == out.count("copied") == 2 and out.count("perplexity under") == 4
+    status, _, err = call("generate", *arguments[:-1], "/nowhere", "--max-new-tokens", 6)
+    assert status == 2 and err.count("\n") == 1
+
+
 def test_tasks_print_what_came_of_them_and_what_to_expect(call, here):
     lab = load_model("builtin", device="cpu")
     (here / "moon.txt").write_text("The moon is round. It is far.")

@@ -9,7 +9,7 @@ import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
 BASE = {"errors", "files", "units", "sources", "text", "blocks", "model"}
-CORE = BASE | {"training", "scoring", "decoding", "sampling", "tasks", "inspection"}
+CORE = BASE | {"training", "scoring", "decoding", "sampling", "measures", "tasks", "inspection"}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "model": {"errors", "sources", "text", "blocks"},
     "decoding": {"errors"},
     "sampling": BASE | {"decoding"},
+    "measures": BASE | {"sampling"},
     "tasks": BASE | {"sampling"},
     "scoring": BASE,
     "inspection": BASE,

@@ -32,10 +32,15 @@ def generate(
     beams: Annotated[int | None, typer.Option(help="search for the most probable text, keeping so many")] = None,
     int8: Annotated[bool, typer.Option(help="weights of 8 bits: faster on x86 processors, and a little off")] = False,
     compare: Annotated[str | None, typer.Option(help="a second model, for the same prompt and seed")] = None,
+    measure: Annotated[
+        str | None, typer.Option(help="say how varied each text is, and what it copies from this data's training split")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Text that follows a prompt; with --json every step, its probability, rank, entropy and alternatives."""
     quiet()
+    from gpt2lab.measures import measure as measured
+    from gpt2lab.measures import training_ids
     from gpt2lab.model import load_model
     from gpt2lab.sampling import Sampling, request
 
@@ -57,15 +62,28 @@ def generate(
         print("no prompt: the model begins from <|endoftext|>", file=sys.stderr)
     stream = io.StringIO() if as_json else sys.stdout
     results = []
+    training = {} if measure is None else {one.lab: training_ids(one.lab, measure) for one in asked}
     for one in asked:
         told = f"[{one.lab.name}] " if compare else ""
         first, *others = texts(one, count, beams, f"{told}{prompt}", stream)
-        results.append(
-            asdict(first) | {"model": one.lab.name} | ({"others": list(map(asdict, others))} if others else {})
-        )
+        values = asdict(first) | {"model": one.lab.name} | ({"others": list(map(asdict, others))} if others else {})
+        if training:
+            found = asdict(measured(one.lab, first, labs=labs, training=training[one.lab]))
+            values["measures"] = found
+            if not as_json:
+                report(flat(found), as_json)
+        results.append(values)
     if as_json:
         first, *others = results
         report(first | ({"compare": others[0]} if others else {}), as_json)
+
+
+def flat(measures: dict) -> dict:
+    """Measures for a reader, a line each."""
+    distinct = {f"distinct-{n}": value for n, value in enumerate(measures["distinct"], 1)}
+    perplexity = {f"perplexity under {name}": value for name, value in measures["perplexity"].items()}
+    copied = {"copied": f"{measures['copied']} tokens: {measures['copy']!r}"}
+    return {"tokens": measures["tokens"], **distinct, "repeated": measures["repeated"], **copied, **perplexity}
 
 
 def texts(asked, count: int, beams: int | None, start: str, stream) -> list:

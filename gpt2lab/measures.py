@@ -1,0 +1,110 @@
+"""What can be said of a text that was written: how varied it is, what it copies, how probable models find it.
+
+Knows generations; nothing of how they are shown.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from gpt2lab.blocks import token_ids
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.model import Lab, token_nll
+from gpt2lab.sampling import Generation, prompt_ids, text_of
+from gpt2lab.text import load_text
+from gpt2lab.units import perplexity_of
+
+MAX_N = 4  # tokens of the n-grams that are counted
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of a generation; each None where it has too few tokens, or where there is no training text to compare with.
+
+    tokens      how many
+    distinct    distinct n-grams over all n-grams, n = 1, 2, 3: in (0, 1], 1 where none comes twice.
+                Source: Li et al., A Diversity-Promoting Objective Function (2016), section 5.2
+    repeated    share of 4-grams that were there before: in [0, 1)
+    copied      tokens of the longest part that stands in the training text word for word
+    copy        that part
+    perplexity  per token of the text, after its prompt, by model
+    """
+
+    tokens: int
+    distinct: tuple[float | None, float | None, float | None]
+    repeated: float | None
+    copied: int | None
+    copy: str | None
+    perplexity: dict[str, float | None]
+
+
+def measure(
+    writer: Lab, generation: Generation, *, labs: Sequence[Lab] = (), training: np.ndarray | None = None
+) -> Measures:
+    """What `Measures` holds.
+
+    writer    the model that wrote it
+    labs      models for which its perplexity is told
+    training  ids (N,) of the writer's tokenizer: the text it may have copied from
+
+    Example: measure(lab, generate(lab, "The moon"), labs=[lab]).distinct
+    """
+    ids = [step.id for step in generation.steps]
+    length, end = (None, 0) if training is None else longest_copy(ids, training)
+    return Measures(
+        tokens=len(ids),
+        distinct=tuple(distinct(ids, n) for n in (1, 2, 3)),
+        repeated=None if (share := distinct(ids, MAX_N)) is None else 1 - share,
+        copied=length,
+        copy=None if length is None else writer.tokenizer.decode(ids[end - length : end]),
+        perplexity={lab.name: perplexity_under(lab, writer, generation) for lab in labs},
+    )
+
+
+def distinct(ids: Sequence[int], n: int) -> float | None:
+    """Distinct n-grams over all n-grams; None for fewer than n tokens. Example: distinct([1, 2, 1, 2], 2) -> 2 / 3"""
+    whole_number("n", n, 1, 100)
+    grams = list(zip(*(ids[i:] for i in range(n))))
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def longest_copy(ids: Sequence[int], training: np.ndarray) -> tuple[int, int]:
+    """(length, end in ids) of the longest run of tokens that stands in a training text (N,), the first of several."""
+    best, end = 0, 0
+    runs = np.zeros(len(training), np.int32)  # ending here and at the token before, how long a run both have
+    for i, id in enumerate(ids):
+        before = np.concatenate([[0], runs[:-1]]) + 1
+        runs = np.where(training == id, before, 0)
+        if (longest := int(runs.max(initial=0))) > best:
+            best, end = longest, i + 1
+    return best, end
+
+
+def perplexity_under(lab: Lab, writer: Lab, generation: Generation) -> float | None:
+    """Perplexity per token of what was written, given its prompt; None for no tokens.
+
+    Of a text that is longer than the model reads, tokens past its context see half a context or more.
+    A model with another tokenizer reads the text in its own tokens, whose perplexity is another number.
+    """
+    before = [int(id) for id in prompt_ids(lab, generation.prompt, window=1)]
+    if lab.tokenizer.get_vocab() == writer.tokenizer.get_vocab():
+        after = [step.id for step in generation.steps]
+    else:
+        after = lab.encode(text_of(writer, generation.steps)).tolist()
+    nll, first, row = [], len(before), torch.tensor([before + after], device=lab.device)
+    while first < row.shape[1]:
+        begin = 0 if row.shape[1] <= lab.context + 1 else max(0, first - lab.context // 2)
+        part = row[:, begin : begin + lab.context + 1]
+        nll.append(token_nll(lab.model, part, first=first - begin))
+        first = begin + part.shape[1]
+    return perplexity_of(float(torch.cat(nll, 1).double().mean())) if nll else None
+
+
+def training_ids(lab: Lab, data: str) -> np.ndarray:
+    """Ids (N,) of a data set's training split in the model's tokens. Raises: LabError for data out of reach."""
+    ids = np.asarray(token_ids(lab.tokenizer, load_text(data).split("train")))
+    if not len(ids):
+        raise LabError(f"the training split of {data!r} is empty; name another text")
+    return ids
