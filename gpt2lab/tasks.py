@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab
-from gpt2lab.sampling import Generation, Sampling, generate
+from gpt2lab.sampling import Generation, Request, Sampling, collect, request, steps_of
 
 MAX_TEXT = 200_000  # characters of a text to summarise: a short book's; a minute of GPT-2 small per 3,000
 MAX_PARTS = 50  # that a long text is split into
@@ -71,6 +71,30 @@ QUESTIONS = (("What is this text about?", "It is told above."),)
 
 
 @dataclass(frozen=True)
+class Plan:
+    """A task, checked: what is to be generated, once per part of a long text, and how many sentences of each are kept.
+
+    sentences  None keeps all
+    """
+
+    task: str
+    requests: tuple[Request, ...]
+    sentences: int | None
+
+    def done(self, generations: Sequence[Generation]) -> "Done":
+        """What the generations of the first requests, or of all, give."""
+        found = (
+            one.text if self.sentences is None else first_sentences(one.text, self.sentences) for one in generations
+        )
+        prompts = tuple(one.prompt for one in self.requests)
+        return Done(self.task, " ".join(text.strip() for text in found), prompts, tuple(generations))
+
+    def carried_out(self) -> "Done":
+        """The whole of it."""
+        return self.done([collect(one, tuple(steps_of(one))) for one in self.requests])
+
+
+@dataclass(frozen=True)
 class Done:
     """What a task gave.
 
@@ -85,7 +109,7 @@ class Done:
     generations: tuple[Generation, ...]
 
 
-def summarize(
+def summary_plan(
     lab: Lab,
     text: str,
     *,
@@ -94,7 +118,7 @@ def summarize(
     top_k: int = 2,
     sentences: int = 3,
     seed: int = 0,
-) -> Done:
+) -> Plan:
     """The first sentences that follow a text and `TL;DR:`.
 
     A text that does not fit is split between sentences into parts that do; each is summarised, and the summaries
@@ -102,7 +126,6 @@ def summarize(
 
     prompt  has {text} in it once
 
-    Example: summarize(lab, article).text
     Raises: LabError for an empty text, one of more than MAX_PARTS parts, and a prompt without its place.
     """
     checked("text", text)
@@ -120,33 +143,31 @@ def summarize(
         raise LabError(f"the text makes {len(parts)} parts for {lab.name}; the limit is {MAX_PARTS}: shorten it")
     prompts = tuple(filled(prompt, text=part) for part in parts)
     sampling = Sampling(top_k=top_k, seed=seed)
-    found = tuple(generate(lab, one, max_new_tokens=max_new_tokens, sampling=sampling) for one in prompts)
-    return Done("summarize", " ".join(first_sentences(one.text, sentences) for one in found), prompts, found)
+    requests = tuple(request(lab, one, max_new_tokens=max_new_tokens, sampling=sampling) for one in prompts)
+    return Plan("summarize", requests, sentences)
 
 
-def translate(
+def translation_plan(
     lab: Lab,
     text: str,
     *,
     examples: Sequence[tuple[str, str]] = PAIRS,
     prompt: str = TASKS["translate"].prompt,
     max_new_tokens: int = 60,
-) -> Done:
+) -> Plan:
     """A sentence in another language, which the examples show: pairs of a sentence and its translation.
 
     prompt  has {examples} and {text} in it once each
 
-    Example: translate(lab, "The moon is round.").text
     Raises: LabError for an empty text or one of several lines, and for a prompt that does not fit.
     """
     line("text", text)
     shown = "\n".join(f"{line('example', one)} = {line('example', other)}" for one, other in pairs(examples))
     asked = filled(prompt, examples=shown, text=text.strip())
-    found = generate(lab, asked, max_new_tokens=max_new_tokens, temperature=0, stop="\n")
-    return Done("translate", first_sentences(found.text, 1), (asked,), (found,))
+    return Plan("translate", (greedy_line(lab, asked, max_new_tokens),), 1)
 
 
-def answer(
+def answer_plan(
     lab: Lab,
     document: str,
     question: str,
@@ -154,20 +175,38 @@ def answer(
     examples: Sequence[tuple[str, str]] = QUESTIONS,
     prompt: str = TASKS["answer"].prompt,
     max_new_tokens: int = 40,
-) -> Done:
+) -> Plan:
     """What follows a document, questions with their answers, and a question.
 
     prompt  has {document}, {examples} and {question} in it once each
 
-    Example: answer(lab, "The moon is round.", "What is round?").text
     Raises: LabError for an empty document or question, and for a prompt that does not fit.
     """
     checked("document", document)
     line("question", question)
     shown = "\n".join(f"Q: {line('example', one)}\nA: {line('example', other)}" for one, other in pairs(examples))
     asked = filled(prompt, document=document.strip(), examples=shown, question=question.strip())
-    found = generate(lab, asked, max_new_tokens=max_new_tokens, temperature=0, stop="\n")
-    return Done("answer", found.text.strip(), (asked,), (found,))
+    return Plan("answer", (greedy_line(lab, asked, max_new_tokens),), None)
+
+
+def greedy_line(lab: Lab, prompt: str, max_new_tokens: int) -> Request:
+    """The rest of a prompt's last line, always the most probable token."""
+    return request(lab, prompt, max_new_tokens=max_new_tokens, temperature=0, stop="\n")
+
+
+def summarize(lab: Lab, text: str, **options) -> Done:
+    """A summary; the options are those of `summary_plan`. Example: summarize(lab, article).text"""
+    return summary_plan(lab, text, **options).carried_out()
+
+
+def translate(lab: Lab, text: str, **options) -> Done:
+    """A translation; the options are those of `translation_plan`. Example: translate(lab, "The moon is round.").text"""
+    return translation_plan(lab, text, **options).carried_out()
+
+
+def answer(lab: Lab, document: str, question: str, **options) -> Done:
+    """An answer; the options are those of `answer_plan`. Example: answer(lab, "The moon is round.", "What is it?").text"""
+    return answer_plan(lab, document, question, **options).carried_out()
 
 
 def filled(prompt: str, **parts: str) -> str:
@@ -233,6 +272,14 @@ def line(name: str, text: str) -> str:
     if len(stripped.splitlines()) > 1:
         raise LabError(f"the {name} {stripped[:40]!r} has several lines; the recipe takes one: join them")
     return stripped
+
+
+def pairs_of(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs from lines of 'one = other'; empty lines are none. Raises: LabError for a line that is no pair."""
+    for one in (lines := [one for one in lines if one.strip()]):
+        if " = " not in one:
+            raise LabError(f"example {one[:40]!r} is no pair; write it as 'one = other'")
+    return [tuple(one.split(" = ", 1)) for one in lines]
 
 
 def pairs(examples: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

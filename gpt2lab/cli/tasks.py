@@ -65,12 +65,9 @@ def answer(
 
 def told(examples: list[str] | None) -> dict:
     """Pairs from 'one = other'; nothing where none are given. Raises: LabError for what is no pair."""
-    if not examples:
-        return {}
-    for one in examples:
-        if " = " not in one:
-            raise LabError(f"example {one[:40]!r} is no pair; write it as 'one = other'")
-    return {"examples": [tuple(one.split(" = ", 1)) for one in examples]}
+    from gpt2lab.tasks import pairs_of
+
+    return {"examples": pairs_of(examples)} if examples else {}
 
 
 def read(file: Path) -> str:

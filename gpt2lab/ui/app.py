@@ -15,6 +15,7 @@ from gpt2lab.ui.finetune import build_finetune_tab
 from gpt2lab.ui.generate import build_generate_tab
 from gpt2lab.ui.handling import ALONE, IS_DARK, user_errors
 from gpt2lab.ui.shelf import Shelf
+from gpt2lab.ui.tasks import build_tasks_tab
 
 INTRO = """# gpt2lab
 Fine-tune GPT-2, then see what changed: its words, its perplexity, its attention."""
@@ -43,6 +44,8 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
                 second = build_attention_tab(demo, shelf, tabs, model, dark)
             with gr.Tab("Generate", elem_id="tab-generate"):
                 build_generate_tab(shelf, model)
+            with gr.Tab("Tasks", elem_id="tab-tasks"):
+                build_tasks_tab(shelf, model)
 
         @user_errors
         def describe(label: str) -> str:

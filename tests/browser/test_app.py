@@ -9,8 +9,10 @@ from playwright.sync_api import expect
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
 from gpt2lab.sampling import generate
+from gpt2lab.tasks import translate
 from gpt2lab.ui.attention import EXAMPLES
 from gpt2lab.ui.handling import ALONE
+from gpt2lab.ui.tasks import EXAMPLES as TASK_EXAMPLES
 from gpt2lab.views.export import largest_weights
 from gpt2lab.views.maps import head_map_cells
 
@@ -60,7 +62,7 @@ def test_no_tab_is_wider_than_a_phone(open_page, scheme):
     assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
     show_attention(page)
     expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 0", timeout=PATIENCE)
-    for name in ("Attention", "Fine-tune", "Evaluate", "Generate"):
+    for name in ("Attention", "Fine-tune", "Evaluate", "Generate", "Tasks"):
         open_tab(page, name)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
@@ -207,6 +209,22 @@ def test_generate_streams_the_package_s_own_text(page, lab):
     expect(page.locator("#generate-note")).to_contain_text("the length asked for is reached", timeout=PATIENCE)
     expected = generate(lab, "The moon is", max_new_tokens=80, temperature=0.8, top_p=0.95, seed=0)
     assert page.locator("#generate-text textarea").input_value() == expected.prompt + expected.text
+
+
+def test_tasks_are_done_by_the_package_s_recipes(page, lab):
+    open_tab(page, "Tasks")
+    page.locator("#tasks-task").get_by_label("translate").check()
+    expect(page.locator("#tasks-examples textarea")).to_be_visible(timeout=PATIENCE)
+    page.locator("#tasks-text textarea").fill("The moon is round.")
+    page.locator("#tasks-go").click()
+    expect(page.locator("#tasks-note")).to_contain_text("5 BLEU", timeout=PATIENCE)
+    pairs = [tuple(line.split(" = ")) for line in TASK_EXAMPLES["translate"].splitlines()]
+    expected = translate(lab, "The moon is round.", examples=pairs)
+    assert page.locator("#tasks-result textarea").input_value() == expected.text
+    assert page.locator("#tasks-whole textarea").input_value() == expected.prompts[0] + expected.generations[0].text
+    page.locator("#tasks-text textarea").fill("two\nlines")
+    page.locator("#tasks-go").click()
+    expect(toast(page).last).to_contain_text("has several lines", timeout=PATIENCE)
 
 
 def test_stop_ends_a_generation(page):

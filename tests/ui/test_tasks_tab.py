@@ -1,0 +1,90 @@
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+
+import gpt2lab.model
+from gpt2lab.model import load_model
+from gpt2lab.tasks import TASKS, answer, summarize, translate
+from gpt2lab.ui.shelf import Shelf
+from gpt2lab.ui.tasks import EXAMPLES, PROMPTS, QUESTION, TEXTS, build_tasks_tab
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return load_model("builtin", device="cpu")
+
+
+@pytest.fixture
+def tab(tmp_path, monkeypatch, lab):
+    """The tab on a page of its own."""
+    monkeypatch.setattr(gpt2lab.model, "load_model", {"builtin": lab}.get)
+    with gr.Blocks(analytics_enabled=False) as demo:
+        build_tasks_tab(Shelf(tmp_path), gr.Dropdown(["builtin"]))
+    return SimpleNamespace(**{event.api_name: event.fn for event in demo.fns.values()})
+
+
+def done(tab, task, text=None, **changes):
+    fields = {
+        "question": QUESTION,
+        "examples": EXAMPLES.get(task, ""),
+        "prompt": PROMPTS.get(task, ""),
+        "length": 12,
+        "seed": 0,
+    }
+    *_, last = tab.task("builtin", task, TEXTS[task] if text is None else text, *(fields | changes).values())
+    return last
+
+
+def test_prompts_offered_are_the_package_s(tab):
+    assert {name: task.prompt for name, task in TASKS.items()} == PROMPTS
+    for task in TASKS:
+        text, question, examples, prompt, _ = tab.tasks_chosen(task)
+        assert (text, prompt, question.visible, examples.visible) == (
+            TEXTS[task],
+            PROMPTS[task],
+            task == "answer",
+            task != "summarize",
+        )
+
+
+def test_result_is_the_package_s_with_what_to_expect(tab, lab):
+    expected = summarize(lab, TEXTS["summarize"], max_new_tokens=12, seed=4)
+    result, note, whole = done(tab, "summarize", seed=4)
+    assert (result, whole) == (expected.text, expected.prompts[0] + expected.generations[0].text)
+    assert TASKS["summarize"].expect in note and "section 3.6" in note
+    pairs = [tuple(line.split(" = ")) for line in EXAMPLES["translate"].splitlines()]
+    expected = translate(lab, TEXTS["translate"], examples=pairs, max_new_tokens=12)
+    assert done(tab, "translate")[0] == expected.text
+    pairs = [tuple(line.split(" = ")) for line in EXAMPLES["answer"].splitlines()]
+    expected = answer(lab, TEXTS["answer"], QUESTION, examples=pairs, max_new_tokens=12)
+    assert done(tab, "answer")[0] == expected.text
+
+
+def test_long_text_is_done_part_by_part(tab, lab):
+    text = " ".join(f"Sentence number {i} tells of the moon and of the sea." for i in range(40))
+    fields = ["", "", PROMPTS["summarize"], 10, 0]
+    notes = [note for _, note, _ in tab.task("builtin", "summarize", text, *fields)]
+    expected = summarize(lab, text, max_new_tokens=10)
+    assert notes[0] == f"part 1 of {len(expected.prompts)}, 1 tokens" and len(expected.prompts) > 1
+    assert done(tab, "summarize", text, length=10)[0] == expected.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"task": "sing", "text": "a"}, "task 'sing' is unknown; use summarize, translate, answer"),
+        ({"task": "summarize", "text": " "}, "the text is empty"),
+        ({"task": "summarize", "prompt": "TL;DR:"}, "has {text} 0 times"),
+        ({"task": "translate", "examples": "a"}, "is no pair; write it as 'one = other'"),
+        ({"task": "translate", "examples": ""}, "give at least one"),
+        ({"task": "answer", "question": ""}, "the question is empty"),
+        ({"task": "answer", "seed": None, "text": ""}, "the document is empty"),
+        ({"task": "summarize", "length": 10**6}, "out of range"),
+    ],
+)
+def test_bad_input_is_told(tab, asked, message):
+    with pytest.raises(gr.Error, match=message):
+        done(tab, **asked)
+    with pytest.raises(gr.Error, match="is unknown"):
+        tab.tasks_chosen("sing")
