@@ -22,6 +22,7 @@ Fine-tune GPT-2, then see what changed: its words, its perplexity, its attention
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto !important; }
 #finetune-log textarea { font-family: ui-monospace, monospace; }
+.tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """
 FONTS = ["system-ui", "sans-serif"]
