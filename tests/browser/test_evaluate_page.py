@@ -74,8 +74,13 @@ def only(page, *protocols):
 
 def settings(page, **values):
     page.locator("#evaluate-more button").first.click()
+    page.wait_for_timeout(500)  # fields that have just been made are given their values once more
     for name, value in values.items():
-        page.locator(f"#evaluate-{name} input, #evaluate-{name} textarea").fill(value)
+        field = page.locator(f"#evaluate-{name} input, #evaluate-{name} textarea")
+        field.fill(value)
+        field.blur()
+        page.wait_for_timeout(200)
+        expect(field).to_have_value(value)
 
 
 def expect_note(page, pattern):
