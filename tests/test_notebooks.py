@@ -10,8 +10,10 @@ SMALL = {
     "01_finetune": 'model, data, epochs, learning_rate, runs_dir = "builtin", "sample", 0.2, 1e-3, {folder!r}',
     "02_attention": """model, layer, head, sentence, position = "builtin", 2, 5, "The moon is the only moon.", 3
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
+    "03_generation": """model, prompt, length = "builtin", "The moon", 12
+steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 }
-PICTURES = {"01_finetune": 4, "02_attention": 9}
+PICTURES = {"01_finetune": 4, "02_attention": 9, "03_generation": 2}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
