@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from transformers import GPT2LMHeadModel
+from torch.distributed.fsdp import FSDPModule
+from transformers import DynamicCache, GPT2LMHeadModel
 
 from gpt2lab.errors import LabError
 
@@ -72,6 +73,30 @@ class Decoder:
     def _layer(self, linear: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         """A linear layer, or its int8 one where a single token is read after others."""
         return self._int8.get(linear, linear) if self.length else linear
+
+
+class ShardedDecoder:
+    """As `Decoder`, by the model's own forward pass: where weights are in shards (FSDP), it gathers those of each block."""
+
+    def __init__(self, model: GPT2LMHeadModel):
+        self.model = model
+        self.length = 0
+        self._cache = DynamicCache(config=model.config)
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """The logits after some more tokens: ids (B, T) -> (B, V), float32 on the CPU."""
+        logits = self.model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        self.length += ids.shape[1]
+        return logits.float().cpu()
+
+
+def decoder(model: GPT2LMHeadModel, batch: int, room: int, *, int8: bool = False) -> Decoder | ShardedDecoder:
+    """What reads for this model. Raises: LabError as `Decoder`, and for int8 of weights in shards."""
+    if not any(isinstance(module, FSDPModule) for module in model.modules()):
+        return Decoder(model, batch, room, int8=int8)
+    if int8:
+        raise LabError("int8 needs the whole model; its weights are in shards: leave int8 out")
+    return ShardedDecoder(model)
 
 
 def int8_layers(model: GPT2LMHeadModel) -> dict[torch.nn.Module, Callable]:

@@ -17,7 +17,7 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from gpt2lab.decoding import Decoder, int8_layers
+from gpt2lab.decoding import decoder, int8_layers
 from gpt2lab.errors import LabError, number, whole_number
 from gpt2lab.model import Lab
 
@@ -350,7 +350,7 @@ def _steps(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
     lab, sampling, end = asked.lab, asked.sampling, asked.lab.tokenizer.eos_token_id
     # on the CPU, so that a seed means the same draw wherever the model is
     generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(count)]
-    warpers, decoder = sampling.warpers(), None
+    warpers, reader = sampling.warpers(), None
     written: list[list[Step]] = [[] for _ in range(count)]
     going = [True] * count
     start = torch.cat([asked.ids, asked.ids.new_tensor([step.id for step in asked.after])])
@@ -358,13 +358,13 @@ def _steps(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
     for _ in range(asked.max_new_tokens):
         if asked.window is None and ids.shape[1] >= lab.context:
             return
-        seam = (ids.shape[1] if decoder is None else decoder.length + 1) > lab.context
-        new = ids[:, -asked.window :] if seam else ids if decoder is None else ids[:, -1:]
+        seam = (ids.shape[1] if reader is None else reader.length + 1) > lab.context
+        new = ids[:, -asked.window :] if seam else ids if reader is None else ids[:, -1:]
         with torch.inference_mode():  # within the step: a generator may be resumed by another thread
-            if decoder is None or seam:
+            if reader is None or seam:
                 room = lab.context if asked.window else min(lab.context, ids.shape[1] + asked.max_new_tokens)
-                decoder = Decoder(lab.model, count, room, int8=asked.int8)
-            logits = decoder.read(new)  # (B, V)
+                reader = decoder(lab.model, count, room, int8=asked.int8)
+            logits = reader.read(new)  # (B, V)
             seen = ids.cpu()
             rows = [
                 _draw(asked, seen[at : at + 1], logits[at : at + 1], warpers, generators[at]) if going[at] else None

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2lab.blocks import pack, token_ids
-from gpt2lab.decoding import Decoder, int8_layers, linears, packed
+from gpt2lab.decoding import Decoder, ShardedDecoder, decoder, int8_layers, linears, packed
 from gpt2lab.errors import LabError
 from gpt2lab.model import load_model
 from gpt2lab.text import load_text
@@ -56,9 +56,10 @@ def test_logits_equal_those_of_the_model_s_own_forward_pass(model, shape, first,
     one, ids = model(**shape), ids_of(batch, T)
     with torch.no_grad():
         expected = one(ids).logits[:, first - 1 :]
-    decoder = Decoder(one, batch, T)
-    torch.testing.assert_close(stepwise(decoder, ids, first), expected, atol=1e-5, rtol=1e-4)
-    assert decoder.length == T
+    for reader in (decoder(one, batch, T), ShardedDecoder(one)):
+        torch.testing.assert_close(stepwise(reader, ids, first), expected, atol=1e-5, rtol=1e-4)
+        assert reader.length == T
+    assert isinstance(decoder(one, batch, T), Decoder)
 
 
 def test_bf16_model_gives_float32_logits_near_its_own(model):
@@ -81,10 +82,10 @@ def test_hooks_of_the_model_s_modules_run(model):
 
 
 def test_only_the_first_tokens_may_be_many_and_no_more_than_positions(model):
-    decoder = Decoder(model(), 1, 20)
-    decoder.read(ids_of(1, 3))
+    reader = Decoder(model(), 1, 20)
+    reader.read(ids_of(1, 3))
     with pytest.raises(ValueError, match="2 tokens at once after 3"):
-        decoder.read(ids_of(1, 2))
+        reader.read(ids_of(1, 2))
     with pytest.raises(ValueError, match="room for 65 tokens; the model has 64 positions"):
         Decoder(model(), 1, 65)
 

@@ -169,7 +169,9 @@ def test_more_layers_than_fit_are_refused_with_the_limit(random_trace, monkeypat
 
 
 def test_traces_of_different_length_are_refused_in_one_line(random_trace):
-    with pytest.raises(LabError, match=r"^5 tokens of made and 6 of made do not pair up.*$"):
+    with pytest.raises(
+        LabError, match=r"^5 tokens in the first text \(made\) and 6 in the second \(made\) do not pair up.*$"
+    ):
         explorer_page(compare(random_trace(1, 1, 5), random_trace(1, 1, 6)))
 
 
