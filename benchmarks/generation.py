@@ -19,8 +19,9 @@ import torch.nn.functional as F
 
 from gpt2lab.blocks import pack, token_ids
 from gpt2lab.decoding import Decoder
+from gpt2lab.generation import Request, generate, steps_of
 from gpt2lab.model import Lab, load_model, with_fused_gelu
-from gpt2lab.sampling import Request, Sampling, generate, steps_of
+from gpt2lab.sampling import Sampling
 from gpt2lab.text import load_text
 
 PROMPT, NEW = 16, 128

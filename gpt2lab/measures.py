@@ -11,8 +11,8 @@ import torch
 
 from gpt2lab.blocks import token_ids
 from gpt2lab.errors import LabError, whole_number
+from gpt2lab.generation import Generation, prompt_ids, text_of
 from gpt2lab.model import Lab, token_nll
-from gpt2lab.sampling import Generation, prompt_ids, text_of
 from gpt2lab.text import load_text
 from gpt2lab.units import perplexity_of
 

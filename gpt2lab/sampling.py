@@ -1,14 +1,15 @@
-"""Text generation a step at a time: what was chosen, what else could have been, what was cut off.
+"""One step of a text: the next token drawn from the model's distribution, and what it was drawn from.
 
-Knows one model; nothing of pages, training or comparisons.
+Knows logits; nothing of models or of texts.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import log
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import LogitsProcessorList
 from transformers.generation import (
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
@@ -17,88 +18,13 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from gpt2lab.decoding import decoder, int8_layers
 from gpt2lab.errors import LabError, number, whole_number
-from gpt2lab.model import Lab
 
 MIN_TEMPERATURE = 1e-6  # below it the favourite has all the probability, to a float's precision: greedy
 MAX_TEMPERATURE = 100.0  # past it every token is as likely as any other to three digits
-MAX_ALTERNATIVES = 100
 MAX_PENALTY = 100.0
-MAX_BATCH = 64  # continuations, or beams, at once
-MAX_STOPS = 16
-MAX_PROMPT = 1_000_000  # characters of a prompt of which only the end is read
 MAX_SEED = 2**63 - 1  # torch.Generator's own limit
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """A token that could have stood at a step.
-
-    probability          the model's own
-    sampled_probability  what the sampler would have drawn it with, after temperature and filters
-    """
-
-    token: str
-    id: int
-    probability: float
-    sampled_probability: float
-
-
-@dataclass(frozen=True)
-class Step:
-    """One token of a generation.
-
-    token                 its own text; "\ufffd" where it is a part of a character
-    probability           the model's own, before temperature and filters
-    rank                  1 is the model's favourite
-    entropy               of the model's own distribution, nats
-    alternatives          the model's favourites, most probable first
-    sampled_probability   what the sampler drew the token with, after temperature and filters
-    removed               probability, after temperature, that top-k, top-p and min-p took away
-    seam                  whether the model read only the last tokens anew, as many as `window`, to get here
-    """
-
-    token: str
-    id: int
-    probability: float
-    rank: int
-    entropy: float
-    alternatives: tuple[Alternative, ...]
-    sampled_probability: float
-    removed: float
-    seam: bool = False
-
-    def instead(self, id: int) -> "Step":
-        """The step with one of its alternatives in the chosen token's place. Raises: LabError for another id."""
-        for other in self.alternatives:
-            if other.id == id:
-                rank = 1 + sum(each.probability > other.probability for each in self.alternatives)
-                chosen = {name: getattr(other, name) for name in ("token", "id", "probability", "sampled_probability")}
-                return replace(self, rank=rank, **chosen)
-        known = ", ".join(f"{each.id} {each.token!r}" for each in self.alternatives[:5])
-        raise LabError(f"token {id!r} is no alternative of this step; choose one of {known}…")
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A prompt and what followed it.
-
-    prompt  "" where the model began from `<|endoftext|>` alone: text without a condition
-    text    what was generated; the prompt is not in it, nor a stop string
-    finish  "end of text", "stop string", "length", "context" (the model's positions are used up) or "stopped"
-    """
-
-    prompt: str
-    text: str
-    steps: tuple[Step, ...]
-    finish: str
-    seed: int
-
-    @property
-    def log_probability(self) -> float:
-        """Of all tokens under the model itself, nats."""
-        return sum(log(step.probability) if step.probability else -float("inf") for step in self.steps)
+FAVOURITES = 512  # probabilities that a step keeps: 2 kB
 
 
 @dataclass(frozen=True)
@@ -162,253 +88,161 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is to be written, checked: `request` makes it from a prompt.
+class Alternative:
+    """A token that could have stood at a step.
 
-    ids      (T,) that the model begins from: those of the prompt, or `<|endoftext|>` where it is empty
-    after    tokens that follow the prompt already
-    stop     strings at which the text ends
-    window   tokens that are read anew where the context is full; None ends the text there
+    probability          the model's own
+    sampled_probability  what the sampler would have drawn it with, after temperature and filters
     """
 
-    lab: Lab
-    prompt: str
-    ids: torch.Tensor
-    sampling: Sampling
-    max_new_tokens: int
-    alternatives: int
-    after: tuple[Step, ...]
-    stop: tuple[str, ...]
-    window: int | None
-    int8: bool
+    token: str
+    id: int
+    probability: float
+    sampled_probability: float
 
 
-def request(
-    lab: Lab,
-    prompt: str,
+@dataclass(frozen=True)
+class Step:
+    """One token of a generation.
+
+    token                 its own text; "\ufffd" where it is a part of a character
+    probability           the model's own, before temperature and filters
+    rank                  1 is the model's favourite
+    entropy               of the model's own distribution, nats
+    alternatives          the model's favourites, most probable first
+    sampled_probability   what the sampler drew the token with, after temperature and filters
+    removed               probability, after temperature, that top-k, top-p and min-p took away
+    favourites            probabilities (M,) of the model's FAVOURITES favourites, for `redrawn`
+    seam                  whether the model read only the last tokens anew, as many as `window`, to get here
+    """
+
+    token: str
+    id: int
+    probability: float
+    rank: int
+    entropy: float
+    alternatives: tuple[Alternative, ...]
+    sampled_probability: float
+    removed: float
+    favourites: np.ndarray = field(repr=False, compare=False)
+    seam: bool = False
+
+    def instead(self, id: int) -> "Step":
+        """The step with one of its alternatives in the chosen token's place. Raises: LabError for another id."""
+        for other in self.alternatives:
+            if other.id == id:
+                rank = 1 + sum(each.probability > other.probability for each in self.alternatives)
+                chosen = {name: getattr(other, name) for name in ("token", "id", "probability", "sampled_probability")}
+                return replace(self, rank=rank, **chosen)
+        known = ", ".join(f"{each.id} {each.token!r}" for each in self.alternatives[:5])
+        raise LabError(f"token {id!r} is no alternative of this step; choose one of {known}…")
+
+
+class Redrawn(NamedTuple):
+    """Bounds (M,) of the probabilities that a sampler would draw a step's favourites with."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+
+def redrawn(step: Step, sampling: Sampling, V: int) -> Redrawn:
+    """What another sampler would draw a step's favourites with, by the probabilities kept of them: no model runs.
+
+    V  tokens of the vocabulary
+
+    Of the others it is known what they add up to, and that none is larger than the last favourite: bounds meet where
+    that is enough, as at temperature 1, or where the filters keep none of them. It knows no repetition penalty.
+    Example: redrawn(step, Sampling(top_k=1), V).low -> (1, 0, 0, …)
+    """
+    p = step.favourites.astype(np.float64)
+    M = len(p)
+    if sampling.greedy:
+        only = np.eye(1, M)[0]
+        return Redrawn(only, only)
+    w = (p / p[0]) ** (1 / sampling.temperature)  # weights, the first favourite's 1
+    others = _others(p, V - M, sampling.temperature)
+    if sampling.top_k is not None:
+        w = np.where(w >= w[min(sampling.top_k, M) - 1], w, 0)
+        left = max(0, sampling.top_k - M)
+        others = (others[0] * left / max(1, V - M), min(others[1], left * w[-1]))
+    reached = w.cumsum()
+    least = int((w >= sampling.min_p).sum())  # favourites that min-p leaves
+
+    def kept(rest: float) -> tuple[int, float, float]:
+        """How many favourites the filters leave, and least and most that all they leave adds up to."""
+        enough = sampling.top_p * (reached[-1] + rest)
+        n = min(int((reached - w < enough).sum()), least)
+        if least < M or reached[-1] >= enough:
+            return n, reached[n - 1], reached[n - 1]
+        return n, reached[-1] if sampling.min_p else enough, min(reached[-1] + rest, enough + w[-1])
+
+    (fewest, smallest, _), (most, _, largest) = map(kept, others)
+    place = np.arange(M)
+    return Redrawn(np.where(place < fewest, w / largest, 0), np.where(place < most, np.minimum(w / smallest, 1), 0))
+
+
+def _others(p: np.ndarray, n: int, temperature: float) -> tuple[float, float]:
+    """Least and most that the weights of n tokens past the favourites p add up to, as each has at most the last one's."""
+    power, last = 1 / temperature, p[-1] / p[0]
+    least, most = (max(0.0, 1 - p.sum() + rounding) / p[0] for rounding in (-1e-6, 1e-6))  # of float32
+    if n == 0 or last == 0:
+        return 0.0, n * last**power if n else 0.0
+
+    def even(sum):  # all alike: of powers below 1 the largest sum, of those above the smallest
+        return n * (sum / n) ** power
+
+    def uneven(sum):  # each as large as can be, or nothing
+        return sum * last ** (power - 1)
+
+    low, high = (uneven, even) if power < 1 else (even, uneven)
+    return low(least), min(high(most), n * last**power)
+
+
+def draw(
+    sampling: Sampling,
+    logits: torch.Tensor,
+    ids: torch.Tensor,
+    generator: torch.Generator,
     *,
-    sampling: Sampling | None = None,
-    max_new_tokens: int = 60,
-    alternatives: int = 10,
-    after: Sequence[Step] = (),
-    stop: str | Sequence[str] = (),
-    window: int | None = None,
-    int8: bool = False,
-    **options,
-) -> Request:
-    """What `generate`, `generate_batch` and `generate_steps` take.
-
-    prompt          "" lets the model begin from `<|endoftext|>` alone
-    sampling        a Sampling; or give its fields here: temperature=0.8, top_p=0.95, seed=1
-    max_new_tokens  1 or more; the text ends earlier at `<|endoftext|>`, at a stop string, or where the
-                    context is full
-    alternatives    how many of the model's favourites each step keeps
-    after           steps of an earlier generation of the prompt, kept: the text goes on from them
-    stop            a string, or several, at which the text ends
-    window          1 to `lab.context` - 1: past the context, so many last tokens are read anew, and the
-                    text goes on; also of a prompt that is too long. None: it ends there
-    int8            multiply by weights of 8 bits: faster on x86 processors, and a little off
-
-    Raises: LabError for values out of range, and for a prompt that does not fit.
-    """
-    if sampling and options:
-        raise TypeError(f"both sampling and {', '.join(options)} are given; give one of them")
-    sampling = sampling or Sampling(**options)
-    whole_number("max_new_tokens", max_new_tokens, 1, 10**6)
-    whole_number("alternatives", alternatives, 0, MAX_ALTERNATIVES)
-    if window is not None:
-        whole_number("window", window, 1, lab.context - 1)
-    V = lab.model.config.vocab_size
-    if sampling.top_k is not None and sampling.top_k > V:
-        raise LabError(f"top_k {sampling.top_k:,} is past the vocabulary of {lab.name}; use 1 to {V:,}")
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
-    if len(stop) > MAX_STOPS or not all(isinstance(each, str) and each for each in stop):
-        raise LabError(f"stop {str(stop)[:60]} is not up to {MAX_STOPS} strings of a character or more")
-    if int8:
-        int8_layers(lab.model)  # refuses here and now
-    ids = prompt_ids(lab, prompt, window)
-    room = lab.context - len(ids) - len(after)
-    if window is None and room < 1:
-        raise LabError(
-            f"the prompt and what follows it fill the context of {lab.context:,}; shorten it, or give a window"
-        )
-    return Request(lab, prompt, ids, sampling, max_new_tokens, alternatives, tuple(after), stop, window, bool(int8))
+    alternatives: int,
+    decode: Callable[[list[int]], str],
+) -> Step:
+    """The step after tokens ids (1, T), drawn from logits (1, V), all on the CPU."""
+    scores = sampling.penalised(ids, logits)
+    if sampling.greedy:
+        return step_of(logits, int(scores[0].argmax()), alternatives=alternatives, decode=decode)
+    warped = sampling.warpers()(ids, scores)
+    drawn_from = warped.softmax(-1)[0]
+    chosen = int(torch.multinomial(drawn_from, 1, generator=generator))
+    tempered = (scores[0] / sampling.temperature).softmax(-1)
+    removed = float(tempered[torch.isinf(warped[0])].sum())
+    return step_of(logits, chosen, drawn_from, removed, alternatives=alternatives, decode=decode)
 
 
-def prompt_ids(lab: Lab, prompt: str, window: int | None = None) -> torch.Tensor:
-    """The ids (T,) that the model begins from; `<|endoftext|>` for an empty prompt, any length where there is a window."""
-    if prompt == "":
-        return torch.tensor([lab.tokenizer.eos_token_id], device=lab.device)
-    if window is None or not isinstance(prompt, str):
-        return lab.encode_prompt(prompt, room=1)
-    if len(prompt) > MAX_PROMPT:
-        raise LabError(f"the prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT:,}: shorten it")
-    return lab.encode(prompt)
-
-
-def generate(lab: Lab, prompt: str, **options) -> Generation:
-    """The text that follows a prompt; the options are those of `request`.
-
-    Example: generate(lab, "The moon", temperature=0).text -> " is a member of ..."
-    Raises: LabError for values out of range, and for a prompt that does not fit.
-    """
-    asked = request(lab, prompt, **options)
-    return collect(asked, [step for (step,) in _steps(asked, 1)])
-
-
-def generate_batch(lab: Lab, prompt: str, count: int, **options) -> tuple[Generation, ...]:
-    """Several continuations of a prompt, written together; that at place i is drawn with the seed + i.
-
-    count  1 to MAX_BATCH
-
-    Each is what `generate` gives alone with its seed; under int8 nearly so, as texts share a scale.
-    Example: max(generate_batch(lab, "The moon", 8), key=lambda one: one.log_probability)
-    Raises: LabError as `generate`.
-    """
-    asked = request(lab, prompt, **options)
-    whole_number("count", count, 1, MAX_BATCH)
-    whole_number("seed", asked.sampling.seed, 0, MAX_SEED + 1 - count)
-    rows = list(_steps(asked, count))
-    seeds = range(asked.sampling.seed, asked.sampling.seed + count)
-    return tuple(
-        replace(collect(asked, [row[i] for row in rows if row[i] is not None]), seed=seed)
-        for i, seed in enumerate(seeds)
-    )
-
-
-def generate_steps(lab: Lab, prompt: str, **options) -> Iterator[Step]:
-    """The steps of `generate`, one by one, for a caller that shows them as they come or stops early.
-
-    Bad values raise here and now, not at the first step.
-    """
-    return steps_of(request(lab, prompt, **options))
-
-
-def steps_of(asked: Request) -> Iterator[Step]:
-    """The new steps of a request, one by one; `collect` makes a Generation of those that were taken."""
-    return (step for (step,) in _steps(asked, 1))
-
-
-def beam_search(lab: Lab, prompt: str, *, beams: int = 4, **options) -> Generation:
-    """The most probable of the texts that a search over several keeps, by transformers; length counts for nothing.
-
-    beams    2 to MAX_BATCH
-    options  of `request`: max_new_tokens, alternatives, stop
-
-    Raises: LabError as `generate`.
-    """
-    asked = request(lab, prompt, temperature=0, **options)
-    whole_number("beams", beams, 2, MAX_BATCH)
-    T, end = len(asked.ids), lab.tokenizer.eos_token_id
-    settings = GenerationConfig(
-        num_beams=beams,
-        max_new_tokens=min(asked.max_new_tokens, lab.context - T),
-        length_penalty=0.0,
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    ids = asked.ids[None]
-    with torch.inference_mode():
-        ids = lab.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-        logits = lab.model(ids).logits[0, T - 1 : -1].float().cpu()
-    steps = []
-    for row, chosen in zip(logits, ids[0, T:].tolist()):
-        steps.append(_step(asked, row[None], row[None], chosen))
-        if chosen == end or _stopped(asked, steps):
-            break
-    return collect(asked, steps)
-
-
-def collect(asked: Request, steps: Sequence[Step]) -> Generation:
-    """The Generation that some steps of a request amount to, finished or not; those it goes on from count too."""
-    lab, steps = asked.lab, (*asked.after, *steps)
-    text = text_of(lab, steps)
-    new = len(steps) - len(asked.after)
-    full = asked.window is None and len(asked.ids) + len(steps) == lab.context
-    if steps and steps[-1].id == lab.tokenizer.eos_token_id:
-        finish = "end of text"
-    elif _stopped(asked, steps):
-        finish = "stop string"
-        text = text[: min(text.find(each) for each in asked.stop if each in text)]
-    else:
-        finish = "length" if new == asked.max_new_tokens else "context" if full else "stopped"
-    return Generation(asked.prompt, text, steps, finish, asked.sampling.seed)
-
-
-def text_of(lab: Lab, steps: Sequence[Step]) -> str:
-    """The text that steps spell; ends in "\ufffd" while a character is not whole. `<|endoftext|>` is no text."""
-    return lab.tokenizer.decode([step.id for step in steps if step.id != lab.tokenizer.eos_token_id])
-
-
-def _stopped(asked: Request, steps: Sequence[Step]) -> bool:
-    """Whether the text of some steps holds a stop string."""
-    return bool(asked.stop) and any(each in text_of(asked.lab, steps) for each in asked.stop)
-
-
-def _steps(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
-    """A step of each of `count` continuations at a time; None of those that have ended."""
-    lab, sampling, end = asked.lab, asked.sampling, asked.lab.tokenizer.eos_token_id
-    # on the CPU, so that a seed means the same draw wherever the model is
-    generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(count)]
-    warpers, reader = sampling.warpers(), None
-    written: list[list[Step]] = [[] for _ in range(count)]
-    going = [True] * count
-    start = torch.cat([asked.ids, asked.ids.new_tensor([step.id for step in asked.after])])
-    ids = start.expand(count, -1)  # (B, T)
-    for _ in range(asked.max_new_tokens):
-        if asked.window is None and ids.shape[1] >= lab.context:
-            return
-        seam = (ids.shape[1] if reader is None else reader.length + 1) > lab.context
-        new = ids[:, -asked.window :] if seam else ids if reader is None else ids[:, -1:]
-        with torch.inference_mode():  # within the step: a generator may be resumed by another thread
-            if reader is None or seam:
-                room = lab.context if asked.window else min(lab.context, ids.shape[1] + asked.max_new_tokens)
-                reader = decoder(lab.model, count, room, int8=asked.int8)
-            logits = reader.read(new)  # (B, V)
-            seen = ids.cpu()
-            rows = [
-                _draw(asked, seen[at : at + 1], logits[at : at + 1], warpers, generators[at]) if going[at] else None
-                for at in range(count)
-            ]
-        rows = [row and replace(row, seam=True) if seam else row for row in rows]
-        ids = torch.cat([ids, ids.new_tensor([[row.id if row else end] for row in rows])], dim=1)
-        yield tuple(rows)
-        for at, row in enumerate(rows):
-            if row:
-                written[at].append(row)
-                going[at] = row.id != end and not _stopped(asked, [*asked.after, *written[at]])
-        if not any(going):
-            return
-
-
-def _draw(asked: Request, ids: torch.Tensor, logits: torch.Tensor, warpers, generator) -> Step:
-    """Choose one token from logits (1, V) after ids (1, T), and say what was chosen from what."""
-    scores = asked.sampling.penalised(ids, logits)
-    if asked.sampling.greedy:
-        return _step(asked, logits, scores, int(scores[0].argmax()))
-    warped = warpers(ids, scores)
-    chosen = int(torch.multinomial(warped.softmax(-1)[0], 1, generator=generator))
-    return _step(asked, logits, scores, chosen, warped)
-
-
-def _step(asked: Request, logits, scores, chosen: int, warped: torch.Tensor | None = None) -> Step:
-    """A Step from the model's logits (1, V), those after the penalty, and those after the filters; None where the choice is certain."""
+def step_of(
+    logits: torch.Tensor,
+    chosen: int,
+    drawn_from: torch.Tensor | None = None,
+    removed: float = 0.0,
+    *,
+    alternatives: int,
+    decode: Callable[[list[int]], str],
+) -> Step:
+    """The step that took a token where the model's logits were (1, V); `drawn_from` (V,), or None where the choice was certain."""
     own = logits.softmax(-1)[0]  # (V,)
-    if warped is None:
-        drawn_from, removed = torch.zeros_like(own).index_fill_(0, torch.tensor([chosen]), 1.0), 0.0
-    else:
-        drawn_from = warped.softmax(-1)[0]
-        tempered = (scores[0] / asked.sampling.temperature).softmax(-1)
-        removed = float(tempered[torch.isinf(warped[0])].sum())
-    decode, top = asked.lab.tokenizer.decode, own.topk(min(asked.alternatives, len(own)))
-    best = zip(top.indices.tolist(), top.values.tolist(), drawn_from[top.indices].tolist())
+    if drawn_from is None:
+        drawn_from = torch.zeros_like(own).index_fill_(0, torch.tensor([chosen]), 1.0)
+    top = own.topk(min(FAVOURITES, len(own)))
+    best = top.indices[:alternatives]
+    rows = zip(best.tolist(), top.values.tolist(), drawn_from[best].tolist())
     return Step(
         token=decode([chosen]),
         id=chosen,
         probability=float(own[chosen]),
         rank=int((own > own[chosen]).sum()) + 1,
         entropy=float(torch.special.entr(own).sum()),
-        alternatives=tuple(Alternative(decode([i]), i, p, sampled) for i, p, sampled in best),
+        alternatives=tuple(Alternative(decode([i]), i, p, sampled) for i, p, sampled in rows),
         sampled_probability=float(drawn_from[chosen]),
         removed=removed,
+        favourites=top.values.numpy(),
     )

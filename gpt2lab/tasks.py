@@ -1,6 +1,6 @@
 """The GPT-2 paper's tasks, which a language model does as text that goes on: summarise, translate, answer.
 
-Knows sampling; nothing of pages. Source of each recipe: Radford et al., Language Models are Unsupervised Multitask
+Knows generation; nothing of pages. Source of each recipe: Radford et al., Language Models are Unsupervised Multitask
 Learners (2019), the section that `Task.source` names.
 """
 
@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpt2lab.errors import LabError, whole_number
+from gpt2lab.generation import Generation, Request, collect, request, steps_of
 from gpt2lab.model import Lab
-from gpt2lab.sampling import Generation, Request, Sampling, collect, request, steps_of
+from gpt2lab.sampling import Sampling
 
 MAX_TEXT = 200_000  # characters of a text to summarise: a short book's; a minute of GPT-2 small per 3,000
 MAX_PARTS = 50  # that a long text is split into

@@ -23,10 +23,10 @@ import gpt2lab
 import gpt2lab.reports
 from gpt2lab import cli
 from gpt2lab.errors import LabError
+from gpt2lab.generation import beam_search, generate, generate_batch
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
-from gpt2lab.sampling import beam_search, generate, generate_batch
 from gpt2lab.scoring import scorer
 from gpt2lab.scoring.perplexity import perplexity
 from gpt2lab.tasks import TASKS, answer, summarize

@@ -9,7 +9,7 @@ import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
 BASE = {"errors", "files", "units", "sources", "text", "blocks", "model"}
-CORE = BASE | {"training", "scoring", "decoding", "sampling", "measures", "tasks", "inspection"}
+CORE = BASE | {"training", "scoring", "decoding", "sampling", "generation", "measures", "tasks", "inspection"}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
@@ -19,13 +19,14 @@ MAY_IMPORT = {
     "blocks": {"errors", "files", "sources", "text"},
     "model": {"errors", "sources", "text", "blocks"},
     "decoding": {"errors"},
-    "sampling": BASE | {"decoding"},
-    "measures": BASE | {"sampling"},
-    "tasks": BASE | {"sampling"},
+    "sampling": {"errors"},
+    "generation": BASE | {"decoding", "sampling"},
+    "measures": BASE | {"generation"},
+    "tasks": BASE | {"sampling", "generation"},
     "scoring": BASE,
     "inspection": BASE,
-    "training": BASE | {"sampling", "scoring"},
-    "views": {"errors", "files", "units", "training", "scoring", "sampling", "inspection"},
+    "training": BASE | {"generation", "scoring"},
+    "views": {"errors", "files", "units", "training", "scoring", "inspection"},
     "builtin": CORE,
     "reports": CORE | {"views"},
     "notebook": CORE | {"views"},

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from gpt2lab.errors import LabError
+from gpt2lab.generation import generate
 from gpt2lab.measures import distinct, longest_copy, measure, perplexity_under, training_ids
-from gpt2lab.sampling import generate
 from gpt2lab.text import load_text
 
 

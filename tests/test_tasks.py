@@ -1,8 +1,8 @@
 import pytest
 
 from gpt2lab.errors import LabError
+from gpt2lab.generation import generate
 from gpt2lab.model import load_model
-from gpt2lab.sampling import generate
 from gpt2lab.tasks import (
     MAX_PARTS,
     PAIRS,

@@ -39,10 +39,11 @@ def generate(
 ) -> None:
     """Text that follows a prompt; with --json every step, its probability, rank, entropy and alternatives."""
     quiet()
+    from gpt2lab.generation import request
     from gpt2lab.measures import measure as measured
     from gpt2lab.measures import training_ids
     from gpt2lab.model import load_model
-    from gpt2lab.sampling import Sampling, request
+    from gpt2lab.sampling import Sampling
 
     if beams is not None and (count != 1 or window is not None or int8):
         raise LabError(f"--beams {beams} searches for one text within the context; leave --count, --window, --int8 out")
@@ -66,7 +67,7 @@ def generate(
     for one in asked:
         told = f"[{one.lab.name}] " if compare else ""
         first, *others = texts(one, count, beams, f"{told}{prompt}", stream)
-        values = asdict(first) | {"model": one.lab.name} | ({"others": list(map(asdict, others))} if others else {})
+        values = record(first) | {"model": one.lab.name} | ({"others": list(map(record, others))} if others else {})
         if training:
             found = asdict(measured(one.lab, first, labs=labs, training=training[one.lab]))
             values["measures"] = found
@@ -76,6 +77,14 @@ def generate(
     if as_json:
         first, *others = results
         report(first | ({"compare": others[0]} if others else {}), as_json)
+
+
+def record(generation) -> dict:
+    """A Generation as --json gives it: all but what steps keep for other samplers."""
+    values = asdict(generation)
+    for step in values["steps"]:
+        del step["favourites"]
+    return values
 
 
 def flat(measures: dict) -> dict:
@@ -88,7 +97,7 @@ def flat(measures: dict) -> dict:
 
 def texts(asked, count: int, beams: int | None, start: str, stream) -> list:
     """The Generations that are asked for, printed after `start`: one as it comes, several when they are there."""
-    from gpt2lab.sampling import beam_search, generate_batch, steps_of
+    from gpt2lab.generation import beam_search, generate_batch, steps_of
 
     if count == 1 and beams is None:
         return [printed(asked, steps_of(asked), start, stream)]
@@ -105,7 +114,7 @@ def texts(asked, count: int, beams: int | None, start: str, stream) -> list:
 
 def printed(asked, steps, start: str, stream):
     """The Generation of steps that are printed as they come, whole characters at a time, less the beginning of a stop string."""
-    from gpt2lab.sampling import collect
+    from gpt2lab.generation import collect
 
     taken, shown = [], 0
     print(start, end="", file=stream, flush=True)

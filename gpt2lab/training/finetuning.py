@@ -23,8 +23,8 @@ from accelerate.utils import broadcast_object_list
 
 from gpt2lab.blocks import Blocks, pack, token_ids
 from gpt2lab.errors import LabError, first_line
+from gpt2lab.generation import generate
 from gpt2lab.model import Lab, load_model, random_model, weights_digest
-from gpt2lab.sampling import generate
 from gpt2lab.sources import resolve_auto
 from gpt2lab.text import TextSplits, load_text
 from gpt2lab.training import jobs, runs

@@ -55,7 +55,7 @@ def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
 
     @user_errors
     def write(label, task, text, question, examples, prompt, length, seed):
-        from gpt2lab.sampling import collect, steps_of
+        from gpt2lab.generation import collect, steps_of
         from gpt2lab.tasks import SMALLER, TASKS
 
         plan = plan_of(shelf.lab(label), task, text, question, examples, prompt, length, seed)

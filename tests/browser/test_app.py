@@ -6,9 +6,9 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import expect
 
+from gpt2lab.generation import generate
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
-from gpt2lab.sampling import generate
 from gpt2lab.tasks import translate
 from gpt2lab.ui.attention import EXAMPLES
 from gpt2lab.ui.handling import ALONE

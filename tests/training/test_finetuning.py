@@ -15,8 +15,8 @@ from accelerate import PartialState
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2lab.errors import LabError
+from gpt2lab.generation import generate
 from gpt2lab.model import load_model
-from gpt2lab.sampling import generate
 from gpt2lab.text import load_text
 from gpt2lab.training import finetuning, runs, watch
 from gpt2lab.training.checkpoints import go_back

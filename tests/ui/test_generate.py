@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 
 import gpt2lab.model
-from gpt2lab.sampling import generate
+from gpt2lab.generation import generate
 from gpt2lab.ui.generate import MAX_TEXTS, alternatives, build_generate_tab, coloured, step_rows
 from gpt2lab.ui.shelf import Shelf
 
