@@ -39,6 +39,14 @@ class Measures:
     copy: str | None
     perplexity: dict[str, float | None]
 
+    @property
+    def named(self) -> dict[str, float | int | str | None]:
+        """Each measure under a name for a reader."""
+        distinct = {f"distinct-{n}": value for n, value in enumerate(self.distinct, 1)}
+        copied = None if self.copied is None else f"{self.copied} tokens: {self.copy!r}"
+        under = {f"perplexity under {name}": value for name, value in self.perplexity.items()}
+        return {"tokens": self.tokens, **distinct, "repeated": self.repeated, "copied": copied, **under}
+
 
 def measure(
     writer: Lab, generation: Generation, *, labs: Sequence[Lab] = (), training: np.ndarray | None = None

@@ -10,7 +10,7 @@ from gpt2lab.blocks import pack, token_ids
 from gpt2lab.decoding import Decoder, ShardedDecoder, decoder, int8_layers, linears, packed
 from gpt2lab.errors import LabError
 from gpt2lab.model import load_model
-from gpt2lab.text import load_text
+from gpt2lab.text import load_text, read_articles
 
 SHAPES = [
     {},
@@ -119,9 +119,14 @@ def test_int8_reads_the_first_tokens_at_full_precision_and_is_off_a_little_after
 
 
 @x86
-def test_int8_costs_less_than_a_hundredth_of_a_nat_on_the_sample():
+@pytest.mark.parametrize("text", ["sample", "WikiText-2"])
+def test_int8_costs_less_than_a_hundredth_of_a_nat(text, request):
+    if text == "sample":
+        articles = load_text("sample").split("test")
+    else:
+        articles = read_articles(request.getfixturevalue("shared_data") / "wikitext-2-raw/wiki.test.raw")[:3]
     lab = load_model("builtin", device="cpu")
-    blocks = pack(token_ids(lab.tokenizer, load_text("sample").split("test")), 128)
+    blocks = pack(token_ids(lab.tokenizer, articles), 128)
     ids = torch.stack([torch.as_tensor(blocks[i]["input_ids"]) for i in range(6)])
     nll, favourites = {}, {}
     for int8 in (False, True):

@@ -69,10 +69,10 @@ def generate(
         first, *others = texts(one, count, beams, f"{told}{prompt}", stream)
         values = record(first) | {"model": one.lab.name} | ({"others": list(map(record, others))} if others else {})
         if training:
-            found = asdict(measured(one.lab, first, labs=labs, training=training[one.lab]))
-            values["measures"] = found
+            found = measured(one.lab, first, labs=labs, training=training[one.lab])
+            values["measures"] = asdict(found)
             if not as_json:
-                report(flat(found), as_json)
+                report(found.named, as_json)
         results.append(values)
     if as_json:
         first, *others = results
@@ -85,14 +85,6 @@ def record(generation) -> dict:
     for step in values["steps"]:
         del step["favourites"]
     return values
-
-
-def flat(measures: dict) -> dict:
-    """Measures for a reader, a line each."""
-    distinct = {f"distinct-{n}": value for n, value in enumerate(measures["distinct"], 1)}
-    perplexity = {f"perplexity under {name}": value for name, value in measures["perplexity"].items()}
-    copied = {"copied": f"{measures['copied']} tokens: {measures['copy']!r}"}
-    return {"tokens": measures["tokens"], **distinct, "repeated": measures["repeated"], **copied, **perplexity}
 
 
 def texts(asked, count: int, beams: int | None, start: str, stream) -> list:

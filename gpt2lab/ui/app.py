@@ -44,7 +44,7 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
             with gr.Tab("Attention", id="attention", elem_id="tab-attention"):
                 second = build_attention_tab(demo, shelf, tabs, model, dark)
             with gr.Tab("Generate", elem_id="tab-generate"):
-                build_generate_tab(shelf, model)
+                third = build_generate_tab(shelf, model)
             with gr.Tab("Tasks", elem_id="tab-tasks"):
                 build_tasks_tab(shelf, model)
 
@@ -57,10 +57,10 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
             labels = shelf.labels()
             told = f"{auto_line()}\n\n{model_line(shelf, label)}"
             others = gr.Dropdown(choices=[ALONE, *labels])
-            return gr.Dropdown(choices=labels), others, others, told
+            return gr.Dropdown(choices=labels), others, others, others, told
 
         model.change(describe, model, status, api_name="describe_model")
-        demo.load(arrive, model, [model, other, second, status], api_visibility="private")
+        demo.load(arrive, model, [model, other, second, third, status], api_visibility="private")
         demo.load(None, None, dark, js=IS_DARK)
     demo.queue(api_open=False, max_size=32)
     return demo

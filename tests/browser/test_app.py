@@ -6,7 +6,6 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import expect
 
-from gpt2lab.generation import generate
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
 from gpt2lab.tasks import translate
@@ -203,14 +202,6 @@ def test_what_is_shown_stays_while_another_text_is_typed(page, lab):
         expect(page.locator("#attention-table").get_by_role("row").nth(2)).to_contain_text(cell, timeout=PATIENCE)
 
 
-def test_generate_streams_the_package_s_own_text(page, lab):
-    open_tab(page, "Generate")
-    page.locator("#generate-go").click()
-    expect(page.locator("#generate-note")).to_contain_text("the length asked for is reached", timeout=PATIENCE)
-    expected = generate(lab, "The moon is", max_new_tokens=80, temperature=0.8, top_p=0.95, seed=0)
-    assert page.locator("#generate-text textarea").input_value() == expected.prompt + expected.text
-
-
 def test_tasks_are_done_by_the_package_s_recipes(page, lab):
     open_tab(page, "Tasks")
     page.locator("#tasks-task").get_by_label("translate").check()
@@ -227,45 +218,8 @@ def test_tasks_are_done_by_the_package_s_recipes(page, lab):
     expect(toast(page).last).to_contain_text("has several lines", timeout=PATIENCE)
 
 
-def test_stop_ends_a_generation(page):
-    open_tab(page, "Generate")
-    page.locator("#generate-length input[type=number]").fill("240")
-    page.locator("#generate-go").click()
-    expect(page.locator("#generate-note")).to_contain_text("tokens", timeout=PATIENCE)
-    page.locator("#generate-stop").click()
-    expect(page.locator("#generate-note")).to_have_text("Stopped.", timeout=PATIENCE)
-    text = page.locator("#generate-text textarea").input_value()
-    page.wait_for_timeout(1500)
-    assert page.locator("#generate-text textarea").input_value() == text
-
-
-def test_a_token_s_alternatives_are_shown_and_one_of_them_is_gone_on_from(page, lab):
-    open_tab(page, "Generate")
-    page.locator("#generate-temp input[type=number]").fill("0")
-    page.locator("#generate-length input[type=number]").fill("12")
-    page.locator("#generate-go").click()
-    expect(page.locator("#generate-note")).to_contain_text("the length asked for is reached", timeout=PATIENCE)
-    first = generate(lab, "The moon is", max_new_tokens=12, temperature=0, top_p=0.95)
-    tokens = page.locator("#generate-tokens .token-container > *, #generate-tokens .textspan")
-    expect(tokens.first).to_be_visible()
-    tokens.nth(4).click()
-    expect(page.locator("#generate-token")).to_contain_text(
-        f"rank 1, entropy {first.steps[4].entropy:.3f}", timeout=PATIENCE
-    )
-    other = first.steps[4].alternatives[2]
-    page.locator("#generate-choices").get_by_text(f"({other.id}), drawn with").click()
-    after = (*first.steps[:4], first.steps[4].instead(other.id))
-    branch = generate(lab, "The moon is", max_new_tokens=7, temperature=0, top_p=0.95, after=after)
-    expect(page.locator("#generate-text textarea")).to_have_value(f"The moon is{branch.text}", timeout=PATIENCE)
-    which = page.locator("#generate-which input")
-    expect(which).to_be_visible()
-    which.click()
-    page.get_by_role("option", name="1: builtin").click()
-    expect(page.locator("#generate-text textarea")).to_have_value(f"The moon is{first.text}", timeout=PATIENCE)
-
-
-GENERATE = {"label": "builtin", "prompt": "The", "length": 5, "temperature": 1, "top_p": 1, "top_k": 0, "seed": 0}
-GENERATE |= {"min_p": 0, "penalty": 1, "window": 0, "int8": False, "by": "rank"}
+GENERATE = {"label": "builtin", "other": ALONE, "prompt": "The", "count": 1, "by": "rank", "length": 5}
+GENERATE |= {"temperature": 1, "top_p": 1, "top_k": 0, "seed": 0, "min_p": 0, "penalty": 1, "window": 0, "int8": False}
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +246,8 @@ def test_no_client_names_a_model_that_is_not_offered(client, label):
         ({"penalty": 0}, "minimum value 0.5"),
         ({"window": 256}, "window 256 is out of range"),
         ({"by": "smell"}, "smell"),
+        ({"count": 9}, "maximum value 8"),
+        ({"other": "/etc"}, r"not in the list|not offered"),
     ],
 )
 def test_bad_sampling_over_http_is_refused_with_the_value_s_name(client, change, message):

@@ -4,38 +4,49 @@ import gradio as gr
 import pytest
 
 import gpt2lab.model
-from gpt2lab.generation import generate
-from gpt2lab.ui.generate import MAX_TEXTS, alternatives, build_generate_tab, coloured, step_rows
+from gpt2lab.generation import best_of, generate, generate_batch
+from gpt2lab.ui.generate import SAMPLING, build_generate_tab
+from gpt2lab.ui.handling import ALONE
 from gpt2lab.ui.shelf import Shelf
+from gpt2lab.ui.written import MAX_TEXTS, choices_of, coloured, step_rows
 
 SETTINGS = {
-    "length": 8,
+    "max_new_tokens": 8,
     "temperature": 0.8,
     "top_p": 0.95,
     "top_k": 0,
     "seed": 3,
     "min_p": 0,
-    "penalty": 1,
+    "repetition_penalty": 1,
     "window": 0,
+    "int8": False,
 }
+OPTIONS = {"max_new_tokens": 8, "temperature": 0.8, "top_p": 0.95, "seed": 3}
+VIEWS = ["which", "beside", "text", "ending", "tokens", "column", "text2", "ending2", "tokens2", "table", "measures"]
 
 
 @pytest.fixture
-def tab(tmp_path, monkeypatch, tiny_lab):
-    """The tab on a page of its own, with the tiny model for "builtin"."""
-    monkeypatch.setattr(gpt2lab.model, "load_model", {"builtin": tiny_lab}.get)
+def tab(tmp_path, monkeypatch, tiny_lab, random_lab):
+    """The tab on a page of its own, with the tiny model for "builtin" and another for "gpt2"."""
+    labs = {"builtin": tiny_lab, "gpt2": random_lab(seed=5)}
+    monkeypatch.setattr(gpt2lab.model, "load_model", labs.get)
+    shelf = Shelf(tmp_path)
     with gr.Blocks(analytics_enabled=False) as demo:
-        build_generate_tab(Shelf(tmp_path), gr.Dropdown(["builtin"]))
+        build_generate_tab(shelf, gr.Dropdown(["builtin", "gpt2"]))
     functions = {event.api_name: event.fn for event in demo.fns.values()}
-    return SimpleNamespace(demo=demo, lab=tiny_lab, **functions)
+    return SimpleNamespace(demo=demo, lab=tiny_lab, other=labs["gpt2"], shelf=shelf, **functions)
 
 
-def written(tab, prompt="The moon", texts=(), by="probability", **changes):
-    """All that the tab shows while a text is written."""
-    *_, last = answers = list(tab.generate("builtin", prompt, *(SETTINGS | changes).values(), False, by, texts))
-    names = ["text", "note", "tokens", "table", "texts", "which"]
-    assert all(len(answer) == len(names) for answer in answers)
-    return SimpleNamespace(**dict(zip(names, last, strict=True)))
+def last_of(answers):
+    """The last of what the tab shows while it writes, by names."""
+    *_, last = answers = list(answers)
+    names = ["texts", "note", *VIEWS]
+    return SimpleNamespace(**dict(zip(names, last, strict=True)), count=len(answers))
+
+
+def written(tab, prompt="The moon", texts=(), by="probability", other=ALONE, continuations=1, **changes):
+    values = (SETTINGS | changes).values()
+    return last_of(tab.generate("builtin", other, prompt, continuations, by, texts, *values))
 
 
 def click(index):
@@ -44,96 +55,131 @@ def click(index):
 
 def test_text_is_the_package_s_own_in_colours_with_its_steps(tab):
     answer = written(tab)
-    expected = generate(tab.lab, "The moon", max_new_tokens=8, temperature=0.8, top_p=0.95, seed=3)
+    expected = generate(tab.lab, "The moon", **OPTIONS)
     assert answer.text == f"The moon{expected.text}"
     assert answer.tokens == [(step.token.replace("\n", "⏎"), round(step.probability, 4)) for step in expected.steps]
     assert answer.table == step_rows(expected)
-    assert answer.note.startswith("8 tokens, ") and answer.note.endswith("the length asked for is reached.")
+    assert answer.note.startswith("8 tokens, ") and answer.note.endswith(" a second.")
+    assert answer.ending == "**builtin**: 8 tokens; the length asked for is reached."
     [kept] = answer.texts
-    assert kept.generation == expected
-    assert (answer.which.value, answer.which.visible) == (0, False)
+    assert (kept.number, kept.generation) == (1, expected)
+    assert (answer.which.value, answer.which.visible, answer.column.visible) == (1, False, False)
 
 
-@pytest.mark.parametrize("by", ["probability", "rank", "entropy"])
-def test_colours_lie_between_0_and_1_and_are_what_they_say(tiny_lab, by):
-    steps = generate(tiny_lab, "The moon", max_new_tokens=20, seed=1).steps
-    found = coloured(steps, by, 300)
-    assert [token for token, _ in found] == [step.token.replace("\n", "⏎") for step in steps]
-    assert all(0 <= value <= 1 for _, value in found) and len({value for _, value in found}) > 5
-    order = sorted(range(20), key=lambda i: getattr(steps[i], by))
-    assert [found[i][1] for i in order] == sorted(value for _, value in found)
+def test_two_models_write_beside_each_other_from_the_same_prompt_and_seed(tab):
+    answers = list(tab.generate("builtin", "gpt2", "The moon", 1, "rank", (), *(SETTINGS | {"seed": 4}).values()))
+    answer = last_of(answers)
+    texts = [f"The moon{generate(lab, 'The moon', **OPTIONS | {'seed': 4}).text}" for lab in (tab.lab, tab.other)]
+    assert [answer.text, answer.text2] == texts and texts[0] != texts[1]
+    assert answer.ending2.startswith("**gpt2**: 8 tokens")
+    assert (answer.which.value, answer.beside.value, answer.column.visible) == (1, 2, True)
+    first = dict(zip(["texts", "note", *VIEWS], answers[0]))
+    assert [len(one.generation.steps) for one in first["texts"]] == [1, 1]  # both stream
+
+
+def test_of_several_continuations_the_best_is_shown_and_all_are_kept(tab):
+    answer = written(tab, continuations=4)
+    batch = generate_batch(tab.lab, "The moon", 4, **OPTIONS)
+    assert [text.generation.text for text in answer.texts] == [one.text for one in batch]
+    best = best_of(batch)
+    assert answer.text == f"The moon{best.text}"
+    assert answer.which.value == 1 + batch.index(best)
+    assert answer.note.startswith("32 tokens")
 
 
 def test_empty_prompt_is_said(tab):
-    answer = written(tab, "")
-    assert answer.note.endswith("There was no prompt: the model began from `<|endoftext|>`.")
+    assert written(tab, "").ending.endswith("There was no prompt: the model began from `<|endoftext|>`.")
 
 
 def test_seam_is_marked(tab):
-    answer = written(tab, "x" * 60, length=10, window=20)
+    answer = written(tab, "x" * 60, max_new_tokens=10, window=20)
     assert [token.startswith("⋮ ") for token, _ in answer.tokens].count(True) == 1
 
 
-def test_token_shows_what_it_was_chosen_from(tab):
-    answer = written(tab)
+def test_token_shows_what_it_was_chosen_from_with_the_text_s_own_settings(tab):
+    answer = written(tab, top_k=7)
     step = answer.texts[0].generation.steps[5]
-    place, words, bars = tab.generate_token(answer.texts, 0, click(5))
-    assert (place, words, bars) == (5, *alternatives(step, 5))
-    assert f"probability {step.probability:.4f}, rank {step.rank}" in words
-    assert list(bars.values()) == [other.probability for other in step.alternatives]
+    at, row, words, bars, *drawn = tab.generate_token(answer.texts, 1, click(5))
+    assert (at, row.visible, drawn) == ((1, 5), True, [0.8, 0.95, 7, 0])
+    assert (words, bars) == choices_of(tab.shelf, answer.texts, at, *drawn)
+    assert list(bars.values()) == pytest.approx([other.sampled_probability for other in step.alternatives], abs=1e-3)
+
+
+def test_bars_are_drawn_anew_without_a_model(tab, monkeypatch):
+    answer = written(tab)
+    monkeypatch.setattr("gpt2lab.decoding.Decoder.read", None)
+    for name in SAMPLING:
+        words, bars = tab.__dict__[f"generate_redraw_{name}"](answer.texts, (1, 2), 0, 1, 0, 0)
+        assert list(bars.values()) == [1.0] + [0.0] * 9
+    assert "with temperature 0, top-p 1, top-k all, min-p 0" in words
 
 
 def test_a_choice_is_gone_on_from_and_both_texts_are_kept(tab):
     first = written(tab, temperature=0)
     step = first.texts[0].generation.steps[2]
-    *_, last = tab.generate_branch(first.texts, 0, 2, "rank", click(3))
+    last = last_of(tab.generate_branch(first.texts, (1, 2), "rank", 0, click(3)))
     after = (*first.texts[0].generation.steps[:2], step.instead(step.alternatives[3].id))
     expected = generate(tab.lab, "The moon", max_new_tokens=5, temperature=0, top_p=0.95, seed=3, after=after)
-    text, _, tokens, table, texts, which = last
-    assert text == f"The moon{expected.text}"
-    assert (tokens, table) == (coloured(expected.steps, "rank", 300), step_rows(expected))
-    assert texts[0] == first.texts[0] and texts[1].generation == expected
-    assert (which.value, which.visible) == (1, True)
-    assert f"{step.alternatives[3].token!r} for token 2 of text 1" in which.choices[1][0]
-    shown, note, *_ = tab.generate_show(texts, 0, "rank")
-    assert shown == first.text and note == "8 tokens; the length asked for is reached."
-    assert tab.generate_colours(texts, 1, "entropy")[2] == coloured(expected.steps, "entropy", 300)
+    assert last.text == f"The moon{expected.text}"
+    assert (last.tokens, last.table) == (coloured(expected.steps, "rank", 300), step_rows(expected))
+    assert last.texts[0] == first.texts[0] and last.texts[1].generation == expected
+    assert (last.which.value, last.which.visible, last.beside.value) == (2, True, 0)
+    assert f"↳ 2: builtin, {step.alternatives[3].token!r} for token 2: " in last.which.choices[1][0]
+    shown = dict(zip(VIEWS, tab.generate_show(last.texts, 1, 2, "rank"), strict=True))
+    assert (shown["text"], shown["text2"]) == (first.text, last.text)
+    colours = dict(zip(VIEWS, tab.generate_colours(last.texts, 2, 0, "entropy")))
+    assert colours["tokens"] == coloured(expected.steps, "entropy", 300)
 
 
-def test_another_text_clears_what_a_token_was_chosen_from(tab):
-    cleared = [
-        event for event in tab.demo.fns.values() if len(event.outputs) == 3 and isinstance(event.outputs[0], gr.State)
-    ]
-    cleared = [event for event in cleared if event.api_name not in ("generate_token",)]
-    assert [output.elem_id for output in cleared[0].outputs[1:]] == ["generate-token", "generate-choices"]
-    assert [event.fn() for event in cleared] == [(None, "", None)] * 3
+def test_a_branch_leaves_what_stands_beside_it(tab):
+    first = written(tab, other="gpt2")
+    last = last_of(tab.generate_branch(first.texts, (2, 1), "rank", 2, click(4)))
+    assert (last.which.value, last.beside.value) == (3, 2)
+    assert last.text2 == first.text2 and last.ending.startswith("**gpt2**")
 
 
-def test_no_more_texts_are_kept_than_the_limit(tab):
+def test_measures_stand_in_a_table_under_each_model(tab):
+    texts = written(tab, other="gpt2").texts
+    found = tab.generate_measure(texts, 1, 2, "sample")
+    for part in ("1: builtin", "2: gpt2", "distinct-2", "copied", "perplexity under builtin", "perplexity under gpt2"):
+        assert part in found
+    assert "2: gpt2" not in tab.generate_measure(texts, 1, 0, "sample")
+
+
+def test_no_more_texts_are_kept_than_the_limit_and_numbers_stay(tab):
     texts = ()
     for seed in range(MAX_TEXTS + 2):
-        texts = written(tab, texts=texts, length=1, seed=seed).texts
-    assert [one.generation.seed for one in texts] == list(range(2, MAX_TEXTS + 2))
+        texts = written(tab, texts=texts, max_new_tokens=1, seed=seed).texts
+    assert [(one.number, one.generation.seed) for one in texts] == [(i + 1, i) for i in range(2, MAX_TEXTS + 2)]
 
 
 def test_colours_before_there_is_a_text_change_nothing(tab):
-    assert all(one == gr.skip() for one in tab.generate_colours((), None, "rank"))
+    assert all(one == gr.skip() for one in tab.generate_colours((), None, 0, "rank"))
 
 
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
         (lambda tab, texts: tab.generate_token((), None, click(0)), "press Generate first"),
-        (lambda tab, texts: tab.generate_show((), 0, "rank"), "press Generate first"),
-        (lambda tab, texts: list(tab.generate_branch((), 0, 0, "rank", click(0))), "press Generate first"),
-        (lambda tab, texts: tab.generate_token(texts, 0, click(8)), "token 8 is out of range"),
-        (lambda tab, texts: tab.generate_token(texts, 1, click(0)), "text 1 is out of range"),
-        (lambda tab, texts: list(tab.generate_branch(texts, 0, None, "rank", click(0))), "token None is out of range"),
-        (lambda tab, texts: list(tab.generate_branch(texts, 0, 0, "rank", click(10))), "choice 10 is out of range"),
-        (lambda tab, texts: tab.generate_show(texts, 0, "__class__"), "colour '__class__' is unknown"),
+        (lambda tab, texts: list(tab.generate_branch((), (1, 0), "rank", 0, click(0))), "press Generate first"),
+        (lambda tab, texts: tab.generate_measure((), None, 0, "sample"), "press Generate first"),
+        (lambda tab, texts: tab.generate_token(texts, 1, click(8)), "token 8 is out of range"),
+        (lambda tab, texts: tab.generate_token(texts, 7, click(0)), "text 7 is not here; use one of 1"),
+        (lambda tab, texts: tab.generate_show(texts, 1, 9, "rank"), "text 9 is not here"),
+        (lambda tab, texts: tab.generate_redraw_top_p(texts, None, 1, 1, 0, 0), "click one first"),
+        (lambda tab, texts: tab.generate_redraw_top_p(texts, (1, 0), 1, 0, 0, 0), "top_p 0 leaves no token"),
+        (lambda tab, texts: list(tab.generate_branch(texts, None, "rank", 0, click(0))), "click one first"),
+        (
+            lambda tab, texts: list(tab.generate_branch(texts, (1, 0), "rank", 0, click(10))),
+            "choice 10 is out of range",
+        ),
+        (lambda tab, texts: tab.generate_show(texts, 1, 0, "__class__"), "colour '__class__' is unknown"),
+        (lambda tab, texts: tab.generate_measure(texts, 1, 0, "/etc/passwd"), "'/etc/passwd' is not offered"),
         (lambda tab, texts: written(tab, temperature=-1), "temperature -1 is out of range"),
         (lambda tab, texts: written(tab, seed=None), "seed None is out of range"),
         (lambda tab, texts: written(tab, window=64), "window 64 is out of range"),
+        (lambda tab, texts: written(tab, continuations=9), "continuations 9 is out of range"),
+        (lambda tab, texts: written(tab, other="/etc"), "'/etc' is not offered"),
         (lambda tab, texts: written(tab, "\ud800"), "surrogate"),
     ],
 )

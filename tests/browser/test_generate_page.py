@@ -1,0 +1,192 @@
+import sys
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+import gpt2lab.generation
+from gpt2lab.generation import generate
+from gpt2lab.model import load_model
+from gpt2lab.sampling import Sampling, redrawn
+
+PATIENCE = 120_000  # milliseconds: the first model run imports torch
+OPTIONS = {"max_new_tokens": 12, "temperature": 0, "top_p": 0.95}
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return load_model("builtin")
+
+
+def open_tab(page):
+    page.get_by_role("tab", name="Generate").click()
+
+
+def set_number(page, name, value):
+    field = page.locator(f"#generate-{name} input[type=number]")
+    field.fill(str(value))
+    field.blur()
+
+
+def write(page, length=12, temperature=0):
+    open_tab(page)
+    set_number(page, "temp", temperature)
+    set_number(page, "length", length)
+    page.locator("#generate-go").click()
+
+
+def done(page, end=""):
+    expect(page.locator(f"#generate-ending{end}")).to_contain_text("the length asked for is reached", timeout=PATIENCE)
+
+
+def text_of(page, end=""):
+    return page.locator(f"#generate-text{end} textarea")
+
+
+def token(page, place, end=""):
+    tokens = page.locator(f"#generate-tokens{end} .token-container > *, #generate-tokens{end} .textspan")
+    expect(tokens.first).to_be_visible()
+    return tokens.nth(place)
+
+
+def choose(page, name, option):
+    page.locator(f"#generate-{name} input").click()
+    page.get_by_role("option", name=option).click()
+
+
+def generating():
+    """Threads that are inside a generation, or a draw that a test has slowed down."""
+    names = (gpt2lab.generation.__file__, __file__)
+
+    def frames(frame):
+        while frame:
+            yield frame.f_code
+            frame = frame.f_back
+
+    found = 0
+    for top in sys._current_frames().values():
+        codes = list(frames(top))
+        found += any(code.co_filename in names and code.co_name in ("_rows", "slow") for code in codes)
+    return found
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The tokens drawn so far, each of which takes a fifth of a second."""
+    tokens, draw = [], gpt2lab.generation.draw
+
+    def slow(*args, **options):
+        time.sleep(0.2)
+        step = draw(*args, **options)
+        tokens.append(step.token)
+        return step
+
+    monkeypatch.setattr(gpt2lab.generation, "draw", slow)
+    return tokens
+
+
+def test_text_streams_and_is_the_package_s_own(page, lab):
+    write(page, 80, 0.8)
+    done(page)
+    expected = generate(lab, "The moon is", max_new_tokens=80, temperature=0.8, top_p=0.95, seed=0)
+    assert text_of(page).input_value() == expected.prompt + expected.text
+    expect(page.locator("#generate-note")).to_contain_text("80 tokens, ")
+
+
+def test_a_token_s_alternatives_are_shown_and_one_of_them_is_gone_on_from(page, lab):
+    write(page)
+    done(page)
+    first = generate(lab, "The moon is", **OPTIONS)
+    token(page, 4).click()
+    told = page.locator("#generate-token")
+    expect(told).to_contain_text(f"rank 1, entropy {first.steps[4].entropy:.3f}", timeout=PATIENCE)
+    other = first.steps[4].alternatives[2]
+    page.locator("#generate-choices").get_by_text(f"({other.id}), the model's own").click()
+    after = (*first.steps[:4], first.steps[4].instead(other.id))
+    branch = generate(lab, "The moon is", **OPTIONS | {"max_new_tokens": 7}, after=after)
+    expect(text_of(page)).to_have_value(f"The moon is{branch.text}", timeout=PATIENCE)
+    expect(told).to_contain_text("Token 4 of text 1")  # another choice can be tried
+    choose(page, "beside", "1: builtin")
+    expect(text_of(page, "-beside")).to_have_value(f"The moon is{first.text}", timeout=PATIENCE)
+    choose(page, "which", "1: builtin")
+    expect(text_of(page)).to_have_value(f"The moon is{first.text}", timeout=PATIENCE)
+    expect(text_of(page, "-beside")).to_have_value(f"The moon is{first.text}")
+
+
+def test_sliders_draw_a_token_s_bars_anew(page, lab):
+    write(page)
+    done(page)
+    step = generate(lab, "The moon is", **OPTIONS).steps[1]
+    token(page, 1).click()
+    bars = page.locator("#generate-choices")
+    expect(bars).to_contain_text("100%", timeout=PATIENCE)
+    set_number(page, "redraw-temperature", 1)
+    set_number(page, "redraw-top-p", 1)
+    low, high = redrawn(step, Sampling(), lab.model.config.vocab_size)
+    assert (high - low).max() < 5e-4
+    expect(bars).not_to_contain_text("100%", timeout=PATIENCE)
+    expect(bars).to_contain_text(f"{round(100 * low[0])}%")
+    expect(page.locator("#generate-token")).not_to_contain_text("not enough")
+    set_number(page, "redraw-temperature", 2)
+    expect(page.locator("#generate-token")).to_contain_text("not enough", timeout=PATIENCE)
+    low, high = redrawn(step, Sampling(temperature=2), lab.model.config.vocab_size)
+    expect(bars).to_contain_text(f"{low[0]:.3f} to {high[0]:.3f}")
+
+
+def test_two_models_stream_beside_each_other_and_are_measured(open_page, page, runs_dir, lab, random_gpt2):
+    folder = runs_dir / "beside" / "model"
+    changed = load_model("builtin")
+    for weight in changed.model.transformer.h[0].parameters():
+        weight.data.mul_(1.1)
+    changed.model.save_pretrained(folder)
+    changed.tokenizer.save_pretrained(folder)
+    page.reload()
+    open_tab(page)
+    page.locator("#generate-other input").click()
+    page.get_by_role("option", name="beside").click()
+    write(page)
+    done(page), done(page, "-beside")
+    both = [generate(one, "The moon is", **OPTIONS).text for one in (lab, changed)]
+    assert [text_of(page).input_value(), text_of(page, "-beside").input_value()] == [
+        f"The moon is{one}" for one in both
+    ]
+    page.locator("#generate-measures").get_by_role("button", name="How varied").click()
+    page.locator("#generate-measure").click()
+    measured = page.locator("#generate-measured")
+    for part in ("distinct-2", "copied", "perplexity under builtin", "perplexity under beside"):
+        expect(measured).to_contain_text(part, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("way", ["stop", "close", "reload", "stop a branch"])
+def test_stop_reload_and_a_closed_page_end_the_work_within_a_few_tokens(chromium, app_url, way, drawn):
+    page = chromium.new_page()  # its log is not looked at: gradio's page complains of requests that a reload cuts off
+    page.goto(app_url)
+    write(page, 4 if way == "stop a branch" else 200, 0.8)
+    if way == "stop a branch":
+        done(page)
+        set_number(page, "length", 200)
+        page.locator("#generate-go").click()
+        expect(page.locator("#generate-which")).to_be_visible(timeout=PATIENCE)
+        token(page, 1)
+        page.locator("#generate-stop").click()
+        expect(page.locator("#generate-note")).to_have_text("Stopped.", timeout=PATIENCE)
+        token(page, 0).click()
+        page.locator("#generate-choices").get_by_text("the model's own").nth(1).click()
+    before = len(drawn)
+    wait_for(lambda: len(drawn) > before + 3)
+    wait_for(lambda: generating() == 1)
+    {"close": page.close, "reload": page.reload}.get(way, page.locator("#generate-stop").click)()
+    asked = len(drawn)
+    time.sleep(3)
+    count = len(drawn)
+    time.sleep(1)
+    assert (len(drawn), generating()) == (count, 0)
+    assert count <= asked + 5  # 1 s: in it is what the browser and the server take to tell each other
+    page.close()
+
+
+def wait_for(holds, seconds=30):
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)

@@ -1,0 +1,107 @@
+import pytest
+import torch
+
+import gpt2lab.model
+from gpt2lab.errors import LabError
+from gpt2lab.generation import generate
+from gpt2lab.sampling import step_of
+from gpt2lab.ui.shelf import Shelf
+from gpt2lab.ui.written import Start, Text, branch, cell, choices_of, coloured, listed, token_at, write
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch, tiny_lab):
+    monkeypatch.setattr(gpt2lab.model, "load_model", {"builtin": tiny_lab}.get)
+    return Shelf(tmp_path)
+
+
+def start(**options):
+    return Start("builtin", {"prompt": "The moon", "max_new_tokens": 6, **options})
+
+
+def texts_of(shelf, *starts):
+    texts = ()
+    for one in starts:
+        *_, last = write(shelf, texts, [one])
+        texts = last.texts
+    return texts
+
+
+@pytest.mark.parametrize("by", ["probability", "rank", "entropy"])
+def test_colours_lie_between_0_and_1_and_are_what_they_say(tiny_lab, by):
+    steps = generate(tiny_lab, "The moon", max_new_tokens=20, seed=1).steps
+    found = coloured(steps, by, 300)
+    assert [token for token, _ in found] == [step.token.replace("\n", "⏎") for step in steps]
+    assert all(0 <= value <= 1 for _, value in found) and len({value for _, value in found}) > 5
+    order = sorted(range(20), key=lambda i: getattr(steps[i], by))
+    assert [found[i][1] for i in order] == sorted(value for _, value in found)
+
+
+def test_writing_tells_the_text_as_it_grows_and_at_last_all_of_it(shelf, monkeypatch):
+    monkeypatch.setattr("gpt2lab.ui.written.DRAW_SECONDS", 0)
+    found = list(write(shelf, (), [start(seed=1)]))
+    assert [len(now.texts[0].generation.steps) for now in found] == [1, 2, 3, 4, 5, 6, 6]
+    assert [now.done for now in found] == [False] * 6 + [True]
+    assert found[2].texts[0].generation.finish == "stopped" and found[-1].texts[0].generation.finish == "length"
+
+
+def test_branches_are_listed_below_what_they_branched_from(shelf):
+    texts = texts_of(shelf, start(seed=1), start(seed=2))
+    for at, choice in (((1, 2), 1), ((3, 4), 2), ((1, 0), 3)):
+        texts = texts_of_branch(shelf, texts, at, choice)
+    assert [number for _, number in listed(texts)] == [1, 3, 4, 5, 2]
+    lines = {number: line for line, number in listed(texts)}
+    assert [lines[i].count("↳ ") for i in (1, 3, 4, 5, 2)] == [0, 1, 2, 1, 0]
+    assert lines[2].startswith("2: builtin, seed 2: ")
+    _, step = token_at(texts, (3, 4))
+    assert f"{step.alternatives[2].token!r} for token 4" in lines[4]
+    assert [number for _, number in listed(texts[1:])] == [2, 3, 4, 5]  # what it branched from is kept no more
+
+
+def texts_of_branch(shelf, texts, at, choice):
+    *_, last = write(shelf, texts, [branch(texts, at, choice)])
+    return last.texts
+
+
+def test_words_say_where_what_is_kept_is_not_enough(shelf, monkeypatch):
+    [text] = texts_of(shelf, start(seed=1))
+    words, bars = choices_of(shelf, [text], (1, 2), 2, 1, 0, 0)
+    assert "not enough" not in words  # the vocabulary of 300 is kept whole
+    wide = step_of(torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0)), 3, alternatives=4, decode=str)
+    shelf.lab("builtin").model.config.vocab_size, before = 50_000, 300
+    try:
+        generation = text.generation.__class__("", "", (wide,), "length", 0)
+        texts = [Text(1, text.start, generation)]
+        words, bars = choices_of(shelf, texts, (1, 0), 1.0, 0.02, 0, 0)
+        assert "not enough" not in words and next(iter(bars.values())) > 0
+        words, bars = choices_of(shelf, texts, (1, 0), 0.5, 1, 0, 0)
+        assert "not enough" in words
+        least, most = (float(number) for number in next(iter(bars)).rsplit(", ", 1)[1].split(" to "))
+        exact = (wide.favourites[0] ** 2) / float(
+            (torch.randn(50_000, generator=torch.Generator().manual_seed(0)).softmax(-1) ** 2).sum()
+        )
+        assert least - 5e-4 <= exact <= most + 5e-4 and most > least
+    finally:
+        shelf.lab("builtin").model.config.vocab_size = before
+
+
+def test_penalty_is_said_to_be_left_out(shelf):
+    texts = texts_of(shelf, start(repetition_penalty=1.5))
+    assert choices_of(shelf, texts, (1, 0), 1, 1, 0, 0)[0].endswith("They leave the repetition penalty out.")
+
+
+def test_branch_keeps_the_length_asked_for(shelf):
+    texts = texts_of(shelf, start(seed=1))
+    assert branch(texts, (1, 2), 1).settings["max_new_tokens"] == 3
+    assert branch(texts, (1, 5), 1).settings["max_new_tokens"] == 1
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, "–"), (0.12345, "0.123"), (7, "7"), ("<b>", "<b>")])
+def test_a_cell_is_short(value, expected):
+    assert cell(value) == expected
+
+
+@pytest.mark.parametrize("place", [-1, 6, "0", None, 1.0])
+def test_token_that_is_not_there_is_told(shelf, place):
+    with pytest.raises(LabError, match=r"^token .* is out of range"):
+        token_at(texts_of(shelf, start()), (1, place))
