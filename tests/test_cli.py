@@ -23,7 +23,7 @@ import gpt2lab
 import gpt2lab.reports
 from gpt2lab import cli
 from gpt2lab.errors import LabError
-from gpt2lab.generation import beam_search, generate, generate_batch
+from gpt2lab.generation import beam_search, best_of, generate, generate_batch
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
@@ -419,6 +419,10 @@ def test_generate_gives_several_texts_and_the_most_probable(call, tiny_folder, t
     found = json.loads(out)
     expected = generate_batch(tiny_lab, "The moon", 3, seed=4, max_new_tokens=5, temperature=0.8, top_p=0.95)
     assert [found["text"], *(one["text"] for one in found["others"])] == [one.text for one in expected]
+    _, out, _ = call("generate", *shared, "--count", 3, "--seed", 4, "--best")
+    assert out == f"The moon{best_of(expected).text}\n"
+    status, out, err = call("generate", *shared, "--best")
+    assert (status, out) == (2, "") and "--best chooses among several continuations; give --count" in err
     _, out, _ = call("generate", *shared, "--beams", 3)
     assert out == f"The moon{beam_search(tiny_lab, 'The moon', beams=3, max_new_tokens=5).text}\n"
 

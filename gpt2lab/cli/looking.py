@@ -29,6 +29,7 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same text")] = 0,
     count: Annotated[int, typer.Option(help="continuations, with this seed and those after it")] = 1,
+    best: Annotated[bool, typer.Option("--best", help="of --count continuations only the most probable")] = False,
     beams: Annotated[int | None, typer.Option(help="search for the most probable text, keeping so many")] = None,
     int8: Annotated[bool, typer.Option(help="weights of 8 bits: faster on x86 processors, and a little off")] = False,
     compare: Annotated[str | None, typer.Option(help="a second model, for the same prompt and seed")] = None,
@@ -47,9 +48,10 @@ def generate(
 
     if beams is not None and (count != 1 or window is not None or int8):
         raise LabError(f"--beams {beams} searches for one text within the context; leave --count, --window, --int8 out")
-    greedy = beams is not None
+    if best and count == 1:
+        raise LabError("--best chooses among several continuations; give --count 2 or more")
     sampling = Sampling(
-        temperature=0 if greedy else temperature,
+        temperature=temperature if beams is None else 0,
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
@@ -66,7 +68,7 @@ def generate(
     training = {} if measure is None else {one.lab: training_ids(one.lab, measure) for one in asked}
     for one in asked:
         told = f"[{one.lab.name}] " if compare else ""
-        first, *others = texts(one, count, beams, f"{told}{prompt}", stream)
+        first, *others = texts(one, count, best, beams, f"{told}{prompt}", stream)
         values = record(first) | {"model": one.lab.name} | ({"others": list(map(record, others))} if others else {})
         if training:
             found = measured(one.lab, first, labs=labs, training=training[one.lab])
@@ -87,21 +89,21 @@ def record(generation) -> dict:
     return values
 
 
-def texts(asked, count: int, beams: int | None, start: str, stream) -> list:
+def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) -> list:
     """The Generations that are asked for, printed after `start`: one as it comes, several when they are there."""
-    from gpt2lab.generation import beam_search, generate_batch, steps_of
+    from gpt2lab.generation import batch_steps, beam_search, best_of, collect_batch, steps_of
 
     if count == 1 and beams is None:
         return [printed(asked, steps_of(asked), start, stream)]
-    options = {"max_new_tokens": asked.max_new_tokens, "stop": asked.stop}
     if beams is not None:
+        options = {"max_new_tokens": asked.max_new_tokens, "stop": asked.stop}
         done = [beam_search(asked.lab, asked.prompt, beams=beams, **options)]
     else:
-        options |= {"sampling": asked.sampling, "window": asked.window, "int8": asked.int8}
-        done = generate_batch(asked.lab, asked.prompt, count, **options)
+        batch = collect_batch(asked, list(batch_steps(asked, count)), count)
+        done = [best_of(batch)] if best else list(batch)
     for one in done:
         print(f"{start}{one.text}", file=stream)
-    return list(done)
+    return done
 
 
 def printed(asked, steps, start: str, stream):
