@@ -210,6 +210,12 @@ def display_tokens(tokenizer, ids: list[int]) -> tuple[str, ...]:
     return tuple(shown)
 
 
+def token_names(tokenizer, *ids: torch.Tensor) -> dict[int, str]:
+    """Display strings of all the ids in some tensors, by id; of -1, which is none, there is none."""
+    each = {i for one in ids for i in one.unique().tolist() if i >= 0}
+    return {i: display_token(tokenizer, i) for i in sorted(each)}
+
+
 def characters_of(parts: list[bytes]) -> dict[int, str]:
     """The printable characters that neighbouring parts make, by the places of their parts. Example: [b"\\xc3", b"\\xa9"] -> {0: "é", 1: "é"}"""
     found, first, whole = {}, 0, b""

@@ -1,0 +1,328 @@
+"""What is a head for? Heads and MLPs switched off, one after another or together, and a clean run's states put into another.
+
+Causal, where attention weights are not. Knows nothing of pictures.
+"""
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.inspection.heads import HeadMap
+from gpt2lab.inspection.lens import log_probabilities, token_id
+from gpt2lab.inspection.surprisal import Surprisal, surprisal_of_ids
+from gpt2lab.inspection.trace import display_token, display_tokens, trace_ids
+from gpt2lab.model import Lab, eval_mode
+
+ROWS_AT_ONCE = 4096  # tokens that run through a block at a time
+LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time: 32 MiB
+
+
+@dataclass(frozen=True, eq=False)
+class Means:
+    """What heads and MLPs write on average over the tokens of a text.
+
+    heads  (L, H, K)  before the attention's output layer
+    mlps   (L, D)
+    """
+
+    heads: torch.Tensor
+    mlps: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ablation:
+    """A text as the model reads it, and as it reads it with parts switched off."""
+
+    before: Surprisal
+    after: Surprisal
+    heads: tuple[tuple[int, int], ...]
+    mlps: tuple[int, ...]
+
+    @property
+    def change(self) -> float:
+        """How much more the loss is, nats per token."""
+        return self.after.loss - self.before.loss
+
+
+@contextmanager
+def ablated(lab: Lab, heads: Iterable[tuple[int, int]] = (), mlps: Iterable[int] = (), *, means: Means | None = None):
+    """While open, the model runs with parts switched off; its hooks are gone afterwards, whatever happens.
+
+    heads  (layer, head) of those that add nothing
+    mlps   layers whose MLP adds nothing
+    means  what they add instead, at every position; None: zero
+
+    Example: with ablated(lab, [(2, 3)]): generate(lab, "The moon")
+    Raises: LabError for a head or layer that does not exist.
+    """
+    heads, mlps = checked(lab, heads, mlps)
+    hooks = []
+    try:
+        for layer in sorted({layer for layer, _ in heads}):
+            mine = sorted(head for at, head in heads if at == layer)
+            fill = None if means is None else means.heads[layer, mine]
+            c_proj = lab.model.transformer.h[layer].attn.c_proj
+            hooks.append(c_proj.register_forward_pre_hook(_without_heads(mine, lab.model.config.n_head, fill)))
+        for layer in mlps:
+            fill = None if means is None else means.mlps[layer]
+            hooks.append(lab.model.transformer.h[layer].mlp.register_forward_hook(_instead(fill)))
+        yield lab
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def checked(lab: Lab, heads: Iterable, mlps: Iterable) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """Heads and MLPs, each once. Raises: LabError for one that does not exist."""
+    c = lab.model.config
+    found = {
+        (whole_number("layer", layer, 0, c.n_layer - 1), whole_number("head", head, 0, c.n_head - 1))
+        for layer, head in heads
+    }
+    return tuple(sorted(found)), tuple(sorted({whole_number("mlp", layer, 0, c.n_layer - 1) for layer in mlps}))
+
+
+def _without_heads(heads: list[int], H: int, fill: torch.Tensor | None):
+    """A hook that replaces some heads' slices of what enters an output layer, by `fill` (heads, K) or zero."""
+
+    def hook(module, args):
+        mixed = args[0].clone().unflatten(-1, (H, -1))  # (B, T, H, K)
+        mixed[..., heads, :] = 0 if fill is None else fill.to(mixed)
+        return (mixed.flatten(-2),)
+
+    return hook
+
+
+def _instead(fill: torch.Tensor | None):
+    """A hook that replaces what a module gives, by `fill` (D,) or zero."""
+    return lambda module, args, output: torch.zeros_like(output) if fill is None else fill.to(output).expand_as(output)
+
+
+@torch.no_grad()
+def text_means(lab: Lab, ids: torch.Tensor) -> Means:
+    """What heads and MLPs write on average over the tokens ids (T,) of a text, in a run with nothing switched off."""
+    heads, mlps, hooks = [], [], []
+    H = lab.model.config.n_head
+    try:
+        for block in lab.model.transformer.h:
+            before = lambda module, args: heads.append(args[0][0].float().mean(0).view(H, -1))  # noqa: E731
+            after = lambda module, args, output: mlps.append(output[0].float().mean(0))  # noqa: E731
+            hooks += [block.attn.c_proj.register_forward_pre_hook(before), block.mlp.register_forward_hook(after)]
+        with eval_mode(lab.model):
+            lab.model.transformer(ids[None], use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Means(torch.stack(heads), torch.stack(mlps))
+
+
+def ablate(
+    lab: Lab,
+    text: str,
+    heads: Iterable[tuple[int, int]] = (),
+    *,
+    mlps: Iterable[int] = (),
+    mean: bool = False,
+    top: int = 10,
+) -> Ablation:
+    """What a text costs with some heads and MLPs switched off, and what is expected then.
+
+    text         1 to `lab.context` tokens
+    heads, mlps  as for `ablated`
+    mean         each writes its mean over this text, instead of nothing: how much it writes stays, what it tells goes
+
+    Example: ablate(lab, "The moon is round", [(0, 3)]).change
+    Raises: LabError for a text that is empty or does not fit, and for parts that do not exist.
+    """
+    ids = lab.encode_prompt(text)
+    heads, mlps = checked(lab, heads, mlps)
+    before = _whole(surprisal_of_ids(lab, ids, top=top))
+    with ablated(lab, heads, mlps, means=text_means(lab, ids) if mean else None):
+        after = _whole(surprisal_of_ids(lab, ids, top=top))
+    return Ablation(before, after, heads, mlps)
+
+
+def _whole(steps: Generator) -> Surprisal:
+    """What steps of one window return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The loss of a text with each head switched off alone.
+
+    loss    with none, nats per token
+    losses  (L, H)
+    mean    whether heads wrote their mean instead of nothing
+    """
+
+    name: str
+    loss: float
+    losses: torch.Tensor
+    mean: bool
+
+    def map(self) -> HeadMap:
+        """How much more the loss is without each head, to be drawn."""
+        how = "its mean" if self.mean else "nothing"
+        return HeadMap(self.losses - self.loss, f"loss with a head writing {how}: {self.name}", "Δ nats per token")
+
+
+def sweep(lab: Lab, text: str, *, mean: bool = False) -> Sweep:
+    """The loss of a text with each head switched off alone; equal to L·H forward passes with `ablated`.
+
+    text  2 to `lab.context` tokens
+    mean  as for `ablate`
+
+    Raises: LabError for a text that is too short or does not fit.
+    """
+    return _whole(sweep_steps(lab, text, mean=mean))
+
+
+def sweep_steps(lab: Lab, text: str, *, mean: bool = False) -> Generator[tuple[int, int], None, Sweep]:
+    """`sweep`, a layer at a time: yields how many are done, and of how many; returns what it returns."""
+    ids = lab.encode_prompt(text)
+    if len(ids) < 2:
+        raise LabError("one token has no prediction; give at least 2")
+    return _swept(lab, ids, mean)
+
+
+def _swept(lab: Lab, ids: torch.Tensor, mean: bool) -> Generator[tuple[int, int], None, Sweep]:
+    """Of each layer, its attention once; its heads' variants, in a batch, go through what lies above."""
+    model, blocks = lab.model, lab.model.transformer.h
+    H, losses = model.config.n_head, []
+    with torch.no_grad(), eval_mode(model):
+        x = embedded(lab, ids)  # (1, T, D)
+    for layer, block in enumerate(blocks):
+        with torch.no_grad(), eval_mode(model):
+            after, mixed = _with_input_of(block, block.attn.c_proj, x)  # (1, T, D) each
+            each = mixed.unflatten(-1, (H, -1)).repeat(H, 1, 1, 1)  # (H, T, H, K)
+            own = torch.arange(H)
+            each[own, :, own] = mixed.mean(1).view(H, 1, -1) if mean else 0
+            y = x + block.attn.c_proj(each.flatten(-2))
+            y = y + block.mlp(block.ln_2(y))
+            losses.append(losses_of(lab, above(lab, y, layer + 1), ids))
+            x = after
+        yield layer + 1, len(blocks)
+    with torch.no_grad():
+        loss = float(losses_of(lab, x, ids))
+    return Sweep(lab.name, loss, torch.stack(losses), mean)
+
+
+def embedded(lab: Lab, ids: torch.Tensor) -> torch.Tensor:
+    """Ids (T,) -> (1, T, D), what enters the first block."""
+    transformer = lab.model.transformer
+    return (transformer.wte(ids) + transformer.wpe(torch.arange(len(ids), device=ids.device)))[None]
+
+
+def above(lab: Lab, x: torch.Tensor, layer: int) -> torch.Tensor:
+    """(B, T, D) that enters a layer -> what leaves the last, a part of the batch at a time."""
+    parts = []
+    for part in x.split(max(1, ROWS_AT_ONCE // x.shape[1])):
+        for block in lab.model.transformer.h[layer:]:
+            part = block(part)
+        parts.append(part)
+    return torch.cat(parts)
+
+
+def losses_of(lab: Lab, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """(B, T, D) that leaves the last layer -> (B,): mean NLL of ids (T,), nats per token."""
+    hidden = lab.model.transformer.ln_f(x[:, :-1]).flatten(0, 1)  # (B·(T-1), D)
+    targets = ids[1:].repeat(len(x))
+    at_once = max(1, LOGITS_AT_ONCE // lab.model.config.vocab_size)
+    nll = [
+        F.cross_entropy(lab.model.lm_head(h).float(), y, reduction="none")
+        for h, y in zip(hidden.split(at_once), targets.split(at_once))
+    ]
+    return torch.cat(nll).view(len(x), -1).mean(1).cpu()
+
+
+def _with_input_of(block, module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(what a block makes of x, what enters one of its modules)."""
+    seen = []
+    hook = module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        return block(x), seen[0]
+    finally:
+        hook.remove()
+
+
+@dataclass(frozen=True, eq=False)
+class Patching:
+    """What a corrupted run answers with the clean run's state put in at one place.
+
+    tokens, clean_tokens  T display strings of the corrupted prompt, and of the clean one
+    answer, against  ids, and `words` their display strings; the logit of the first less that of the second, after the last token, is measured
+    values     (L+1, T)  entry l, place t: the state that enters block l at token t is the clean run's; entry L
+               leaves the last block
+    clean, corrupted  of the two runs as they are
+    """
+
+    name: str
+    tokens: tuple[str, ...]
+    clean_tokens: tuple[str, ...]
+    answer: int
+    against: int
+    words: tuple[str, str]
+    values: torch.Tensor
+    clean: float
+    corrupted: float
+
+    @property
+    def recovered(self) -> torch.Tensor:
+        """(L+1, T): 0 as corrupted, 1 as clean."""
+        return (self.values - self.corrupted) / (self.clean - self.corrupted)
+
+
+@torch.no_grad()
+def patching(
+    lab: Lab, clean: str, corrupted: str, *, answer: int | str | None = None, against: int | str | None = None
+) -> Patching:
+    """Where in the model the difference between two prompts lies: states of the clean run, one at a time, in the corrupted one.
+
+    clean, corrupted  of as many tokens each
+    answer, against   tokens, as ids or as texts of one; None: what the model expects after the clean prompt, and
+                      after the corrupted one
+
+    Example: patching(lab, "Marie Curie was born in", "Albert Einstein was born in").recovered
+    Raises: LabError for prompts of different length, for no difference, and for what is not one token.
+    Source: Meng et al., Locating and Editing Factual Associations in GPT (2022), section 2.1, without its noise.
+    """
+    pair = [lab.encode_prompt(text) for text in (clean, corrupted)]
+    lengths = [len(ids) for ids in pair]
+    if lengths[0] != lengths[1]:
+        raise LabError(
+            f"{lengths[0]} tokens in the clean prompt and {lengths[1]} in the corrupted one do not pair up; "
+            "lengthen or shorten one until both have as many"
+        )
+    states = [trace_ids(lab, ids, residual=True).residual.to(lab.device) for ids in pair]  # (L+1, T, D)
+    ends = [log_probabilities(lab, state[-1, -1]) for state in states]  # (V,), whose differences are those of logits
+    favourites = [int(end.argmax()) for end in ends]
+    chosen = [
+        favourite if token is None else token_id(lab, token) for token, favourite in zip((answer, against), favourites)
+    ]
+    if chosen[0] == chosen[1]:
+        word = lab.tokenizer.decode([chosen[0]])
+        raise LabError(f"answer and other answer are the same token, {word!r}; name two that differ")
+
+    def measured(logs: torch.Tensor) -> torch.Tensor:
+        return logs[..., chosen[0]] - logs[..., chosen[1]]
+
+    T, rows = lengths[0], []
+    places = torch.arange(T, device=lab.device)
+    with eval_mode(lab.model):
+        for layer in range(len(states[0])):
+            each = states[1][layer].repeat(T, 1, 1)  # (T, T, D)
+            each[places, places] = states[0][layer]
+            rows.append(measured(log_probabilities(lab, above(lab, each, layer)[:, -1])))
+    shown = [display_tokens(lab.tokenizer, ids.tolist()) for ids in pair]
+    words = tuple(display_token(lab.tokenizer, token) for token in chosen)
+    runs = (float(measured(end)) for end in ends)
+    return Patching(lab.name, shown[1], shown[0], *chosen, words, torch.stack(rows), *runs)

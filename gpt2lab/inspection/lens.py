@@ -1,0 +1,233 @@
+"""What each layer already believes: the logit lens, and what each part adds to a logit.
+
+From traces with their residual stream, and the model's last norm and unembedding. Knows nothing of pictures.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.inspection.trace import Trace, display_token, token_names, trace
+from gpt2lab.model import Lab, eval_mode
+
+LOGITS_AT_ONCE = 1 << 22  # floats of one distribution held at a time: 16 MiB; half a dozen are held at once
+MAX_TOP = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """What the model would predict if it stopped after each layer.
+
+    Entry 0 of L+1 enters the first block, entry L leaves the last: the model's own prediction. Position t holds what
+    is predicted to follow token t.
+
+    names        display strings of targets and favourites, by id
+    targets      (T,)         int64, the token that is followed through the layers
+    top          (L+1, T, n)  int64, ids of the favourites, most probable first
+    top_probability (L+1, T, n)
+    probability  (L+1, T)     of the target
+    rank         (L+1, T)     int64, of the target; 1 is the favourite
+    entropy      (L+1, T)     nats
+    divergence   (L+1, T)     KL(last ‖ this), nats: what a reader of this layer's prediction loses where the last is right
+    """
+
+    trace: Trace
+    names: dict[int, str]
+    targets: torch.Tensor
+    top: torch.Tensor
+    top_probability: torch.Tensor
+    probability: torch.Tensor
+    rank: torch.Tensor
+    entropy: torch.Tensor
+    divergence: torch.Tensor
+
+    @property
+    def settled(self) -> torch.Tensor:
+        """(T,): the first entry from which on the favourite is the last layer's, 0 to L."""
+        agrees = self.top[..., 0] == self.top[-1, :, 0]  # (L+1, T)
+        return len(agrees) - agrees.flip(0).int().cumprod(0).sum(0)
+
+
+@torch.no_grad()
+def logit_lens(
+    lab: Lab, text: str | Trace, *, top: int = 5, target: int | str | None = None, cut: bool = False
+) -> Lens:
+    """The prediction after every layer, by the model's own last norm, with each layer's own statistics, and unembedding.
+
+    text    or a trace of it with its residual stream
+    top     favourites kept of each prediction
+    target  a token to follow through the layers, as its id or as text of one token; None follows the
+            model's last favourite at each position
+    cut     as for `trace`
+
+    Example: logit_lens(lab, "The moon").rank[-1] -> (1, 1)
+    Raises: LabError as `trace`, and for a target that is not one token of the vocabulary.
+    Source: nostalgebraist, interpreting GPT: the logit lens (2020).
+    """
+    whole_number("top", top, 1, min(MAX_TOP, lab.model.config.vocab_size))
+    seen = trace(lab, text, residual=True, cut=cut) if isinstance(text, str) else text
+    if seen.residual is None:
+        raise LabError("the trace has no residual stream; make it with residual=True")
+    followed = None if target is None else token_id(lab, target)
+    T, at_once = len(seen.ids), max(1, LOGITS_AT_ONCE // lab.model.config.vocab_size)
+    parts = [_lens_of(lab, seen.residual[:, i : i + at_once], top, followed) for i in range(0, T, at_once)]
+    joined = {name: torch.cat([part[name] for part in parts], dim=0 if name == "targets" else 1) for name in parts[0]}
+    return Lens(seen, token_names(lab.tokenizer, joined["top"], joined["targets"]), **joined)
+
+
+def _lens_of(lab: Lab, residual: torch.Tensor, top: int, followed: int | None) -> dict[str, torch.Tensor]:
+    """The fields of a Lens for some positions: residual (L+1, t, D)."""
+    last = log_probabilities(lab, residual[-1])  # (t, V)
+    favourites = last.argmax(-1)
+    targets = favourites if followed is None else torch.full_like(favourites, followed)
+    rows: dict[str, list] = {"top": [], "top_probability": [], "probability": [], "rank": [], "entropy": []}
+    rows["divergence"] = []
+    for entry, entering in enumerate(residual):
+        logs = last if entry == len(residual) - 1 else log_probabilities(lab, entering)
+        p, mine = logs.exp(), logs.gather(1, targets[:, None])
+        best = p.topk(top)
+        rows["top"].append(best.indices)
+        rows["top_probability"].append(best.values)
+        rows["probability"].append(mine.exp()[:, 0])
+        rows["rank"].append((logs > mine).sum(-1) + 1)
+        rows["entropy"].append(torch.special.entr(p).sum(-1))
+        rows["divergence"].append((last.exp() * (last - logs)).sum(-1).clamp_min(0))
+    return {"targets": targets, **{name: torch.stack(row) for name, row in rows.items()}}
+
+
+def log_probabilities(lab: Lab, residual: torch.Tensor) -> torch.Tensor:
+    """log softmax(lm_head(ln_f(x))) of a residual stream (…, D) -> (…, V), on the CPU."""
+    model = lab.model
+    x = residual.to(model.device, model.dtype)
+    return model.lm_head(model.transformer.ln_f(x)).float().log_softmax(-1).cpu()
+
+
+@torch.no_grad()
+def followed(lab: Lab, seen: Trace, position: int, tokens: list[int | str]) -> torch.Tensor:
+    """(L+1, n): the probability of each of n tokens after every layer, at one position.
+
+    tokens  as ids or as texts of one token
+
+    Raises: LabError for a position that does not exist, and for what is not one token.
+    """
+    whole_number("position", position, 0, len(seen.ids) - 1)
+    ids = [token_id(lab, token) for token in tokens]
+    return log_probabilities(lab, seen.residual[:, position]).exp()[:, ids]
+
+
+def token_id(lab: Lab, token: int | str) -> int:
+    """The id of a token, given as such or as text. Raises: LabError for what is not one token of the vocabulary."""
+    if isinstance(token, str):
+        ids = lab.encode(token).tolist()
+        if len(ids) != 1:
+            parts = " + ".join(repr(display_token(lab.tokenizer, i)) for i in ids[:8]) or "none"
+            raise LabError(
+                f"{token[:40]!r} is {len(ids)} tokens ({parts}); give text of one, often with a space before"
+            )
+        return ids[0]
+    return whole_number("token", token, 0, lab.model.config.vocab_size - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What each part of the model adds to the logit of a token, less that of another, at one position.
+
+    words      display strings of the two tokens
+    embedding  of the token, and of its place
+    heads      (L, H)
+    biases     (L,)   of the attention's output layers, which belong to no head
+    mlps       (L,)
+    norm       of the last norm's own bias
+    total      logit of `token` less that of `against`: what all of them add up to
+
+    The last norm's scale is held as it is at this position: with another part left out it would be another.
+    """
+
+    name: str
+    position: int
+    token: int
+    against: int
+    words: tuple[str, str]
+    embedding: tuple[float, float]
+    heads: torch.Tensor
+    biases: torch.Tensor
+    mlps: torch.Tensor
+    norm: float
+    total: float
+
+    @property
+    def parts(self) -> list[tuple[str, float]]:
+        """Every part by name, in the model's order; their sum is `total`."""
+        found = [("token embedding", self.embedding[0]), ("position embedding", self.embedding[1])]
+        for layer, heads in enumerate(self.heads.tolist()):
+            found += [(f"layer {layer}, head {head}", value) for head, value in enumerate(heads)]
+            found += [(f"layer {layer}, attention's bias", float(self.biases[layer]))]
+            found += [(f"layer {layer}, MLP", float(self.mlps[layer]))]
+        return [*found, ("last norm's bias", self.norm)]
+
+
+@torch.no_grad()
+def attribution(
+    lab: Lab, text: str | Trace, *, position: int = -1, token: int | str | None = None, against: int | str | None = None
+) -> Attribution:
+    """Direct logit attribution at one position of a text.
+
+    text      or a trace of it with its residual stream
+    position  of the token after which is predicted; -1 is the last
+    token     as its id or as text of one token; None: the model's favourite
+    against   None: the favourite among all others
+
+    Example: attribution(lab, "The moon").heads.argmax()
+    Raises: LabError as `logit_lens`, for a position that does not exist, and for twice the same token.
+    Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021), "Logit attribution".
+    """
+    seen = trace(lab, text, residual=True) if isinstance(text, str) else text
+    if seen.residual is None:
+        raise LabError("the trace has no residual stream; make it with residual=True")
+    T = len(seen.ids)
+    at = whole_number("position", position, -T, T - 1) % T
+    logits = log_probabilities(lab, seen.residual[-1, at])  # log-probabilities differ as logits do
+    order = logits.topk(2).indices.tolist()
+    token = order[0] if token is None else token_id(lab, token)
+    against = next(i for i in order if i != token) if against is None else token_id(lab, against)
+    if token == against:
+        raise LabError(f"token {token} against itself is 0; give two tokens")
+    model, last = lab.model, seen.residual[-1, at].double()
+    norm = model.transformer.ln_f
+    direction = (model.lm_head.weight[token] - model.lm_head.weight[against]).cpu().double()  # (D,)
+    scale = (last.var(unbiased=False) + norm.eps).rsqrt() * norm.weight.cpu().double() * direction  # (D,)
+
+    def adds(x: torch.Tensor) -> torch.Tensor:  # (…, D) -> (…)
+        x = x.double()
+        return ((x - x.mean(-1, keepdim=True)) * scale).sum(-1)
+
+    wte, wpe = model.transformer.wte.weight[seen.ids[at]].cpu(), model.transformer.wpe.weight[at].cpu()
+    layers = [_written(lab, seen, layer, at) for layer in range(seen.n_layers)]
+    bias = float((norm.bias.cpu().double() * direction).sum())
+    return Attribution(
+        name=seen.name,
+        position=at,
+        token=token,
+        against=against,
+        words=(display_token(lab.tokenizer, token), display_token(lab.tokenizer, against)),
+        embedding=(float(adds(wte)), float(adds(wpe))),
+        heads=torch.stack([adds(heads) for heads, _, _ in layers]),
+        biases=torch.stack([adds(bias) for _, bias, _ in layers]),
+        mlps=torch.stack([adds(mlp) for _, _, mlp in layers]),
+        norm=bias,
+        total=float(adds(last)) + bias,
+    )
+
+
+def _written(lab: Lab, seen: Trace, layer: int, at: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a block writes into the residual stream at a position: heads (H, D), the attention's bias (D,), the MLP (D,)."""
+    block = lab.model.transformer.h[layer]
+    mixed = seen.attention(layer, rows=slice(at, at + 1)) @ seen.v[layer]  # (H, 1, K)
+    H, _, K = mixed.shape
+    c_proj = block.attn.c_proj  # transformers' Conv1D: weight (in, out)
+    heads = (mixed @ c_proj.weight.view(H, K, -1).cpu().float())[:, 0]  # (H, D)
+    bias = c_proj.bias.cpu().float()
+    entering = (seen.residual[layer, at] + heads.sum(0) + bias).to(lab.model.device, lab.model.dtype)
+    with eval_mode(block):
+        return heads, bias, block.mlp(block.ln_2(entering)).float().cpu()

@@ -1,0 +1,151 @@
+"""How little each token of a text was expected: its NLL, its rank, how unsure the model was, what it expected instead.
+
+Of texts of any length, by a window that moves on. Knows nothing of pictures.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from math import log
+
+import torch
+
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.inspection.trace import display_tokens, token_names
+from gpt2lab.model import Lab, eval_mode
+
+LOGITS_AT_ONCE = 1 << 22  # floats of logits held at a time: 16 MiB
+MAX_CHARACTERS = 200_000  # of a text: 50,000 tokens, minutes of GPT-2 small on two cores
+RANKS = (10, 100, 1000)  # where buckets of ranks end. Source: Gehrmann et al., GLTR (2019), section 3
+
+
+@dataclass(frozen=True, eq=False)
+class Surprisal:
+    """How little a model expected each token, given those before it.
+
+    tokens  T display strings, as of a trace
+    names   display strings of the favourites, by id
+    ids     (T,)       int64
+    nll     (T,)       nats; NaN for the first token, which nothing predicts
+    rank    (T,)       int64, over the whole vocabulary; 1 is the favourite, 0 for the first token
+    entropy (T+1,)     nats, of the prediction at each place; the last is of what would follow, NaN for the first
+    top     (T+1, n)   int64, the favourites at each place, most probable first; -1 for the first
+    top_probability (T+1, n); NaN for the first
+    """
+
+    name: str
+    tokens: tuple[str, ...]
+    names: dict[int, str]
+    ids: torch.Tensor
+    nll: torch.Tensor
+    rank: torch.Tensor
+    entropy: torch.Tensor
+    top: torch.Tensor
+    top_probability: torch.Tensor
+
+    @property
+    def bits(self) -> torch.Tensor:
+        """(T,): the NLL in bits."""
+        return self.nll / log(2)
+
+    @property
+    def loss(self) -> float:
+        """Mean NLL of the predicted tokens, nats per token; NaN for a text of one token."""
+        return float(self.nll.double().nanmean())
+
+    def buckets(self, limits: Sequence[int] = RANKS) -> list[tuple[str, int]]:
+        """How many tokens had a rank up to each limit and past the one before; the last bucket is past them all.
+
+        limits  rising, 1 or more
+
+        Example: buckets((1, 10)) -> [("1", 31), ("2 to 10", 20), ("past 10", 12)]
+        Raises: LabError for limits that do not rise.
+        """
+        edges = [whole_number("limit", limit, 1, 10**9) for limit in limits]
+        if not edges or edges != sorted(set(edges)):
+            raise LabError(f"limits {list(limits)} do not rise; give whole numbers such as 10, 100, 1000")
+        place = torch.bucketize(self.rank[1:], torch.tensor(edges))
+        counts = torch.bincount(place, minlength=len(edges) + 1).tolist()
+        lows = [1, *(edge + 1 for edge in edges)]
+        names = [str(high) if low == high else f"{low:,} to {high:,}" for low, high in zip(lows, edges)]
+        return list(zip([*names, f"past {edges[-1]:,}"], counts))
+
+    def change(self, other: "Surprisal") -> torch.Tensor:
+        """(T,): how many nats more a second model's surprisal is; below 0 it expected the token better.
+
+        Raises: LabError where the two are not of the same tokens.
+        """
+        if not torch.equal(self.ids, other.ids):
+            raise LabError(
+                f"{self.name} and {other.name} read other tokens; compare models with one tokenizer and text"
+            )
+        return other.nll - self.nll
+
+
+def surprisal(lab: Lab, text: str, *, top: int = 10) -> Surprisal:
+    """How little each token of a text was expected.
+
+    text  of any length up to MAX_CHARACTERS; past the model's context each token sees at least half of it before
+    top   favourites kept at each place
+
+    Example: surprisal(lab, "The moon is round").nll -> (nan, 5.1, 2.2, 9.8)
+    Raises: LabError for a text that is empty or too long.
+    """
+    steps = surprisal_steps(lab, text, top=top)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def surprisal_steps(lab: Lab, text: str, *, top: int = 10) -> Generator[tuple[int, int], None, Surprisal]:
+    """`surprisal`, a window at a time: yields how many tokens are done, and of how many; returns what it returns.
+
+    Bad values raise here and now.
+    """
+    if isinstance(text, str) and len(text) > MAX_CHARACTERS:
+        raise LabError(f"the text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}: take a part of it")
+    ids = lab.encode(text)
+    if not len(ids):
+        raise LabError("the text is empty; type at least one character")
+    return surprisal_of_ids(lab, ids, top=top)
+
+
+def surprisal_of_ids(lab: Lab, ids: torch.Tensor, *, top: int = 10) -> Generator[tuple[int, int], None, Surprisal]:
+    """`surprisal_steps` for token ids (T,). Raises: LabError for a `top` out of range."""
+    whole_number("top", top, 1, min(100, lab.model.config.vocab_size))
+    return _windows(lab, ids, top)
+
+
+def _windows(lab: Lab, ids: torch.Tensor, top: int) -> Generator[tuple[int, int], None, Surprisal]:
+    T = len(ids)
+    nothing = {"nll": torch.nan, "rank": 0, "entropy": torch.nan, "top": -1, "top_probability": torch.nan}
+    parts = [{name: torch.tensor([value] if "top" not in name else [[value] * top]) for name, value in nothing.items()}]
+    done, begin = 0, 0  # tokens whose followers are predicted
+    while done < T:
+        end = min(T, begin + lab.context)
+        with torch.no_grad(), eval_mode(lab.model):
+            hidden = lab.model.transformer(ids[None, begin:end], use_cache=False).last_hidden_state[0, done - begin :]
+            at_once = max(1, LOGITS_AT_ONCE // lab.model.config.vocab_size)
+            for i in range(0, len(hidden), at_once):
+                parts.append(_predicted(lab, hidden[i : i + at_once], ids[done + i + 1 :], top))
+        done, begin = end, end - lab.context // 2
+        yield done, T
+    joined = {name: torch.cat([part[name] for part in parts]) for name in nothing}
+    shown, names = display_tokens(lab.tokenizer, ids.tolist()), token_names(lab.tokenizer, joined["top"])
+    return Surprisal(lab.name, shown, names, ids.cpu(), **joined)
+
+
+def _predicted(lab: Lab, hidden: torch.Tensor, following: torch.Tensor, top: int) -> dict[str, torch.Tensor]:
+    """What is predicted after hidden states (t, D), of which the first have a token that follows: t or t - 1."""
+    logs = lab.model.lm_head(hidden).float().log_softmax(-1)  # (t, V)
+    targets = following[: len(hidden), None]
+    mine = logs[: len(targets)].gather(1, targets)
+    best = logs.topk(top)
+    return {
+        "nll": -mine[:, 0].cpu(),
+        "rank": ((logs[: len(targets)] > mine).sum(-1) + 1).cpu(),
+        "entropy": torch.special.entr(logs.exp()).sum(-1).cpu(),
+        "top": best.indices.cpu(),
+        "top_probability": best.values.exp().cpu(),
+    }

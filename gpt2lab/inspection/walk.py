@@ -1,0 +1,143 @@
+"""One token, one layer, one head, through every formula of a block, with the model's own numbers.
+
+Knows nothing of pictures.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.inspection.lens import log_probabilities
+from gpt2lab.inspection.trace import Trace, display_tokens, trace
+from gpt2lab.model import Lab, eval_mode
+
+FAVOURITES = 10  # of what the state after the block would predict
+
+
+@dataclass(frozen=True, eq=False)
+class WalkStep:
+    """One formula and what it gives.
+
+    name     its key, "scores"
+    title    in words
+    formula  as plain text
+    values   (D,), (K,), (4D,) or, over the tokens that are read, (T,)
+    over     what each value stands for: "width", "head width", "MLP width", or "tokens"
+    """
+
+    name: str
+    title: str
+    formula: str
+    values: torch.Tensor
+    over: str
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """A token's way through one block, seen from one head.
+
+    tokens       T display strings
+    mean, variance  of the state that the first norm divides by
+    predictions  what the model would predict after this block: (display string, probability), most probable first
+    """
+
+    name: str
+    tokens: tuple[str, ...]
+    layer: int
+    head: int
+    position: int
+    mean: float
+    variance: float
+    steps: tuple[WalkStep, ...]
+    predictions: tuple[tuple[str, float], ...]
+
+    def step(self, name: str) -> WalkStep:
+        """A step by its name."""
+        return next(step for step in self.steps if step.name == name)
+
+
+@torch.no_grad()
+def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1) -> Walk:
+    """Every formula of a block for one token and head: the values are the model's own.
+
+    text      or a trace of it with its residual stream
+    position  of the token; -1 is the last
+
+    Example: walk(lab, "The moon", 0, 1).step("weights").values -> (0.7, 0.3)
+    Raises: LabError as `trace`, and for a layer, head or position that does not exist.
+    Source: Vaswani et al., Attention Is All You Need (2017), section 3; Radford et al. (2019), section 2.3, for the
+    norms before each part.
+    """
+    seen = trace(lab, text, residual=True) if isinstance(text, str) else text
+    if seen.residual is None:
+        raise LabError("the trace has no residual stream; make it with residual=True")
+    seen.heads(layer, head)
+    T = len(seen.tokens)
+    at = whole_number("position", position, -T, T - 1) % T
+    transformer, block = lab.model.transformer, lab.model.transformer.h[layer]
+    x = seen.residual[layer, at]
+    q, k, v = seen.q[layer, head, at], seen.k[layer, head], seen.v[layer, head]  # (K,), (T, K), (T, K)
+    products = k @ q  # (T,)
+    scaled = products * seen.scaling[layer]
+    masked = scaled.masked_fill(torch.arange(T) > at, -torch.inf)
+    weights = masked.softmax(-1)
+    mixed = seen.attention(layer, rows=slice(at, at + 1)) @ seen.v[layer]  # (H, 1, K)
+    rows = block.attn.c_proj.weight.view(seen.n_heads, -1, len(x)).cpu().float()[head]  # (K, D)
+    with eval_mode(block):
+        normed = _on_cpu(block.ln_1, x, lab)
+        attended = _on_cpu(block.attn.c_proj, mixed.flatten(), lab)
+        between = x + attended
+        normed_again = _on_cpu(block.ln_2, between, lab)
+        up = _on_cpu(block.mlp.c_fc, normed_again, lab)
+        active = _on_cpu(block.mlp.act, up, lab)
+        down = _on_cpu(block.mlp.c_proj, active, lab)
+    leaves = between + down
+    best = log_probabilities(lab, leaves).exp().topk(min(FAVOURITES, lab.model.config.vocab_size))
+    mine = mixed[head, 0]
+    steps = (
+        ("token", "Token embedding", "wte[id]", transformer.wte.weight[seen.ids[at]].detach().cpu().float(), "width"),
+        ("place", "Position embedding", "wpe[i]", transformer.wpe.weight[at].detach().cpu().float(), "width"),
+        ("enters", _entering(layer), "x = wte[id] + wpe[i]" + (" + …" if layer else ""), x, "width"),
+        ("norm", "Layer norm", "n = (x − mean) / √(variance + ε) · γ + β", normed, "width"),
+        ("query", "Query: what the token looks for", "q = n W_Q + b_Q", q, "head width"),
+        ("key", "Key: what it offers to be found by", "k = n W_K + b_K", k[at], "head width"),
+        ("value", "Value: what it passes on", "v = n W_V + b_V", v[at], "head width"),
+        ("products", "Query times every key", "q · k_j", products, "tokens"),
+        ("scaled", "Divided by √d_k", "q · k_j / √d_k", scaled, "tokens"),
+        ("masked", "What lies ahead is masked", "−∞ where j > i", masked, "tokens"),
+        ("weights", "Softmax: the attention weights", "softmax_j(q · k_j / √d_k)", weights, "tokens"),
+        ("mixed", "The values, by these weights", "z = Σ_j weight_j v_j", mine, "head width"),
+        ("head", "This head's part of the output", "z W_O", mine @ rows, "width"),
+        ("attention", "All heads' parts and the bias", "Σ_heads z W_O + b_O", attended, "width"),
+        ("between", "Added to what came in", "x + attention", between, "width"),
+        ("norm_again", "Second layer norm", "m = (x − mean) / √(variance + ε) · γ + β", normed_again, "width"),
+        ("up", "MLP, up to four times the width", "m W_1 + b_1", up, "MLP width"),
+        ("active", "GELU", "GELU(m W_1 + b_1)", active, "MLP width"),
+        ("down", "MLP, down again", "GELU(…) W_2 + b_2", down, "width"),
+        ("leaves", "Added: what leaves the block", "x + attention + MLP", leaves, "width"),
+    )
+    return Walk(
+        name=seen.name,
+        tokens=seen.tokens,
+        layer=layer,
+        head=head,
+        position=at,
+        mean=float(x.mean()),
+        variance=float(x.var(unbiased=False)),
+        steps=tuple(WalkStep(*step) for step in steps),
+        predictions=tuple(zip(display_tokens(lab.tokenizer, best.indices.tolist()), best.values.tolist())),
+    )
+
+
+def _entering(layer: int) -> str:
+    return (
+        "Their sum enters the first block"
+        if layer == 0
+        else f"With what layers 0 to {layer - 1} added, it enters this block"
+    )
+
+
+def _on_cpu(module, x: torch.Tensor, lab: Lab) -> torch.Tensor:
+    """What a module of the model makes of (…,), on the CPU in float32."""
+    return module(x.to(lab.device, lab.model.dtype)[None])[0].float().cpu()

@@ -1,0 +1,202 @@
+import pytest
+import torch
+
+from gpt2lab.errors import LabError
+from gpt2lab.inspection import ablation as module
+from gpt2lab.inspection.ablation import ablate, ablated, patching, sweep, sweep_steps, text_means
+
+TEXT = "The moon is a small world, and the sea follows it."
+
+
+@pytest.fixture
+def lab(random_lab):
+    return random_lab(seed=3, n_layer=3)
+
+
+@torch.no_grad()
+def logits_of(lab, text=TEXT):
+    return lab.model(lab.encode(text)[None]).logits[0]
+
+
+@torch.no_grad()
+def loss_of(lab, text=TEXT):
+    ids = lab.encode(text)[None]
+    return float(lab.model(ids, labels=ids).loss)
+
+
+def every_head(lab):
+    c = lab.model.config
+    return [(layer, head) for layer in range(c.n_layer) for head in range(c.n_head)]
+
+
+def hooks_of(lab):
+    return [module for module in lab.model.modules() if module._forward_hooks or module._forward_pre_hooks]
+
+
+def test_ablating_nothing_is_the_identity(lab):
+    found = ablate(lab, TEXT)
+    assert found.change == 0 and torch.equal(found.before.top, found.after.top)
+    assert found.before.loss == pytest.approx(loss_of(lab), rel=1e-5)
+
+
+def test_ablating_all_heads_equals_a_forward_pass_without_attention(lab):
+    with ablated(lab, every_head(lab)):
+        found = logits_of(lab)
+    transformer, ids = lab.model.transformer, lab.encode(TEXT)
+    with torch.no_grad():
+        x = transformer.wte(ids) + transformer.wpe(torch.arange(len(ids)))
+        for block in transformer.h:
+            x = x + block.attn.c_proj.bias
+            x = x + block.mlp(block.ln_2(x))
+        expected = lab.model.lm_head(transformer.ln_f(x))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, logits_of(lab), atol=1e-2)
+
+
+def test_ablating_all_mlps_equals_a_forward_pass_without_them(lab):
+    with ablated(lab, mlps=range(3)):
+        found = logits_of(lab)
+    transformer, ids = lab.model.transformer, lab.encode(TEXT)
+    with torch.no_grad():
+        x = (transformer.wte(ids) + transformer.wpe(torch.arange(len(ids))))[None]
+        for block in transformer.h:
+            x = x + block.attn(block.ln_1(x))[0]
+        expected = lab.model.lm_head(transformer.ln_f(x))[0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_head_ablated_is_its_slice_of_the_output_weights_set_to_zero(lab):
+    found = ablate(lab, TEXT, [(1, 2)])
+    c_proj = lab.model.transformer.h[1].attn.c_proj
+    kept = c_proj.weight.data.clone()
+    c_proj.weight.data[2 * 8 : 3 * 8] = 0
+    expected = loss_of(lab)
+    c_proj.weight.data[:] = kept
+    assert found.after.loss == pytest.approx(expected, rel=1e-5)
+    assert found.change == pytest.approx(expected - loss_of(lab), abs=1e-5) and found.change != 0
+
+
+def test_mean_ablation_writes_the_mean_of_the_clean_run(lab):
+    ids = lab.encode(TEXT)
+    means, seen = text_means(lab, ids), {}
+    hooks = [
+        lab.model.transformer.h[2].attn.c_proj.register_forward_pre_hook(lambda m, a: seen.update(heads=a[0][0])),
+        lab.model.transformer.h[2].mlp.register_forward_hook(lambda m, a, out: seen.update(mlp=out[0])),
+    ]
+    logits_of(lab)
+    for hook in hooks:
+        hook.remove()
+    torch.testing.assert_close(means.heads[2], seen["heads"].mean(0).view(4, 8), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(means.mlps[2], seen["mlp"].mean(0), atol=1e-6, rtol=1e-5)
+    with ablated(lab, [(2, 0), (2, 3)], [2], means=means):
+        lab.model.transformer.h[2].attn.c_proj.register_forward_pre_hook(lambda m, a: seen.update(heads=a[0][0]))
+        kept = lab.model.transformer.h[2].mlp.register_forward_hook(lambda m, a, out: seen.update(mlp=out[0]))
+        logits_of(lab)
+        kept.remove()
+        lab.model.transformer.h[2].attn.c_proj._forward_pre_hooks.popitem()
+    heads = seen["heads"].view(-1, 4, 8)
+    torch.testing.assert_close(heads[:, 3], means.heads[2, 3].expand_as(heads[:, 3]))
+    torch.testing.assert_close(heads[:, 0], means.heads[2, 0].expand_as(heads[:, 0]))
+    assert not torch.allclose(heads[0, 1], heads[1, 1])
+    torch.testing.assert_close(seen["mlp"], means.mlps[2].expand_as(seen["mlp"]))
+    assert ablate(lab, TEXT, [(2, 0)], mean=True).after.loss != ablate(lab, TEXT, [(2, 0)]).after.loss
+
+
+def test_hooks_are_gone_after_an_exception(lab):
+    with pytest.raises(ZeroDivisionError), ablated(lab, [(0, 1)], [1]):
+        assert len(hooks_of(lab)) == 2
+        raise ZeroDivisionError
+    assert hooks_of(lab) == []
+    with pytest.raises(LabError), ablated(lab, [(0, 1)], [7]):
+        pass
+    lab.model.transformer.h[1].mlp.forward = None
+    with pytest.raises(TypeError):
+        sweep(lab, TEXT)
+    assert hooks_of(lab) == []
+
+
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("text", [TEXT, "xy", "x" * 64])
+def test_sweep_equals_separate_forward_passes(lab, mean, text, monkeypatch):
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 70)  # more parts than one
+    found = sweep(lab, text, mean=mean)
+    assert found.loss == pytest.approx(loss_of(lab, text), abs=1e-5)
+    means = text_means(lab, lab.encode(text)) if mean else None
+    for layer, head in every_head(lab):
+        with ablated(lab, [(layer, head)], means=means):
+            assert float(found.losses[layer, head]) == pytest.approx(loss_of(lab, text), abs=1e-5)
+    drawn = found.map()
+    torch.testing.assert_close(drawn.values, found.losses - found.loss)
+    assert ("its mean" in drawn.title) == mean
+
+
+def test_sweep_tells_how_far_it_is(lab):
+    assert list(sweep_steps(lab, TEXT)) == [(1, 3), (2, 3), (3, 3)]
+
+
+def replacing(place, state):
+    def hook(module, args):
+        changed = args[0].clone()
+        changed[0, place] = state
+        return (changed,)
+
+    return hook
+
+
+def test_patching_one_place_equals_a_hook_that_replaces_it(lab):
+    clean, corrupted = "the moon", "the seas"
+    while len(lab.encode(clean)) != len(lab.encode(corrupted)):
+        corrupted = corrupted[:-1]
+    found = patching(lab, clean, corrupted, answer=5, against=9)
+    states = []
+    for text in (clean, corrupted):
+        entering = []
+        blocks = [*lab.model.transformer.h, lab.model.transformer.ln_f]
+        hooks = [b.register_forward_pre_hook(lambda m, a, e=entering: e.append(a[0].clone())) for b in blocks]
+        logits = logits_of(lab, text)[-1]
+        states.append(entering)
+        for hook in hooks:
+            hook.remove()
+        value = float(logits[5] - logits[9])
+        assert value == pytest.approx(found.clean if text == clean else found.corrupted, abs=1e-5)
+    for layer, block in enumerate(blocks):
+        for place in range(found.values.shape[1]):
+            hook = block.register_forward_pre_hook(replacing(place, states[0][layer][0, place]))
+            logits = logits_of(lab, corrupted)[-1]
+            hook.remove()
+            assert float(found.values[layer, place]) == pytest.approx(float(logits[5] - logits[9]), abs=2e-5)
+    assert float(found.recovered[-1, -1]) == pytest.approx(1, abs=1e-4)
+    assert found.recovered[-1, :-1].abs().max() < 1e-4
+
+
+def test_patching_everything_gives_the_clean_run(lab):
+    clean, corrupted = lab.encode("the moon"), lab.encode("the sea")
+    n = min(len(clean), len(corrupted))
+    clean, corrupted = clean[:n], corrupted[:n]
+    with torch.no_grad():
+        states = module.trace_ids(lab, clean, residual=True).residual
+        expected = lab.model(clean[None]).logits[0, -1].log_softmax(-1)
+        for layer in range(4):
+            found = module.log_probabilities(lab, module.above(lab, states[layer][None], layer)[0, -1])
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda lab: ablate(lab, TEXT, [(3, 0)]), "layer 3 is out of range"),
+        (lambda lab: ablate(lab, TEXT, [(0, 4)]), "head 4 is out of range"),
+        (lambda lab: ablate(lab, TEXT, [(0, -1)]), "head -1 is out of range"),
+        (lambda lab: ablate(lab, TEXT, mlps=[1.5]), "mlp 1.5 is out of range"),
+        (lambda lab: ablate(lab, ""), "the prompt is empty"),
+        (lambda lab: ablate(lab, "x" * 65), "the prompt has 65 tokens"),
+        (lambda lab: sweep(lab, "x"), "one token has no prediction"),
+        (lambda lab: patching(lab, "xy", "xyz"), "2 tokens in the clean prompt and 3 in the corrupted one"),
+        (lambda lab: patching(lab, "xy", "xy"), "are the same token"),
+        (lambda lab: patching(lab, "xy", "xz", answer=300), "token 300 is out of range"),
+        (lambda lab: patching(lab, "xy", "xz", answer=4, against=4), "are the same token"),
+    ],
+)
+def test_bad_input_is_told(lab, ask, message):
+    with pytest.raises(LabError, match=message):
+        ask(lab)
