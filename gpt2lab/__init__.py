@@ -8,6 +8,7 @@ from importlib import import_module
 
 _ROOMS = {
     "LabError": "errors",
+    "ablate": "inspection.ablation",
     "Sampling": "sampling",
     "TrainConfig": "training.config",
     "answer": "tasks",
@@ -19,10 +20,12 @@ _ROOMS = {
     "generate_batch": "generation",
     "head_scores": "inspection.heads",
     "load_model": "model",
+    "logit_lens": "inspection.lens",
     "load_text": "text",
     "perplexity": "scoring.perplexity",
     "resume": "training.finetuning",
     "summarize": "tasks",
+    "surprisal": "inspection.surprisal",
     "trace": "inspection.trace",
     "translate": "tasks",
 }

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from gpt2lab.cli.inside import inspect
 from gpt2lab.cli.looking import attention, generate
 from gpt2lab.cli.measuring import perplexity
 from gpt2lab.cli.output import Runs, fail
@@ -74,4 +75,5 @@ app.command()(perplexity)
 app.command()(generate)
 app.add_typer(task_app, name="task")
 app.command()(attention)
+app.command()(inspect)
 app.command(name="app")(serve)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.inspection.trace import Trace, display_token, token_names, trace
+from gpt2lab.inspection.trace import Trace, display_token, token_names, with_residual
 from gpt2lab.model import Lab, eval_mode
 
 LOGITS_AT_ONCE = 1 << 22  # floats of one distribution held at a time: 16 MiB; half a dozen are held at once
@@ -51,7 +51,7 @@ class Lens:
 
 @torch.no_grad()
 def logit_lens(
-    lab: Lab, text: str | Trace, *, top: int = 5, target: int | str | None = None, cut: bool = False
+    lab: Lab, text: str | Trace, *, top: int = 5, target: int | str | None = None, next: bool = False, cut: bool = False
 ) -> Lens:
     """The prediction after every layer, by the model's own last norm, with each layer's own statistics, and unembedding.
 
@@ -59,6 +59,7 @@ def logit_lens(
     top     favourites kept of each prediction
     target  a token to follow through the layers, as its id or as text of one token; None follows the
             model's last favourite at each position
+    next    follow the token that comes next in the text instead; after its end the last favourite
     cut     as for `trace`
 
     Example: logit_lens(lab, "The moon").rank[-1] -> (1, 1)
@@ -66,23 +67,24 @@ def logit_lens(
     Source: nostalgebraist, interpreting GPT: the logit lens (2020).
     """
     whole_number("top", top, 1, min(MAX_TOP, lab.model.config.vocab_size))
-    seen = trace(lab, text, residual=True, cut=cut) if isinstance(text, str) else text
-    if seen.residual is None:
-        raise LabError("the trace has no residual stream; make it with residual=True")
-    followed = None if target is None else token_id(lab, target)
+    if next and target is not None:
+        raise LabError(f"follow token {target!r} or the next one, not both")
+    seen = with_residual(lab, text, cut=cut)
     T, at_once = len(seen.ids), max(1, LOGITS_AT_ONCE // lab.model.config.vocab_size)
-    parts = [_lens_of(lab, seen.residual[:, i : i + at_once], top, followed) for i in range(0, T, at_once)]
+    wanted = torch.full((T,), -1 if target is None else token_id(lab, target))  # -1: the last favourite
+    if next:
+        wanted[:-1] = seen.ids[1:]
+    places = [slice(i, i + at_once) for i in range(0, T, at_once)]
+    parts = [_lens_of(lab, seen.residual[:, place], top, wanted[place]) for place in places]
     joined = {name: torch.cat([part[name] for part in parts], dim=0 if name == "targets" else 1) for name in parts[0]}
     return Lens(seen, token_names(lab.tokenizer, joined["top"], joined["targets"]), **joined)
 
 
-def _lens_of(lab: Lab, residual: torch.Tensor, top: int, followed: int | None) -> dict[str, torch.Tensor]:
-    """The fields of a Lens for some positions: residual (L+1, t, D)."""
+def _lens_of(lab: Lab, residual: torch.Tensor, top: int, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The fields of a Lens for some positions: residual (L+1, t, D), tokens to follow (t,), -1 for the last favourite."""
     last = log_probabilities(lab, residual[-1])  # (t, V)
-    favourites = last.argmax(-1)
-    targets = favourites if followed is None else torch.full_like(favourites, followed)
-    rows: dict[str, list] = {"top": [], "top_probability": [], "probability": [], "rank": [], "entropy": []}
-    rows["divergence"] = []
+    targets = torch.where(wanted < 0, last.argmax(-1), wanted)
+    rows = {name: [] for name in ("top", "top_probability", "probability", "rank", "entropy", "divergence")}
     for entry, entering in enumerate(residual):
         logs = last if entry == len(residual) - 1 else log_probabilities(lab, entering)
         p, mine = logs.exp(), logs.gather(1, targets[:, None])
@@ -182,9 +184,7 @@ def attribution(
     Raises: LabError as `logit_lens`, for a position that does not exist, and for twice the same token.
     Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021), "Logit attribution".
     """
-    seen = trace(lab, text, residual=True) if isinstance(text, str) else text
-    if seen.residual is None:
-        raise LabError("the trace has no residual stream; make it with residual=True")
+    seen = with_residual(lab, text)
     T = len(seen.ids)
     at = whole_number("position", position, -T, T - 1) % T
     logits = log_probabilities(lab, seen.residual[-1, at])  # log-probabilities differ as logits do

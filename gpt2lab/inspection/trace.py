@@ -107,6 +107,14 @@ def trace(lab: Lab, text: str, *, cut: bool = False, logits: bool = False, resid
     return replace(traced, left_out=len(ids) - len(traced.ids))
 
 
+def with_residual(lab: Lab, text: str | Trace, *, cut: bool = False) -> Trace:
+    """A trace that has its residual stream, of a text, or as given. Raises: LabError as `trace`, and for one without."""
+    seen = trace(lab, text, residual=True, cut=cut) if not isinstance(text, Trace) else text
+    if seen.residual is None:
+        raise LabError("the trace has no residual stream; make it with residual=True")
+    return seen
+
+
 def trace_ids(lab: Lab, ids: torch.Tensor, *, logits: bool = False, residual: bool = False) -> Trace:
     """`trace` for token ids (T,). The model's mode, and its hooks, are as before afterwards."""
     [traced] = trace_batch(lab, [ids], logits=logits, residual=residual)

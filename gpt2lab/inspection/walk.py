@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import whole_number
 from gpt2lab.inspection.lens import log_probabilities
-from gpt2lab.inspection.trace import Trace, display_tokens, trace
+from gpt2lab.inspection.trace import Trace, display_tokens, with_residual
 from gpt2lab.model import Lab, eval_mode
 
 FAVOURITES = 10  # of what the state after the block would predict
@@ -69,9 +69,7 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
     Source: Vaswani et al., Attention Is All You Need (2017), section 3; Radford et al. (2019), section 2.3, for the
     norms before each part.
     """
-    seen = trace(lab, text, residual=True) if isinstance(text, str) else text
-    if seen.residual is None:
-        raise LabError("the trace has no residual stream; make it with residual=True")
+    seen = with_residual(lab, text)
     seen.heads(layer, head)
     T = len(seen.tokens)
     at = whole_number("position", position, -T, T - 1) % T

@@ -99,7 +99,7 @@ def map_file(shown: HeadMap, format: str) -> bytes:
         [layer, head, float(f"{x:.6g}")] for layer, row in enumerate(values.tolist()) for head, x in enumerate(row)
     )
     arrays = {"values": values.numpy(), "title": np.array(shown.title), "unit": np.array(shown.unit)}
-    return _figure_file(
+    return figure_file(
         format,
         called,
         draw=lambda dark=False: head_map(**shown._asdict(), dark=dark),
@@ -119,7 +119,7 @@ def rollout_file(rollout: Rollout, format: str) -> bytes:
         for j, share in enumerate(row[: i + 1])
     )
     most = [tuple(map(str, row)) for row in largest(shares, tokens, MOST)]
-    return _figure_file(
+    return figure_file(
         format,
         f"Attention rollout: {rollout.trace.name}",
         draw=lambda dark=False: rollout_heatmap(rollout, dark=dark),
@@ -131,7 +131,7 @@ def rollout_file(rollout: Rollout, format: str) -> bytes:
     )
 
 
-def _figure_file(
+def figure_file(
     format: str,
     title: str,
     *,

@@ -84,7 +84,7 @@ def _layers(
     figure = Figure(figsize=(max(5.0, width), 1.5 + L * ROW), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest", origin="lower")
-    axes.set_yticks(range(L), ["embedding", *(f"layer {layer}" for layer in range(L - 1))], fontsize=8)
+    axes.set_yticks(range(L), [entry_name(entry) for entry in range(L)], fontsize=8)
     if T <= MAX_LABELS:
         axes.set_xticks(range(T), [label(token) for token in tokens], rotation=90, fontsize=8)
     axes.set_xlabel("after token", fontsize=8)
@@ -102,6 +102,11 @@ def _layers(
     return figure
 
 
+def entry_name(entry: int) -> str:
+    """What has been done to the residual stream at an entry."""
+    return "embedding" if entry == 0 else f"layer {entry - 1}"
+
+
 def label_line(text: str) -> str:
     """A title as matplotlib draws it: no formulas, and not too long."""
     return (text if len(text) <= 110 else f"{text[:109]}…").replace("$", r"\$")
@@ -114,7 +119,7 @@ def lens_rows(lens: Lens, position: int) -> list[tuple[str, ...]]:
         best = zip(lens.top[entry, position].tolist(), lens.top_probability[entry, position].tolist())
         rows.append(
             (
-                "embedding" if entry == 0 else f"layer {entry - 1}",
+                entry_name(entry),
                 ", ".join(f"{lens.names[i]} {p:.3f}" for i, p in best),
                 f"{float(lens.probability[entry, position]):.4f}",
                 f"{int(lens.rank[entry, position]):,}",

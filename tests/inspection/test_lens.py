@@ -83,6 +83,14 @@ def test_a_token_that_is_named_is_followed_at_every_position(lab):
     assert tracked.shape == (lab.model.config.n_layer + 1, 2)
 
 
+def test_the_next_token_is_followed_up_to_the_last_position(lab):
+    found, ids = logit_lens(lab, TEXT, next=True), lab.encode(TEXT)
+    own = logits_of(lab).log_softmax(-1)
+    assert found.targets.tolist() == [*ids[1:].tolist(), int(own[-1].argmax())]
+    nll = -own[:-1].gather(1, ids[1:, None])[:, 0]
+    torch.testing.assert_close(-found.probability[-1, :-1].log(), nll, atol=1e-4, rtol=1e-4)
+
+
 def test_names_hold_every_favourite_and_target(lab):
     found = logit_lens(lab, TEXT)
     assert set(found.names) == {*found.top.unique().tolist(), *found.targets.tolist()}
@@ -141,6 +149,7 @@ def test_log_probabilities_sum_to_one(lab):
         (lambda lab: logit_lens(lab, "x", top=0), "top 0 is out of range"),
         (lambda lab: logit_lens(lab, "x", target=300), "token 300 is out of range; use a whole number from 0 to 299"),
         (lambda lab: logit_lens(lab, "x", target="xyzq"), r"'xyzq' is 4 tokens \('x' \+ 'y' \+ 'z' \+ 'q'\)"),
+        (lambda lab: logit_lens(lab, "x", target=3, next=True), "follow token 3 or the next one, not both"),
         (lambda lab: token_id(lab, ""), r"'' is 0 tokens \(none\)"),
         (lambda lab: attribution(lab, "xy", position=2), "position 2 is out of range"),
         (lambda lab: attribution(lab, "xy", token=3, against=3), "token 3 against itself is 0; give two tokens"),
