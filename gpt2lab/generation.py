@@ -81,7 +81,7 @@ def request(
 
     prompt          "" lets the model begin from `<|endoftext|>` alone
     sampling        a Sampling; or give its fields here: temperature=0.8, top_p=0.95, seed=1
-    max_new_tokens  1 or more; the text ends earlier at `<|endoftext|>`, at a stop string, or where the
+    max_new_tokens  1 or more, or 0 after steps; the text ends earlier at `<|endoftext|>`, at a stop string, or where the
                     context is full
     alternatives    how many of the model's favourites each step keeps
     after           steps of an earlier generation of the prompt, kept: the text goes on from them
@@ -95,23 +95,22 @@ def request(
     if sampling and options:
         raise TypeError(f"both sampling and {', '.join(options)} are given; give one of them")
     sampling = sampling or Sampling(**options)
-    whole_number("max_new_tokens", max_new_tokens, 1, 10**6)
+    whole_number("max_new_tokens", max_new_tokens, 0 if after else 1, 10**6)
     whole_number("alternatives", alternatives, 0, MAX_ALTERNATIVES)
     if window is not None:
         whole_number("window", window, 1, lab.context - 1)
     V = lab.model.config.vocab_size
     if sampling.top_k is not None and sampling.top_k > V:
         raise LabError(f"top_k {sampling.top_k:,} is past the vocabulary of {lab.name}; use 1 to {V:,}")
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
+    stop = (stop,) if isinstance(stop, str) or not isinstance(stop, Sequence) else tuple(stop)
     if len(stop) > MAX_STOPS or not all(isinstance(each, str) and each for each in stop):
-        raise LabError(f"stop {str(stop)[:60]} is not up to {MAX_STOPS} strings of a character or more")
+        raise LabError(f"stop {str(stop)[:60]} is refused; give up to {MAX_STOPS} strings, none of them empty")
     if int8:
         int8_layers(lab.model)  # refuses here and now
     ids = prompt_ids(lab, prompt, window)
-    room = lab.context - len(ids) - len(after)
-    if window is None and room < 1:
+    if window is None and len(ids) + len(after) > lab.context:
         raise LabError(
-            f"the prompt and what follows it fill the context of {lab.context:,}; shorten it, or give a window"
+            f"the prompt and what follows it do not fit the context of {lab.context:,}; shorten it, or give a window"
         )
     return Request(lab, prompt, ids, sampling, max_new_tokens, alternatives, tuple(after), stop, window, bool(int8))
 
@@ -181,15 +180,24 @@ def batch_steps(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]
     return _rows(asked, count)
 
 
-def beam_search(lab: Lab, prompt: str, *, beams: int = 4, **options) -> Generation:
-    """The most probable of the texts that a search over several keeps, by transformers; length counts for nothing.
+def beam_search(
+    lab: Lab,
+    prompt: str,
+    *,
+    beams: int = 4,
+    max_new_tokens: int = 60,
+    alternatives: int = 10,
+    stop: str | Sequence[str] = (),
+) -> Generation:
+    """The most probable of the texts that a search over several keeps, by transformers: by the product of the tokens'
+    probabilities, so that a text that ends early has an advantage.
 
-    beams    2 to MAX_BATCH
-    options  of `request`: max_new_tokens, alternatives, stop
+    beams                               2 to MAX_BATCH
+    max_new_tokens, alternatives, stop  as for `request`
 
     Raises: LabError as `generate`.
     """
-    asked = request(lab, prompt, temperature=0, **options)
+    asked = request(lab, prompt, temperature=0, max_new_tokens=max_new_tokens, alternatives=alternatives, stop=stop)
     whole_number("beams", beams, 2, MAX_BATCH)
     T, end = len(asked.ids), lab.tokenizer.eos_token_id
     settings = GenerationConfig(
@@ -205,8 +213,8 @@ def beam_search(lab: Lab, prompt: str, *, beams: int = 4, **options) -> Generati
         logits = lab.model(ids).logits[0, T - 1 : -1].float().cpu()
     steps = []
     for row, chosen in zip(logits, ids[0, T:].tolist()):
-        steps.append(step_of(row[None], chosen, **_kept(asked)))
-        if chosen == end or _stopped(asked, steps):
+        steps.append(step_of(row[None], chosen, **_step_options(asked)))
+        if _ended(asked, steps):
             break
     return collect(asked, steps)
 
@@ -238,33 +246,48 @@ def text_of(lab: Lab, steps: Sequence[Step]) -> str:
     return lab.tokenizer.decode([step.id for step in steps if step.id != lab.tokenizer.eos_token_id])
 
 
+def _read_from(asked: Request) -> int:
+    """The first token that is read to go on: where steps kept have a seam, that from which they were read last."""
+    seams = [i for i, step in enumerate(asked.after) if step.seam]
+    return len(asked.ids) + seams[-1] - asked.window if seams and asked.window else 0
+
+
+def _ended(asked: Request, steps: Sequence[Step]) -> bool:
+    """Whether the model has ended the text, or a stop string has."""
+    return bool(steps) and (steps[-1].id == asked.lab.tokenizer.eos_token_id or _stopped(asked, steps))
+
+
 def _stopped(asked: Request, steps: Sequence[Step]) -> bool:
     """Whether the text of some steps holds a stop string."""
     return bool(asked.stop) and any(each in text_of(asked.lab, steps) for each in asked.stop)
 
 
 def _rows(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
-    """What `batch_steps` gives."""
+    """The rows of `batch_steps`, for values that are checked."""
     lab, sampling, end = asked.lab, asked.sampling, asked.lab.tokenizer.eos_token_id
     # on the CPU, so that a seed means the same draw wherever the model is
     generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(count)]
     reader = None
     written: list[list[Step]] = [[] for _ in range(count)]
-    going = [True] * count
+    going = [not _ended(asked, asked.after)] * count
     start = torch.cat([asked.ids, asked.ids.new_tensor([step.id for step in asked.after])])
     ids = start.expand(count, -1)  # (B, T)
+    begin = _read_from(asked)
+    reach = 8 + 4 * max(
+        map(len, asked.stop), default=0
+    )  # tokens that a stop string can end within: 4 bytes a character
     for _ in range(asked.max_new_tokens):
-        if asked.window is None and ids.shape[1] >= lab.context:
+        if not any(going) or (asked.window is None and ids.shape[1] >= lab.context):
             return
-        seam = (ids.shape[1] if reader is None else reader.length + 1) > lab.context
-        new = ids[:, -asked.window :] if seam else ids if reader is None else ids[:, -1:]
+        seam = (ids.shape[1] - begin if reader is None else reader.length + 1) > lab.context
+        new = ids[:, -asked.window :] if seam else ids[:, begin:] if reader is None else ids[:, -1:]
         with torch.inference_mode():  # within the step: a generator may be resumed by another thread
             if reader is None or seam:
                 room = lab.context if asked.window else min(lab.context, ids.shape[1] + asked.max_new_tokens)
                 reader = decoder(lab.model, count, room, int8=asked.int8)
             logits = reader.read(new).split(1)  # (1, V) of each
             rows = [
-                draw(sampling, *each, **_kept(asked)) if on else None
+                draw(sampling, *each, **_step_options(asked)) if on else None
                 for *each, on in zip(logits, ids.cpu().split(1), generators, going)
             ]
         rows = [row and replace(row, seam=True) if seam else row for row in rows]
@@ -273,11 +296,9 @@ def _rows(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
         for at, row in enumerate(rows):
             if row:
                 written[at].append(row)
-                going[at] = row.id != end and not _stopped(asked, [*asked.after, *written[at]])
-        if not any(going):
-            return
+                going[at] = not _ended(asked, [*asked.after, *written[at]][-reach:])
 
 
-def _kept(asked: Request) -> dict:
-    """What a step keeps of its alternatives."""
+def _step_options(asked: Request) -> dict:
+    """What `draw` and `step_of` are told besides the logits: how many alternatives a step keeps, and how they are spelt."""
     return {"alternatives": asked.alternatives, "decode": asked.lab.tokenizer.decode}

@@ -10,18 +10,19 @@ import numpy as np
 import torch
 
 from gpt2lab.blocks import token_ids
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import whole_number
 from gpt2lab.generation import Generation, prompt_ids, text_of
 from gpt2lab.model import Lab, token_nll
 from gpt2lab.text import load_text
 from gpt2lab.units import perplexity_of
 
-MAX_N = 4  # tokens of the n-grams that are counted
+REPEATED_N = 4  # tokens of what is counted as repeated
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Of a generation; each None where it has too few tokens, or where there is no training text to compare with.
+    """Of a generation, a stop string and `<|endoftext|>` included; None where it has too few tokens, or where there is no
+    training text to compare with.
 
     tokens      how many
     distinct    distinct n-grams over all n-grams, n = 1, 2, 3: in (0, 1], 1 where none comes twice.
@@ -64,7 +65,7 @@ def measure(
     return Measures(
         tokens=len(ids),
         distinct=tuple(distinct(ids, n) for n in (1, 2, 3)),
-        repeated=None if (share := distinct(ids, MAX_N)) is None else 1 - share,
+        repeated=None if (share := distinct(ids, REPEATED_N)) is None else 1 - share,
         copied=length,
         copy=None if length is None else writer.tokenizer.decode(ids[end - length : end]),
         perplexity={lab.name: perplexity_under(lab, writer, generation) for lab in labs},
@@ -80,13 +81,11 @@ def distinct(ids: Sequence[int], n: int) -> float | None:
 
 def longest_copy(ids: Sequence[int], training: np.ndarray) -> tuple[int, int]:
     """(length, end in ids) of the longest run of tokens that stands in a training text (N,), the first of several."""
+    text, read = ("".join(map(chr, each)) for each in (ids, training.tolist()))  # a search of strings, which is fast
     best, end = 0, 0
-    runs = np.zeros(len(training), np.int32)  # ending here and at the token before, how long a run both have
-    for i, id in enumerate(ids):
-        before = np.concatenate([[0], runs[:-1]]) + 1
-        runs = np.where(training == id, before, 0)
-        if (longest := int(runs.max(initial=0))) > best:
-            best, end = longest, i + 1
+    for i in range(len(text)):
+        while i + best < len(text) and text[i : i + best + 1] in read:
+            best, end = best + 1, i + best + 1
     return best, end
 
 
@@ -103,7 +102,7 @@ def perplexity_under(lab: Lab, writer: Lab, generation: Generation) -> float | N
         after = lab.encode(text_of(writer, generation.steps)).tolist()
     nll, first, row = [], len(before), torch.tensor([before + after], device=lab.device)
     while first < row.shape[1]:
-        begin = 0 if row.shape[1] <= lab.context + 1 else max(0, first - lab.context // 2)
+        begin = 0 if first <= lab.context else first - lab.context // 2
         part = row[:, begin : begin + lab.context + 1]
         nll.append(token_nll(lab.model, part, first=first - begin))
         first = begin + part.shape[1]
@@ -112,7 +111,4 @@ def perplexity_under(lab: Lab, writer: Lab, generation: Generation) -> float | N
 
 def training_ids(lab: Lab, data: str) -> np.ndarray:
     """Ids (N,) of a data set's training split in the model's tokens. Raises: LabError for data out of reach."""
-    ids = np.asarray(token_ids(lab.tokenizer, load_text(data).split("train")))
-    if not len(ids):
-        raise LabError(f"the training split of {data!r} is empty; name another text")
-    return ids
+    return token_ids(lab.tokenizer, load_text(data).split("train"))

@@ -33,13 +33,13 @@ class Sampling:
 
     temperature  0 always takes the most probable token (greedy); 1 is the model's own distribution
     top_k        draw among the k most probable tokens; None for all
-    top_p        draw among the fewest tokens whose probabilities reach p, over the whole vocabulary
+    top_p        draw among the fewest tokens whose probabilities reach p
     min_p        draw among the tokens with at least this share of the favourite's probability
     repetition_penalty  logits of tokens that were there before are divided by it, or multiplied where
                  they are negative; 1 is none. Source: Keskar et al., CTRL (2019), section 4.1
     seed         the same seed gives the same text on the same machine
 
-    Filters apply in this order, each to what the ones before have left.
+    The penalty comes first, then these in their order, each on what the ones before have left of the whole vocabulary.
     """
 
     temperature: float = 1.0
@@ -112,7 +112,7 @@ class Step:
     alternatives          the model's favourites, most probable first
     sampled_probability   what the sampler drew the token with, after temperature and filters
     removed               probability, after temperature, that top-k, top-p and min-p took away
-    favourites            probabilities (M,) of the model's FAVOURITES favourites, for `redrawn`
+    favourites            log probabilities (M,) of the model's FAVOURITES favourites, for `redrawn`
     seam                  whether the model read only the last tokens anew, as many as `window`, to get here
     """
 
@@ -154,16 +154,16 @@ def redrawn(step: Step, sampling: Sampling, V: int) -> Redrawn:
     that is enough, as at temperature 1, or where the filters keep none of them. It knows no repetition penalty.
     Example: redrawn(step, Sampling(top_k=1), V).low -> (1, 0, 0, …)
     """
-    p = step.favourites.astype(np.float64)
-    M = len(p)
+    logs = step.favourites.astype(np.float64)
+    M = len(logs)
     if sampling.greedy:
         only = np.eye(1, M)[0]
         return Redrawn(only, only)
-    w = (p / p[0]) ** (1 / sampling.temperature)  # weights, the first favourite's 1
-    others = _others(p, V - M, sampling.temperature)
+    w = np.exp((logs - logs[0]) / sampling.temperature)  # weights, the first favourite's 1
+    others = _others(logs, V - M, sampling.temperature)
     if sampling.top_k is not None:
         w = np.where(w >= w[min(sampling.top_k, M) - 1], w, 0)
-        left = max(0, sampling.top_k - M)
+        left = max(0, min(sampling.top_k, V) - M)
         others = (others[0] * left / max(1, V - M), min(others[1], left * w[-1]))
     reached = w.cumsum()
     least = int((w >= sampling.min_p).sum())  # favourites that min-p leaves
@@ -181,21 +181,21 @@ def redrawn(step: Step, sampling: Sampling, V: int) -> Redrawn:
     return Redrawn(np.where(place < fewest, w / largest, 0), np.where(place < most, np.minimum(w / smallest, 1), 0))
 
 
-def _others(p: np.ndarray, n: int, temperature: float) -> tuple[float, float]:
-    """Least and most that the weights of n tokens past the favourites p add up to, as each has at most the last one's."""
-    power, last = 1 / temperature, p[-1] / p[0]
-    least, most = (max(0.0, 1 - p.sum() + rounding) / p[0] for rounding in (-1e-6, 1e-6))  # of float32
-    if n == 0 or last == 0:
-        return 0.0, n * last**power if n else 0.0
+def _others(logs: np.ndarray, n: int, temperature: float) -> tuple[float, float]:
+    """Least and most that the weights of n tokens past the favourites add up to, as each has at most the last one's."""
+    if n == 0:
+        return 0.0, 0.0
+    power, first, last = 1 / temperature, np.exp(logs[0]), logs[-1] - logs[0]
+    sums = [max(0.0, 1 - np.exp(logs).sum() + rounding) / first for rounding in (-1e-6, 1e-6)]  # of float32
 
-    def even(sum):  # all alike: of powers below 1 the largest sum, of those above the smallest
-        return n * (sum / n) ** power
+    def even(total: float) -> float:  # all alike: of powers below 1 the largest sum, of those above the smallest
+        return n * (total / n) ** power
 
-    def uneven(sum):  # each as large as can be, or nothing
-        return sum * last ** (power - 1)
+    def uneven(total: float) -> float:  # each as large as the last favourite, or nothing
+        return total * np.exp(last * (power - 1)) if total else 0.0
 
     low, high = (uneven, even) if power < 1 else (even, uneven)
-    return low(least), min(high(most), n * last**power)
+    return low(sums[0]), min(high(sums[1]), n * np.exp(last * power))
 
 
 def draw(
@@ -229,17 +229,18 @@ def step_of(
     decode: Callable[[list[int]], str],
 ) -> Step:
     """The step that took a token where the model's logits were (1, V); `drawn_from` (V,), or None where the choice was certain."""
-    own = logits.softmax(-1)[0]  # (V,)
+    logs = logits.log_softmax(-1)[0]  # (V,)
+    own = logs.exp()
     if drawn_from is None:
         drawn_from = torch.zeros_like(own).index_fill_(0, torch.tensor([chosen]), 1.0)
-    top = own.topk(min(FAVOURITES, len(own)))
+    top = logs.topk(min(FAVOURITES, len(logs)))
     best = top.indices[:alternatives]
-    rows = zip(best.tolist(), top.values.tolist(), drawn_from[best].tolist())
+    rows = zip(best.tolist(), own[best].tolist(), drawn_from[best].tolist())
     return Step(
         token=decode([chosen]),
         id=chosen,
         probability=float(own[chosen]),
-        rank=int((own > own[chosen]).sum()) + 1,
+        rank=int((logs > logs[chosen]).sum()) + 1,
         entropy=float(torch.special.entr(own).sum()),
         alternatives=tuple(Alternative(decode([i]), i, p, sampled) for i, p, sampled in rows),
         sampled_probability=float(drawn_from[chosen]),

@@ -1,74 +1,25 @@
 """The GPT-2 paper's tasks, which a language model does as text that goes on: summarise, translate, answer.
 
 Knows generation; nothing of pages. Source of each recipe: Radford et al., Language Models are Unsupervised Multitask
-Learners (2019), the section that `Task.source` names.
+Learners (2019), the section that `recipes` names.
 """
 
 import re
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.generation import Generation, Request, collect, request, steps_of
 from gpt2lab.model import Lab
+from gpt2lab.recipes import PAIRS, QUESTIONS, TASKS
 from gpt2lab.sampling import Sampling
 
 MAX_TEXT = 200_000  # characters of a text to summarise: a short book's; a minute of GPT-2 small per 3,000
 MAX_PARTS = 50  # that a long text is split into
 LEAST_PART = 16  # tokens of a part
+ENDING, SPACE = re.compile(r"""[.!?]["')\]]*\s+|\n\s*"""), re.compile(r"\s+")
 SENTENCE = re.compile(r"""[^.!?]*(?:[.!?](?!["')\]]*(?:\s|$))[^.!?]*)*[.!?]+["')\]]*(?=\s|$)""")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A recipe: how the prompt is written, how it is gone on with, and what came of it.
-
-    prompt   with a place for each part, in braces
-    recipe   how the paper generates
-    expect   what the paper measured, with GPT-2 of 1.5 billion parameters
-    source   where in the paper
-    """
-
-    prompt: str
-    recipe: str
-    expect: str
-    source: str
-
-
-TASKS: dict[str, Task] = {
-    "summarize": Task(
-        "{text}\nTL;DR:",
-        "100 tokens drawn among the 2 most probable at each step; the first 3 sentences are the summary.",
-        "Barely better than 3 random sentences of the article (mean ROUGE F1 21.40 against 20.98 on CNN and Daily "
-        "Mail), and details such as numbers are often confused.",
-        "section 3.6, table 4",
-    ),
-    "translate": Task(
-        "{examples}\n{text} =",
-        "Pairs of an English sentence = its French one, then greedy; the first sentence is the translation.",
-        "5 BLEU from English to French on WMT-14, somewhat worse than a word-by-word dictionary; 11.5 from French to "
-        "English. Its training text held 10 MB of French.",
-        "section 3.7",
-    ),
-    "answer": Task(
-        "{document}\n\n{examples}\nQ: {question}\nA:",
-        "The document, questions with their answers, then greedy to the end of the line.",
-        "55 F1 on CoQA, about as three of four trained systems, from a document that holds the answer; without one, "
-        "4.1 % of Natural Questions exactly right.",
-        "sections 3.5 and 3.8",
-    ),
-}
-SMALLER = (
-    "Expect less of smaller models: gpt2, with 124 million parameters, keeps the form and seldom the facts; "
-    "the built-in model was trained on too little text for any of this."
-)
-PAIRS = (
-    ("Good morning.", "Bonjour."),
-    ("Where is the station?", "Où est la gare ?"),
-    ("The house is red.", "La maison est rouge."),
-    ("I would like some bread.", "Je voudrais du pain."),
-)
-QUESTIONS = (("What is this text about?", "It is told above."),)
 
 
 @dataclass(frozen=True)
@@ -90,8 +41,18 @@ class Plan:
         prompts = tuple(one.prompt for one in self.requests)
         return Done(self.task, " ".join(text.strip() for text in found), prompts, tuple(generations))
 
+    def written(self) -> Iterator["Done"]:
+        """What has come of it so far, after every token."""
+        done = []
+        for one in self.requests:
+            taken = []
+            for step in steps_of(one):
+                taken.append(step)
+                yield self.done([*done, collect(one, taken)])
+            done.append(collect(one, taken))
+
     def carried_out(self) -> "Done":
-        """The whole of it."""
+        """What comes of it in the end."""
         return self.done([collect(one, tuple(steps_of(one))) for one in self.requests])
 
 
@@ -115,7 +76,7 @@ def summary_plan(
     text: str,
     *,
     prompt: str = TASKS["summarize"].prompt,
-    max_new_tokens: int = 100,
+    max_new_tokens: int = TASKS["summarize"].tokens,
     top_k: int = 2,
     sentences: int = 3,
     seed: int = 0,
@@ -129,7 +90,7 @@ def summary_plan(
 
     Raises: LabError for an empty text, one of more than MAX_PARTS parts, and a prompt without its place.
     """
-    checked("text", text)
+    text = checked("text", text)
     whole_number("sentences", sentences, 1, 20)
     whole_number("max_new_tokens", max_new_tokens, 1, lab.context - 1)
     frame = len(lab.encode(filled(prompt, text="")))
@@ -139,7 +100,7 @@ def summary_plan(
             f"the prompt's {frame} tokens and {max_new_tokens} new ones leave {max(room, 0)} of {lab.context} for the "
             f"text; leave {LEAST_PART} at least: ask for fewer new tokens"
         )
-    parts = split(lab, text.strip(), room)
+    parts = split(lab, text, room)
     if len(parts) > MAX_PARTS:
         raise LabError(f"the text makes {len(parts)} parts for {lab.name}; the limit is {MAX_PARTS}: shorten it")
     prompts = tuple(filled(prompt, text=part) for part in parts)
@@ -154,17 +115,17 @@ def translation_plan(
     *,
     examples: Sequence[tuple[str, str]] = PAIRS,
     prompt: str = TASKS["translate"].prompt,
-    max_new_tokens: int = 60,
+    max_new_tokens: int = TASKS["translate"].tokens,
 ) -> Plan:
     """A sentence in another language, which the examples show: pairs of a sentence and its translation.
 
     prompt  has {examples} and {text} in it once each
 
-    Raises: LabError for an empty text or one of several lines, and for a prompt that does not fit.
+    Raises: LabError for an empty text or one of several lines, examples that are no pairs, a prompt without its places
+    or that does not fit, and numbers out of range.
     """
-    line("text", text)
     shown = "\n".join(f"{line('example', one)} = {line('example', other)}" for one, other in pairs(examples))
-    asked = filled(prompt, examples=shown, text=text.strip())
+    asked = filled(prompt, examples=shown, text=line("text", text))
     return Plan("translate", (greedy_line(lab, asked, max_new_tokens),), 1)
 
 
@@ -175,18 +136,17 @@ def answer_plan(
     *,
     examples: Sequence[tuple[str, str]] = QUESTIONS,
     prompt: str = TASKS["answer"].prompt,
-    max_new_tokens: int = 40,
+    max_new_tokens: int = TASKS["answer"].tokens,
 ) -> Plan:
     """What follows a document, questions with their answers, and a question.
 
     prompt  has {document}, {examples} and {question} in it once each
 
-    Raises: LabError for an empty document or question, and for a prompt that does not fit.
+    Raises: LabError for an empty document or question, examples that are no pairs, a prompt without its places or that
+    does not fit, and numbers out of range.
     """
-    checked("document", document)
-    line("question", question)
     shown = "\n".join(f"Q: {line('example', one)}\nA: {line('example', other)}" for one, other in pairs(examples))
-    asked = filled(prompt, document=document.strip(), examples=shown, question=question.strip())
+    asked = filled(prompt, document=checked("document", document), examples=shown, question=line("question", question))
     return Plan("answer", (greedy_line(lab, asked, max_new_tokens),), None)
 
 
@@ -227,7 +187,7 @@ def filled(prompt: str, **parts: str) -> str:
 
 
 def first_sentences(text: str, count: int) -> str:
-    """The first sentences of a text, as the paper cuts them: up to a ., ! or ? before a space; all of it where there are fewer."""
+    """The first sentences of a text, each up to a ., ! or ? before a space; all of it where there are fewer."""
     text, at = text.strip(), 0
     for _ in range(count):
         found = SENTENCE.match(text, at)
@@ -238,38 +198,40 @@ def first_sentences(text: str, count: int) -> str:
 
 
 def split(lab: Lab, text: str, room: int) -> list[str]:
-    """A text in parts of at most so many tokens: between sentences, where one is too long between words, else anywhere."""
-    if len(lab.encode(text)) <= room:
-        return [text]
-    for border in (r"(?<=[.!?\n])\s+", r"\s+"):
-        pieces = [piece for piece in re.split(border, text) if piece]
-        if len(pieces) > 1:
-            break
-    else:
-        half = len(text) // 2
-        return [*split(lab, text[:half], room), *split(lab, text[half:], room)]
-    parts = []
-    for piece in pieces:
-        longer = f"{parts[-1]} {piece}" if parts else piece
-        if parts and len(lab.encode(longer)) <= room:
-            parts[-1] = longer
-        else:
-            parts += split(lab, piece, room)
-    return parts
+    """A text in parts of at most so many tokens, as it is written: cut after a sentence, else after a word, else anywhere."""
+    offsets = lab.tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    starts = [start for start, _ in offsets] + [len(text)]  # of each token, in characters
+    parts, begin = [], 0
+    while begin < len(text):
+        end = starts[min(bisect_left(starts, begin) + room, len(offsets))]
+        part = text[begin:] if end == len(text) else cut_off(text[begin:end])
+        while len(lab.encode(part)) > room:  # what begins a text can be more tokens than within one
+            part = cut_off(part[: len(part) * room // (room + 1)])
+        parts.append(part.strip())
+        begin += len(part)
+    return [part for part in parts if part]
+
+
+def cut_off(text: str) -> str:
+    """As much of a text as ends with a sentence or a line, else with a word, else all of it."""
+    for border in (ENDING, SPACE):
+        if ends := [found.end() for found in border.finditer(text)]:
+            return text[: ends[-1]]
+    return text
 
 
 def checked(name: str, text: str) -> str:
-    """A text with something in it. Raises: LabError otherwise, and past MAX_TEXT characters."""
+    """A text with something in it, stripped. Raises: LabError otherwise, and past MAX_TEXT characters."""
     if not isinstance(text, str) or not text.strip():
         raise LabError(f"the {name} is empty; type at least one character")
     if len(text) > MAX_TEXT:
         raise LabError(f"the {name} has {len(text):,} characters; the limit is {MAX_TEXT:,}: shorten it")
-    return text
+    return text.strip()
 
 
 def line(name: str, text: str) -> str:
     """A text of one line, stripped. Raises: LabError for several lines, and as `checked`."""
-    stripped = checked(name, text).strip()
+    stripped = checked(name, text)
     if len(stripped.splitlines()) > 1:
         raise LabError(f"the {name} {stripped[:40]!r} has several lines; the recipe takes one: join them")
     return stripped

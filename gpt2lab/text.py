@@ -156,13 +156,20 @@ def split_articles(rows) -> tuple[Article, ...]:
 def read_articles(path: Path) -> tuple[Article, ...]:
     """A text file's articles: at titles in WikiText form, else the whole file as one.
 
-    UTF-8 with or without a byte order mark; CRLF counts as a newline.
+    CRLF counts as a newline. Raises: LabError as `read_text`.
+    """
+    return articles_of(read_text(path, MAX_TEXT_BYTES), path.stem)
+
+
+def read_text(path: Path, limit: int) -> str:
+    """A text file: UTF-8 with or without a byte order mark, of so many bytes at most.
+
     Raises: LabError for a missing, empty, binary or too large file.
     """
     try:
         size = path.stat().st_size
-        if size > MAX_TEXT_BYTES:
-            raise LabError(f"{path} has {size:,} bytes; the limit is {MAX_TEXT_BYTES:,}: cut it into parts")
+        if size > limit:
+            raise LabError(f"{path} has {size:,} bytes; the limit is {limit:,}: cut it into parts")
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabError(f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from error
@@ -172,7 +179,7 @@ def read_articles(path: Path) -> tuple[Article, ...]:
         raise LabError(f"{path} is binary (a zero byte at {text.index(chr(0)):,}); give a text file")
     if not text.strip():
         raise LabError(f"{path} is empty; give a file with text")
-    return articles_of(text, path.stem)
+    return text
 
 
 def articles_of(text: str, title: str) -> tuple[Article, ...]:

@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,7 @@ BAD_VALUES = [
     ("stop", [""]),
     ("stop", [1]),
     ("stop", ["x"] * 17),
+    ("stop", 5),
 ]
 
 
@@ -234,13 +236,18 @@ def test_penalised_greedy_text_equals_transformers_generate(random_lab):
     assert ids_of(found) == output != ids_of(generate(lab, "The moon", max_new_tokens=20, temperature=0))
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.3}])
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.3}, {"repetition_penalty": 3.0}],
+)
 def test_alternatives_state_what_the_sampler_would_have_drawn_them_with(tiny_lab, sampling):
     asked = request(tiny_lab, "The moon", alternatives=100, **sampling)
     [step] = itertools.islice(steps_of(asked), 1)
     with torch.no_grad():
         logits = tiny_lab.model(tiny_lab.encode("The moon")[None]).logits[:, -1]
-    drawn_from = asked.sampling.warpers()(None, logits.clone()).softmax(-1)[0]
+    scores = asked.sampling.penalised(tiny_lab.encode("The moon")[None], logits)
+    assert torch.equal(scores, logits) == ("repetition_penalty" not in sampling)
+    drawn_from = asked.sampling.warpers()(None, scores.clone()).softmax(-1)[0]
     for each in step.alternatives:
         assert each.sampled_probability == pytest.approx(float(drawn_from[each.id]), rel=1e-4, abs=1e-7)
     own = next(each for each in step.alternatives if each.id == step.id) if step.rank <= 100 else step
@@ -337,6 +344,41 @@ def test_a_branch_is_a_fresh_generation_from_the_same_prefix(tiny_lab, sampling)
         assert ids_of(branch)[5:] == output.tolist()
 
 
+@pytest.mark.parametrize("end", ["end of text", "stop string"])
+def test_steps_that_end_the_text_are_gone_on_from_no_further(tiny_lab, end):
+    first = generate(tiny_lab, "The moon", max_new_tokens=6, seed=1)
+    if end == "end of text":
+        last = replace(first.steps[3], token="<|endoftext|>", id=tiny_lab.tokenizer.eos_token_id)
+        found = generate(tiny_lab, "The moon", after=(*first.steps[:3], last))
+        assert (len(found.steps), found.finish) == (4, end)
+    else:
+        stop = text_of(tiny_lab, first.steps[:4])[-2:]
+        found = generate(tiny_lab, "The moon", after=first.steps[:4], stop=stop)
+        assert (found.steps, found.finish) == (first.steps[:4], end)
+
+
+def test_a_branch_s_text_is_all_of_it_and_a_stop_string_across_its_beginning_is_seen(tiny_lab):
+    whole = generate(tiny_lab, "The moon", max_new_tokens=12, seed=7)
+    sampling = {"temperature": 0}
+    branch = generate(tiny_lab, "The moon", after=whole.steps[:5], max_new_tokens=7, **sampling)
+    assert branch.text == tiny_lab.tokenizer.decode(ids_of(branch))
+    before = len(text_of(tiny_lab, whole.steps[:5]))
+    stop = branch.text[before - 1 : before + 1]
+    if stop in branch.text[:before]:
+        pytest.fail("choose another seed: the stop string stands before")
+    found = generate(tiny_lab, "The moon", after=whole.steps[:5], max_new_tokens=7, stop=stop, **sampling)
+    assert (found.finish, found.text) == ("stop string", branch.text[: branch.text.index(stop)])
+
+
+def test_the_first_of_two_stop_strings_ends_the_text(tiny_lab):
+    whole = generate(tiny_lab, "The moon", max_new_tokens=20, seed=5)
+    step = next(i for i, one in enumerate(whole.steps) if len(one.token.strip()) >= 2 and i > 1)
+    token = whole.steps[step].token.strip()
+    first = token[:2]
+    found = generate(tiny_lab, "The moon", max_new_tokens=20, seed=5, stop=[f"{token}", first])
+    assert found.text == whole.text[: min(whole.text.find(each) for each in (token, first))]
+
+
 def test_instead_takes_alternatives_alone_and_gives_their_rank(tiny_lab):
     step = generate(tiny_lab, "The moon", max_new_tokens=1, temperature=0).steps[0]
     assert [step.instead(each.id).rank for each in step.alternatives] == list(range(1, 11))
@@ -358,6 +400,21 @@ def test_beam_search_is_transformers_own_and_each_step_is_told(random_lab, beams
     with torch.no_grad():
         own = lab.model(ids[None]).logits[0, -1].softmax(-1)
     assert found.steps[0].probability == pytest.approx(float(own[output[0]]), rel=1e-4)
+
+
+def test_beam_search_ends_at_a_stop_string_and_where_the_context_is_full(random_lab):
+    lab = random_lab(seed=4)
+    whole = beam_search(lab, "The moon", beams=3, max_new_tokens=8)
+    stop = whole.text[3:5]
+    found = beam_search(lab, "The moon", beams=3, max_new_tokens=8, stop=stop)
+    assert (found.finish, found.text) == ("stop string", whole.text[: whole.text.index(stop)])
+    full = beam_search(lab, "x" * 61, beams=3, max_new_tokens=8)
+    assert (len(full.steps), full.finish) == (3, "context")
+
+
+def test_beam_search_takes_no_options_that_it_would_ignore(tiny_lab):
+    with pytest.raises(TypeError):
+        beam_search(tiny_lab, "x", repetition_penalty=2)
 
 
 @pytest.mark.parametrize("beams", [1, 0, 65, "4"])
@@ -403,10 +460,24 @@ def test_past_the_context_the_text_equals_one_that_reads_the_same_window(tiny_la
     assert found.finish == "length"
 
 
+@pytest.mark.parametrize("place", [5, 58, 59, 60, 70, 94, 120])
+def test_going_on_past_a_seam_reads_what_was_read_there(tiny_lab, place):
+    options = {"temperature": 0, "repetition_penalty": 1.2, "window": 30}
+    whole = generate(tiny_lab, "The moon", max_new_tokens=130, **options)
+    assert sum(step.seam for step in whole.steps) >= 2
+    again = generate(tiny_lab, "The moon", after=whole.steps[:place], max_new_tokens=130 - place, **options)
+    assert ids_of(again) == ids_of(whole)
+    assert [step.seam for step in again.steps] == [step.seam for step in whole.steps]
+    for ours, theirs in zip(again.steps, whole.steps):
+        assert ours.probability == pytest.approx(theirs.probability, rel=1e-3)
+
+
 def test_prompt_and_branch_that_fill_the_context_are_told(tiny_lab):
     first = generate(tiny_lab, "x" * 60, max_new_tokens=4, temperature=0)
-    with pytest.raises(LabError, match="fill the context of 64; shorten it, or give a window"):
-        generate(tiny_lab, "x" * 60, after=first.steps)
+    full = generate(tiny_lab, "x" * 60, after=first.steps)
+    assert (full.steps, full.finish) == (first.steps, "context")
+    with pytest.raises(LabError, match="do not fit the context of 64; shorten it, or give a window"):
+        generate(tiny_lab, "x" * 60, after=(*first.steps, first.steps[0]))
     assert len(generate(tiny_lab, "x" * 60, after=first.steps, window=30, max_new_tokens=2).steps) == 6
     with pytest.raises(LabError, match="the limit is 1,000,000"):
         generate(tiny_lab, "x" * 1_000_001, window=30)

@@ -9,7 +9,17 @@ import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
 BASE = {"errors", "files", "units", "sources", "text", "blocks", "model"}
-CORE = BASE | {"training", "scoring", "decoding", "sampling", "generation", "measures", "tasks", "inspection"}
+CORE = BASE | {
+    "training",
+    "scoring",
+    "decoding",
+    "sampling",
+    "generation",
+    "measures",
+    "recipes",
+    "tasks",
+    "inspection",
+}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
@@ -22,7 +32,8 @@ MAY_IMPORT = {
     "sampling": {"errors"},
     "generation": BASE | {"decoding", "sampling"},
     "measures": BASE | {"generation"},
-    "tasks": BASE | {"sampling", "generation"},
+    "recipes": set(),
+    "tasks": BASE | {"sampling", "generation", "recipes"},
     "scoring": BASE,
     "inspection": BASE,
     "training": BASE | {"generation", "scoring"},

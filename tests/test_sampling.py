@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,6 +83,7 @@ def test_draws_are_as_frequent_as_the_exact_softmax_says(sampling, expected):
         ({"top_k": 4, "top_p": 0.5}, 0.5, 0.5),
         ({"temperature": 0.5, "top_k": 1}, 1 - 0.25 / 0.325, 0.25 / 0.325),
         ({"temperature": 0.5}, 0, 1),
+        ({"min_p": 0.3}, 0.15, 0.85),
     ],
 )
 def test_removed_mass_is_one_less_what_the_sampler_kept(sampling, removed, kept):
@@ -165,6 +167,13 @@ def test_redrawn_probabilities_lie_apart_where_what_is_kept_is_not_enough(sampli
     assert high[0] > 1.05 * low[0]
 
 
+@pytest.mark.parametrize("top_k", [2000, 2001, 10**9])
+def test_redrawn_with_a_top_k_past_the_vocabulary_is_that_of_all(top_k):
+    step = drawn(uneven(2))
+    found, expected = (redrawn(step, Sampling(temperature=2, top_k=k), 2000) for k in (top_k, None))
+    assert found.low == pytest.approx(expected.low) and found.high == pytest.approx(expected.high)
+
+
 def test_redrawn_of_a_vocabulary_that_is_kept_whole_is_exact():
     logits = uneven(3, V=300)
     for sampling in ({"temperature": 4.0}, {"temperature": 2.0, "top_p": 0.97}, {"min_p": 0.01, "top_k": 299}):
@@ -183,11 +192,34 @@ def test_redrawn_of_a_certain_step_is_certain():
     logits[7] = 0.0
     for temperature in (0.5, 1.0, 100.0):
         low, high = redrawn(drawn(logits), Sampling(temperature=temperature), 2000)
-        assert low[0] <= 1.0 <= high[0] + 1e-5
+        assert low[0] == pytest.approx(1, abs=1e-5) and high[0] == 1
 
 
-def test_favourites_are_the_largest_probabilities_in_order():
+def test_redrawn_of_what_is_too_improbable_for_a_float_holds_the_exact_probability():
+    logits = torch.full((2000,), -200.0)
+    logits[7] = 0.0
+    low, high = redrawn(drawn(logits), Sampling(temperature=100.0), 2000)
+    true = exact(logits, temperature=100.0)[0]
+    assert true == pytest.approx(0.00368, abs=1e-5)
+    assert low[0] <= true * (1 + 1e-6) and high[0] >= true
+
+
+def test_penalty_is_drawn_with_and_its_mass_counts_as_removed():
+    logits = torch.tensor(PROBABILITIES).log() + 3  # all above 0
+    step = drawn(logits, repetition_penalty=4.0, top_k=2, alternatives=5)  # token 0 was there
+    scores = logits.clone()
+    scores[0] = logits[0] / 4
+    own = scores.softmax(-1)
+    kept = own.topk(2).indices.tolist()
+    assert 0 not in kept
+    assert [each.sampled_probability > 0 for each in step.alternatives] == [
+        each.id in kept for each in step.alternatives
+    ]
+    assert step.removed == pytest.approx(1 - float(own[kept].sum()), abs=1e-6)
+
+
+def test_favourites_are_the_largest_log_probabilities_in_order():
     logits = uneven(5)
     step = step_of(logits[None], 3, alternatives=4, decode=str)
-    assert step.favourites == pytest.approx(logits.softmax(-1).sort(descending=True).values[:FAVOURITES].numpy())
-    assert [each.probability for each in step.alternatives] == step.favourites[:4].tolist()
+    assert step.favourites == pytest.approx(logits.log_softmax(-1).sort(descending=True).values[:FAVOURITES].numpy())
+    assert [each.probability for each in step.alternatives] == pytest.approx(np.exp(step.favourites[:4]), rel=1e-5)

@@ -69,9 +69,18 @@ def test_long_text_is_summarised_in_parts_that_fit_and_lose_nothing(lab, max_new
     "text", ["word " * 400, "x" * 900, "🌙" * 300, "One. Two. " * 200, "a\n" * 500, f"Short. {'long ' * 300}. End."]
 )
 def test_split_keeps_every_word_and_every_part_fits(lab, text):
-    parts = split(lab, text.strip(), 50)
+    text = text.strip()
+    parts = split(lab, text, 50)
+    assert all(part in text for part in parts)
     assert all(0 < len(lab.encode(part)) <= 50 for part in parts)
     assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+def test_split_leaves_the_text_as_it_is_written_and_cuts_after_sentences(lab):
+    text = "\n\n".join(f'He said "number {i}." Then   it ended.' for i in range(30))
+    parts = split(lab, text, 50)
+    assert len(parts) > 3 and all(part in text for part in parts)
+    assert all(part.endswith(('."', "ended.")) for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,7 @@ def test_first_sentences(text, count, expected):
     assert first_sentences(text, count) == expected
 
 
-def test_first_sentences_of_a_hostile_text_take_no_time():
+def test_first_sentences_of_a_hostile_text_are_all_of_it():
     assert first_sentences("a.b" * 50_000, 3) == "a.b" * 50_000
     assert first_sentences("." * 100_000, 1) == "." * 100_000
 

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -46,8 +47,17 @@ def generate(
     from gpt2lab.model import load_model
     from gpt2lab.sampling import Sampling
 
-    if beams is not None and (count != 1 or window is not None or int8):
-        raise LabError(f"--beams {beams} searches for one text within the context; leave --count, --window, --int8 out")
+    given = {"--temperature": temperature != 0.8, "--top-p": top_p != 0.95, "--top-k": top_k, "--min-p": min_p}
+    given |= {
+        "--repetition-penalty": repetition_penalty != 1,
+        "--count": count != 1,
+        "--window": window,
+        "--int8": int8,
+    }
+    given["--best"] = best
+    if beams is not None and any(given.values()):
+        idle = ", ".join(name for name, value in given.items() if value)
+        raise LabError(f"--beams {beams} searches for one text within the context and draws none; leave {idle} out")
     if best and count == 1:
         raise LabError("--best chooses among several continuations; give --count 2 or more")
     sampling = Sampling(
@@ -68,14 +78,16 @@ def generate(
     training = {} if measure is None else {one.lab: training_ids(one.lab, measure) for one in asked}
     for one in asked:
         told = f"[{one.lab.name}] " if compare else ""
-        first, *others = texts(one, count, best, beams, f"{told}{prompt}", stream)
-        values = record(first) | {"model": one.lab.name} | ({"others": list(map(record, others))} if others else {})
-        if training:
-            found = measured(one.lab, first, labs=labs, training=training[one.lab])
-            values["measures"] = asdict(found)
-            if not as_json:
-                report(found.named, as_json)
-        results.append(values)
+        records = []
+        for text in texts(one, count, best, beams, f"{told}{prompt}", stream):
+            records.append(record(text) | {"model": one.lab.name})
+            if training:
+                found = measured(one.lab, text, labs=labs, training=training[one.lab])
+                records[-1]["measures"] = asdict(found)
+                if not as_json:
+                    report(found.named, False)
+        first, *others = records
+        results.append(first | ({"others": others} if others else {}))
     if as_json:
         first, *others = results
         report(first | ({"compare": others[0]} if others else {}), as_json)
@@ -89,12 +101,13 @@ def record(generation) -> dict:
     return values
 
 
-def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) -> list:
-    """The Generations that are asked for, printed after `start`: one as it comes, several when they are there."""
+def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) -> Iterator:
+    """The Generations that are asked for, each printed after `start`: one as it comes, several when they are there."""
     from gpt2lab.generation import batch_steps, beam_search, best_of, collect_batch, steps_of
 
     if count == 1 and beams is None:
-        return [printed(asked, steps_of(asked), start, stream)]
+        yield printed(asked, steps_of(asked), start, stream)
+        return
     if beams is not None:
         options = {"max_new_tokens": asked.max_new_tokens, "stop": asked.stop}
         done = [beam_search(asked.lab, asked.prompt, beams=beams, **options)]
@@ -103,7 +116,7 @@ def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) 
         done = [best_of(batch)] if best else list(batch)
     for one in done:
         print(f"{start}{one.text}", file=stream)
-    return done
+        yield one
 
 
 def printed(asked, steps, start: str, stream):

@@ -8,6 +8,7 @@ import typer
 
 from gpt2lab.cli.output import Json, Model, one_line, quiet, report
 from gpt2lab.errors import LabError
+from gpt2lab.text import read_text
 
 task_app = typer.Typer(no_args_is_help=True, help="The GPT-2 paper's tasks: summarise, translate, answer.")
 Prompt = Annotated[str | None, typer.Option(help="the prompt, with its places in braces; the paper's if left out")]
@@ -31,9 +32,9 @@ def summarize(
     """The first sentences that follow a text and `TL;DR:`."""
     if (text is None) == (file is None):
         raise LabError("give the text as --text or as --file, one of them")
-    text = read(file) if file else text
+    text = read_text(file, MAX_BYTES) if file else text
     options = {"sentences": sentences, "top_k": top_k, "seed": seed}
-    tell("summarize", model, as_json, prompt, max_new_tokens, text=text, **options)
+    run_task("summarize", model, as_json, prompt, max_new_tokens, text=text, **options)
 
 
 @task_app.command()
@@ -46,7 +47,7 @@ def translate(
     as_json: Json = False,
 ) -> None:
     """A sentence in the language that examples show, English to French if none are given."""
-    tell("translate", model, as_json, prompt, max_new_tokens, text=text, **told(example))
+    run_task("translate", model, as_json, prompt, max_new_tokens, text=text, **examples_of(example))
 
 
 @task_app.command()
@@ -60,40 +61,35 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """What follows a document, questions with their answers, and a question."""
-    tell("answer", model, as_json, prompt, max_new_tokens, document=document, question=question, **told(example))
+    run_task(
+        "answer", model, as_json, prompt, max_new_tokens, document=document, question=question, **examples_of(example)
+    )
 
 
-def told(examples: list[str] | None) -> dict:
+def examples_of(examples: list[str] | None) -> dict:
     """Pairs from 'one = other'; nothing where none are given. Raises: LabError for what is no pair."""
     from gpt2lab.tasks import pairs_of
 
     return {"examples": pairs_of(examples)} if examples else {}
 
 
-def read(file: Path) -> str:
-    """A text file, whole. Raises: LabError for one that cannot be read, is too large, or is not UTF-8."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise LabError(f"{str(file)!r} has more than {MAX_BYTES:,} bytes; give a shorter text")
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
-
-
-def tell(name: str, model: str, as_json: bool, prompt: str | None, max_new_tokens: int | None, **options) -> None:
+def run_task(name: str, model: str, as_json: bool, prompt: str | None, max_new_tokens: int | None, **options) -> None:
     """Do a task and print what came of it; what to expect of it goes to standard error."""
     quiet()
     from gpt2lab import tasks
     from gpt2lab.model import load_model
+    from gpt2lab.recipes import SMALLER, TASKS
 
     given = {"prompt": prompt, "max_new_tokens": max_new_tokens}
     options |= {option: value for option, value in given.items() if value is not None}
     done = getattr(tasks, name)(load_model(model), **options)
-    recipe = tasks.TASKS[name]
+    recipe = TASKS[name]
     if as_json:
         written = [one.text for one in done.generations]
         values = {"task": name, "text": done.text, "prompts": done.prompts, "generated": written}
         report(values | {"recipe": recipe.recipe, "expect": recipe.expect, "source": recipe.source}, as_json)
         return
-    print(f"{one_line(recipe.expect)} {tasks.SMALLER}", file=sys.stderr)
+    print(f"{one_line(recipe.expect)} {SMALLER}", file=sys.stderr)
+    if not done.text:
+        print("nothing was written: the model ended the text, or its line, at once", file=sys.stderr)
     print(done.text)

@@ -120,9 +120,9 @@ def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
 
 
 def _warm_up() -> None:
-    import transformers
+    from transformers.utils import logging
 
     import gpt2lab.inspection.trace
     import gpt2lab.training.finetuning  # noqa: F401
 
-    transformers.utils.logging.disable_progress_bar()
+    logging.disable_progress_bar()

@@ -5,11 +5,12 @@ from typing import NamedTuple
 import gradio as gr
 
 from gpt2lab.sources import DATA
-from gpt2lab.ui.handling import ALONE, user_errors
+from gpt2lab.ui.handling import ALONE, Stops, uncover, user_errors
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.ui.written import (
     COLOURS,
     MAX_CONTINUATIONS,
+    MAX_TEXTS,
     NOTHING,
     Start,
     branch,
@@ -17,7 +18,7 @@ from gpt2lab.ui.written import (
     chosen,
     listed,
     measured,
-    side,
+    side_of,
     step_rows,
     write,
 )
@@ -45,7 +46,7 @@ class Side(NamedTuple):
 def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> gr.Dropdown:
     """Prompt and sampling → streamed text in colours; a token → its alternatives → another text; returns the second model's field."""
     gr.Markdown(INTRO)
-    texts, at = gr.State(()), gr.State(None)
+    texts, at, stops = gr.State(()), gr.State(None), Stops()
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
             prompt, other, go, stop, note = build_prompt(shelf)
@@ -59,32 +60,38 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> gr.Dropdown:
     def views(texts, left, right, by, done=True):
         """What `shown` holds for two texts' numbers; the table is only made of what is done."""
         first = chosen(texts, left)
-        second = side(shelf, chosen(texts, right), by) if right else ("", "", [])
+        second = side_of(chosen(texts, right), by) if right else ("", "", [])
         return [
             gr.Dropdown(listed(texts), value=left, visible=len(texts) > 1),
             gr.Dropdown([("nothing", NOTHING), *listed(texts)], value=right, visible=len(texts) > 1),
-            *side(shelf, first, by),
+            *side_of(first, by),
             gr.Column(visible=bool(right)),
             *second,
             step_rows(first.generation) if done else gr.skip(),
             "",
         ]
 
-    def stream(texts, starts, count, by, beside=NOTHING):
+    def stream(request, texts, starts, count, by, beside=NOTHING):
         """The views of texts while they are written, after all the texts and a word on how far it is."""
-        for now in write(shelf, texts, starts, count):
-            yield now.texts, f"{now.told}.", *views(now.texts, now.left, now.right or beside, by, now.done)
+        with stops.running(request) as flag:
+            yield gr.skip(), "Reading the prompt …", *([gr.skip()] * len(shown))
+            for now in write(shelf, texts, starts, count, flag):
+                kept = {text.number for text in now.texts}
+                right = now.right or (beside if beside in kept else NOTHING)
+                yield now.texts, now.told, *views(now.texts, now.left, right, by, now.done)
 
     @user_errors
-    def generate(label, other, prompt, continuations, by, texts, *values):
+    def generate(request: gr.Request, label, other, prompt, continuations, by, texts, *values):
         options = dict(zip(settings, values))
-        options |= {name: options[name] or None for name in ("top_k", "window")}
+        options |= {name: options[name] or None for name in ("top_k", "window")}  # 0 is none
         labels = [label] if other in (None, ALONE) else [label, other]
-        yield from stream(texts, [Start(one, {"prompt": prompt, **options}) for one in labels], continuations, by)
+        yield from stream(
+            request, texts, [Start(one, {"prompt": prompt, **options}) for one in labels], continuations, by
+        )
 
     @user_errors
-    def go_on(texts, at, by, beside, event: gr.SelectData):
-        yield from stream(texts, [branch(texts, at, event.index)], 1, by, beside)
+    def go_on(request: gr.Request, texts, at, by, beside, event: gr.SelectData):
+        yield from stream(request, texts, [branch(texts, at, event.index)], 1, by, beside)
 
     @user_errors
     def show(texts, which, beside, by):
@@ -92,13 +99,13 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> gr.Dropdown:
 
     @user_errors
     def look(texts, number, event: gr.SelectData):
-        place, settings = (number, event.index), chosen(texts, number).start.settings
-        values = [settings[name] for name in SAMPLING]
-        return place, gr.Row(visible=True), *choices_of(shelf, texts, place, *values), *(one or 0 for one in values)
+        place, drawn_by = (number, event.index), chosen(texts, number).start.settings
+        values = [drawn_by[name] for name in SAMPLING]
+        return place, gr.Row(visible=True), *choices_of(texts, place, *values), *(one or 0 for one in values)
 
     @user_errors
     def redraw(texts, at, *values):
-        return choices_of(shelf, texts, at, *values)
+        return choices_of(texts, at, *values)
 
     @user_errors
     def measure_shown(texts, which, beside, data):
@@ -107,13 +114,14 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> gr.Dropdown:
 
     asked = [model, other, prompt, continuations, by, texts, *settings.values()]
     answered = [texts, note, *shown]
-    running = [
-        go.click(generate, asked, answered, api_name="generate", concurrency_limit=4),
-        prompt.submit(generate, asked, answered, api_name="generate_submit", concurrency_limit=4),
-        choices.select(go_on, [texts, at, by, beside], answered, api_name="generate_branch", concurrency_limit=4),
+    shared = {"concurrency_limit": 4, "show_progress": "hidden"}  # the note tells it
+    writing = [
+        gr.on([go.click, prompt.submit], generate, asked, answered, api_name="generate", **shared),
+        choices.select(go_on, [texts, at, by, beside], answered, api_name="generate_branch", **shared),
     ]
-    halted = stop.click(None, None, None, cancels=running, api_name="generate_stop")
-    halted.then(lambda: "Stopped.", None, note, api_visibility="private")
+    for event in writing:
+        uncover(event, answered)
+    stop.click(stops.stop, None, None, api_name="generate_stop", show_progress="hidden")
     for name, place, number in (("token", left, which), ("token_beside", right, beside)):
         place.tokens.select(look, [texts, number], [at, bars, told, choices, *drawn], api_name=f"generate_{name}")
     for name, field in zip(SAMPLING, drawn):
@@ -186,7 +194,7 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Slider]:
             1,
             step=1,
             label="Continuations",
-            info="with this seed and those after it; the most probable is shown, all are kept",
+            info="with this seed and those after it; the most probable is shown, all are in the list",
             elem_id="generate-count",
         )
     return settings, continuations
@@ -195,7 +203,9 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Slider]:
 def build_texts() -> tuple[gr.Dropdown, gr.Dropdown, gr.Radio, Side, Side]:
     """Which texts are shown, and the places for one and for another beside it."""
     with gr.Row():
-        which = gr.Dropdown([], label="Texts so far", visible=False, elem_id="generate-which", min_width=280)
+        which = gr.Dropdown(
+            [], label=f"Texts so far, the last {MAX_TEXTS}", visible=False, elem_id="generate-which", min_width=280
+        )
         beside = gr.Dropdown(
             [("nothing", NOTHING)],
             value=NOTHING,

@@ -2,6 +2,9 @@
 
 import functools
 import inspect
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
@@ -36,6 +39,39 @@ def user_errors(handler):
             raise gr.Error(str(error), print_exception=False) from error
 
     return function
+
+
+def uncover(event: gr.events.Dependency, outputs: list) -> None:
+    """Bad input covers an event's outputs with "Error"; take that off again: the toast says it, and what was there is good."""
+    event.failure(
+        lambda: [gr.skip()] * len(outputs), None, outputs, api_visibility="private", show_progress="hidden", queue=False
+    )
+
+
+class Stops:
+    """Who has pressed Stop: a flag for each page that has something running.
+
+    Cancelling an event of gradio's instead leaves its outputs marked as failed, now and then.
+    """
+
+    def __init__(self):
+        self._flags: dict[str, threading.Event] = {}
+
+    @contextmanager
+    def running(self, request: gr.Request) -> Iterator[threading.Event]:
+        """The flag to be looked at while something runs. Raises: LabError where something else does, on the same page."""
+        flag = threading.Event()
+        if self._flags.setdefault(request.session_hash, flag) is not flag:
+            raise LabError("a text is still being written; press Stop first")
+        try:
+            yield flag
+        finally:
+            del self._flags[request.session_hash]
+
+    def stop(self, request: gr.Request) -> None:
+        """What runs on this page is to end."""
+        if flag := self._flags.get(request.session_hash):
+            flag.set()
 
 
 def new_folder() -> Path:

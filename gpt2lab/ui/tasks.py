@@ -1,17 +1,15 @@
 """The Tasks tab: summarise, translate, answer, by the GPT-2 paper's prompts, which can be edited."""
 
+import time
+
 import gradio as gr
 
 from gpt2lab.errors import LabError
-from gpt2lab.ui.handling import user_errors
+from gpt2lab.recipes import PAIRS, SMALLER, TASKS, Task
+from gpt2lab.ui.handling import Stops, uncover, user_errors
 from gpt2lab.ui.shelf import Shelf
+from gpt2lab.ui.written import DRAW_SECONDS
 
-# as tasks.TASKS, which takes seconds to import with torch, while a page is being opened
-PROMPTS = {
-    "summarize": "{text}\nTL;DR:",
-    "translate": "{examples}\n{text} =",
-    "answer": "{document}\n\n{examples}\nQ: {question}\nA:",
-}
 TEXTS = {
     "summarize": "The honey bee is a social insect. It lives in a nest of wax, which it builds itself. In summer a colony "
     "has tens of thousands of workers and one queen, which lays all of its eggs. Workers gather nectar, from which they "
@@ -21,7 +19,7 @@ TEXTS = {
 }
 EXAMPLES = {
     "summarize": "",
-    "translate": "Good morning. = Bonjour.\nWhere is the station? = Où est la gare ?\nThe house is red. = La maison est rouge.",
+    "translate": "\n".join(" = ".join(pair) for pair in PAIRS),
     "answer": "What is a honey bee? = A social insect.",
 }
 QUESTION = "Who lays the eggs?"
@@ -32,7 +30,9 @@ def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
     gr.Markdown(
         "A language model only goes on with a text. The GPT-2 paper's tasks are texts whose continuation is the answer."
     )
-    task = gr.Radio(list(PROMPTS), value="summarize", label="Task", elem_id="tasks-task")
+    stops = Stops()
+    drafts = gr.State(("summarize", {}))  # the task that is shown, and what the others' fields held
+    task = gr.Radio(list(TASKS), value="summarize", label="Task", elem_id="tasks-task")
     text = gr.Textbox(
         TEXTS["summarize"], label="Text", info="one too long to summarise is split", lines=6, elem_id="tasks-text"
     )
@@ -41,7 +41,7 @@ def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
         "", label="Examples", info="a pair a line: one = other", lines=3, visible=False, elem_id="tasks-examples"
     )
     prompt = gr.Textbox(
-        PROMPTS["summarize"], label="Prompt", info="with its places in braces", lines=3, elem_id="tasks-prompt"
+        TASKS["summarize"].prompt, label="Prompt", info="with its places in braces", lines=3, elem_id="tasks-prompt"
     )
     with gr.Row():
         length = gr.Slider(1, 200, 100, step=1, label="New tokens, at most", elem_id="tasks-length")
@@ -54,55 +54,60 @@ def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
     whole = gr.Textbox(label="All that was read and written", lines=8, interactive=False, elem_id="tasks-whole")
 
     @user_errors
-    def write(label, task, text, question, examples, prompt, length, seed):
-        from gpt2lab.generation import collect, steps_of
-        from gpt2lab.tasks import SMALLER, TASKS
-
+    def write(request: gr.Request, label, task, text, question, examples, prompt, length, seed):
+        recipe = recipe_of(task)
         plan = plan_of(shelf.lab(label), task, text, question, examples, prompt, length, seed)
-        done = []
-        for i, asked in enumerate(plan.requests):
-            part = f"part {i + 1} of {len(plan.requests)}, " if len(plan.requests) > 1 else ""
-            taken = []
-            for step in shelf.each(steps_of(asked)):
-                taken.append(step)
-                written = asked.prompt + collect(asked, taken).text
-                yield plan.done(done).text, f"{part}{len(taken)} tokens", written
-            done.append(collect(asked, taken))
-        found = plan.done(done)
-        recipe = TASKS[task]
-        note = f"{recipe.recipe} GPT-2's paper, {recipe.source}: {recipe.expect} {SMALLER}"
+        with stops.running(request) as flag:
+            yield gr.skip(), "Reading the text …", gr.skip()
+            drawn, parts, stopped = 0.0, len(plan.requests), ""
+            for found in shelf.each(plan.written()):
+                if time.monotonic() - drawn > DRAW_SECONDS:
+                    drawn, last = time.monotonic(), found.generations[-1]
+                    part = f"part {len(found.generations)} of {parts}, " if parts > 1 else ""
+                    yield found.text, f"{part}{len(last.steps)} tokens", last.prompt + last.text
+                if flag.is_set():
+                    stopped = "Stopped. "
+                    break
+        note = f"{stopped}{recipe.recipe} GPT-2's paper, {recipe.source}: {recipe.expect} {SMALLER}"
         yield found.text, note, "\n\n".join(a + b.text for a, b in zip(found.prompts, found.generations))
 
-    def chosen(task):
-        if task not in PROMPTS:
-            raise LabError(f"task {str(task)[:40]!r} is unknown; use {', '.join(PROMPTS)}")
-        pairs = gr.Textbox(EXAMPLES[task], visible=task != "summarize")
-        return (
-            TEXTS[task],
-            gr.Textbox(visible=task == "answer"),
-            pairs,
-            PROMPTS[task],
-            {"summarize": 100, "translate": 60, "answer": 40}[task],
-        )
+    def fill_in(task, before, *fields):
+        current, kept = before
+        kept, recipe = kept | {current: fields}, recipe_of(task)
+        usual = (TEXTS[task], QUESTION, EXAMPLES[task], recipe.prompt, recipe.tokens)
+        text, question, examples, prompt, length = kept.get(task, usual)
+        asked = gr.Textbox(question, visible=task == "answer")
+        return (task, kept), text, asked, gr.Textbox(examples, visible=task != "summarize"), prompt, length
 
     fields = [text, question, examples, prompt, length]
-    task.input(user_errors(chosen), task, fields, api_visibility="private", api_name="tasks_chosen")
+    task.input(
+        user_errors(fill_in),
+        [task, drafts, *fields],
+        [drafts, *fields],
+        api_visibility="private",
+        api_name="tasks_chosen",
+    )
     asked = [model, task, text, question, examples, prompt, length, seed]
-    running = go.click(write, asked, [result, note, whole], api_name="task", concurrency_limit=4)
-    halted = stop.click(None, None, None, cancels=running, api_name="task_stop")
-    halted.then(lambda: "Stopped.", None, note, api_visibility="private")
+    shown = [result, note, whole]
+    uncover(go.click(write, asked, shown, api_name="task", concurrency_limit=4, show_progress="hidden"), shown)
+    stop.click(stops.stop, None, None, api_name="task_stop", show_progress="hidden")
 
 
 def plan_of(lab, task: str, text: str, question: str, examples: str, prompt: str, length: int, seed: int):
-    """The Plan of what the fields ask for. Raises: LabError for a task that does not exist, and as the plans do."""
+    """The Plan of what the fields ask for. Raises: LabError as the plans do."""
     from gpt2lab.tasks import answer_plan, pairs_of, summary_plan, translation_plan
 
     shared = {"prompt": prompt, "max_new_tokens": length}
-    match task:
-        case "summarize":
-            return summary_plan(lab, text, seed=seed, **shared)
-        case "translate":
-            return translation_plan(lab, text, examples=pairs_of(examples.splitlines()), **shared)
-        case "answer":
-            return answer_plan(lab, text, question, examples=pairs_of(examples.splitlines()), **shared)
-    raise LabError(f"task {str(task)[:40]!r} is unknown; use {', '.join(PROMPTS)}")
+    if task == "summarize":
+        return summary_plan(lab, text, seed=seed, **shared)
+    shared["examples"] = pairs_of((examples or "").splitlines())
+    if task == "translate":
+        return translation_plan(lab, text, **shared)
+    return answer_plan(lab, text, question, **shared)
+
+
+def recipe_of(task: str) -> Task:
+    """A task's recipe. Raises: LabError for one that does not exist."""
+    if task not in TASKS:
+        raise LabError(f"task {str(task)[:40]!r} is unknown; use {', '.join(TASKS)}")
+    return TASKS[task]

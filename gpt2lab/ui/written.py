@@ -4,10 +4,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import log
-from typing import NamedTuple
+from threading import Event
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.ui.shelf import Shelf
+
+if TYPE_CHECKING:  # the page opens before torch is imported
+    from gpt2lab.generation import Generation
+    from gpt2lab.sampling import Sampling, Step
 
 MAX_TEXTS = 30  # kept in a visitor's list
 MAX_CONTINUATIONS = 8
@@ -42,11 +49,12 @@ class Start(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text that is kept, under a number that stays its own."""
+    """A text that is kept, under a number that stays its own; V tokens are in its model's vocabulary."""
 
     number: int
     start: Start
-    generation: object
+    generation: "Generation"
+    V: int
 
 
 class Written(NamedTuple):
@@ -59,8 +67,13 @@ class Written(NamedTuple):
     done: bool
 
 
-def write(shelf: Shelf, texts: Sequence[Text], starts: Sequence[Start], count: int = 1) -> Iterator[Written]:
-    """`count` continuations of each start, all written at once, token by token; of several the best is shown at last."""
+def write(
+    shelf: Shelf, texts: Sequence[Text], starts: Sequence[Start], count: int = 1, stop: Event | None = None
+) -> Iterator[Written]:
+    """`count` continuations of each start, all written at once, token by token; of several the best is shown at last.
+
+    stop  once it is set the writing ends, with what there is
+    """
     from gpt2lab.generation import batch_steps, best_of, collect_batch, request
 
     whole_number("continuations", count, 1, MAX_CONTINUATIONS)
@@ -70,8 +83,9 @@ def write(shelf: Shelf, texts: Sequence[Text], starts: Sequence[Start], count: i
     began, drawn, going = time.monotonic(), 0.0, True
     while going:
         going = False
+        stopped = stop is not None and stop.is_set()
         for stream, taken in zip(streams, rows):
-            if (row := next(stream, None)) is not None:
+            if not stopped and (row := next(stream, None)) is not None:
                 taken.append(row)
                 going = True
         now = time.monotonic()
@@ -82,9 +96,10 @@ def write(shelf: Shelf, texts: Sequence[Text], starts: Sequence[Start], count: i
             found = collect_batch(one, taken, count)
             best = found[0] if going else best_of(found)
             shown.append(first + len(new) + found.index(best))
-            new += [Text(first + len(new) + i, start, generation) for i, generation in enumerate(found)]
+            V = one.lab.model.config.vocab_size
+            new += [Text(first + len(new) + i, start, generation, V) for i, generation in enumerate(found)]
         tokens = sum(step is not None for taken in rows for row in taken for step in row)
-        told = f"{tokens:,} tokens, {tokens / (now - began):,.0f} a second"
+        told = f"{'Stopped: ' if stopped else ''}{tokens:,} tokens, {tokens / (now - began):,.0f} a second."
         yield Written((*texts, *new)[-MAX_TEXTS:], shown[0], shown[1] if len(shown) > 1 else NOTHING, told, not going)
 
 
@@ -93,8 +108,9 @@ def branch(texts: Sequence[Text], at, choice) -> Start:
     found, step = token_at(texts, at)
     other = step.alternatives[whole_number("choice", choice, 0, len(step.alternatives) - 1)]
     after = (*found.generation.steps[: at[1]], step.instead(other.id))
-    left = max(1, found.start.settings["max_new_tokens"] - len(after))
-    return Start(found.start.label, found.start.settings | {"max_new_tokens": left}, after, found.number)
+    asked = len(found.start.after) + found.start.settings["max_new_tokens"]  # in all, after the prompt
+    changed = {"max_new_tokens": asked - len(after), "seed": found.generation.seed}
+    return Start(found.start.label, found.start.settings | changed, after, found.number)
 
 
 def chosen(texts: Sequence[Text], number) -> Text:
@@ -107,7 +123,7 @@ def chosen(texts: Sequence[Text], number) -> Text:
     raise LabError(f"text {str(number)[:40]} is not here; use one of {', '.join(str(text.number) for text in texts)}")
 
 
-def token_at(texts: Sequence[Text], at) -> tuple[Text, object]:
+def token_at(texts: Sequence[Text], at) -> tuple[Text, "Step"]:
     """(Text, Step) at (number of a text, place of a token). Raises: LabError where there is none."""
     if at is None:
         raise LabError("no token is chosen; click one first")
@@ -122,8 +138,9 @@ def listed(texts: Sequence[Text]) -> list[tuple[str, int]]:
 
     def add(text: Text, depth: int) -> None:
         start, found = text.start, text.generation
-        where = f"{found.steps[len(start.after) - 1].token!r} for token {len(start.after) - 1}" if depth else "seed"
-        where = where if depth else f"{where} {found.seed}"
+        where = f"seed {found.seed}"
+        if start.after:
+            where = f"{start.after[-1].token!r} for token {len(start.after) - 1} of text {start.parent}"
         lines.append((f"{'↳ ' * depth}{text.number}: {start.label}, {where}: {found.text[:30]!r}", text.number))
         for other in texts:
             if other.start.parent == text.number:
@@ -135,17 +152,13 @@ def listed(texts: Sequence[Text]) -> list[tuple[str, int]]:
     return lines
 
 
-def side(shelf: Shelf, text: Text, by: str) -> tuple[str, str, list[tuple[str, float]]]:
+def side_of(text: Text, by: str) -> tuple[str, str, list[tuple[str, float]]]:
     """What a text's place on the page holds: the text, how it ended, its tokens in colours."""
     found = text.generation
     ending = f"**{text.start.label}**: {len(found.steps)} tokens; {ENDINGS[found.finish]}."
     if not found.prompt:
         ending += " There was no prompt: the model began from `<|endoftext|>`."
-    return (
-        found.prompt + found.text,
-        ending,
-        coloured(found.steps, by, shelf.lab(text.start.label).model.config.vocab_size),
-    )
+    return found.prompt + found.text, ending, coloured(found.steps, by, text.V)
 
 
 def coloured(steps, by: str, V: int) -> list[tuple[str, float]]:
@@ -157,41 +170,51 @@ def coloured(steps, by: str, V: int) -> list[tuple[str, float]]:
         "rank": lambda step: log(step.rank) / log(V),
         "entropy": lambda step: min(1.0, step.entropy / log(V)),
     }[by]
-    return [(seen(step), round(value(step), 4)) for step in steps]
+    return [(token_shown(step), round(value(step), 4)) for step in steps]
 
 
-def seen(step) -> str:
+def token_shown(step) -> str:
     """A token as it is shown among the others: with its line's end, and a mark where the model read anew."""
     return f"{'⋮ ' if step.seam else ''}{step.token}".replace("\n", "⏎")
 
 
-def choices_of(
-    shelf: Shelf, texts: Sequence[Text], at, temperature, top_p, top_k, min_p
-) -> tuple[str, dict[str, float]]:
+def choices_of(texts: Sequence[Text], at, temperature, top_p, top_k, min_p) -> tuple[str, dict[str, float]]:
     """What a token was chosen from, in words, and for bars: the model's favourites, by what a sampler draws them with."""
     from gpt2lab.sampling import Sampling, redrawn
 
     found, step = token_at(texts, at)
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k or None, min_p=min_p)
-    low, high = redrawn(step, sampling, shelf.lab(found.start.label).model.config.vocab_size)
+    if sampling == own_sampling(found):
+        low = high = np.array([other.sampled_probability for other in step.alternatives])
+    else:
+        low, high = redrawn(step, sampling, found.V)
     bars = {}
     for other, least, most in zip(step.alternatives, low.tolist(), high.tolist()):
         bounds = "" if most - least < EXACT else f", {least:.3f} to {most:.3f}"
         bars[f"{other.token!r} ({other.id}), the model's own {other.probability:.3f}{bounds}"] = least
+    by_hand = at[1] == len(found.start.after) - 1
     words = [
         f"Token {at[1]} of text {found.number}, `{code(step.token)}`: probability {step.probability:.4f}, rank "
-        f"{step.rank:,}, entropy {step.entropy:.3f} nats. It was drawn with {step.sampled_probability:.4f}; the filters "
-        f"took {step.removed:.3f} away. The bars: with temperature {temperature:g}, top-p {top_p:g}, top-k "
-        f"{top_k or 'all'}, min-p {min_p:g}."
+        f"{step.rank:,}, entropy {step.entropy:.3f} nats. It was {'chosen by hand; the sampler draws it' if by_hand else 'drawn'} "
+        f"with {step.sampled_probability:.4f}; the filters took {step.removed:.3f} away. The bars: the "
+        f"{len(step.alternatives)} favourites with temperature {temperature:g}, top-p {top_p:g}, top-k {top_k or 'all'}, "
+        f"min-p {min_p:g}."
     ]
     if (high - low)[: len(bars)].max(initial=0) >= EXACT:
         words.append(
-            f"What is kept of the step, {len(step.favourites)} favourites with {step.favourites.sum():.3f} of the "
+            f"What is kept of the step, {len(step.favourites)} favourites with {np.exp(step.favourites).sum():.3f} of the "
             "probability, is **not enough** to draw them exactly: the bars are the least, the most stands beside."
         )
-    if found.start.settings.get("repetition_penalty", 1) != 1:
+    if found.start.settings["repetition_penalty"] != 1 and sampling != own_sampling(found):
         words.append("They leave the repetition penalty out.")
     return " ".join(words), bars
+
+
+def own_sampling(text: Text) -> "Sampling":
+    """What a text was drawn with, as far as its bars can be drawn by something else."""
+    from gpt2lab.sampling import Sampling
+
+    return Sampling(**{name: text.start.settings[name] for name in ("temperature", "top_p", "top_k", "min_p")})
 
 
 def code(token: str) -> str:
@@ -215,7 +238,7 @@ def step_rows(generation) -> list[list]:
 
 def measured(shelf: Shelf, shown: Sequence[Text], data: str) -> str:
     """A table of the measures of some texts, each under each one's model. Raises: LabError for data that is not offered."""
-    from gpt2lab.measures import measure, training_ids
+    from gpt2lab.measures import measure, perplexity_under, training_ids
     from gpt2lab.sources import DATA
     from gpt2lab.views.tables import table
 
@@ -223,11 +246,13 @@ def measured(shelf: Shelf, shown: Sequence[Text], data: str) -> str:
         raise LabError(f"text {str(data)[:80]!r} is not offered here; choose one of {', '.join(DATA)}")
     labs = {label: replace(shelf.lab(label), name=label) for label in (text.start.label for text in shown)}
     training = {label: training_ids(lab, data) for label, lab in labs.items()}
-    running = (
-        measure(labs[text.start.label], text.generation, labs=[*labs.values()], training=training[text.start.label])
-        for text in shown
-    )
-    each = [one.named for one in shelf.each(running)]
+    each = []
+    for text in shown:
+        writer = labs[text.start.label]
+        found = measure(writer, text.generation, training=training[text.start.label])
+        with shelf.lock:  # models run
+            under = {label: perplexity_under(lab, writer, text.generation) for label, lab in labs.items()}
+        each.append(replace(found, perplexity=under).named)
     rows = [(name, *(cell(one[name]) for one in each)) for name in each[0]]
     return table(["", *(f"{text.number}: {text.start.label}" for text in shown)], rows)
 

@@ -169,7 +169,7 @@ def test_stop_reload_and_a_closed_page_end_the_work_within_a_few_tokens(chromium
         expect(page.locator("#generate-which")).to_be_visible(timeout=PATIENCE)
         token(page, 1)
         page.locator("#generate-stop").click()
-        expect(page.locator("#generate-note")).to_have_text("Stopped.", timeout=PATIENCE)
+        expect(page.locator("#generate-note")).to_contain_text("Stopped: ", timeout=PATIENCE)
         token(page, 0).click()
         page.locator("#generate-choices").get_by_text("the model's own").nth(1).click()
     before = len(drawn)
@@ -177,12 +177,46 @@ def test_stop_reload_and_a_closed_page_end_the_work_within_a_few_tokens(chromium
     wait_for(lambda: generating() == 1)
     {"close": page.close, "reload": page.reload}.get(way, page.locator("#generate-stop").click)()
     asked = len(drawn)
+    if way.startswith("stop"):
+        expect(page.locator("#generate-note")).to_contain_text("Stopped: ", timeout=PATIENCE)
     time.sleep(3)
     count = len(drawn)
     time.sleep(1)
     assert (len(drawn), generating()) == (count, 0)
     assert count <= asked + 5  # 1 s: in it is what the browser and the server take to tell each other
     page.close()
+
+
+def test_stop_again_and_again_leaves_what_was_written(page):
+    open_tab(page)
+    set_number(page, "length", 512)
+    page.locator("#generate-more button").first.click()
+    page.wait_for_timeout(500)
+    page.get_by_label("Window").fill("200")
+    page.get_by_label("Window").blur()
+    note = page.locator("#generate-note")
+    for i in range(8):
+        page.locator("#generate-go").click()
+        expect(note).not_to_contain_text("Stopped", timeout=PATIENCE)
+        page.wait_for_timeout(100 + 120 * i)
+        page.locator("#generate-stop").click()
+        expect(note).to_contain_text("Stopped: ", timeout=PATIENCE)
+        expect(page.locator("#generate-ending")).to_contain_text("; stopped.")
+        assert page.get_by_text("Error", exact=True).count() == 0
+        expect(token(page, 0)).to_be_visible()
+
+
+def test_bad_input_leaves_the_text_that_is_there(page):
+    write(page)
+    done(page)
+    before = text_of(page).input_value()
+    set_number(page, "top-k", 9999)
+    page.locator("#generate-go").click()
+    expect(page.locator("[data-testid=toast-body]").last).to_contain_text(
+        "top_k 9,999 is past the vocabulary", timeout=PATIENCE
+    )
+    assert text_of(page).input_value() == before
+    assert page.get_by_text("Error", exact=True).count() <= 1  # the toast's own title
 
 
 def wait_for(holds, seconds=30):

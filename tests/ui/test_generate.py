@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import gradio as gr
@@ -22,6 +23,7 @@ SETTINGS = {
     "int8": False,
 }
 OPTIONS = {"max_new_tokens": 8, "temperature": 0.8, "top_p": 0.95, "seed": 3}
+VISITOR = SimpleNamespace(session_hash="one")
 VIEWS = ["which", "beside", "text", "ending", "tokens", "column", "text2", "ending2", "tokens2", "table", "measures"]
 
 
@@ -46,7 +48,7 @@ def last_of(answers):
 
 def written(tab, prompt="The moon", texts=(), by="probability", other=ALONE, continuations=1, **changes):
     values = (SETTINGS | changes).values()
-    return last_of(tab.generate("builtin", other, prompt, continuations, by, texts, *values))
+    return last_of(tab.generate(VISITOR, "builtin", other, prompt, continuations, by, texts, *values))
 
 
 def click(index):
@@ -59,7 +61,7 @@ def test_text_is_the_package_s_own_in_colours_with_its_steps(tab):
     assert answer.text == f"The moon{expected.text}"
     assert answer.tokens == [(step.token.replace("\n", "⏎"), round(step.probability, 4)) for step in expected.steps]
     assert answer.table == step_rows(expected)
-    assert answer.note.startswith("8 tokens, ") and answer.note.endswith(" a second.")
+    assert re.fullmatch(r"8 tokens, [0-9,]+ a second\.", answer.note)
     assert answer.ending == "**builtin**: 8 tokens; the length asked for is reached."
     [kept] = answer.texts
     assert (kept.number, kept.generation) == (1, expected)
@@ -67,13 +69,16 @@ def test_text_is_the_package_s_own_in_colours_with_its_steps(tab):
 
 
 def test_two_models_write_beside_each_other_from_the_same_prompt_and_seed(tab):
-    answers = list(tab.generate("builtin", "gpt2", "The moon", 1, "rank", (), *(SETTINGS | {"seed": 4}).values()))
+    answers = list(
+        tab.generate(VISITOR, "builtin", "gpt2", "The moon", 1, "rank", (), *(SETTINGS | {"seed": 4}).values())
+    )
     answer = last_of(answers)
     texts = [f"The moon{generate(lab, 'The moon', **OPTIONS | {'seed': 4}).text}" for lab in (tab.lab, tab.other)]
     assert [answer.text, answer.text2] == texts and texts[0] != texts[1]
     assert answer.ending2.startswith("**gpt2**: 8 tokens")
     assert (answer.which.value, answer.beside.value, answer.column.visible) == (1, 2, True)
-    first = dict(zip(["texts", "note", *VIEWS], answers[0]))
+    assert answers[0][1] == "Reading the prompt …"
+    first = dict(zip(["texts", "note", *VIEWS], answers[1]))
     assert [len(one.generation.steps) for one in first["texts"]] == [1, 1]  # both stream
 
 
@@ -101,8 +106,9 @@ def test_token_shows_what_it_was_chosen_from_with_the_text_s_own_settings(tab):
     step = answer.texts[0].generation.steps[5]
     at, row, words, bars, *drawn = tab.generate_token(answer.texts, 1, click(5))
     assert (at, row.visible, drawn) == ((1, 5), True, [0.8, 0.95, 7, 0])
-    assert (words, bars) == choices_of(tab.shelf, answer.texts, at, *drawn)
-    assert list(bars.values()) == pytest.approx([other.sampled_probability for other in step.alternatives], abs=1e-3)
+    assert (words, bars) == choices_of(answer.texts, at, *drawn)
+    assert list(bars.values()) == [other.sampled_probability for other in step.alternatives]
+    assert "not enough" not in words and "It was drawn with" in words
 
 
 def test_bars_are_drawn_anew_without_a_model(tab, monkeypatch):
@@ -117,14 +123,14 @@ def test_bars_are_drawn_anew_without_a_model(tab, monkeypatch):
 def test_a_choice_is_gone_on_from_and_both_texts_are_kept(tab):
     first = written(tab, temperature=0)
     step = first.texts[0].generation.steps[2]
-    last = last_of(tab.generate_branch(first.texts, (1, 2), "rank", 0, click(3)))
+    last = last_of(tab.generate_branch(VISITOR, first.texts, (1, 2), "rank", 0, click(3)))
     after = (*first.texts[0].generation.steps[:2], step.instead(step.alternatives[3].id))
     expected = generate(tab.lab, "The moon", max_new_tokens=5, temperature=0, top_p=0.95, seed=3, after=after)
     assert last.text == f"The moon{expected.text}"
     assert (last.tokens, last.table) == (coloured(expected.steps, "rank", 300), step_rows(expected))
     assert last.texts[0] == first.texts[0] and last.texts[1].generation == expected
     assert (last.which.value, last.which.visible, last.beside.value) == (2, True, 0)
-    assert f"↳ 2: builtin, {step.alternatives[3].token!r} for token 2: " in last.which.choices[1][0]
+    assert f"↳ 2: builtin, {step.alternatives[3].token!r} for token 2 of text 1: " in last.which.choices[1][0]
     shown = dict(zip(VIEWS, tab.generate_show(last.texts, 1, 2, "rank"), strict=True))
     assert (shown["text"], shown["text2"]) == (first.text, last.text)
     colours = dict(zip(VIEWS, tab.generate_colours(last.texts, 2, 0, "entropy")))
@@ -133,9 +139,46 @@ def test_a_choice_is_gone_on_from_and_both_texts_are_kept(tab):
 
 def test_a_branch_leaves_what_stands_beside_it(tab):
     first = written(tab, other="gpt2")
-    last = last_of(tab.generate_branch(first.texts, (2, 1), "rank", 2, click(4)))
+    last = last_of(tab.generate_branch(VISITOR, first.texts, (2, 1), "rank", 2, click(4)))
     assert (last.which.value, last.beside.value) == (3, 2)
     assert last.text2 == first.text2 and last.ending.startswith("**gpt2**")
+
+
+def test_what_stands_beside_gives_way_where_it_is_kept_no_more(tab):
+    texts = ()
+    for seed in range(MAX_TEXTS):
+        texts = written(tab, texts=texts, max_new_tokens=2, seed=seed).texts
+    last = last_of(tab.generate_branch(VISITOR, texts, (2, 0), "rank", 1, click(1)))
+    assert (last.which.value, last.beside.value, last.column.visible) == (MAX_TEXTS + 1, 0, False)
+
+
+def test_the_token_of_a_branch_was_chosen_by_hand(tab):
+    first = written(tab)
+    last = last_of(tab.generate_branch(VISITOR, first.texts, (1, 2), "rank", 0, click(3)))
+    assert "chosen by hand" in tab.generate_token(last.texts, 2, click(2))[2]
+    assert "chosen by hand" not in tab.generate_token(last.texts, 2, click(3))[2]
+
+
+def test_stop_ends_the_writing_with_what_there_is(tab):
+    answers = tab.generate(VISITOR, "builtin", ALONE, "The moon", 1, "rank", (), *SETTINGS.values())
+    next(answers), next(answers)
+    tab.generate_stop(SimpleNamespace(session_hash="another"))
+    tab.generate_stop(VISITOR)
+    last = last_of(answers)
+    assert last.count == 1 and last.note.startswith("Stopped: 1 tokens")
+    assert last.ending == "**builtin**: 1 tokens; stopped." and len(last.table) == 1
+    assert len(written(tab, texts=last.texts).texts) == 2  # and the next one is not stopped
+
+
+def test_a_second_text_waits_for_the_first_on_the_same_page_alone(tab):
+    answers = tab.generate(VISITOR, "builtin", ALONE, "The moon", 1, "rank", (), *SETTINGS.values())
+    next(answers), next(answers)
+    with pytest.raises(gr.Error, match="still being written; press Stop first"):
+        written(tab)
+    other = SimpleNamespace(session_hash="another")
+    assert last_of(tab.generate(other, "builtin", ALONE, "x", 1, "rank", (), *SETTINGS.values())).text
+    answers.close()  # as when the page is closed
+    assert written(tab).text
 
 
 def test_measures_stand_in_a_table_under_each_model(tab):
@@ -161,16 +204,19 @@ def test_colours_before_there_is_a_text_change_nothing(tab):
     ("ask", "message"),
     [
         (lambda tab, texts: tab.generate_token((), None, click(0)), "press Generate first"),
-        (lambda tab, texts: list(tab.generate_branch((), (1, 0), "rank", 0, click(0))), "press Generate first"),
+        (
+            lambda tab, texts: list(tab.generate_branch(VISITOR, (), (1, 0), "rank", 0, click(0))),
+            "press Generate first",
+        ),
         (lambda tab, texts: tab.generate_measure((), None, 0, "sample"), "press Generate first"),
         (lambda tab, texts: tab.generate_token(texts, 1, click(8)), "token 8 is out of range"),
         (lambda tab, texts: tab.generate_token(texts, 7, click(0)), "text 7 is not here; use one of 1"),
         (lambda tab, texts: tab.generate_show(texts, 1, 9, "rank"), "text 9 is not here"),
         (lambda tab, texts: tab.generate_redraw_top_p(texts, None, 1, 1, 0, 0), "click one first"),
         (lambda tab, texts: tab.generate_redraw_top_p(texts, (1, 0), 1, 0, 0, 0), "top_p 0 leaves no token"),
-        (lambda tab, texts: list(tab.generate_branch(texts, None, "rank", 0, click(0))), "click one first"),
+        (lambda tab, texts: list(tab.generate_branch(VISITOR, texts, None, "rank", 0, click(0))), "click one first"),
         (
-            lambda tab, texts: list(tab.generate_branch(texts, (1, 0), "rank", 0, click(10))),
+            lambda tab, texts: list(tab.generate_branch(VISITOR, texts, (1, 0), "rank", 0, click(10))),
             "choice 10 is out of range",
         ),
         (lambda tab, texts: tab.generate_show(texts, 1, 0, "__class__"), "colour '__class__' is unknown"),

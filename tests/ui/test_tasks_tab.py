@@ -5,9 +5,10 @@ import pytest
 
 import gpt2lab.model
 from gpt2lab.model import load_model
-from gpt2lab.tasks import TASKS, answer, summarize, translate
+from gpt2lab.recipes import TASKS
+from gpt2lab.tasks import answer, summarize, translate
 from gpt2lab.ui.shelf import Shelf
-from gpt2lab.ui.tasks import EXAMPLES, PROMPTS, QUESTION, TEXTS, build_tasks_tab
+from gpt2lab.ui.tasks import EXAMPLES, QUESTION, TEXTS, build_tasks_tab
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +25,56 @@ def tab(tmp_path, monkeypatch, lab):
     return SimpleNamespace(**{event.api_name: event.fn for event in demo.fns.values()})
 
 
+FIELDS = ("text", "question", "examples", "prompt", 5)
+VISITOR = SimpleNamespace(session_hash="one")
+
+
 def done(tab, task, text=None, **changes):
     fields = {
         "question": QUESTION,
         "examples": EXAMPLES.get(task, ""),
-        "prompt": PROMPTS.get(task, ""),
+        "prompt": TASKS[task].prompt if task in TASKS else "",
         "length": 12,
         "seed": 0,
     }
-    *_, last = tab.task("builtin", task, TEXTS[task] if text is None else text, *(fields | changes).values())
+    *_, last = tab.task(VISITOR, "builtin", task, TEXTS[task] if text is None else text, *(fields | changes).values())
     return last
 
 
-def test_prompts_offered_are_the_package_s(tab):
-    assert {name: task.prompt for name, task in TASKS.items()} == PROMPTS
-    for task in TASKS:
-        text, question, examples, prompt, _ = tab.tasks_chosen(task)
-        assert (text, prompt, question.visible, examples.visible) == (
-            TEXTS[task],
-            PROMPTS[task],
-            task == "answer",
-            task != "summarize",
-        )
+def test_prompts_and_lengths_offered_are_the_package_s(tab):
+    for task, recipe in TASKS.items():
+        _, text, question, examples, prompt, length = tab.tasks_chosen(task, ("none", {}), *FIELDS)
+        assert (text, prompt, length) == (TEXTS[task], recipe.prompt, recipe.tokens)
+        assert (question.visible, examples.visible) == (task == "answer", task != "summarize")
+
+
+def test_result_is_told_while_it_is_written(tab, monkeypatch):
+    monkeypatch.setattr("gpt2lab.ui.tasks.DRAW_SECONDS", 0)
+    fields = ["", "", TASKS["summarize"].prompt, 5, 0]
+    answers = list(tab.task(VISITOR, "builtin", "summarize", TEXTS["summarize"], *fields))
+    assert [note for _, note, _ in answers[:-1]] == ["Reading the text …", *(f"{i} tokens" for i in range(1, 6))]
+    assert all(result for result, _, _ in answers[2:])
+
+
+def test_what_was_typed_is_there_again_after_another_task(tab):
+    typed = ("My text.", "My question?", "a = b", "{text} so:", 30)
+    drafts, text, *_ = tab.tasks_chosen("answer", ("summarize", {}), *typed)
+    assert text == TEXTS["answer"]
+    other = ("My document.", "Who?", "q = a", "{document}{examples}{question}", 7)
+    drafts, *fields = tab.tasks_chosen("summarize", drafts, *other)
+    assert [getattr(field, "value", field) for field in fields] == list(typed)
+    _, *fields = tab.tasks_chosen("answer", drafts, *typed)
+    assert [getattr(field, "value", field) for field in fields] == list(other)
+
+
+def test_stop_ends_a_task_with_what_there_is(tab):
+    text = " ".join(f"Sentence number {i} tells of the moon and of the sea." for i in range(40))
+    answers = tab.task(VISITOR, "builtin", "summarize", text, "", "", TASKS["summarize"].prompt, 10, 0)
+    next(answers), next(answers)
+    tab.task_stop(VISITOR)
+    *_, (result, note, whole) = answers
+    assert note.startswith("Stopped. ") and whole.startswith("Sentence number 0")
+    assert whole.count("TL;DR:") == 1 and len(result) < len(whole)
 
 
 def test_result_is_the_package_s_with_what_to_expect(tab, lab):
@@ -63,8 +92,8 @@ def test_result_is_the_package_s_with_what_to_expect(tab, lab):
 
 def test_long_text_is_done_part_by_part(tab, lab):
     text = " ".join(f"Sentence number {i} tells of the moon and of the sea." for i in range(40))
-    fields = ["", "", PROMPTS["summarize"], 10, 0]
-    notes = [note for _, note, _ in tab.task("builtin", "summarize", text, *fields)]
+    fields = ["", "", TASKS["summarize"].prompt, 10, 0]
+    _, *notes = [note for _, note, _ in tab.task(VISITOR, "builtin", "summarize", text, *fields)]
     expected = summarize(lab, text, max_new_tokens=10)
     assert notes[0] == f"part 1 of {len(expected.prompts)}, 1 tokens" and len(expected.prompts) > 1
     assert done(tab, "summarize", text, length=10)[0] == expected.text
@@ -87,4 +116,4 @@ def test_bad_input_is_told(tab, asked, message):
     with pytest.raises(gr.Error, match=message):
         done(tab, **asked)
     with pytest.raises(gr.Error, match="is unknown"):
-        tab.tasks_chosen("sing")
+        tab.tasks_chosen("sing", ("summarize", {}), *FIELDS)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -6,7 +8,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.generation import generate
 from gpt2lab.sampling import step_of
 from gpt2lab.ui.shelf import Shelf
-from gpt2lab.ui.written import Start, Text, branch, cell, choices_of, coloured, listed, token_at, write
+from gpt2lab.ui.written import Start, branch, cell, choices_of, coloured, listed, side_of, token_at, write
 
 
 @pytest.fixture
@@ -16,7 +18,8 @@ def shelf(tmp_path, monkeypatch, tiny_lab):
 
 
 def start(**options):
-    return Start("builtin", {"prompt": "The moon", "max_new_tokens": 6, **options})
+    usual = {"temperature": 1, "top_p": 1, "top_k": None, "min_p": 0, "repetition_penalty": 1}
+    return Start("builtin", {"prompt": "The moon", "max_new_tokens": 6, **usual, **options})
 
 
 def texts_of(shelf, *starts):
@@ -63,37 +66,63 @@ def texts_of_branch(shelf, texts, at, choice):
     return last.texts
 
 
-def test_words_say_where_what_is_kept_is_not_enough(shelf, monkeypatch):
+def test_words_say_where_what_is_kept_is_not_enough(shelf):
     [text] = texts_of(shelf, start(seed=1))
-    words, bars = choices_of(shelf, [text], (1, 2), 2, 1, 0, 0)
-    assert "not enough" not in words  # the vocabulary of 300 is kept whole
-    wide = step_of(torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0)), 3, alternatives=4, decode=str)
-    shelf.lab("builtin").model.config.vocab_size, before = 50_000, 300
-    try:
-        generation = text.generation.__class__("", "", (wide,), "length", 0)
-        texts = [Text(1, text.start, generation)]
-        words, bars = choices_of(shelf, texts, (1, 0), 1.0, 0.02, 0, 0)
-        assert "not enough" not in words and next(iter(bars.values())) > 0
-        words, bars = choices_of(shelf, texts, (1, 0), 0.5, 1, 0, 0)
-        assert "not enough" in words
-        least, most = (float(number) for number in next(iter(bars)).rsplit(", ", 1)[1].split(" to "))
-        exact = (wide.favourites[0] ** 2) / float(
-            (torch.randn(50_000, generator=torch.Generator().manual_seed(0)).softmax(-1) ** 2).sum()
-        )
-        assert least - 5e-4 <= exact <= most + 5e-4 and most > least
-    finally:
-        shelf.lab("builtin").model.config.vocab_size = before
+    assert "not enough" not in choices_of([text], (1, 2), 2, 1, 0, 0)[0]  # the vocabulary of 300 is kept whole
+    logits = torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
+    wide = step_of(logits, 3, alternatives=4, decode=str)
+    texts = [text._replace(V=50_000, generation=replace(text.generation, steps=(wide,)))]
+    words, bars = choices_of(texts, (1, 0), 1.0, 0.02, 0, 0)
+    assert "not enough" not in words and all(value > 0 for value in bars.values())
+    words, bars = choices_of(texts, (1, 0), 0.5, 1, 0, 0)
+    assert "not enough" in words and "512 favourites" in words
+    exact = (2 * logits[0]).softmax(-1).topk(4).values.tolist()
+    for bar, true in zip(bars, exact):
+        least, most = (float(number) for number in bar.rsplit(", ", 1)[1].split(" to "))
+        assert least - 5e-4 <= true <= most + 5e-4 and most > least
+
+
+def test_a_kept_text_is_shown_without_its_model(shelf, monkeypatch):
+    [text] = texts_of(shelf, start(seed=1))
+    monkeypatch.setattr(Shelf, "lab", None)
+    assert side_of(text, "rank")[0] == f"The moon{text.generation.text}"
+    assert choices_of([text], (1, 0), 1, 1, 0, 0)[1]
+
+
+def test_redraws_are_no_more_often_than_a_browser_follows(shelf):
+    assert len(list(write(shelf, (), [start(seed=1)]))) < 6
 
 
 def test_penalty_is_said_to_be_left_out(shelf):
     texts = texts_of(shelf, start(repetition_penalty=1.5))
-    assert choices_of(shelf, texts, (1, 0), 1, 1, 0, 0)[0].endswith("They leave the repetition penalty out.")
+    assert choices_of(texts, (1, 0), 1, 0.9, 0, 0)[0].endswith("They leave the repetition penalty out.")
+    words, bars = choices_of(texts, (1, 0), 1, 1, 0, 0)  # as it was drawn
+    assert "penalty" not in words
+    assert list(bars.values()) == [one.sampled_probability for one in texts[0].generation.steps[0].alternatives]
 
 
-def test_branch_keeps_the_length_asked_for(shelf):
+@pytest.mark.parametrize("places", [[2], [5], [1, 4], [4, 5, 5]])
+def test_a_branch_of_a_branch_is_as_long_as_was_asked_for(shelf, places):
     texts = texts_of(shelf, start(seed=1))
-    assert branch(texts, (1, 2), 1).settings["max_new_tokens"] == 3
-    assert branch(texts, (1, 5), 1).settings["max_new_tokens"] == 1
+    for number, place in enumerate(places, 1):
+        texts = texts_of_branch(shelf, texts, (number, place), 1)
+        found = texts[-1].generation
+        assert (len(found.steps), found.finish) == (6, "length")
+        assert found.steps[:place] == texts[-2].generation.steps[:place]
+        assert found.steps[place].id == texts[-2].generation.steps[place].alternatives[1].id
+
+
+def test_a_branch_where_the_context_is_full_replaces_the_last_token(shelf):
+    texts = texts_of(shelf, start(prompt="x" * 62, max_new_tokens=20))
+    assert len(texts[0].generation.steps) == 2
+    texts = texts_of_branch(shelf, texts, (1, 1), 2)
+    assert (len(texts[1].generation.steps), texts[1].generation.finish) == (2, "context")
+
+
+def test_a_branch_of_a_continuation_has_its_seed(shelf):
+    *_, last = write(shelf, (), [start(seed=3)], 3)
+    texts = texts_of_branch(shelf, last.texts, (3, 2), 1)
+    assert texts[-1].generation.seed == 5
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, "–"), (0.12345, "0.123"), (7, "7"), ("<b>", "<b>")])
