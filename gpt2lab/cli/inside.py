@@ -1,6 +1,5 @@
 """The command that looks inside: what each layer believes, what each token cost, what each head is for."""
 
-import re
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -51,13 +50,14 @@ def inspect(
     """Inside a model: surprisal, logit lens, heads, what they add, what is lost without them, a block by its formulas."""
     quiet()
     from gpt2lab.cli.parts import PARTS
+    from gpt2lab.inspection.ablation import parts_named
     from gpt2lab.model import load_model
     from gpt2lab.views.export import format_of
 
     given = {"surprisal": surprisal, "lens": lens, "heads": heads, "attribution": attribution, "sweep": sweep}
     given |= {"ablate": ablate, "patch": patch, "walk": walk}
     names = [name for name, wanted in given.items() if wanted not in (None, False)] or ["surprisal"]
-    off = ([], []) if ablate is None else switched_off(ablate)
+    off = ([], []) if ablate is None else parts_named(ablate.split(","))
     asked = Asked(*off, mean, position, token, against, patch, None if walk is None else head_of(walk))
     format = None if out is None else format_of(out)
     if out is not None and len(names) > 1:
@@ -88,23 +88,11 @@ def record(lab, text: str, found: dict) -> dict:
     return {"model": lab.name, "tokens": display_tokens(lab.tokenizer, ids), "ids": ids, **parts}
 
 
-def switched_off(spoken: str) -> tuple[list[tuple[int, int]], list[int]]:
-    """(heads, MLPs) of "0.3,2.1,1.mlp". Raises: LabError for anything else."""
-    heads, mlps = [], []
-    for part in spoken.split(","):
-        if not (found := re.fullmatch(r"\s*([0-9]{1,4})\.([0-9]{1,4}|mlp)\s*", part)):
-            raise LabError(f"{part[:40]!r} names no head or MLP; give layer.head or layer.mlp, as 0.3,2.1,1.mlp")
-        layer, which = found.groups()
-        if which == "mlp":
-            mlps.append(int(layer))
-        else:
-            heads.append((int(layer), int(which)))
-    return heads, mlps
-
-
 def head_of(spoken: str) -> tuple[int, int]:
     """(layer, head) of "0.3". Raises: LabError for anything else."""
-    heads, mlps = switched_off(spoken)
+    from gpt2lab.inspection.ablation import parts_named
+
+    heads, mlps = parts_named(spoken.split(","))
     if len(heads) != 1 or mlps:
         raise LabError(f"{spoken[:40]!r} names no single head; give layer.head, as 0.3")
     return heads[0]

@@ -14,9 +14,9 @@ from gpt2lab.views.export import map_file
 from gpt2lab.views.inside import (
     SURPRISAL_HEAD,
     attribution_rows,
-    entry_name,
     lens_head,
     lens_rows,
+    patching_rows,
     surprisal_rows,
 )
 from gpt2lab.views.inside_export import attribution_file, lens_file, patching_file, surprisal_file, walk_file
@@ -121,13 +121,6 @@ def ablation_record(found: Ablation) -> dict:
 def ablation_file(found: list[Ablation], format: str) -> bytes:
     """A text's surprisal before, and its change."""
     return one(lambda each, format: surprisal_file(each.before, each.after, format, limits=RANKS))(found, format)
-
-
-def patching_rows(found: Patching) -> tuple[list[str], list]:
-    """A row per entry of the residual stream."""
-    return ["state after", *found.tokens], [
-        [entry_name(i), *(f"{value:.2f}" for value in row)] for i, row in enumerate(found.recovered.tolist())
-    ]
 
 
 def patching_record(found: Patching) -> dict:

@@ -3,6 +3,7 @@
 Causal, where attention weights are not. Knows nothing of pictures.
 """
 
+import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,20 @@ def ablated(lab: Lab, heads: Iterable[tuple[int, int]] = (), mlps: Iterable[int]
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def parts_named(names: Iterable[str]) -> tuple[list[tuple[int, int]], list[int]]:
+    """(heads, MLPs) by name: "0.3" is head 3 of layer 0, "0.mlp" its MLP. Raises: LabError for what is neither."""
+    heads, mlps = [], []
+    for name in names:
+        if not (found := re.fullmatch(r"\s*([0-9]{1,4})\.([0-9]{1,4}|mlp)\s*", str(name))):
+            raise LabError(f"{str(name)[:40]!r} names no head or MLP; give layer.head or layer.mlp, as 0.3 or 1.mlp")
+        layer, part = found.groups()
+        if part == "mlp":
+            mlps.append(int(layer))
+        else:
+            heads.append((int(layer), int(part)))
+    return heads, mlps
 
 
 def checked(lab: Lab, heads: Iterable, mlps: Iterable) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:

@@ -14,15 +14,18 @@ from gpt2lab.ui.evaluate import build_evaluate_tab
 from gpt2lab.ui.finetune import build_finetune_tab
 from gpt2lab.ui.generate import build_generate_tab
 from gpt2lab.ui.handling import ALONE, IS_DARK, user_errors
+from gpt2lab.ui.inside import build_inside_tab
+from gpt2lab.ui.learn import build_learn_tab
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.ui.tasks import build_tasks_tab
 
 INTRO = """# gpt2lab
-Fine-tune GPT-2, then see what changed: its words, its perplexity, its attention."""
+Fine-tune GPT-2, then see what changed: its words, its perplexity, its attention, what each layer believes."""
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto !important; }
 #finetune-log textarea { font-family: ui-monospace, monospace; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
+.table { overflow-x: auto; contain: inline-size; }
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """
 FONTS = ["system-ui", "sans-serif"]
@@ -37,16 +40,28 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         model = gr.Dropdown(shelf.labels(), value="builtin", label="Model", elem_id="model")
         status = gr.Markdown(elem_id="status")
         with gr.Tabs() as tabs:
-            with gr.Tab("Fine-tune", elem_id="tab-finetune"):
+            with gr.Tab("Fine-tune", id="finetune", elem_id="tab-finetune"):
                 build_finetune_tab(demo, shelf, model, dark)
-            with gr.Tab("Evaluate", elem_id="tab-evaluate"):
+            with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate"):
                 other = build_evaluate_tab(shelf, model, dark)
             with gr.Tab("Attention", id="attention", elem_id="tab-attention"):
-                second = build_attention_tab(demo, shelf, tabs, model, dark)
-            with gr.Tab("Generate", elem_id="tab-generate"):
-                third = build_generate_tab(shelf, model)
+                attention = build_attention_tab(demo, shelf, tabs, model, dark)
+            with gr.Tab("Generate", id="generate", elem_id="tab-generate"):
+                generate = build_generate_tab(shelf, model)
             with gr.Tab("Tasks", elem_id="tab-tasks"):
                 build_tasks_tab(shelf, model)
+            with gr.Tab("Inside", id="inside", elem_id="tab-inside"):
+                inside = build_inside_tab(shelf, model, dark)
+            with gr.Tab("Learn", elem_id="tab-learn"):
+                build_learn_tab(tabs)
+        for source in (attention, generate):
+            carried = source.look.click(
+                lambda text: (gr.Tabs(selected="inside"), text),
+                source.text,
+                [tabs, inside.text],
+                api_visibility="private",
+            )
+            carried.then(**inside.show, api_visibility="private")
 
         @user_errors
         def describe(label: str) -> str:
@@ -57,10 +72,15 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
             labels = shelf.labels()
             told = f"{auto_line()}\n\n{model_line(shelf, label)}"
             others = gr.Dropdown(choices=[ALONE, *labels])
-            return gr.Dropdown(choices=labels), others, others, others, told
+            return gr.Dropdown(choices=labels), *([others] * 4), told
 
         model.change(describe, model, status, api_name="describe_model")
-        demo.load(arrive, model, [model, other, second, third, status], api_visibility="private")
+        demo.load(
+            arrive,
+            model,
+            [model, other, attention.other, generate.other, inside.other, status],
+            api_visibility="private",
+        )
         demo.load(None, None, dark, js=IS_DARK)
     demo.queue(api_open=False, max_size=32)
     return demo

@@ -4,7 +4,7 @@ import re
 
 import gradio as gr
 
-from gpt2lab.ui.handling import ALONE, IS_DARK, as_image, new_folder, picture, user_errors
+from gpt2lab.ui.handling import ALONE, IS_DARK, Source, as_image, new_folder, picture, user_errors
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.ui.shown import (
     CHANGE,
@@ -35,15 +35,15 @@ INTRO = """Every token reads the tokens before it, with weights that sum to 1: `
 number per head; click a head in it, or choose layer and head."""
 
 
-def build_attention_tab(
-    demo: gr.Blocks, shelf: Shelf, tabs: gr.Tabs, model: gr.Dropdown, dark: gr.Checkbox
-) -> gr.Dropdown:
-    """Prompt → map of heads → one head in the explorer, as figure, table, bertviz' lines and file; returns the second model's field."""
+def build_attention_tab(demo: gr.Blocks, shelf: Shelf, tabs: gr.Tabs, model: gr.Dropdown, dark: gr.Checkbox) -> Source:
+    """Prompt → map of heads → one head in the explorer, as figure, table, bertviz' lines and file."""
     gr.Markdown(INTRO)
     shown = gr.State(None)
     text, other, other_text = build_inputs(shelf)
     inputs = [text, other, other_text]
-    show = gr.Button("Show attention", variant="primary", elem_id="attention-show")
+    with gr.Row():
+        show = gr.Button("Show attention", variant="primary", elem_id="attention-show")
+        inside = gr.Button("Look inside this text", elem_id="attention-inside")
     note = gr.Markdown(elem_id="attention-note")
     with gr.Row():
         score, layer, head = build_choice()
@@ -117,7 +117,7 @@ def build_attention_tab(
     )
     opened.then(show_linked, dark, answered, js=IS_DARK, api_visibility="private", api_name="linked")
     score.input(show_score, [shown, score, dark], [heads, numbers], api_name="attention_score")
-    return other
+    return Source(other, text, inside)
 
 
 def linked(request: gr.Request) -> list | None:

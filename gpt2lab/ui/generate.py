@@ -5,7 +5,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from gpt2lab.sources import DATA
-from gpt2lab.ui.handling import ALONE, Stops, uncover, user_errors
+from gpt2lab.ui.handling import ALONE, Source, Stops, uncover, user_errors
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.ui.written import (
     COLOURS,
@@ -43,8 +43,8 @@ class Side(NamedTuple):
     tokens: gr.HighlightedText
 
 
-def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> gr.Dropdown:
-    """Prompt and sampling → streamed text in colours; a token → its alternatives → another text; returns the second model's field."""
+def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
+    """Prompt and sampling → streamed text in colours; a token → its alternatives → another text."""
     gr.Markdown(INTRO)
     texts, at, stops = gr.State(()), gr.State(None), Stops()
     with gr.Row():
@@ -53,6 +53,7 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> gr.Dropdown:
         with gr.Column(scale=2, min_width=280):
             settings, continuations = build_settings()
     which, beside, by, left, right = build_texts()
+    inside = gr.Button("Look inside this text", elem_id="generate-inside")
     bars, told, choices, drawn = build_choices()
     table, data, measure, measures = build_tables()
     shown = [which, beside, *left[1:], *right, table, measures]  # the first place is always there
@@ -136,7 +137,7 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> gr.Dropdown:
     for name, changed in (("show", which), ("show_beside", beside), ("colours", by)):
         changed.input(show, [texts, which, beside, by], shown, api_name=f"generate_{name}")
     measure.click(measure_shown, [texts, which, beside, data], measures, api_name="generate_measure")
-    return other
+    return Source(other, left.text, inside)
 
 
 def build_prompt(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Button, gr.Button, gr.Markdown]:

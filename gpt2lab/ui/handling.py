@@ -3,11 +3,13 @@
 import functools
 import inspect
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import NamedTuple
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -15,6 +17,7 @@ from gradio.utils import get_upload_folder
 from gpt2lab.errors import LabError
 
 ALONE = "no second model"
+STOP_SECONDS = 1.0  # how long Stop waits for what it is to stop
 IS_DARK = "() => document.body.classList.contains('dark')"
 
 
@@ -39,6 +42,14 @@ def user_errors(handler):
             raise gr.Error(str(error), print_exception=False) from error
 
     return function
+
+
+class Source(NamedTuple):
+    """What the page needs of a tab with a text: the second model's field, and the button that carries the text to another tab."""
+
+    other: gr.Dropdown
+    text: gr.Textbox
+    look: gr.Button
 
 
 def uncover(event: gr.events.Dependency, outputs: list) -> None:
@@ -69,8 +80,11 @@ class Stops:
             del self._flags[request.session_hash]
 
     def stop(self, request: gr.Request) -> None:
-        """What runs on this page is to end."""
-        if flag := self._flags.get(request.session_hash):
+        """What runs on this page is to end; pressed right after a start, Stop may come before it, and waits for it."""
+        until = time.monotonic() + STOP_SECONDS
+        while not (flag := self._flags.get(request.session_hash)) and time.monotonic() < until:
+            time.sleep(0.02)
+        if flag:
             flag.set()
 
 

@@ -19,6 +19,7 @@ MAX_MODELS = 3  # kept in memory: GPT-2 small takes half a gigabyte
 MAX_EVALUATIONS = (
     4  # kept, for the views of them: the NLL of every token, 0.1 GB per model and protocol at most, of a long text
 )
+MAX_LOOKED = 8  # surprisals and lenses, which hold a trace with its residual stream
 MAX_TRACES = 4  # kept, so that another head of the same text needs no second forward pass; 0.1 GB each of GPT-2 small, 0.9 of gpt2-xl
 
 
@@ -33,7 +34,7 @@ class Shelf:
         self.lock = threading.Lock()  # not an RLock: a generator may go on in another thread
         self._keeping = threading.Lock()
         self._labs, self._traces, self._scores = OrderedDict(), OrderedDict(), OrderedDict()
-        self._comparisons, self._evaluations = OrderedDict(), OrderedDict()
+        self._comparisons, self._evaluations, self._looked = OrderedDict(), OrderedDict(), OrderedDict()
 
     def labels(self) -> list[str]:
         """What can be chosen now: the built-in model, the hub's GPT-2s, and the models of runs, newest first."""
@@ -86,6 +87,22 @@ class Shelf:
         traced, key = self.trace(label, text), (label, text, self.state(label))
         with self.lock:
             return _kept(self._scores, key, MAX_TRACES, lambda: scores_of(self._lab(label), traced))
+
+    def named(self, label: str):
+        """The Lab for a label, under its label: a path of this machine is no visitor's business."""
+        return replace(self.lab(label), name=label)
+
+    def run(self, label: str, function):
+        """function(lab) of a label's model, while no other model runs."""
+        lab = self.named(label)
+        with self.lock:
+            return function(lab)
+
+    def looked(self, name: str, label: str, text: str, make):
+        """make(lab) of a label's model, made at its first use for a text, and kept under a name."""
+        key, lab = (name, label, text, self.state(label)), self.named(label)
+        with self.lock:
+            return _kept(self._looked, key, MAX_LOOKED, lambda: make(lab))
 
     def keep(self, evaluation) -> str:
         """Put an evaluation on the shelf; returns the key that `evaluation` takes."""

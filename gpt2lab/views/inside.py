@@ -112,6 +112,14 @@ def label_line(text: str) -> str:
     return (text if len(text) <= 110 else f"{text[:109]}…").replace("$", r"\$")
 
 
+def patching_rows(patching: Patching) -> tuple[list[str], list[tuple[str, ...]]]:
+    """(head, rows): the shares recovered for those who read, a row per entry of the residual stream."""
+    rows = patching.recovered.tolist()
+    return ["state after", *patching.tokens], [
+        (entry_name(i), *(f"{x:.2f}" for x in row)) for i, row in enumerate(rows)
+    ]
+
+
 def lens_rows(lens: Lens, position: int) -> list[tuple[str, ...]]:
     """One position for those who read: a row per layer, its favourites, and what it makes of the followed token."""
     rows = []

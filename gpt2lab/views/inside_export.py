@@ -17,6 +17,7 @@ from gpt2lab.views.inside import (
     entry_name,
     lens_figure,
     patching_figure,
+    patching_rows,
     rank_figure,
     surprisal_rows,
 )
@@ -99,17 +100,16 @@ def attribution_file(found: Attribution, format: str) -> bytes:
 
 def patching_file(found: Patching, format: str) -> bytes:
     """Patched states in one of the formats."""
-    values = found.recovered
-    rows = [[entry_name(entry), *(f"{value:.3f}" for value in row)] for entry, row in enumerate(values.tolist())]
+    head, rows = patching_rows(found)
     return figure_file(
         format,
         f"Activation patching: {found.name}",
         draw=lambda dark=False: patching_figure(found, dark=dark),
-        told=lambda: table(["state after", *found.tokens], [tuple(row) for row in rows]),
-        lines=(["state after", *found.tokens], rows),
+        told=lambda: table(head, rows),
+        lines=(head, rows),
         arrays={
             "values": found.values.numpy(),
-            "recovered": values.numpy(),
+            "recovered": found.recovered.numpy(),
             "tokens": np.array(found.tokens),
             "clean_tokens": np.array(found.clean_tokens),
         },
