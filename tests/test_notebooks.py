@@ -12,8 +12,11 @@ SMALL = {
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
     "03_generation": """model, prompt, length = "builtin", "The moon", 12
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
+    "04_inside": """model, text = "builtin", "The moon is the only moon."
+clean, corrupted = "The song was released on the", "The town was released on the"
+steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 }
-PICTURES = {"01_finetune": 4, "02_attention": 9, "03_generation": 2}
+PICTURES = {"01_finetune": 4, "02_attention": 9, "03_generation": 2, "04_inside": 7}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

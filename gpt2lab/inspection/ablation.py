@@ -202,11 +202,19 @@ def sweep(lab: Lab, text: str, *, mean: bool = False) -> Sweep:
 
 
 def sweep_steps(lab: Lab, text: str, *, mean: bool = False) -> Generator[tuple[int, int], None, Sweep]:
-    """`sweep`, a layer at a time: yields how many are done, and of how many; returns what it returns."""
+    """`sweep`, a layer at a time: yields how many are done, and of how many; returns what it returns.
+
+    Bad values raise here and now.
+    """
     ids = lab.encode_prompt(text)
     if len(ids) < 2:
         raise LabError("one token has no prediction; give at least 2")
     return _swept(lab, ids, mean)
+
+
+def sweep_of_ids(lab: Lab, ids: torch.Tensor, *, mean: bool = False) -> Sweep:
+    """`sweep` for token ids (T,), T ≥ 2."""
+    return _whole(_swept(lab, ids, mean))
 
 
 def _swept(lab: Lab, ids: torch.Tensor, mean: bool) -> Generator[tuple[int, int], None, Sweep]:

@@ -39,12 +39,12 @@ WAYS = [
     (
         "**LoRA**: train small matrices beside the frozen weights",
         "1.7 to 1.8× the tokens a second of training all weights, 0.7× the memory, checkpoints of a few MB",
-        "{lora}",
+        "with the built-in model less is learned: two passes over the sample take its test perplexity from 175.5 to 172.3, training all weights to 157.9",
     ),
     (
         "**shorter blocks**: 128 tokens in place of 256",
-        "memory and time of attention, which grow with the square of the block",
-        "{short}",
+        "about half the memory of activations; no time: 0.89× the tokens a second with the built-in model",
+        "nothing here: test perplexity 155.6 against 157.9 after the same two passes; a text's longer threads are not trained",
     ),
     (
         "**weights of 8 bits**, for generation alone",

@@ -5,7 +5,7 @@ Knows strings; nothing of models.
 
 import html
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gpt2lab.files import write_bytes
@@ -39,7 +39,7 @@ figcaption, .soft { color: var(--soft); }
 class Page:
     """A whole HTML document. In a notebook it shows itself, sandboxed; `save` writes it to a file."""
 
-    html: str
+    html: str = field(repr=False)
     height: int = 600
 
     def iframe(self) -> str:
