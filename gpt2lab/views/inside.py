@@ -89,7 +89,9 @@ def _layers(
         axes.set_xticks(range(T), [label(token) for token in tokens], rotation=90, fontsize=8)
     axes.set_xlabel("after token", fontsize=8)
     axes.set_title(label_line(title), fontsize=9)
-    figure.colorbar(image, ax=axes, label=unit, shrink=0.9)
+    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    bar.set_label(unit, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
     if dark:
         for_dark_pages(figure)
     if written:
