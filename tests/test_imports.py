@@ -8,7 +8,7 @@ import pytest
 import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
-BASE = {"errors", "files", "units", "sources", "text", "blocks", "model"}
+BASE = {"errors", "files", "units", "steps", "sources", "text", "blocks", "model"}
 CORE = BASE | {
     "training",
     "scoring",
@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "units": set(),
+    "steps": set(),
     "sources": {"errors"},
     "text": {"errors", "sources"},
     "blocks": {"errors", "files", "sources", "text"},

@@ -73,13 +73,19 @@ def near(expected):
 def test_surprisal_is_what_is_told_where_nothing_is_asked_for(told, tiny_lab):
     found = told()
     seen = surprisal(tiny_lab, TEXT)
-    assert set(found) == {"model", "tokens", "ids", "surprisal"}
+    assert set(found) == {"model", "tokens", "ids", "surprisal", "ranks"}
+    assert found["ranks"] == dict(seen.buckets())
     assert (found["tokens"], found["ids"]) == (list(seen.tokens), seen.ids.tolist())
     first, *others = found["surprisal"]
     assert first is None and len(others) == len(seen.tokens) - 1
     for at, one in enumerate(others, 1):
         assert set(one) == {"nll", "bits", "rank", "entropy"}
         assert one == near({name: float(getattr(seen, name)[at]) for name in one})
+
+
+def test_ranks_are_parted_where_it_is_asked_for(told, tiny_lab):
+    ranks = told("--limits", "1, 50")["ranks"]
+    assert ranks == dict(surprisal(tiny_lab, TEXT).buckets((1, 50))) and sum(ranks.values()) == 11
 
 
 def test_surprisal_takes_a_text_past_the_context(told, tiny_lab):
@@ -92,10 +98,11 @@ def test_surprisal_takes_a_text_past_the_context(told, tiny_lab):
 @pytest.mark.parametrize("target", [None, " moon", "t"])
 def test_lens_is_told_by_layer_and_position(told, tiny_lab, target):
     target = target if target is None or len(tiny_lab.encode(target)) == 1 else "o"
-    found = told("--lens", *([] if target is None else ["--token", target]))["lens"]
+    record = told("--lens", *([] if target is None else ["--token", target]))
+    found = record["lens"]
     lens = logit_lens(tiny_lab, TEXT, target=target)
     assert [len(row) for row in found] == [len(lens.trace.tokens)] * lens.trace.n_layers
-    for layer, row in enumerate(found):
+    for layer, row in enumerate([record["lens_embedding"], *found], -1):
         for at, cell in enumerate(row):
             assert {"top", "rank", "probability"} <= set(cell)
             numbers = ("rank", "probability", "entropy", "divergence")
@@ -124,7 +131,7 @@ def test_heads_are_told_as_a_number_per_layer_and_head_of_each_score(told, tiny_
         np.testing.assert_allclose(np.array(found[name], float), getattr(scores, name), atol=1e-5)  # null is NaN
 
 
-@pytest.mark.parametrize("options", [{}, {"position": 2}, {"token": "x", "against": "z"}])
+@pytest.mark.parametrize("options", [{}, {"position": 2}, {"token": "x", "against": "z"}, {"token": "#65"}])
 def test_attribution_is_told_part_by_part(told, tiny_lab, options):
     given = [argument for name, value in options.items() for argument in (f"--{name}", value)]
     found, expected = told("--attribution", *given)["attribution"], attribution(tiny_lab, TEXT, **options)
@@ -172,7 +179,7 @@ def test_walk_is_told_with_every_step_s_numbers(told, tiny_lab):
 
 def test_every_part_can_be_asked_for_at_once(told):
     options = [option for options in EACH.values() for option in options]
-    assert set(told(*options)) == {"model", "tokens", "ids", *EACH}
+    assert set(told(*options)) == {"model", "tokens", "ids", "ranks", "lens_embedding", *EACH}
 
 
 def test_second_model_reads_the_same_text(told, other_folder):
@@ -260,17 +267,27 @@ BAD = [
     (["--lens", "--token", "moon moon"], "give text of one, often with a space before"),
     (["--patch", CORRUPTED, "--token", "moon moon"], "give text of one, often with a space before"),
     (["--lens", "--token", ""], "'' is 0 tokens (none); give text of one"),
-    (["--lens", "--token", "#300"], "#300"),
+    (["--lens", "--token", "#300"], "token 300 is out of range; use a whole number from 0 to 299"),
     (["--lens", "--token", "🌙🌙"], "give text of one"),
     (["--attribution", "--token", "x", "--against", "x"], "against itself is 0; give two tokens"),
     (["--patch", "x"], "1 in the corrupted one do not pair up"),
     (["--patch", ""], "is empty"),
-    (["--patch", TEXT], "are the same token"),
+    (["--patch", TEXT], "the two prompts are the same"),
     (["--patch", CORRUPTED, "--token", "x", "--against", "x"], "are the same token, 'x'; name two that differ"),
     (["--lens", "--heads", "--out", "a.csv"], "--out writes one part, not lens, heads; ask for one of them"),
-    (["--lens", "--compare", "TINY", "--out", "a.csv"], "this part's file is of one model"),
+    (
+        ["--lens", "--compare", "TINY", "--out", "a.csv"],
+        "a file of --lens is of one model; leave --compare out, or use --json",
+    ),
+    (["--mean"], "--mean changes nothing of surprisal; leave it out"),
+    (["--sweep", "--position", "0"], "--position changes nothing of sweep; leave it out"),
+    (["--walk", "0.1", "--token", "x", "--against", "z"], "--token, --against changes nothing of walk; leave it out"),
+    (["--lens", "--limits", "10"], "--limits changes nothing of lens; leave it out"),
+    (["--limits", "ten"], "limits 'ten' are no numbers with commas between; give 10, 100, 1000"),
+    (["--limits", "10,5"], "do not rise"),
+    (["--lens", "--position", "99"], "position 99 is out of range"),
     (["--out", "a.pdf"], "'a.pdf' ends in no format known here; use .html, .png, .svg, .csv, .npz"),
-    (["--walk", "0.1", "--out", "a.png"], "a walked block is a page, no .png file; use .html, .csv or .npz"),
+    (["--walk", "0.1", "--out", "a.png"], "--walk has no .png file; use .html, .csv or .npz"),
     (["--model", "/no/model"], "no model '/no/model'"),
     (["--compare", "/no/model"], "no model '/no/model'"),
     (["--colour"], "No such option: --colour"),

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from gpt2lab.cli.output import Json, Model, quiet, report, write
+from gpt2lab.cli.output import Json, Model, print_table, quiet, report, write
 from gpt2lab.errors import LabError
 
 
@@ -20,6 +20,7 @@ class Asked(NamedTuple):
     against: str | None
     patch: str | None
     walk: tuple[int, int] | None
+    limits: list[int]
 
 
 def inspect(
@@ -38,11 +39,14 @@ def inspect(
     mean: Annotated[bool, typer.Option("--mean", help="what is switched off writes its mean, not zero")] = False,
     patch: Annotated[str | None, typer.Option(help="a corrupted prompt: put the text's states into its run")] = None,
     walk: Annotated[str | None, typer.Option(help="a head, 0.3: every formula of its block, with its numbers")] = None,
-    position: Annotated[int, typer.Option(help="of --attribution and --walk: at which token; -1 is the last")] = -1,
+    position: Annotated[
+        int | None, typer.Option(help="of --lens' table, --attribution, --walk: at which token; the last")
+    ] = None,
     token: Annotated[
         str | None, typer.Option(help="of --lens, --attribution, --patch: the token that is followed")
     ] = None,
     against: Annotated[str | None, typer.Option(help="of --attribution, --patch: the token held against it")] = None,
+    limits: Annotated[str | None, typer.Option(help="of --surprisal: where ranks are parted: 10,100,1000")] = None,
     compare: Annotated[str | None, typer.Option(help="a second model, on the same text")] = None,
     out: Annotated[Path | None, typer.Option(help="write one part as .html, .png, .svg, .csv or .npz")] = None,
     as_json: Json = False,
@@ -51,40 +55,59 @@ def inspect(
     quiet()
     from gpt2lab.cli.parts import PARTS
     from gpt2lab.inspection.ablation import parts_named
+    from gpt2lab.inspection.surprisal import RANKS, limits_of
     from gpt2lab.model import load_model
     from gpt2lab.views.export import format_of
 
     given = {"surprisal": surprisal, "lens": lens, "heads": heads, "attribution": attribution, "sweep": sweep}
     given |= {"ablate": ablate, "patch": patch, "walk": walk}
     names = [name for name, wanted in given.items() if wanted not in (None, False)] or ["surprisal"]
+    idle = {
+        "--mean": mean and not {"sweep", "ablate"} & {*names},
+        "--position": position is not None and not {"lens", "attribution", "walk"} & {*names},
+        "--token": token is not None and not {"lens", "attribution", "patch"} & {*names},
+        "--against": against is not None and not {"attribution", "patch"} & {*names},
+        "--limits": limits is not None and "surprisal" not in names,
+    }
+    if any(idle.values()):
+        unused = ", ".join(name for name, is_idle in idle.items() if is_idle)
+        raise LabError(f"{unused} changes nothing of {', '.join(names)}; leave it out")
     off = ([], []) if ablate is None else parts_named(ablate.split(","))
-    asked = Asked(*off, mean, position, token, against, patch, None if walk is None else head_of(walk))
+    place = -1 if position is None else position
+    edges = list(RANKS) if limits is None else limits_of(limits)
+    asked = Asked(*off, mean, place, token, against, patch, None if walk is None else head_of(walk), edges)
     format = None if out is None else format_of(out)
     if out is not None and len(names) > 1:
         raise LabError(f"--out writes one part, not {', '.join(names)}; ask for one of them")
+    if out is not None:
+        PARTS[names[0]].check(names[0], format, compare is not None)
     labs = [load_model(name) for name in (model, compare) if name is not None]
     found = [{name: PARTS[name].make(lab, text, asked) for name in names} for lab in labs]
     if out is not None:
-        content = PARTS[names[0]].file([each[names[0]] for each in found], format)
+        content = PARTS[names[0]].file([each[names[0]] for each in found], format, asked)
         write(out, content)
     if as_json:
-        first, *others = [record(lab, text, each) for lab, each in zip(labs, found)]
+        first, *others = [record(lab, text, each, asked) for lab, each in zip(labs, found)]
         report(first | ({"compare": others[0]} if others else {}), as_json)
     elif out is not None:
         print(f"{out}  {len(content):,} bytes")
     else:
         for lab, each in zip(labs, found):
             for name, one in each.items():
-                print_table(f"{name}: {lab.name}", *PARTS[name].rows(one))
+                table = PARTS[name].rows(one, asked)
+                print(f"{name}: {lab.name}")
+                print_table(*table)
 
 
-def record(lab, text: str, found: dict) -> dict:
+def record(lab, text: str, found: dict, asked: Asked) -> dict:
     """What --json tells of one model."""
     from gpt2lab.cli.parts import PARTS
     from gpt2lab.inspection.trace import display_tokens
 
     ids = lab.encode(text).tolist()
-    parts = {name: PARTS[name].record(one) for name, one in found.items()}
+    parts = {}
+    for name, one in found.items():
+        parts |= PARTS[name].record(one, asked)
     return {"model": lab.name, "tokens": display_tokens(lab.tokenizer, ids), "ids": ids, **parts}
 
 
@@ -96,12 +119,3 @@ def head_of(spoken: str) -> tuple[int, int]:
     if len(heads) != 1 or mlps:
         raise LabError(f"{spoken[:40]!r} names no single head; give layer.head, as 0.3")
     return heads[0]
-
-
-def print_table(title: str, head: list[str], rows: list) -> None:
-    """A title and rows below each other, columns aligned."""
-    lines = [[str(cell) for cell in row] for row in (head, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    print(title)
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())

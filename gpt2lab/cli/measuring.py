@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Data, Json, Model, progress, quiet, report, write
+from gpt2lab.cli.output import Data, Json, Model, print_table, progress, quiet, report, write
 from gpt2lab.errors import LabError
 
 
@@ -103,13 +103,6 @@ def tell(extent: str, evaluation, by: str | None) -> None:
         for model, shares in evaluation.shares(by, protocol).items():
             print(f"\n{model}, {protocol}, by {by}")
             print_table(SHARE_HEAD, share_rows(shares))
-
-
-def print_table(head: list[str], rows: list[tuple[str, ...]]) -> None:
-    """Columns as wide as they need to be, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    for first, *others in [head, *rows]:
-        print("  ".join([f"{first:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(others, widths[1:]))]).rstrip())
 
 
 def page_or_table(out: Path, extent: str, evaluation, by: str | None) -> bytes:

@@ -52,6 +52,14 @@ def report(values: dict, as_json: bool) -> None:
         print(f"{name:<{width}}  {f'{value:,.4f}' if isinstance(value, float) else value}")
 
 
+def print_table(head: list[str], rows: list) -> None:
+    """Columns as wide as they need to be, figures to the right."""
+    lines = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for first, *others in lines:
+        print("  ".join([f"{first:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(others, widths[1:]))]).rstrip())
+
+
 def plain(value):
     """Paths as strings; anything else as it is."""
     return str(value) if isinstance(value, Path) else value

@@ -8,7 +8,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.inspection.ablation import Ablation, Patching, ablate, patching, sweep
 from gpt2lab.inspection.heads import SCORES, HeadScores, head_scores
 from gpt2lab.inspection.lens import Attribution, Lens, attribution, logit_lens
-from gpt2lab.inspection.surprisal import RANKS, Surprisal, surprisal
+from gpt2lab.inspection.surprisal import Surprisal, surprisal
 from gpt2lab.inspection.walk import Walk, walk
 from gpt2lab.views.export import map_file
 from gpt2lab.views.inside import (
@@ -27,26 +27,26 @@ class Part(NamedTuple):
     """One thing that `inspect` can be asked for.
 
     make    (lab, text, asked) -> found
-    rows    found -> (head, rows) for a reader
-    record  found -> what --json holds
-    file    (found of each model, format) -> bytes
+    rows    (found, asked) -> (head, rows) for a reader
+    record  (found, asked) -> what --json holds, by key
+    file    (found of each model, format, asked) -> bytes
+    models  that a file can be of, 1 or 2
+    picture whether it can be .png and .svg
     """
 
     make: Callable
     rows: Callable
     record: Callable
     file: Callable
+    models: int = 1
+    picture: bool = True
 
-
-def one(file: Callable) -> Callable:
-    """A part's file where it is of one model alone."""
-
-    def written(found: list, format: str) -> bytes:
-        if len(found) > 1:
-            raise LabError("this part's file is of one model; leave --compare out, or use --json")
-        return file(found[0], format)
-
-    return written
+    def check(self, name: str, format: str, pair: bool) -> None:
+        """Before anything is computed. Raises: LabError for a file that there is none of."""
+        if pair and self.models == 1:
+            raise LabError(f"a file of --{name} is of one model; leave --compare out, or use --json")
+        if format in ("png", "svg") and not self.picture:
+            raise LabError(f"--{name} has no .{format} file; use .html, .csv or .npz")
 
 
 def head_rows(values) -> tuple[list[str], list]:
@@ -61,15 +61,15 @@ def surprisal_record(found: Surprisal) -> list:
     return [None if at == 0 else dict(zip(names, row)) for at, row in enumerate(numbers)]
 
 
-def lens_record(found: Lens) -> list:
-    """[layer][position]: what is predicted after each layer; the last is the model's own."""
-    return [[lens_cell(found, entry, at) for at in range(len(found.targets))] for entry in range(1, len(found.rank))]
+def lens_record(found: Lens) -> tuple[list, list]:
+    """([position] of the embedding, [layer][position] after each layer); the last is the model's own prediction."""
+    cells = [[lens_cell(found, entry, at) for at in range(len(found.targets))] for entry in range(len(found.rank))]
+    return cells[0], cells[1:]
 
 
 def lens_cell(found: Lens, entry: int, at: int) -> dict:
     """One layer at one position."""
-    best = zip(found.top[entry, at].tolist(), found.top_probability[entry, at].tolist())
-    top = [{"token": found.names[i], "id": i, "probability": p} for i, p in best]
+    top = [{"token": name, "id": i, "probability": p} for i, name, p in found.favourites(entry, at)]
     numbers = {
         name: getattr(found, name)[entry, at].item() for name in ("rank", "probability", "entropy", "divergence")
     }
@@ -95,32 +95,20 @@ def attribution_record(found: Attribution) -> dict:
 
 def ablation_rows(found: Ablation) -> tuple[list[str], list]:
     """The losses, and what is expected after the text, before and after."""
-    rows = [["loss, nats per token", f"{found.before.loss:.4f}", f"{found.after.loss:.4f}"]]
-    for at in range(5):
-        names = [
-            f"{each.names[int(each.top[-1, at])]} {float(each.top_probability[-1, at]):.3f}"
-            for each in (found.before, found.after)
-        ]
-        rows.append([f"expected next, {at + 1}", *names])
+    both = found.before, found.after
+    rows = [["loss, nats per token", *(f"{one.loss:.4f}" for one in both)]]
+    for place, pair in enumerate(zip(*(one.favourites(-1)[:5] for one in both)), 1):
+        rows.append([f"expected next, {place}", *(f"{name} {p:.3f}" for _, name, p in pair)])
     return ["", "as it is", "switched off"], rows
 
 
 def ablation_record(found: Ablation) -> dict:
     """Losses, nats per token, and what is expected after the text."""
-    each = {"top": found.before, "top_ablated": found.after}
     tops = {
-        name: [
-            {"token": one.names[i], "id": i, "probability": p}
-            for i, p in zip(one.top[-1].tolist(), one.top_probability[-1].tolist())
-        ]
-        for name, one in each.items()
+        name: [{"token": word, "id": i, "probability": p} for i, word, p in one.favourites(-1)]
+        for name, one in (("top", found.before), ("top_ablated", found.after))
     }
     return {"loss": found.before.loss, "loss_ablated": found.after.loss, **tops}
-
-
-def ablation_file(found: list[Ablation], format: str) -> bytes:
-    """A text's surprisal before, and its change."""
-    return one(lambda each, format: surprisal_file(each.before, each.after, format, limits=RANKS))(found, format)
 
 
 def patching_record(found: Patching) -> dict:
@@ -141,55 +129,60 @@ def walk_rows(found: Walk) -> tuple[list[str], list]:
 def walk_record(found: Walk) -> dict:
     """Every step's numbers."""
     steps = {step.name: step.values.tolist() for step in found.steps}
-    return {"layer": found.layer, "head": found.head, "position": found.position, **steps}
+    return {"layer": found.layer, "head": found.head, "position": found.position, "steps": steps}
 
 
 PARTS: dict[str, Part] = {
     "surprisal": Part(
         lambda lab, text, asked: surprisal(lab, text),
-        lambda found: (SURPRISAL_HEAD, surprisal_rows(found)),
-        surprisal_record,
-        lambda found, format: surprisal_file(found[0], found[1] if len(found) > 1 else None, format, limits=RANKS),
+        lambda found, asked: (SURPRISAL_HEAD, surprisal_rows(found)),
+        lambda found, asked: {"surprisal": surprisal_record(found), "ranks": dict(found.buckets(asked.limits))},
+        lambda found, format, asked: surprisal_file(found[0], (*found, None)[1], format, limits=asked.limits),
+        models=2,
     ),
     "lens": Part(
         lambda lab, text, asked: logit_lens(lab, text, target=asked.token),
-        lambda found: (lens_head(found, -1), lens_rows(found, -1)),
-        lens_record,
-        one(lens_file),
+        lambda found, asked: (lens_head(found, asked.position), lens_rows(found, asked.position)),
+        lambda found, asked: dict(zip(("lens_embedding", "lens"), lens_record(found))),
+        lambda found, format, asked: lens_file(found[0], format),
     ),
     "heads": Part(
         lambda lab, text, asked: head_scores(lab, [text]),
-        heads_table,
-        lambda found: {name: values.tolist() for name, values in asdict(found).items()},
-        one(lambda found, format: map_file(found.map("previous_token", "every head"), format)),
+        lambda found, asked: heads_table(found),
+        lambda found, asked: {"heads": {name: values.tolist() for name, values in asdict(found).items()}},
+        lambda found, format, asked: map_file(found[0].map("previous_token", "every head"), format),
     ),
     "attribution": Part(
         lambda lab, text, asked: attribution(
             lab, text, position=asked.position, token=asked.token, against=asked.against
         ),
-        lambda found: (["part", f"{found.words[0]} over {found.words[1]}, logits"], attribution_rows(found)),
-        attribution_record,
-        one(attribution_file),
+        lambda found, asked: (["part", f"{found.words[0]} over {found.words[1]}, logits"], attribution_rows(found)),
+        lambda found, asked: {"attribution": attribution_record(found)},
+        lambda found, format, asked: attribution_file(found[0], format),
     ),
     "sweep": Part(
         lambda lab, text, asked: sweep(lab, text, mean=asked.mean),
-        lambda found: head_rows(found.map().values),
-        lambda found: {"loss": found.loss, "losses": found.losses.tolist()},
-        one(lambda found, format: map_file(found.map(), format)),
+        lambda found, asked: head_rows(found.map().values),
+        lambda found, asked: {"sweep": {"loss": found.loss, "losses": found.losses.tolist()}},
+        lambda found, format, asked: map_file(found[0].map(), format),
     ),
     "ablate": Part(
         lambda lab, text, asked: ablate(lab, text, asked.heads, mlps=asked.mlps, mean=asked.mean),
-        ablation_rows,
-        ablation_record,
-        ablation_file,
+        lambda found, asked: ablation_rows(found),
+        lambda found, asked: {"ablate": ablation_record(found)},
+        lambda found, format, asked: surprisal_file(found[0].before, found[0].after, format, limits=asked.limits),
     ),
     "patch": Part(
         lambda lab, text, asked: patching(lab, text, asked.patch, answer=asked.token, against=asked.against),
-        patching_rows,
-        patching_record,
-        one(patching_file),
+        lambda found, asked: patching_rows(found),
+        lambda found, asked: {"patch": patching_record(found)},
+        lambda found, format, asked: patching_file(found[0], format),
     ),
     "walk": Part(
-        lambda lab, text, asked: walk(lab, text, *asked.walk, asked.position), walk_rows, walk_record, one(walk_file)
+        lambda lab, text, asked: walk(lab, text, *asked.walk, asked.position),
+        lambda found, asked: walk_rows(found),
+        lambda found, asked: {"walk": walk_record(found)},
+        lambda found, format, asked: walk_file(found[0], format),
+        picture=False,
     ),
 }

@@ -6,7 +6,7 @@ Causal, where attention weights are not. Knows nothing of pictures.
 import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,11 @@ from gpt2lab.inspection.lens import log_probabilities, token_id
 from gpt2lab.inspection.surprisal import Surprisal, surprisal_of_ids
 from gpt2lab.inspection.trace import display_token, display_tokens, trace_ids
 from gpt2lab.model import Lab, eval_mode
+from gpt2lab.steps import finished
 
 ROWS_AT_ONCE = 4096  # tokens that run through a block at a time
+MAX_PATCHED = 256  # tokens of prompts whose states are patched: as many forward passes of them per layer
+LEAST_DIFFERENCE = 1e-4  # of two logit differences, which are float32
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time: 32 MiB
 
 
@@ -36,7 +39,7 @@ class Means:
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """A text as the model reads it, and as it reads it with parts switched off."""
+    """A text as the model reads it, and as it reads it with parts switched off, which the name of `after` tells."""
 
     before: Surprisal
     after: Surprisal
@@ -146,28 +149,21 @@ def ablate(
 ) -> Ablation:
     """What a text costs with some heads and MLPs switched off, and what is expected then.
 
-    text         1 to `lab.context` tokens
+    text         2 to `lab.context` tokens
     heads, mlps  as for `ablated`
     mean         each writes its mean over this text, instead of nothing: how much it writes stays, what it tells goes
 
     Example: ablate(lab, "The moon is round", [(0, 3)]).change
     Raises: LabError for a text that is empty or does not fit, and for parts that do not exist.
     """
-    ids = lab.encode_prompt(text)
+    ids = predicted_ids(lab, text)
     heads, mlps = checked(lab, heads, mlps)
-    before = _whole(surprisal_of_ids(lab, ids, top=top))
+    before = finished(surprisal_of_ids(lab, ids, top=top))
     with ablated(lab, heads, mlps, means=text_means(lab, ids) if mean else None):
-        after = _whole(surprisal_of_ids(lab, ids, top=top))
-    return Ablation(before, after, heads, mlps)
-
-
-def _whole(steps: Generator) -> Surprisal:
-    """What steps of one window return."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+        after = finished(surprisal_of_ids(lab, ids, top=top))
+    off = ", ".join([*(f"{layer}.{head}" for layer, head in heads), *(f"{layer}.mlp" for layer in mlps)])
+    name = f"{lab.name} {'with the mean of' if mean else 'without'} {off}" if off else lab.name
+    return Ablation(before, replace(after, name=name), heads, mlps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +182,8 @@ class Sweep:
 
     def map(self) -> HeadMap:
         """How much more the loss is without each head, to be drawn."""
-        how = "its mean" if self.mean else "nothing"
-        return HeadMap(self.losses - self.loss, f"loss with a head writing {how}: {self.name}", "Δ nats per token")
+        title = f"loss with a head writing {'its mean' if self.mean else 'nothing'}: {self.name}"
+        return HeadMap(self.losses - self.loss, title, "Δ nats per token", centred=True)
 
 
 def sweep(lab: Lab, text: str, *, mean: bool = False) -> Sweep:
@@ -198,7 +194,7 @@ def sweep(lab: Lab, text: str, *, mean: bool = False) -> Sweep:
 
     Raises: LabError for a text that is too short or does not fit.
     """
-    return _whole(sweep_steps(lab, text, mean=mean))
+    return finished(sweep_steps(lab, text, mean=mean))
 
 
 def sweep_steps(lab: Lab, text: str, *, mean: bool = False) -> Generator[tuple[int, int], None, Sweep]:
@@ -206,15 +202,20 @@ def sweep_steps(lab: Lab, text: str, *, mean: bool = False) -> Generator[tuple[i
 
     Bad values raise here and now.
     """
+    return _swept(lab, predicted_ids(lab, text), mean)
+
+
+def predicted_ids(lab: Lab, text: str) -> torch.Tensor:
+    """The ids (T,) of a text of which a token is predicted: T ≥ 2. Raises: LabError otherwise."""
     ids = lab.encode_prompt(text)
     if len(ids) < 2:
         raise LabError("one token has no prediction; give at least 2")
-    return _swept(lab, ids, mean)
+    return ids
 
 
 def sweep_of_ids(lab: Lab, ids: torch.Tensor, *, mean: bool = False) -> Sweep:
     """`sweep` for token ids (T,), T ≥ 2."""
-    return _whole(_swept(lab, ids, mean))
+    return finished(_swept(lab, ids, mean))
 
 
 def _swept(lab: Lab, ids: torch.Tensor, mean: bool) -> Generator[tuple[int, int], None, Sweep]:
@@ -230,8 +231,8 @@ def _swept(lab: Lab, ids: torch.Tensor, mean: bool) -> Generator[tuple[int, int]
             own = torch.arange(H)
             each[own, :, own] = mixed.mean(1).view(H, 1, -1) if mean else 0
             y = x + block.attn.c_proj(each.flatten(-2))
-            y = y + block.mlp(block.ln_2(y))
-            losses.append(losses_of(lab, above(lab, y, layer + 1), ids))
+            parts = [part + block.mlp(block.ln_2(part)) for part in y.split(_rows_at_once(y))]
+            losses.append(losses_of(lab, above(lab, torch.cat(parts), layer + 1), ids))
             x = after
         yield layer + 1, len(blocks)
     with torch.no_grad():
@@ -246,13 +247,25 @@ def embedded(lab: Lab, ids: torch.Tensor) -> torch.Tensor:
 
 
 def above(lab: Lab, x: torch.Tensor, layer: int) -> torch.Tensor:
-    """(B, T, D) that enters a layer -> what leaves the last, a part of the batch at a time."""
+    """(B, T, D) that enters a layer -> what leaves the last, a part of the batch at a time.
+
+    Raises: LabError for a model whose attention is not transformers' "sdpa", which alone masks what lies ahead by itself.
+    """
+    if lab.model.config._attn_implementation != "sdpa":
+        raise LabError(
+            f"attention is {lab.model.config._attn_implementation!r}; load the model with attn_implementation='sdpa'"
+        )
     parts = []
-    for part in x.split(max(1, ROWS_AT_ONCE // x.shape[1])):
+    for part in x.split(_rows_at_once(x)):
         for block in lab.model.transformer.h[layer:]:
             part = block(part)
         parts.append(part)
     return torch.cat(parts)
+
+
+def _rows_at_once(x: torch.Tensor) -> int:
+    """How many of (B, T, D) run through a block at a time."""
+    return max(1, ROWS_AT_ONCE // x.shape[1])
 
 
 def losses_of(lab: Lab, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -304,19 +317,29 @@ class Patching:
         return (self.values - self.corrupted) / (self.clean - self.corrupted)
 
 
-@torch.no_grad()
 def patching(
     lab: Lab, clean: str, corrupted: str, *, answer: int | str | None = None, against: int | str | None = None
 ) -> Patching:
     """Where in the model the difference between two prompts lies: states of the clean run, one at a time, in the corrupted one.
 
-    clean, corrupted  of as many tokens each
-    answer, against   tokens, as ids or as texts of one; None: what the model expects after the clean prompt, and
-                      after the corrupted one
+    clean, corrupted  of as many tokens each, up to MAX_PATCHED
+    answer, against   tokens, as for `logit_lens`; None: what the model expects after the clean prompt, and after the
+                      corrupted one
 
     Example: patching(lab, "Marie Curie was born in", "Albert Einstein was born in").recovered
-    Raises: LabError for prompts of different length, for no difference, and for what is not one token.
+    Raises: LabError for prompts of different length, or the same, for answers that do not differ, and for what is not
+    one token.
     Source: Meng et al., Locating and Editing Factual Associations in GPT (2022), section 2.1, without its noise.
+    """
+    return finished(patching_steps(lab, clean, corrupted, answer=answer, against=against))
+
+
+def patching_steps(
+    lab: Lab, clean: str, corrupted: str, *, answer: int | str | None = None, against: int | str | None = None
+) -> Generator[tuple[int, int], None, Patching]:
+    """`patching`, a layer at a time: yields how many are done, and of how many; returns what it returns.
+
+    Bad values raise here and now.
     """
     pair = [lab.encode_prompt(text) for text in (clean, corrupted)]
     lengths = [len(ids) for ids in pair]
@@ -325,27 +348,47 @@ def patching(
             f"{lengths[0]} tokens in the clean prompt and {lengths[1]} in the corrupted one do not pair up; "
             "lengthen or shorten one until both have as many"
         )
-    states = [trace_ids(lab, ids, residual=True).residual.to(lab.device) for ids in pair]  # (L+1, T, D)
-    ends = [log_probabilities(lab, state[-1, -1]) for state in states]  # (V,), whose differences are those of logits
-    favourites = [int(end.argmax()) for end in ends]
-    chosen = [
-        favourite if token is None else token_id(lab, token) for token, favourite in zip((answer, against), favourites)
-    ]
-    if chosen[0] == chosen[1]:
-        word = lab.tokenizer.decode([chosen[0]])
-        raise LabError(f"answer and other answer are the same token, {word!r}; name two that differ")
+    if torch.equal(*pair):
+        raise LabError("the two prompts are the same; change a word in one")
+    if lengths[0] > MAX_PATCHED:
+        raise LabError(f"the prompts have {lengths[0]} tokens; the limit is {MAX_PATCHED}: shorten them")
+    for token in (answer, against):
+        if token is not None:
+            token_id(lab, token)  # refuses here and now
+    return _patched(lab, pair, answer, against)
 
-    def measured(logs: torch.Tensor) -> torch.Tensor:
-        return logs[..., chosen[0]] - logs[..., chosen[1]]
 
-    T, rows = lengths[0], []
-    places = torch.arange(T, device=lab.device)
-    with eval_mode(lab.model):
-        for layer in range(len(states[0])):
-            each = states[1][layer].repeat(T, 1, 1)  # (T, T, D)
-            each[places, places] = states[0][layer]
-            rows.append(measured(log_probabilities(lab, above(lab, each, layer)[:, -1])))
-    shown = [display_tokens(lab.tokenizer, ids.tolist()) for ids in pair]
+def _patched(
+    lab: Lab, pair: list[torch.Tensor], answer: int | str | None, against: int | str | None
+) -> Generator[tuple[int, int], None, Patching]:
+    """Up to the first token that differs, nothing does: what stands there is as in the corrupted run."""
+    model, T = lab.model, len(pair[0])
+    clean, corrupted = (
+        trace_ids(lab, ids, residual=True).residual.to(lab.device, model.dtype) for ids in pair
+    )  # (L+1, T, D)
+    favourites = [int(log_probabilities(lab, states[-1, -1]).argmax()) for states in (clean, corrupted)]
+    chosen = [known if token is None else token_id(lab, token) for token, known in zip((answer, against), favourites)]
     words = tuple(display_token(lab.tokenizer, token) for token in chosen)
-    runs = (float(measured(end)) for end in ends)
-    return Patching(lab.name, shown[1], shown[0], *chosen, words, torch.stack(rows), *runs)
+    if chosen[0] == chosen[1]:
+        raise LabError(f"answer and other answer are the same token, {words[0]!r}; name two that differ")
+    direction = (model.lm_head.weight[chosen[0]] - model.lm_head.weight[chosen[1]]).detach().float()
+
+    def difference(x: torch.Tensor) -> torch.Tensor:  # (…, D) that leaves the last layer -> (…)
+        return (model.transformer.ln_f(x).float() @ direction).cpu()
+
+    with torch.no_grad():
+        ends = [float(difference(states[-1, -1])) for states in (clean, corrupted)]
+    if abs(ends[0] - ends[1]) < LEAST_DIFFERENCE:
+        raise LabError(f"both prompts give {words[0]!r} over {words[1]!r} the same logits; name other answers")
+    first = int((pair[0] != pair[1]).nonzero()[0])
+    values = torch.full((len(clean), T), ends[1])
+    places = torch.arange(first, T, device=lab.device)
+    for layer in range(len(clean)):
+        with torch.no_grad(), eval_mode(model):
+            for part in places.split(max(1, ROWS_AT_ONCE // T)):
+                each = corrupted[layer].repeat(len(part), 1, 1)  # (t, T, D)
+                each[torch.arange(len(part), device=lab.device), part] = clean[layer, part]
+                values[layer, part.cpu()] = difference(above(lab, each, layer)[:, -1])
+        yield layer + 1, len(clean)
+    shown = [display_tokens(lab.tokenizer, ids.tolist()) for ids in pair]
+    return Patching(lab.name, shown[1], shown[0], *chosen, words, values, *ends)

@@ -32,12 +32,13 @@ class Score(NamedTuple):
 
 
 class HeadMap(NamedTuple):
-    """A number per head, (L, H), what it is called and measured in, and what the low end of its colours stands for."""
+    """A number per head, (L, H), what it is called and measured in, and what its colours stand for."""
 
     values: torch.Tensor
     title: str
     unit: str
-    vmin: float | None = None  # None: the least of the values
+    vmin: float | None = None  # of the low end; None: the least of the values
+    centred: bool = False  # two colours, for above and below 0
 
 
 SHARE = "share of attention, 0 to 1"

@@ -3,6 +3,7 @@
 From traces with their residual stream, and the model's last norm and unembedding. Knows nothing of pictures.
 """
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,11 @@ class Lens:
     rank: torch.Tensor
     entropy: torch.Tensor
     divergence: torch.Tensor
+
+    def favourites(self, entry: int, position: int) -> list[tuple[int, str, float]]:
+        """(id, display string, probability) of what an entry predicts after a position."""
+        ids, probabilities = self.top[entry, position].tolist(), self.top_probability[entry, position].tolist()
+        return [(i, self.names[i], p) for i, p in zip(ids, probabilities)]
 
     @property
     def settled(self) -> torch.Tensor:
@@ -119,13 +125,15 @@ def followed(lab: Lab, seen: Trace, position: int, tokens: list[int | str]) -> t
 
 
 def token_id(lab: Lab, token: int | str) -> int:
-    """The id of a token, given as such or as text. Raises: LabError for what is not one token of the vocabulary."""
+    """The id of a token, given as such, as "#262", or as text. Raises: LabError for what is not one token of the vocabulary."""
+    if isinstance(token, str) and re.fullmatch("#[0-9]{1,9}", token):
+        token = int(token[1:])
     if isinstance(token, str):
         ids = lab.encode(token).tolist()
         if len(ids) != 1:
             parts = " + ".join(repr(display_token(lab.tokenizer, i)) for i in ids[:8]) or "none"
             raise LabError(
-                f"{token[:40]!r} is {len(ids)} tokens ({parts}); give text of one, often with a space before"
+                f"{token[:40]!r} is {len(ids)} tokens ({parts}); give text of one, often with a space before, or #id"
             )
         return ids[0]
     return whole_number("token", token, 0, lab.model.config.vocab_size - 1)
@@ -143,7 +151,8 @@ class Attribution:
     norm       of the last norm's own bias
     total      logit of `token` less that of `against`: what all of them add up to
 
-    The last norm's scale is held as it is at this position: with another part left out it would be another.
+    The last norm's scale is held as it is at this position: with another part left out it would be another. Of a model
+    in float32, as load_model gives it, they add up to rounding.
     """
 
     name: str

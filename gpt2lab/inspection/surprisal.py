@@ -3,6 +3,7 @@
 Of texts of any length, by a window that moves on. Knows nothing of pictures.
 """
 
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from math import log
@@ -12,6 +13,7 @@ import torch
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.trace import display_tokens, token_names
 from gpt2lab.model import Lab, eval_mode
+from gpt2lab.steps import finished
 
 LOGITS_AT_ONCE = 1 << 22  # floats of logits held at a time: 16 MiB
 MAX_CHARACTERS = 200_000  # of a text: 50,000 tokens, minutes of GPT-2 small on two cores
@@ -48,6 +50,16 @@ class Surprisal:
         return self.nll / log(2)
 
     @property
+    def pieces(self) -> list[tuple[str, float | None]]:
+        """(display string, nats) of each token; None for the first."""
+        return list(zip(self.tokens, (None, *self.nll[1:].tolist())))
+
+    def favourites(self, place: int) -> list[tuple[int, str, float]]:
+        """(id, display string, probability) of what was expected at a place; -1 is what would follow the text."""
+        ids, probabilities = self.top[place].tolist(), self.top_probability[place].tolist()
+        return [(i, self.names[i], p) for i, p in zip(ids, probabilities) if i >= 0]
+
+    @property
     def loss(self) -> float:
         """Mean NLL of the predicted tokens, nats per token; NaN for a text of one token."""
         return float(self.nll.double().nanmean())
@@ -60,9 +72,7 @@ class Surprisal:
         Example: buckets((1, 10)) -> [("1", 31), ("2 to 10", 20), ("past 10", 12)]
         Raises: LabError for limits that do not rise.
         """
-        edges = [whole_number("limit", limit, 1, 10**9) for limit in limits]
-        if not edges or edges != sorted(set(edges)):
-            raise LabError(f"limits {list(limits)} do not rise; give whole numbers such as 10, 100, 1000")
+        edges = rising(limits)
         place = torch.bucketize(self.rank[1:], torch.tensor(edges))
         counts = torch.bincount(place, minlength=len(edges) + 1).tolist()
         lows = [1, *(edge + 1 for edge in edges)]
@@ -81,6 +91,22 @@ class Surprisal:
         return other.nll - self.nll
 
 
+def limits_of(spoken: str) -> list[int]:
+    """Limits of buckets from "10, 100, 1000". Raises: LabError for what is no list of numbers."""
+    parts = [part.strip() for part in str(spoken).split(",")]
+    if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
+        raise LabError(f"limits {str(spoken)[:40]!r} are no numbers with commas between; give 10, 100, 1000")
+    return rising([int(part) for part in parts])
+
+
+def rising(limits: Sequence[int]) -> list[int]:
+    """Limits of buckets. Raises: LabError where they do not rise, or are none."""
+    edges = [whole_number("limit", limit, 1, 10**9) for limit in limits]
+    if not edges or edges != sorted(set(edges)):
+        raise LabError(f"limits {list(limits)} do not rise; give whole numbers such as 10, 100, 1000")
+    return edges
+
+
 def surprisal(lab: Lab, text: str, *, top: int = 10) -> Surprisal:
     """How little each token of a text was expected.
 
@@ -90,12 +116,7 @@ def surprisal(lab: Lab, text: str, *, top: int = 10) -> Surprisal:
     Example: surprisal(lab, "The moon is round").nll -> (nan, 5.1, 2.2, 9.8)
     Raises: LabError for a text that is empty or too long.
     """
-    steps = surprisal_steps(lab, text, top=top)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return finished(surprisal_steps(lab, text, top=top))
 
 
 def surprisal_steps(lab: Lab, text: str, *, top: int = 10) -> Generator[tuple[int, int], None, Surprisal]:

@@ -19,7 +19,7 @@ FAVOURITES = 10  # of what the state after the block would predict
 class WalkStep:
     """One formula and what it gives.
 
-    name     its key, "scores"
+    name     its key, as "weights"
     title    in words
     formula  as plain text
     values   (D,), (K,), (4D,) or, over the tokens that are read, (T,)
@@ -70,7 +70,8 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
     norms before each part.
     """
     seen = with_residual(lab, text)
-    seen.heads(layer, head)
+    whole_number("layer", layer, 0, seen.n_layers - 1)
+    whole_number("head", head, 0, seen.n_heads - 1)
     T = len(seen.tokens)
     at = whole_number("position", position, -T, T - 1) % T
     transformer, block = lab.model.transformer, lab.model.transformer.h[layer]
@@ -93,6 +94,8 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
     leaves = between + down
     best = log_probabilities(lab, leaves).exp().topk(min(FAVOURITES, lab.model.config.vocab_size))
     mine = mixed[head, 0]
+    root = ", which is 1/√d_k" if abs(seen.scaling[layer] - len(q) ** -0.5) < 1e-9 else ""
+    activation = {"gelu_new": "GELU"}.get(lab.model.config.activation_function, lab.model.config.activation_function)
     steps = (
         ("token", "Token embedding", "wte[id]", transformer.wte.weight[seen.ids[at]].detach().cpu().float(), "width"),
         ("place", "Position embedding", "wpe[i]", transformer.wpe.weight[at].detach().cpu().float(), "width"),
@@ -102,17 +105,17 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
         ("key", "Key: what it offers to be found by", "k = n W_K + b_K", k[at], "head width"),
         ("value", "Value: what it passes on", "v = n W_V + b_V", v[at], "head width"),
         ("products", "Query times every key", "q · k_j", products, "tokens"),
-        ("scaled", "Divided by √d_k", "q · k_j / √d_k", scaled, "tokens"),
+        ("scaled", f"Times {seen.scaling[layer]:.4g}{root}", f"q · k_j · {seen.scaling[layer]:.4g}", scaled, "tokens"),
         ("masked", "What lies ahead is masked", "−∞ where j > i", masked, "tokens"),
-        ("weights", "Softmax: the attention weights", "softmax_j(q · k_j / √d_k)", weights, "tokens"),
+        ("weights", "Softmax: the attention weights", "softmax_j", weights, "tokens"),
         ("mixed", "The values, by these weights", "z = Σ_j weight_j v_j", mine, "head width"),
         ("head", "This head's part of the output", "z W_O", mine @ rows, "width"),
         ("attention", "All heads' parts and the bias", "Σ_heads z W_O + b_O", attended, "width"),
         ("between", "Added to what came in", "x + attention", between, "width"),
         ("norm_again", "Second layer norm", "m = (x − mean) / √(variance + ε) · γ + β", normed_again, "width"),
         ("up", "MLP, up to four times the width", "m W_1 + b_1", up, "MLP width"),
-        ("active", "GELU", "GELU(m W_1 + b_1)", active, "MLP width"),
-        ("down", "MLP, down again", "GELU(…) W_2 + b_2", down, "width"),
+        ("active", f"Its activation, {activation}", f"{activation}(m W_1 + b_1)", active, "MLP width"),
+        ("down", "MLP, down again", f"{activation}(…) W_2 + b_2", down, "width"),
         ("leaves", "Added: what leaves the block", "x + attention + MLP", leaves, "width"),
     )
     return Walk(

@@ -13,7 +13,8 @@ from gpt2lab.scoring.breakdown import Share, breakdown, surprisals, titles
 from gpt2lab.scoring.comparison import Comparison, compare, incomparable
 from gpt2lab.scoring.perplexity import Perplexity, measured, protocol_names, read
 from gpt2lab.scoring.protocols import Reading, TooShortError
-from gpt2lab.scoring.scorer import Scored, finished, score_steps
+from gpt2lab.scoring.scorer import Scored, score_steps
+from gpt2lab.steps import finished
 from gpt2lab.text import Article
 
 

@@ -20,6 +20,7 @@ from gpt2lab.files import write_bytes
 from gpt2lab.model import Lab, eval_mode, token_nll, weights_digest
 from gpt2lab.scoring.protocols import Reading
 from gpt2lab.sources import cache_folder
+from gpt2lab.steps import finished
 
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
 CACHE_BYTES = 1 << 30  # of all that is kept: some two thousand readings of WikiText-2's test split
@@ -69,20 +70,6 @@ def score(lab: Lab, reading: Reading, on_progress: Callable[[int, int], None] | 
     Raises: LabError for a model that gives a token no finite probability.
     """
     return finished(score_steps(lab, reading), on_progress)
-
-
-def finished(steps: Generator, on_progress: Callable[..., None] | None = None):
-    """What a generator returns, run to its end; what it yields goes to `on_progress`."""
-    try:
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                return end.value
-            if on_progress:
-                on_progress(*progress)
-    finally:
-        steps.close()
 
 
 def score_steps(lab: Lab, reading: Reading) -> Generator[tuple[int, int], None, Scored]:

@@ -13,7 +13,7 @@ from gpt2lab.ui.attention import build_attention_tab
 from gpt2lab.ui.evaluate import build_evaluate_tab
 from gpt2lab.ui.finetune import build_finetune_tab
 from gpt2lab.ui.generate import build_generate_tab
-from gpt2lab.ui.handling import ALONE, IS_DARK, user_errors
+from gpt2lab.ui.handling import ALONE, IS_DARK, uncover, user_errors
 from gpt2lab.ui.inside import build_inside_tab
 from gpt2lab.ui.learn import build_learn_tab
 from gpt2lab.ui.shelf import Shelf
@@ -26,6 +26,8 @@ CSS = """
 #finetune-log textarea { font-family: ui-monospace, monospace; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 .table { overflow-x: auto; contain: inline-size; }
+#learn-cost { overflow-x: auto; contain: inline-size; }
+#learn-block { overflow-x: auto; contain: inline-size; }
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """
 FONTS = ["system-ui", "sans-serif"]
@@ -56,12 +58,12 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
                 build_learn_tab(tabs)
         for source in (attention, generate):
             carried = source.look.click(
-                lambda text: (gr.Tabs(selected="inside"), text),
-                source.text,
+                lambda *texts: (gr.Tabs(selected="inside"), next(filter(None, texts), "")),
+                source.texts,
                 [tabs, inside.text],
                 api_visibility="private",
             )
-            carried.then(**inside.show, api_visibility="private")
+            uncover(carried.then(**inside.show, api_visibility="private"), inside.show["outputs"])
 
         @user_errors
         def describe(label: str) -> str:

@@ -117,7 +117,7 @@ def build_attention_tab(demo: gr.Blocks, shelf: Shelf, tabs: gr.Tabs, model: gr.
     )
     opened.then(show_linked, dark, answered, js=IS_DARK, api_visibility="private", api_name="linked")
     score.input(show_score, [shown, score, dark], [heads, numbers], api_name="attention_score")
-    return Source(other, text, inside)
+    return Source(other, [text], inside)
 
 
 def linked(request: gr.Request) -> list | None:

@@ -137,7 +137,7 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
     for name, changed in (("show", which), ("show_beside", beside), ("colours", by)):
         changed.input(show, [texts, which, beside, by], shown, api_name=f"generate_{name}")
     measure.click(measure_shown, [texts, which, beside, data], measures, api_name="generate_measure")
-    return Source(other, left.text, inside)
+    return Source(other, [left.text, prompt], inside)
 
 
 def build_prompt(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Button, gr.Button, gr.Markdown]:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -45,10 +45,11 @@ def user_errors(handler):
 
 
 class Source(NamedTuple):
-    """What the page needs of a tab with a text: the second model's field, and the button that carries the text to another tab."""
+    """What the page needs of a tab with a text: the second model's field, and the button that carries the text to another
+    tab: the first of `texts` that is not empty."""
 
     other: gr.Dropdown
-    text: gr.Textbox
+    texts: list[gr.Textbox]
     look: gr.Button
 
 
@@ -59,33 +60,42 @@ def uncover(event: gr.events.Dependency, outputs: list) -> None:
     )
 
 
+def listen(trigger: Callable, handler: Callable, inputs: list, outputs: list, **options) -> None:
+    """trigger(handler, …), whose outputs keep what they hold where the handler is told bad input."""
+    uncover(trigger(user_errors(handler), inputs, outputs, **options), outputs)
+
+
 class Stops:
     """Who has pressed Stop: a flag for each page that has something running.
 
     Cancelling an event of gradio's instead leaves its outputs marked as failed, now and then.
     """
 
-    def __init__(self):
-        self._flags: dict[str, threading.Event] = {}
+    def __init__(self, told: str = "a text is still being written; press Stop first"):
+        self._told, self._flags = told, {}  # what a second start is told; session -> flag
 
     @contextmanager
     def running(self, request: gr.Request) -> Iterator[threading.Event]:
         """The flag to be looked at while something runs. Raises: LabError where something else does, on the same page."""
         flag = threading.Event()
         if self._flags.setdefault(request.session_hash, flag) is not flag:
-            raise LabError("a text is still being written; press Stop first")
+            raise LabError(self._told)
         try:
             yield flag
         finally:
             del self._flags[request.session_hash]
 
+    def end(self, request: gr.Request) -> None:
+        """What runs on this page, if anything does, is to end."""
+        if flag := self._flags.get(request.session_hash):
+            flag.set()
+
     def stop(self, request: gr.Request) -> None:
         """What runs on this page is to end; pressed right after a start, Stop may come before it, and waits for it."""
         until = time.monotonic() + STOP_SECONDS
-        while not (flag := self._flags.get(request.session_hash)) and time.monotonic() < until:
+        while request.session_hash not in self._flags and time.monotonic() < until:
             time.sleep(0.02)
-        if flag:
-            flag.set()
+        self.end(request)
 
 
 def new_folder() -> Path:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from gpt2lab.errors import LabError
 from gpt2lab.sources import HUB_MODELS
+from gpt2lab.steps import finished
 from gpt2lab.training.runs import finished_models
 
 MAX_MODELS = 3  # kept in memory: GPT-2 small takes half a gigabyte
 MAX_EVALUATIONS = (
     4  # kept, for the views of them: the NLL of every token, 0.1 GB per model and protocol at most, of a long text
 )
-MAX_LOOKED = 8  # surprisals and lenses, which hold a trace with its residual stream
+MAX_SURPRISALS = 32  # some hundred bytes a token each
 MAX_TRACES = 4  # kept, so that another head of the same text needs no second forward pass; 0.1 GB each of GPT-2 small, 0.9 of gpt2-xl
 
 
@@ -34,7 +35,8 @@ class Shelf:
         self.lock = threading.Lock()  # not an RLock: a generator may go on in another thread
         self._keeping = threading.Lock()
         self._labs, self._traces, self._scores = OrderedDict(), OrderedDict(), OrderedDict()
-        self._comparisons, self._evaluations, self._looked = OrderedDict(), OrderedDict(), OrderedDict()
+        self._comparisons, self._evaluations = OrderedDict(), OrderedDict()
+        self._lenses, self._surprisals = OrderedDict(), OrderedDict()  # a lens holds a trace with its residual stream
 
     def labels(self) -> list[str]:
         """What can be chosen now: the built-in model, the hub's GPT-2s, and the models of runs, newest first."""
@@ -98,11 +100,21 @@ class Shelf:
         with self.lock:
             return function(lab)
 
-    def looked(self, name: str, label: str, text: str, make):
-        """make(lab) of a label's model, made at its first use for a text, and kept under a name."""
-        key, lab = (name, label, text, self.state(label)), self.named(label)
+    def lens(self, label: str, text: str, make):
+        """make(lab), a Lens of a text, made at its first use."""
+        key, lab = (label, text, self.state(label)), self.named(label)
         with self.lock:
-            return _kept(self._looked, key, MAX_LOOKED, lambda: make(lab))
+            return _kept(self._lenses, key, MAX_TRACES, lambda: make(lab))
+
+    def surprisal(self, label: str, text: str, steps_of):
+        """What steps_of(lab, text) returns, a Surprisal, made at its first use; other models may run between its steps."""
+        key = (label, text, self.state(label))
+        with self._keeping:
+            known = self._surprisals.get(key)
+        if known is None:
+            known = finished(self.each(steps_of(self.named(label), text)))
+        with self._keeping:
+            return _kept(self._surprisals, key, MAX_SURPRISALS, lambda: known)
 
     def keep(self, evaluation) -> str:
         """Put an evaluation on the shelf; returns the key that `evaluation` takes."""

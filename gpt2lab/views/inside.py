@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.heads import HeadMap
 from gpt2lab.views.figures import MAP, MAX_LABELS, RUN_COLOURS, for_dark_pages, label
-from gpt2lab.views.maps import DIVERGING
+from gpt2lab.views.maps import CROSSOVER, DARK_INK, DIVERGING, LIGHT_INK, luminance, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from gpt2lab.inspection.lens import Attribution, Lens
     from gpt2lab.inspection.surprisal import Surprisal
 
-MAX_WORDS = 24  # tokens of a text whose favourites are written into the cells
+MAX_WORDS = 26  # tokens of a text whose favourites are written into the cells
 MAX_WORD = 9  # characters of one
 CELL, ROW = 0.62, 0.32  # inches: a cell with a word, and a layer's row
 NARROW = 0.16  # inches: a cell without
-BINS = 40
+LETTER = 0.085  # inches, of a token's label on its side
+BINS, WIDTH = 40, 9.0  # of the histogram; inches of the figure of ranks and costs
 
 
 class Measure(NamedTuple):
@@ -81,14 +82,16 @@ def _layers(
     L, T = values.shape
     written = words is not None and T <= MAX_WORDS
     width = min(16.0, 2.2 + T * (CELL if written else NARROW if T > MAX_WORDS else 0.34))
-    figure = Figure(figsize=(max(5.0, width), 1.5 + L * ROW), layout="constrained")
+    labels = [label(token) for token in tokens] if T <= MAX_LABELS else []
+    below = LETTER * max(map(len, labels), default=0)
+    figure = Figure(figsize=(max(5.0, width), 1.5 + L * ROW + below), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest", origin="lower")
     axes.set_yticks(range(L), [entry_name(entry) for entry in range(L)], fontsize=8)
-    if T <= MAX_LABELS:
-        axes.set_xticks(range(T), [label(token) for token in tokens], rotation=90, fontsize=8)
+    if labels:
+        axes.set_xticks(range(T), labels, rotation=90, fontsize=8)
     axes.set_xlabel("after token", fontsize=8)
-    axes.set_title(label_line(title), fontsize=9)
+    axes.set_title(plain(title, figure.get_figwidth()), fontsize=9, parse_math=False)
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
     bar.set_label(unit, fontsize=8)
     bar.ax.tick_params(labelsize=8)
@@ -96,8 +99,7 @@ def _layers(
         for_dark_pages(figure)
     if written:
         for (row, at), _ in np.ndenumerate(values):
-            red, green, blue, _ = image.to_rgba(values[row, at])
-            ink = "black" if 0.3 * red + 0.6 * green + 0.1 * blue > 0.5 else "white"
+            ink = DARK_INK if luminance(image.to_rgba(values[row, at])) > CROSSOVER else LIGHT_INK
             word = words[row][at]
             short = word if len(word) <= MAX_WORD else f"{word[: MAX_WORD - 1]}…"
             axes.text(at, row, label(short), color=ink, ha="center", va="center", fontsize=6.5)
@@ -107,11 +109,6 @@ def _layers(
 def entry_name(entry: int) -> str:
     """What has been done to the residual stream at an entry."""
     return "embedding" if entry == 0 else f"layer {entry - 1}"
-
-
-def label_line(text: str) -> str:
-    """A title as matplotlib draws it: no formulas, and not too long."""
-    return (text if len(text) <= 110 else f"{text[:109]}…").replace("$", r"\$")
 
 
 def patching_rows(patching: Patching) -> tuple[list[str], list[tuple[str, ...]]]:
@@ -126,11 +123,10 @@ def lens_rows(lens: Lens, position: int) -> list[tuple[str, ...]]:
     """One position for those who read: a row per layer, its favourites, and what it makes of the followed token."""
     rows = []
     for entry in range(len(lens.rank)):
-        best = zip(lens.top[entry, position].tolist(), lens.top_probability[entry, position].tolist())
         rows.append(
             (
                 entry_name(entry),
-                ", ".join(f"{lens.names[i]} {p:.3f}" for i, p in best),
+                ", ".join(f"{name} {p:.3f}" for _, name, p in lens.favourites(entry, position)),
                 f"{float(lens.probability[entry, position]):.4f}",
                 f"{int(lens.rank[entry, position]):,}",
                 f"{float(lens.entropy[entry, position]):.3f}",
@@ -141,7 +137,10 @@ def lens_rows(lens: Lens, position: int) -> list[tuple[str, ...]]:
 
 
 def lens_head(lens: Lens, position: int) -> list[str]:
-    """What the columns of `lens_rows` are."""
+    """What the columns of `lens_rows` are. Raises: LabError for a position that does not exist."""
+    T = len(lens.targets)
+    if not -T <= position < T:
+        raise LabError(f"position {position} is out of range; use a whole number from {-T} to {T - 1}")
     word = lens.names[int(lens.targets[position])]
     return ["after", "favourites", f"probability of {word}", "its rank", "entropy, nats", "to the last, nats"]
 
@@ -149,7 +148,7 @@ def lens_head(lens: Lens, position: int) -> list[str]:
 def attribution_map(found: Attribution) -> HeadMap:
     """What each head adds, to be drawn."""
     word, other = found.words
-    return HeadMap(found.heads, f"adds to {word!r} over {other!r}: {found.name}", "logits")
+    return HeadMap(found.heads, f"adds to {word!r} over {other!r}: {found.name}", "logits", centred=True)
 
 
 def attribution_rows(found: Attribution) -> list[tuple[str, str]]:
@@ -160,7 +159,7 @@ def attribution_rows(found: Attribution) -> list[tuple[str, str]]:
 
 def rank_figure(surprisals: Sequence[Surprisal], limits: Sequence[int], *, dark: bool = False) -> Figure:
     """Two panels: how many tokens are in each bucket of ranks; how many cost how many nats. A colour per model."""
-    figure = Figure(figsize=(9, 3), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3), layout="constrained")
     ranks, costs = figure.subplots(1, 2)
     width = 0.8 / len(surprisals)
     known = [one.nll[1:].numpy() for one in surprisals]
@@ -168,15 +167,17 @@ def rank_figure(surprisals: Sequence[Surprisal], limits: Sequence[int], *, dark:
     for i, (one, nll) in enumerate(zip(surprisals, known)):
         names, counts = zip(*one.buckets(limits))
         places = np.arange(len(counts)) + (i - (len(surprisals) - 1) / 2) * width
-        ranks.bar(places, counts, width, color=RUN_COLOURS[i], label=one.name)
+        ranks.bar(places, counts, width, color=RUN_COLOURS[i], label=f"{i}")
         ranks.set_xticks(range(len(names)), names, fontsize=8)
-        costs.hist(nll, BINS, (0, top), histtype="step", color=RUN_COLOURS[i], label=one.name)
+        costs.hist(nll, BINS, range=(0, top), histtype="step", color=RUN_COLOURS[i])
     ranks.set(xlabel="rank of the token", ylabel="tokens")
     costs.set(xlabel="nats", ylabel="tokens")
     if len(surprisals) > 1:
-        figure.legend(
-            *ranks.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8
-        )
+        handles, _ = ranks.get_legend_handles_labels()
+        names = [f" {plain(one.name, WIDTH)}" for one in surprisals]  # with "_" before it, a name would be left out
+        legend = figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return for_dark_pages(figure) if dark else figure
 
 
@@ -190,8 +191,7 @@ def surprisal_rows(found: Surprisal, other: Surprisal | None = None) -> list[lis
         if at == 0:
             row = [at, token, "", "", "", "", ""]
         else:
-            best = zip(found.top[at, :5].tolist(), found.top_probability[at, :5].tolist())
-            expected = ", ".join(f"{found.names[i]} {p:.3f}" for i, p in best)
+            expected = ", ".join(f"{name} {p:.3f}" for _, name, p in found.favourites(at)[:5])
             row = [at, token, f"{nll:.3f}", f"{bits:.3f}", rank, f"{float(found.entropy[at]):.3f}", expected]
         rows.append(row if change is None else [*row, "" if at == 0 else f"{change[at]:+.3f}"])
     return rows

@@ -60,7 +60,7 @@ def surprisal_file(found: Surprisal, other: Surprisal | None, format: str, *, li
     check_format(format)
     each = [found] if other is None else [found, other]
     if format == "html":
-        pieces = [list(zip(one.tokens, (None, *one.nll[1:].tolist()))) for one in each]
+        pieces = [one.pieces for one in each]
         if other is None:
             return surprisal_page(f"Surprisal: {found.name}", pieces[0]).html.encode()
         found.change(other)  # refuses other tokens
@@ -68,13 +68,16 @@ def surprisal_file(found: Surprisal, other: Surprisal | None, format: str, *, li
     arrays = {"tokens": np.array(found.tokens), "ids": found.ids.numpy()}
     for prefix, one in zip(("", "other_"), each):
         arrays |= {f"{prefix}{name}": getattr(one, name).numpy() for name in ("nll", "rank", "entropy", "top")}
-    head = SURPRISAL_HEAD if other is None else [*SURPRISAL_HEAD, "change, nats"]
+    head, rows = SURPRISAL_HEAD, surprisal_rows(found, other)
+    if other is not None:
+        head = [*head, "change, nats"]
+        rows = [[*row, float(change) if change else ""] for *row, change in rows]
     return figure_file(
         format,
         f"Surprisal: {found.name}",
         draw=lambda dark=False: rank_figure(each, limits, dark=dark),
         told=str,
-        lines=(head, surprisal_rows(found, other)),
+        lines=(head, rows),
         arrays=arrays,
     )
 
@@ -88,7 +91,7 @@ def attribution_file(found: Attribution, format: str) -> bytes:
         drawn.title,
         draw=lambda dark=False: head_map(**drawn._asdict(), dark=dark),
         told=lambda: table(["part", "logits"], attribution_rows(found)),
-        lines=(["part", "logits"], [[name, f"{value:.6g}"] for name, value in found.parts]),
+        lines=(["part", "logits"], [[name, float(f"{value:.6g}")] for name, value in found.parts]),
         arrays={
             "heads": found.heads.numpy(),
             "mlps": found.mlps.numpy(),
@@ -106,7 +109,7 @@ def patching_file(found: Patching, format: str) -> bytes:
         f"Activation patching: {found.name}",
         draw=lambda dark=False: patching_figure(found, dark=dark),
         told=lambda: table(head, rows),
-        lines=(head, rows),
+        lines=(head, [[name, *map(float, shares)] for name, *shares in rows]),
         arrays={
             "values": found.values.numpy(),
             "recovered": found.recovered.numpy(),
@@ -125,7 +128,7 @@ def walk_file(found: Walk, format: str) -> bytes:
         return walk_page(found).html.encode()
     if format == "csv":
         lines = (
-            [step.name, step.formula, i, f"{value:.6g}"]
+            [step.name, step.formula, i, float(f"{value:.6g}")]
             for step in found.steps
             for i, value in enumerate(step.values.tolist())
         )

@@ -43,6 +43,7 @@ def head_map(
     unit: str,
     vmin: float | None = None,
     vmax: float | None = None,
+    centred: bool = False,
     dark: bool = False,
 ) -> Figure:
     """A coloured cell per head, layers down, heads across; with its number up to 12 × 12 heads.
@@ -51,6 +52,7 @@ def head_map(
     title       drawn as plain text, in up to 3 lines
     unit        of the values, beside the colour bar
     vmin, vmax  what the ends of the colour scale stand for; the least and largest value where they are None
+    centred     orange above 0, purple below, as far each way; instead of vmin and vmax
 
     Raises: ValueError for values that are not (L, H).
     """
@@ -60,7 +62,11 @@ def head_map(
     figure = Figure(figsize=(width, height))
     top = 1 - TOP / height
     axes = figure.add_axes((LEFT / width, top - L * pitch / height, H * pitch / width, L * pitch / height))
-    image = axes.imshow(cells, cmap=MAP, aspect="auto", interpolation="nearest", **_limits(cells, vmin, vmax))
+    if centred:
+        vmax = max(float(np.abs(cells.compressed()).max(initial=0)), 1e-9)
+        vmin = -vmax
+    scale = {"cmap": DIVERGING if centred else MAP, **_limits(cells, vmin, vmax)}
+    image = axes.imshow(cells, aspect="auto", interpolation="nearest", **scale)
     every = -(-max(L, H) // (2 * MAX_NUMBERED))  # of layers and heads, that has room for a label
     axes.set_xticks(range(0, H, every), [str(head) for head in range(0, H, every)], fontsize=8)
     axes.set_yticks(range(0, L, every), [f"layer {layer}" for layer in range(0, L, every)], fontsize=8)
@@ -81,14 +87,19 @@ def head_map(
     return figure
 
 
+def head_map_pitch(L: int, H: int) -> float:
+    """Pixels from one cell of the picture of `head_map` to the next."""
+    return _pitch(L, H) * DPI
+
+
 def head_map_cells(L: int, H: int) -> dict[tuple[int, int], tuple[float, float]]:
     """The centre of each head's cell in the picture of `head_map`, by (layer, head).
 
     returns  x from the left, y from the top, in pixels of the picture that `figure_bytes` makes
     """
-    pitch = _pitch(L, H)
+    pitch = head_map_pitch(L, H)
     return {
-        (layer, head): ((LEFT + (head + 0.5) * pitch) * DPI, (TOP + (layer + 0.5) * pitch) * DPI)
+        (layer, head): (LEFT * DPI + (head + 0.5) * pitch, TOP * DPI + (layer + 0.5) * pitch)
         for layer in range(L)
         for head in range(H)
     }
@@ -156,11 +167,11 @@ def _mark_cells(axes: Axes, image: AxesImage, cells: np.ma.MaskedArray, lines: s
             axes.add_patch(Rectangle(place, 1, 1, fill=False, hatch="////", **style))
         elif numbered:
             value = cells[layer, head]
-            ink = DARK_INK if _luminance(image.to_rgba(value)) > CROSSOVER else LIGHT_INK
+            ink = DARK_INK if luminance(image.to_rgba(value)) > CROSSOVER else LIGHT_INK
             axes.text(head, layer, _number(value, cells), color=ink, ha="center", va="center", fontsize=8)
 
 
-def _luminance(colour: tuple[float, ...]) -> float:
+def luminance(colour: tuple[float, ...]) -> float:
     """Relative luminance, 0 black to 1 white. Source: WCAG 2.1, definition of relative luminance."""
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

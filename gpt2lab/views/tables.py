@@ -22,7 +22,7 @@ def csv_bytes(head: list[str], rows: Iterable[Iterable]) -> bytes:
     """
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(head)
+    writer.writerow([safe(cell) for cell in head])
     writer.writerows([safe(cell) for cell in row] for row in rows)
     return out.getvalue().encode()
 

@@ -55,7 +55,7 @@ def walk_page(walk: Walk, *, theme: str = "auto") -> Page:
             parts.append(_vector(walk, step))
     rows = [(token, f"{probability:.4f}") for token, probability in walk.predictions]
     parts.append(
-        '<div class="step"><h3>If the model stopped here</h3><div class="formula">softmax(ln_f(x) W_Eᵀ)</div>'
+        '<div class="step"><h3>If the model stopped here</h3><div class="formula">softmax(ln_f(x) W_U)</div>'
         f"{table(['next token', 'probability'], rows)}</div>"
     )
     return document(title, "".join(parts), style=STYLE, theme=theme, height=900)
@@ -76,10 +76,12 @@ def _vector(walk: Walk, step: WalkStep) -> str:
 def _scores(walk: Walk) -> str:
     """The four steps from products to weights, as one table: a row per token that is read."""
     steps = [walk.step(name) for name in SCORES]
-    weights, n = steps[-1].values, len(walk.tokens)
-    shown = sorted(set(weights.topk(min(MAX_TOKENS, n)).indices.tolist()) | {walk.position})
+    n = walk.position + 1  # tokens that are read; one that lies ahead is shown with its mask
+    most = steps[-1].values[:n].topk(min(MAX_TOKENS, n)).indices.tolist()
+    ahead = {n} if n < len(walk.tokens) else set()
+    shown = sorted({*most, walk.position} | ahead)
     rows = [(f"{at} {walk.tokens[at]}", *(_number(float(step.values[at])) for step in steps)) for at in shown]
-    left = f'<div class="soft">The {len(shown)} read most of {n} tokens.</div>' if len(shown) < n else ""
+    left = f'<div class="soft">The {len(most)} read most, of {n} tokens.</div>' if len(most) < n else ""
     head = ["token j", *(step.formula for step in steps)]
     titles = "; ".join(html.escape(step.title) for step in steps)
     return f'<div class="step"><h3>{titles}</h3>{table(head, rows)}{left}</div>'

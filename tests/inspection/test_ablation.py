@@ -169,16 +169,34 @@ def test_patching_one_place_equals_a_hook_that_replaces_it(lab):
     assert found.recovered[-1, :-1].abs().max() < 1e-4
 
 
-def test_patching_everything_gives_the_clean_run(lab):
-    clean, corrupted = lab.encode("the moon"), lab.encode("the sea")
-    n = min(len(clean), len(corrupted))
-    clean, corrupted = clean[:n], corrupted[:n]
-    with torch.no_grad():
-        states = module.trace_ids(lab, clean, residual=True).residual
-        expected = lab.model(clean[None]).logits[0, -1].log_softmax(-1)
-        for layer in range(4):
-            found = module.log_probabilities(lab, module.above(lab, states[layer][None], layer)[0, -1])
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+def test_patching_everything_that_differs_gives_the_clean_run(lab):
+    found = patching(lab, "the moox", "the mooz", answer=5, against=9)  # the last token alone differs
+    torch.testing.assert_close(found.recovered[:, -1], torch.ones(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.values[:, -1], torch.full((4,), found.clean), atol=1e-4, rtol=0)
+    assert found.recovered[:, :-1].abs().max() == 0
+
+
+@pytest.mark.parametrize("rows", [1, 7, 4096])
+def test_patching_is_the_same_in_parts_and_tells_how_far_it_is(lab, rows, monkeypatch):
+    texts = "xxabc", "xxdbe"
+    whole = patching(lab, *texts, answer=5, against=9)
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
+    torch.testing.assert_close(patching(lab, *texts, answer=5, against=9).values, whole.values, atol=1e-5, rtol=1e-4)
+    assert list(module.patching_steps(lab, *texts, answer=5, against=9)) == [(i, 4) for i in range(1, 5)]
+    assert whole.recovered[:, :2].abs().max() == 0  # before the first token that differs
+
+
+def test_a_model_of_another_attention_is_refused(lab):
+    lab.model.set_attn_implementation("eager")
+    with pytest.raises(LabError, match="attention is 'eager'; load the model with attn_implementation='sdpa'"):
+        sweep(lab, TEXT)
+
+
+def test_patching_and_sweep_of_a_bf16_model_run(random_lab):
+    lab = random_lab(seed=3)
+    lab.model.bfloat16()
+    assert bool(patching(lab, "xy", "xz", answer=5, against=9).values.isfinite().all())
+    assert bool(sweep(lab, TEXT).losses.isfinite().all())
 
 
 @pytest.mark.parametrize(
@@ -192,7 +210,10 @@ def test_patching_everything_gives_the_clean_run(lab):
         (lambda lab: ablate(lab, "x" * 65), "the prompt has 65 tokens"),
         (lambda lab: sweep(lab, "x"), "one token has no prediction"),
         (lambda lab: patching(lab, "xy", "xyz"), "2 tokens in the clean prompt and 3 in the corrupted one"),
-        (lambda lab: patching(lab, "xy", "xy"), "are the same token"),
+        (lambda lab: ablate(lab, "x"), "one token has no prediction"),
+        (lambda lab: patching(lab, "xy", "xy", answer=5, against=9), "the two prompts are the same; change a word"),
+        (lambda lab: ablate(lab, TEXT, *module.parts_named(["0.3", "x"])), "'x' names no head or MLP; give layer.head"),
+        (lambda lab: ablate(lab, TEXT, *module.parts_named(["0.-1"])), "'0.-1' names no head or MLP"),
         (lambda lab: patching(lab, "xy", "xz", answer=300), "token 300 is out of range"),
         (lambda lab: patching(lab, "xy", "xz", answer=4, against=4), "are the same token"),
     ],

@@ -8,6 +8,7 @@ from gpt2lab.inspection.trace import trace
 
 TEXT = "The moon is a small world, and the sea follows it."
 SHAPES = [{}, {"n_layer": 3, "n_head": 2, "seed": 1}, {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3}]
+SHAPES += [{"tie_word_embeddings": False, "seed": 2}]
 
 
 @torch.no_grad()
@@ -78,6 +79,7 @@ def test_a_token_that_is_named_is_followed_at_every_position(lab):
     own = logits_of(lab).softmax(-1)[:, 7]
     assert by_id.targets.tolist() == by_text.targets.tolist() == [7] * len(own)
     torch.testing.assert_close(by_id.probability[-1], own, atol=1e-6, rtol=1e-4)
+    assert token_id(lab, "#7") == 7
     tracked = followed(lab, by_id.trace, 3, [7, 9])
     torch.testing.assert_close(tracked[:, 0], by_id.probability[:, 3], atol=1e-6, rtol=1e-4)
     assert tracked.shape == (lab.model.config.n_layer + 1, 2)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import surprisal as module
 from gpt2lab.inspection.surprisal import MAX_CHARACTERS, surprisal, surprisal_of_ids, surprisal_steps
+from gpt2lab.steps import finished
 
 TEXT = "The moon is a small world that goes around the earth, and the sea follows it twice."
 
@@ -45,12 +46,7 @@ def test_window_moves_on_by_half_a_context_and_each_token_sees_the_most_it_can(t
     ids = torch.randint(299, (n,), generator=torch.Generator().manual_seed(n))
     steps = surprisal_of_ids(tiny_lab, ids)
     told = []
-    while True:
-        try:
-            told.append(next(steps))
-        except StopIteration as end:
-            found = end.value
-            break
+    found = finished(steps, lambda *progress: told.append(progress))
     assert told[-1] == (n, n) and [done for done, _ in told] == sorted(done for done, _ in told)
     begin = 0
     for t in range(1, n):

@@ -70,6 +70,9 @@ def test_every_step_is_the_model_s_own_value(lab, hooked, layer, head, position)
     assert float(weights.sum()) == pytest.approx(1, abs=1e-5) and weights[i + 1 :].sum() == 0
     torch.testing.assert_close(weights, trace(lab, TEXT).attention(layer, head)[i], atol=1e-6, rtol=1e-5)
     assert len(found.step("weights").values) == T and lab.model.config.n_head == H
+    root = "which is 1/√d_k" in found.step("scaled").title
+    assert root == (layer == 0 or not lab.model.config.scale_attn_by_inverse_layer_idx)
+    assert ("GELU" in found.step("active").title) == (lab.model.config.activation_function == "gelu_new")
     wte, wpe = lab.model.transformer.wte.weight, lab.model.transformer.wpe.weight
     ids = lab.encode(TEXT)
     assert torch.equal(found.step("token").values, wte[ids[i]].detach())

@@ -14,8 +14,9 @@ from gpt2lab.errors import LabError
 from gpt2lab.model import Lab, token_nll
 from gpt2lab.scoring import scorer
 from gpt2lab.scoring.protocols import PROTOCOLS
-from gpt2lab.scoring.scorer import Scored, finished, score, score_steps
+from gpt2lab.scoring.scorer import Scored, score, score_steps
 from gpt2lab.sources import cache_folder
+from gpt2lab.steps import finished
 
 WINDOWS = [
     ("sliding", 64, 64),
