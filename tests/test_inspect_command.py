@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from gpt2lab import cli
-from gpt2lab.inspection.ablation import ablate, patching, sweep
+from gpt2lab.inspection.ablation import ablate, sweep
 from gpt2lab.inspection.heads import SCORES, head_scores
 from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
 from gpt2lab.inspection.walk import walk

@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.ablation import Ablation, Patching, ablate, patching, sweep
+from gpt2lab.inspection.ablation import Ablation, ablate, sweep
 from gpt2lab.inspection.heads import SCORES, HeadScores, head_scores
 from gpt2lab.inspection.lens import Attribution, Lens, attribution, logit_lens
+from gpt2lab.inspection.patching import Patching, patching
 from gpt2lab.inspection.surprisal import Surprisal, surprisal
 from gpt2lab.inspection.walk import Walk, walk
 from gpt2lab.views.export import map_file

@@ -27,6 +27,7 @@ CSS = """
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 .table { overflow-x: auto; contain: inline-size; }
 #learn-cost { overflow-x: auto; contain: inline-size; }
+#learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
 #learn-block { overflow-x: auto; contain: inline-size; }
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """

@@ -12,7 +12,15 @@ from gpt2lab.ui.shelf import Shelf
 MAX_CHARACTERS = 20_000  # of a visitor's text
 MAX_SHOWN = 1000  # tokens in colours: more make a browser slow
 COLOURS = ("nats", "rank", "entropy", "change")
-PARTS = ("surprisal", "lens", "attribution", "walk", "heads switched off", "patching")  # that files are made of
+PARTS = (
+    "surprisal",
+    "lens",
+    "attribution",
+    "walk",
+    "every head alone",
+    "heads switched off",
+    "patching",
+)  # that files are made of
 # the page's fields that files are made by
 FIELDS = ("position", "token", "against", "limits", "measure", "layer", "head", "off", "mean", "corrupted")
 NOTHING = "nothing is looked into yet; press Look inside first"
@@ -249,7 +257,7 @@ def swept(shelf: Shelf, seen: Seen | None, mean: bool) -> Iterator:
 
 def patched(shelf: Shelf, seen: Seen | None, corrupted: str, token: str, against: str) -> Iterator:
     """How far it is, in words, as it goes on; at last the Patchings, with the text as the clean prompt."""
-    from gpt2lab.inspection.ablation import patching_steps
+    from gpt2lab.inspection.patching import patching_steps
 
     chosen = {"answer": token or None, "against": against or None}
     return in_turn(shelf, seen, lambda lab: patching_steps(lab, seen.text, corrupted, **chosen))
@@ -320,6 +328,7 @@ def file_of(
     or format that does not exist."""
     from gpt2lab.inspection.surprisal import limits_of
     from gpt2lab.views import inside_export as export
+    from gpt2lab.views.export import map_file
 
     place = Place(position, token or "", against or "")
     match part:
@@ -332,6 +341,9 @@ def file_of(
             content = export.attribution_file(attributions(shelf, seen, place)[0], format)
         case "walk":
             content = export.walk_file(walk_at(shelf, seen, position, layer, head), format)
+        case "every head alone":
+            *_, found = swept(shelf, seen, mean)
+            content = map_file(found[0].map(), format)
         case "heads switched off":
             found = ablations(shelf, seen, off, mean)[0]
             content = export.surprisal_file(found.before, found.after, format, limits=limits_of(limits))

@@ -19,8 +19,8 @@ from gpt2lab.views.maps import CROSSOVER, DARK_INK, DIVERGING, LIGHT_INK, lumina
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpt2lab.inspection.ablation import Patching
     from gpt2lab.inspection.lens import Attribution, Lens
+    from gpt2lab.inspection.patching import Patching
     from gpt2lab.inspection.surprisal import Surprisal
 
 MAX_WORDS = 26  # tokens of a text whose favourites are written into the cells

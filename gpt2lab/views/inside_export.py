@@ -27,8 +27,8 @@ from gpt2lab.views.tables import csv_bytes, table
 from gpt2lab.views.walk import walk_page
 
 if TYPE_CHECKING:
-    from gpt2lab.inspection.ablation import Patching
     from gpt2lab.inspection.lens import Attribution, Lens
+    from gpt2lab.inspection.patching import Patching
     from gpt2lab.inspection.surprisal import Surprisal
     from gpt2lab.inspection.walk import Walk
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
-from gpt2lab.inspection.ablation import ablate, patching, sweep
+from gpt2lab.inspection.ablation import ablate, sweep
 from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.walk import walk
 from gpt2lab.model import load_model

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import gpt2lab.model
-from gpt2lab.inspection.ablation import ablate, patching, sweep
+from gpt2lab.inspection.ablation import ablate, sweep
 from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
 from gpt2lab.inspection.walk import walk
@@ -374,6 +375,8 @@ def expected_file(lab, part, form):
         return inside_export.attribution_file(attribution(lab, TEXT, position=3, token=follows), form)
     if part == "walk":
         return inside_export.walk_file(walk(lab, TEXT, 1, 2, 3), form)
+    if part == "every head alone":
+        return export.map_file(sweep(lab, TEXT).map(), form)
     if part == "patching":
         return inside_export.patching_file(patching(lab, TEXT, CORRUPTED), form)
     found = ablate(lab, TEXT, [(0, 1)])

@@ -6,8 +6,8 @@ import torch
 from matplotlib.colors import LogNorm, to_hex, to_rgb
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.ablation import patching
 from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.views.figures import INK, PAPER, RUN_COLOURS, figure_bytes, label
 from gpt2lab.views.inside import (

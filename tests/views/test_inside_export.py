@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.ablation import patching
 from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.walk import walk
 from gpt2lab.views.export import FORMATS

@@ -1,0 +1,123 @@
+"""Where in the model do two prompts differ? States of a clean run put into a corrupted one, one at a time.
+
+Knows nothing of pictures.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+
+from gpt2lab.errors import LabError
+from gpt2lab.inspection.ablation import ROWS_AT_ONCE, above
+from gpt2lab.inspection.lens import log_probabilities, token_id
+from gpt2lab.inspection.trace import display_token, display_tokens, trace_ids
+from gpt2lab.model import Lab, eval_mode
+from gpt2lab.steps import finished
+
+MAX_PATCHED = 256  # tokens of prompts whose states are patched: as many forward passes of them per layer
+LEAST_DIFFERENCE = 1e-4  # of two logit differences, which are float32
+
+
+@dataclass(frozen=True, eq=False)
+class Patching:
+    """What a corrupted run answers with the clean run's state put in at one place.
+
+    tokens, clean_tokens  T display strings of the corrupted prompt, and of the clean one
+    answer, against  ids, and `words` their display strings; the logit of the first less that of the second, after the last token, is measured
+    values     (L+1, T)  entry l, place t: the state that enters block l at token t is the clean run's; entry L
+               leaves the last block
+    clean, corrupted  of the two runs as they are
+    """
+
+    name: str
+    tokens: tuple[str, ...]
+    clean_tokens: tuple[str, ...]
+    answer: int
+    against: int
+    words: tuple[str, str]
+    values: torch.Tensor
+    clean: float
+    corrupted: float
+
+    @property
+    def recovered(self) -> torch.Tensor:
+        """(L+1, T): 0 as corrupted, 1 as clean."""
+        return (self.values - self.corrupted) / (self.clean - self.corrupted)
+
+
+def patching(
+    lab: Lab, clean: str, corrupted: str, *, answer: int | str | None = None, against: int | str | None = None
+) -> Patching:
+    """Where in the model the difference between two prompts lies: states of the clean run, one at a time, in the corrupted one.
+
+    clean, corrupted  of as many tokens each, up to MAX_PATCHED
+    answer, against   tokens, as for `logit_lens`; None: what the model expects after the clean prompt, and after the
+                      corrupted one
+
+    Example: patching(lab, "Marie Curie was born in", "Albert Einstein was born in").recovered
+    Raises: LabError for prompts of different length, or the same, for answers that do not differ, and for what is not
+    one token.
+    Source: Meng et al., Locating and Editing Factual Associations in GPT (2022), section 2.1, without its noise.
+    """
+    return finished(patching_steps(lab, clean, corrupted, answer=answer, against=against))
+
+
+def patching_steps(
+    lab: Lab, clean: str, corrupted: str, *, answer: int | str | None = None, against: int | str | None = None
+) -> Generator[tuple[int, int], None, Patching]:
+    """`patching`, a layer at a time: yields how many are done, and of how many; returns what it returns.
+
+    Bad values raise here and now.
+    """
+    pair = [lab.encode_prompt(text) for text in (clean, corrupted)]
+    lengths = [len(ids) for ids in pair]
+    if lengths[0] != lengths[1]:
+        raise LabError(
+            f"{lengths[0]} tokens in the clean prompt and {lengths[1]} in the corrupted one do not pair up; "
+            "lengthen or shorten one until both have as many"
+        )
+    if torch.equal(*pair):
+        raise LabError("the two prompts are the same; change a word in one")
+    if lengths[0] > MAX_PATCHED:
+        raise LabError(f"the prompts have {lengths[0]} tokens; the limit is {MAX_PATCHED}: shorten them")
+    for token in (answer, against):
+        if token is not None:
+            token_id(lab, token)  # refuses here and now
+    return _patched(lab, pair, answer, against)
+
+
+def _patched(
+    lab: Lab, pair: list[torch.Tensor], answer: int | str | None, against: int | str | None
+) -> Generator[tuple[int, int], None, Patching]:
+    """Up to the first token that differs, nothing does: what stands there is as in the corrupted run."""
+    model, T = lab.model, len(pair[0])
+    clean, corrupted = (
+        trace_ids(lab, ids, residual=True).residual.to(lab.device, model.dtype) for ids in pair
+    )  # (L+1, T, D)
+    favourites = [int(log_probabilities(lab, states[-1, -1]).argmax()) for states in (clean, corrupted)]
+    chosen = [known if token is None else token_id(lab, token) for token, known in zip((answer, against), favourites)]
+    words = tuple(display_token(lab.tokenizer, token) for token in chosen)
+    if chosen[0] == chosen[1]:
+        raise LabError(f"answer and other answer are the same token, {words[0]!r}; name two that differ")
+    direction = (model.lm_head.weight[chosen[0]] - model.lm_head.weight[chosen[1]]).detach().float()
+
+    def difference(x: torch.Tensor) -> torch.Tensor:  # (…, D) that leaves the last layer -> (…)
+        return (model.transformer.ln_f(x).float() @ direction).cpu()
+
+    with torch.no_grad():
+        ends = [float(difference(states[-1, -1])) for states in (clean, corrupted)]
+    if abs(ends[0] - ends[1]) < LEAST_DIFFERENCE:
+        raise LabError(f"both prompts give {words[0]!r} over {words[1]!r} the same logits; name other answers")
+    first = int((pair[0] != pair[1]).nonzero()[0])
+    values = torch.full((len(clean), T), ends[1])
+    places = torch.arange(first, T, device=lab.device)
+    for layer in range(len(clean)):
+        with torch.no_grad(), eval_mode(model):
+            for part in places.split(max(1, ROWS_AT_ONCE // T)):
+                each = corrupted[layer].repeat(len(part), 1, 1)  # (t, T, D)
+                each[torch.arange(len(part), device=lab.device), part] = clean[layer, part]
+                values[layer, part.cpu()] = difference(above(lab, each, layer)[:, -1])
+        yield layer + 1, len(clean)
+    shown = [display_tokens(lab.tokenizer, ids.tolist()) for ids in pair]
+    return Patching(lab.name, shown[1], shown[0], *chosen, words, values, *ends)
