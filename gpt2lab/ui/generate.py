@@ -54,8 +54,8 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
             settings, continuations = build_settings()
     which, beside, by, left, right = build_texts()
     inside = gr.Button("Look inside this text", elem_id="generate-inside")
-    bars, told, choices, drawn = build_choices()
-    table, data, measure, measures = build_tables()
+    bars, told, choices, drawn = build_choices(texts, at)
+    table, measures = build_tables(shelf, texts, which, beside)
     shown = [which, beside, *left[1:], *right, table, measures]  # the first place is always there
 
     def views(texts, left, right, by, done=True):
@@ -104,15 +104,6 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
         values = [drawn_by[name] for name in SAMPLING]
         return place, gr.Row(visible=True), *choices_of(texts, place, *values), *(one or 0 for one in values)
 
-    @user_errors
-    def redraw(texts, at, *values):
-        return choices_of(texts, at, *values)
-
-    @user_errors
-    def measure_shown(texts, which, beside, data):
-        second = [chosen(texts, beside)] if beside else []
-        return measured(shelf, [chosen(texts, which), *second], data)
-
     asked = [model, other, prompt, continuations, by, texts, *settings.values()]
     answered = [texts, note, *shown]
     shared = {"concurrency_limit": 4, "show_progress": "hidden"}  # the note tells it
@@ -125,18 +116,8 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
     stop.click(stops.stop, None, None, api_name="generate_stop", show_progress="hidden")
     for name, place, number in (("token", left, which), ("token_beside", right, beside)):
         place.tokens.select(look, [texts, number], [at, bars, told, choices, *drawn], api_name=f"generate_{name}")
-    for name, field in zip(SAMPLING, drawn):
-        field.input(
-            redraw,
-            [texts, at, *drawn],
-            [told, choices],
-            api_name=f"generate_redraw_{name}",
-            trigger_mode="always_last",
-            show_progress="hidden",
-        )
     for name, changed in (("show", which), ("show_beside", beside), ("colours", by)):
         changed.input(show, [texts, which, beside, by], shown, api_name=f"generate_{name}")
-    measure.click(measure_shown, [texts, which, beside, data], measures, api_name="generate_measure")
     return Source(other, [left.text, prompt], inside)
 
 
@@ -235,8 +216,8 @@ def build_side(end: str, visible: bool) -> Side:
     return Side(column, text, ending, tokens)
 
 
-def build_choices() -> tuple[gr.Row, gr.Markdown, gr.Label, list]:
-    """What a token was chosen from: the row of it, in words, in bars that can be clicked, and the settings of those."""
+def build_choices(texts: gr.State, at: gr.State) -> tuple[gr.Row, gr.Markdown, gr.Label, list]:
+    """What a token was chosen from: the row of it, in words, in bars that can be clicked, and sliders that draw those anew."""
     with gr.Row(visible=False) as bars:
         with gr.Column(scale=3, min_width=280):
             told = gr.Markdown(elem_id="generate-token")
@@ -249,11 +230,22 @@ def build_choices() -> tuple[gr.Row, gr.Markdown, gr.Label, list]:
                 gr.Number(0, precision=0, label="Top-k", info="0 keeps all", elem_id="generate-redraw-top-k"),
                 gr.Slider(0, 1, 0, step=0.01, label="Min-p", elem_id="generate-redraw-min-p"),
             ]
+
+    @user_errors
+    def redraw(texts, at, *values):
+        return choices_of(texts, at, *values)
+
+    shared = {"trigger_mode": "always_last", "show_progress": "hidden"}
+    for name, field in zip(SAMPLING, drawn):
+        api_name = f"generate_redraw_{name}"
+        field.input(redraw, [texts, at, *drawn], [told, choices], api_name=api_name, **shared)
     return bars, told, choices, drawn
 
 
-def build_tables() -> tuple[gr.Dataframe, gr.Dropdown, gr.Button, gr.HTML]:
-    """Every token of the text, and measures of the texts shown."""
+def build_tables(
+    shelf: Shelf, texts: gr.State, which: gr.Dropdown, beside: gr.Dropdown
+) -> tuple[gr.Dataframe, gr.HTML]:
+    """Every token of the text, and measures of the texts shown when they are asked for."""
     with gr.Accordion("Every token, and what it was chosen from", open=False):
         table = gr.Dataframe(
             headers=["token", "probability", "rank", "entropy (nats)", "the model's favourites"],
@@ -270,4 +262,11 @@ def build_tables() -> tuple[gr.Dataframe, gr.Dropdown, gr.Button, gr.HTML]:
             measure = gr.Button("Measure", elem_id="generate-measure")
         measures = gr.HTML(elem_id="generate-measured")
         gr.Markdown(MEASURES)
-    return table, data, measure, measures
+
+    @user_errors
+    def measure_shown(texts, which, beside, data):
+        second = [chosen(texts, beside)] if beside else []
+        return measured(shelf, [chosen(texts, which), *second], data)
+
+    measure.click(measure_shown, [texts, which, beside, data], measures, api_name="generate_measure")
+    return table, measures
