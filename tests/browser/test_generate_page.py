@@ -179,7 +179,7 @@ def test_stop_reload_and_a_closed_page_end_the_work_within_a_few_tokens(chromium
     asked = len(drawn)
     if way.startswith("stop"):
         expect(page.locator("#generate-note")).to_contain_text("Stopped: ", timeout=PATIENCE)
-    time.sleep(3)
+    time.sleep(2)
     count = len(drawn)
     time.sleep(1)
     assert (len(drawn), generating()) == (count, 0)
@@ -195,10 +195,10 @@ def test_stop_again_and_again_leaves_what_was_written(page):
     page.get_by_label("Window").fill("200")
     page.get_by_label("Window").blur()
     note = page.locator("#generate-note")
-    for i in range(8):
+    for i in range(4):
         page.locator("#generate-go").click()
         expect(note).not_to_contain_text("Stopped", timeout=PATIENCE)
-        page.wait_for_timeout(100 + 120 * i)
+        page.wait_for_timeout(100 + 240 * i)
         page.locator("#generate-stop").click()
         expect(note).to_contain_text("Stopped: ", timeout=PATIENCE)
         expect(page.locator("#generate-ending")).to_contain_text("; stopped.")

@@ -128,7 +128,7 @@ def test_run_outlives_page_and_server_and_its_model_is_used(visit, served):
     expect(other.locator("#status")).to_contain_text(f"{run.id}: 2.6 M parameters", timeout=PATIENCE)
     other.get_by_role("tab", name="Generate").click()
     other.locator("#generate-go").click()
-    expect(other.locator("#generate-note")).to_contain_text(re.compile("ended|reached"), timeout=PATIENCE)
+    expect(other.locator("#generate-ending")).to_contain_text(re.compile("ended|reached"), timeout=PATIENCE)
 
 
 def test_of_two_starts_at_once_one_runs_and_one_is_refused(visit, served):
