@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
+from gpt2lab import cli
 from gpt2lab.model import Lab, load_model
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -79,3 +81,19 @@ def tiny_folder(tmp_path_factory, random_gpt2, tiny_tokenizer):
 @pytest.fixture(scope="session")
 def tiny_lab(tiny_folder):
     return load_model(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys):
+    """A function: arguments → (exit status, standard output, standard error) of the command in this process."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gpt2lab", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run

@@ -66,19 +66,9 @@ def own_signals():
 
 
 @pytest.fixture
-def call(here, monkeypatch, capsys):
-    """A function: arguments → (exit status, standard output, standard error) of the command in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gpt2lab", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
+def call(here, run_cli):
+    """A function: arguments → (exit status, standard output, standard error) of the command, in a folder of its own."""
+    return run_cli
 
 
 @pytest.fixture

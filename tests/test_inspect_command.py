@@ -1,11 +1,9 @@
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from gpt2lab import cli
 from gpt2lab.inspection.ablation import ablate, sweep
 from gpt2lab.inspection.heads import SCORES, head_scores
 from gpt2lab.inspection.lens import attribution, logit_lens
@@ -31,20 +29,10 @@ FILES = [(part, form) for part in EACH for form in STARTS if part != "walk" or f
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(tmp_path, monkeypatch, run_cli):
     """A function: arguments → (exit status, standard output, standard error) of `inspect`, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["gpt2lab", "inspect", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
+    return lambda *arguments: run_cli("inspect", *arguments)
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ def logits_of(lab, text=TEXT):
     return lab.model(lab.encode(text)[None]).logits[0]
 
 
-@torch.no_grad()
 def replacing(place, state):
     def hook(module, args):
         changed = args[0].clone()
