@@ -8,7 +8,7 @@ import pytest
 import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
-BASE = {"errors", "files", "units", "steps", "sources", "text", "blocks", "model"}
+BASE = {"errors", "files", "units", "steps", "precision", "sources", "hub", "text", "blocks", "model"}
 CORE = BASE | {
     "training",
     "scoring",
@@ -25,11 +25,13 @@ MAY_IMPORT = {
     "files": set(),
     "units": set(),
     "steps": set(),
+    "precision": {"errors"},
     "sources": {"errors"},
-    "text": {"errors", "sources"},
+    "hub": {"errors", "units", "steps", "sources"},
+    "text": {"errors", "steps", "sources", "hub"},
     "blocks": {"errors", "files", "sources", "text"},
-    "model": {"errors", "sources", "text", "blocks"},
-    "decoding": {"errors"},
+    "model": {"errors", "steps", "precision", "sources", "hub", "text", "blocks"},
+    "decoding": {"errors", "precision", "model"},
     "sampling": {"errors"},
     "generation": BASE | {"decoding", "sampling"},
     "measures": BASE | {"generation"},
