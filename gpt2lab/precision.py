@@ -38,3 +38,10 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """A context in which matrix products run in bf16 and weights stay as they are; for fp32, one that changes nothing."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def precision_note(precision: str, device: torch.device) -> str:
+    """Say in which precision a device computes, and whether that is slow there. Example: "bf16 (in hardware)"."""
+    if precision == "fp32":
+        return precision
+    return f"bf16 ({'in hardware' if has_fast_bf16(device) else 'slow here: no bf16 units'})"

@@ -12,10 +12,10 @@ from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model import Lab, load_model
 from gpt2lab.scoring.evaluation import Evaluation, evaluate
 from gpt2lab.text import TextSplits, load_text, original_text
-from gpt2lab.training.finetuning import base_model, config_of
 from gpt2lab.training.memory import longest_verbatim
+from gpt2lab.training.prepare import base_model, config_of
 from gpt2lab.training.result import read_result
-from gpt2lab.training.runs import read_config, read_lines, read_metrics, told_if_unwritable
+from gpt2lab.training.runs import read_config, read_lines, read_metrics, writable_or_error
 from gpt2lab.views.report import Sample, run_report
 
 PROTOCOLS = ("sliding", "lm-eval")
@@ -44,7 +44,7 @@ def write_report(folder: Path) -> Path:
         evaluation=evaluation,
         split=split,
     )
-    with told_if_unwritable(folder):
+    with writable_or_error(folder):
         return page.save(folder / "report.html")
 
 

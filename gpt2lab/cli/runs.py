@@ -1,23 +1,24 @@
-"""The `runs` command: what runs there are, and how to end them, go on with them, tell of them."""
+"""The `runs` command: list, show, stop, pause, resume, score and report runs."""
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Json, Runs, quiet, report
+from gpt2lab.cli.output import Json, Runs, progress, quiet, report
 from gpt2lab.cli.training import go_on
 
-runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, report.", invoke_without_command=True)
+runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, score, report.", invoke_without_command=True)
 RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs list` shows it")]
 
 
 @runs_app.callback()
 def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Runs: list, show, stop, pause, resume, report. Without a word, the list."""
+    """Runs: list, show, stop, pause, resume, score, report. Without a word, the list."""
     given = {"runs": runs, "as_json": as_json}
-    context.default_map = dict.fromkeys(("list", "show", "stop", "pause", "resume", "report"), given)
+    context.default_map = dict.fromkeys(("list", "show", "stop", "pause", "resume", "score", "report"), given)
     if context.invoked_subcommand is None:
         runs_list(runs, as_json)
 
@@ -90,6 +91,20 @@ def runs_report(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) ->
     from gpt2lab.training.runs import find_run
 
     report({"run": run, "report": str(write_report(find_run(runs, run)))}, as_json)
+
+
+@runs_app.command("score")
+def runs_score(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
+    """Score the whole validation split before and after a run whose validations scored a sample of it."""
+    quiet()
+    from gpt2lab.steps import finished
+    from gpt2lab.training.runs import find_run
+    from gpt2lab.training.whole import load_scoring
+
+    scoring = load_scoring(find_run(runs, run))
+    with progress("blocks") as show:
+        change = finished(scoring.steps(), partial(show, "validation split")).whole_validation
+    report({"run": run, "whole_validation": asdict(change) if as_json else str(change)}, as_json)
 
 
 @runs_app.command("resume")

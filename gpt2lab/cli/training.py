@@ -41,19 +41,23 @@ def finetune(
     ] = "full",
     lora_rank: Annotated[int, typer.Option(help="of lora's additions")] = 8,
     steps: Annotated[int | None, typer.Option(help="optimizer steps; or give --epochs")] = None,
-    epochs: Annotated[float | None, typer.Option(help="passes over the training text; 1 by default")] = None,
-    block_size: Annotated[int | None, typer.Option(help="tokens per block; 256 or the context by default")] = None,
-    batch_size: Annotated[int, typer.Option(help="blocks per forward pass, of each process")] = 8,
-    grad_accum: Annotated[int, typer.Option(help="forward passes per optimizer step")] = 1,
-    lr: Annotated[float, typer.Option(help="peak learning rate; 5e-5 suits gpt2, 5e-4 a small model")] = 5e-4,
+    epochs: Annotated[float | None, typer.Option(help="passes over the training text")] = None,
+    block_size: Annotated[int | None, typer.Option(help="tokens per block")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="blocks per forward pass, of each process")] = None,
+    grad_accum: Annotated[int | None, typer.Option(help="forward passes per optimizer step")] = None,
+    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
     seed: Annotated[int, typer.Option(help="of the order of blocks and of dropout")] = 0,
     warmup: Annotated[float, typer.Option(help="share of the steps over which the rate rises from 0")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="AdamW's")] = 0.01,
     max_grad_norm: Annotated[float, typer.Option(help="gradients are scaled down to it; 0: never")] = 1.0,
-    eval_every: Annotated[int | None, typer.Option(help="steps between validations; ten in all by default")] = None,
+    eval_every: Annotated[int | None, typer.Option(help="steps between validations; at most ten by default")] = None,
+    eval_tokens: Annotated[
+        str | None,
+        typer.Option(help="tokens per validation, or all; by default a sample that takes a tenth of the training time"),
+    ] = None,
     patience: Annotated[int, typer.Option(help="end after so many validations without a better one; 0: never")] = 3,
     save_every: Annotated[int | None, typer.Option(help="steps between checkpoints; --eval-every by default")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto (bf16 where the processor has it), fp32 or bf16")] = "auto",
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="less memory, slower")
     ] = False,
@@ -71,10 +75,13 @@ def finetune(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a model; its run folder gets the losses, the checkpoints and the model."""
+    """Fine-tune a model; its run folder gets the losses, the checkpoints and the model.
+
+    Settings that are not given follow from the model's size and the method; they are printed at the start.
+    """
     quiet()
     from gpt2lab.training import jobs
-    from gpt2lab.training.config import TrainConfig
+    from gpt2lab.training.config import TrainConfig, parse_eval_tokens
     from gpt2lab.training.runs import find_run
 
     if resume is not None:
@@ -95,6 +102,7 @@ def finetune(
         max_grad_norm=max_grad_norm,
         seed=seed,
         eval_every=eval_every,
+        eval_tokens=parse_eval_tokens(eval_tokens),
         patience=patience,
         save_every=save_every,
         precision=precision,
@@ -137,10 +145,12 @@ def go_on(folder: Path, queue: bool, as_json: bool) -> None:
 
 def begun(folder: Path) -> None:
     """Name the run; from now on Ctrl-C and the system's request to end pause it. A second Ctrl-C breaks it off."""
-    from gpt2lab.training.runs import ask
+    from gpt2lab.training.prepare import config_of, settings_line
+    from gpt2lab.training.runs import ask, read_config
 
     if is_first():
-        print(f"run {folder.name} in {folder.parent}", file=sys.stderr, flush=True)
+        print(f"run {folder.name} in {folder.parent}", file=sys.stderr)
+        print(settings_line(config_of(read_config(folder))), file=sys.stderr, flush=True)
 
     def pause(number, frame):
         ask(folder, "pause")
@@ -163,8 +173,10 @@ def tell(result, as_json: bool) -> None:
         where = f"{result.run} --runs {result.folder.parent}"
         print(f"paused at step {result.steps}; `gpt2lab runs resume {where}` goes on", file=sys.stderr)
     keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
-    keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "stopped"]
-    report({key: plain(getattr(result, key)) for key in keys}, as_json)
+    keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "precision", "stopped"]
+    values = {key: plain(getattr(result, key)) for key in keys}
+    changes = {name: change for name in ("validation", "whole_validation") if (change := getattr(result, name))}
+    report(values | {name: asdict(change) if as_json else str(change) for name, change in changes.items()}, as_json)
 
 
 def add_report(folder: Path) -> None:

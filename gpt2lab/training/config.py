@@ -1,4 +1,4 @@
-"""What a fine-tuning run is told: one frozen record, checked when made. Loads nothing."""
+"""Settings of a fine-tuning run, validated on construction. Loads nothing."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,18 @@ from gpt2lab.errors import LabError, number, whole_number
 
 MAX_BLOCKS_A_STEP = 4096  # 4 M tokens of GPT-2's context: more than any GPT-2 was trained with at a time
 
-OPTIONAL = ("steps", "epochs", "block_size", "eval_every", "save_every")  # None: chosen when the run begins
+# None: chosen when the run begins, by model, method and text
+OPTIONAL = (
+    "steps",
+    "epochs",
+    "block_size",
+    "batch_size",
+    "grad_accum",
+    "learning_rate",
+    "eval_every",
+    "eval_tokens",
+    "save_every",
+)
 METHODS = ("full", "lora", "scratch")
 PRECISIONS = ("auto", "fp32", "bf16")
 REPORTS = ("none", "tensorboard", "trackio")
@@ -14,7 +25,7 @@ REPORTS = ("none", "tensorboard", "trackio")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of a run; each has its unit and its reason.
+    """The settings of a run; each has its unit and its reason. None: chosen by `training.defaults` and `plan_validation`.
 
     model          name as for load_model
     data           name as for load_text
@@ -23,25 +34,26 @@ class TrainConfig:
                    gives its shape and tokenizer, and may be a folder with config.json and tokenizer alone
     lora_rank      of the additions; each 768 × 2,304 projection of GPT-2 gets 3,072 × rank numbers
     steps          optimizer steps; or
-    epochs         passes over the training text; 1 where neither is given
-    block_size     tokens per block; None: 256 or the model's context, whichever is less. Attention
-                   costs grow with its square, and 256 already holds a paragraph or three
+    epochs         passes over the training text
+    block_size     tokens per block, at most the model's context; attention costs grow with its square
     batch_size     blocks per forward pass; what memory allows
     grad_accum     forward passes per optimizer step; blocks per step = batch_size × grad_accum × processes
-    learning_rate  peak, reached after warm-up; 5e-4 suits a small model, 5e-5 GPT-2 itself
+    learning_rate  peak, reached after warm-up
     warmup         share of the steps over which the learning rate rises from 0
     weight_decay   AdamW's, as in GPT-2-sized training runs since
     max_grad_norm  gradients are scaled down to this norm, so that one odd block cannot wreck a run; 0: never
     seed           of the order of blocks and of dropout
-    eval_every     optimizer steps between validations; None: ten times in all
+    eval_every     optimizer steps between validations; None: up to ten, within the budget below
+    eval_tokens    tokens of the validation split that each validation scores, in whole blocks drawn once, or "all";
+                   None: as many as keep all validations within a tenth of the training time
     patience       validations without a better loss after which the run ends; 0: never
     save_every     optimizer steps between checkpoints; None: with every validation
-    precision      "bf16" halves the memory of activations and is fast on GPUs made since 2020;
-                   "auto": bf16 on a GPU that has it, else fp32
+    precision      of matrix products; weights, their updates and what is saved are float32. "auto": bf16 on GPUs
+                   made since 2020 and on CPUs with AVX512-BF16 or AMX, else fp32
     gradient_checkpointing  activations are computed twice instead of kept: less memory, a third more time
     compile        torch.compile: faster steps after a warm-up of one to several minutes
     report_to      also send the metrics to "tensorboard" or "trackio"
-    prompt         for the texts written before and after; None: the first words of the validation text
+    prompt         of the samples generated before and after; None: the first words of the validation text
     """
 
     model: str = "auto"
@@ -51,14 +63,15 @@ class TrainConfig:
     steps: int | None = None
     epochs: float | None = None
     block_size: int | None = None
-    batch_size: int = 8
-    grad_accum: int = 1
-    learning_rate: float = 5e-4
+    batch_size: int | None = None
+    grad_accum: int | None = None
+    learning_rate: float | None = None
     warmup: float = 0.1
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     seed: int = 0
     eval_every: int | None = None
+    eval_tokens: int | str | None = None
     patience: int = 3
     save_every: int | None = None
     precision: str = "auto"
@@ -92,6 +105,10 @@ class TrainConfig:
         ):
             if getattr(self, name) is not None or name not in OPTIONAL:
                 number(name, getattr(self, name), low, high)
+        if self.eval_tokens not in (None, "all"):
+            if isinstance(self.eval_tokens, str):
+                raise LabError(f"eval_tokens {self.eval_tokens[:40]!r} is unknown; use a whole number or all")
+            whole_number("eval_tokens", self.eval_tokens, 1, 10**9)
         for name in ("epochs", "learning_rate"):
             if getattr(self, name) == 0:
                 raise LabError(f"{name} 0 trains nothing; use a number above 0")
@@ -101,3 +118,9 @@ class TrainConfig:
         for name in ("gradient_checkpointing", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise LabError(f"{name} {getattr(self, name)!r} is neither true nor false")
+
+
+def parse_eval_tokens(text: str | None) -> int | str | None:
+    """Read `eval_tokens` as it is typed. Example: "2048" -> 2048; "all" -> "all"; "" -> None."""
+    text = (text or "").strip().replace(",", "")
+    return int(text) if text.lstrip("-").isdecimal() else text or None

@@ -1,4 +1,4 @@
-"""What a run would cost, before it is started: time, memory and disk, from a few measured steps on this machine.
+"""Estimate what a run costs before it starts: time, memory and disk, from a few measured steps on this machine.
 
 Knows training; writes only into a folder of its own, which it removes.
 """
@@ -12,41 +12,60 @@ from math import ceil
 from pathlib import Path
 from statistics import median, pstdev
 
+import psutil
 import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback
 
 from gpt2lab.blocks import Blocks
+from gpt2lab.precision import precision_note
 from gpt2lab.sources import resolve_auto
+from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.finetuning import free_bytes, peak_memory, prepare, sample_text
+from gpt2lab.training.finetuning import peak_memory, sample_text
 from gpt2lab.training.jobs import machine_lock
+from gpt2lab.training.prepare import Job, free_bytes, prepare
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
+from gpt2lab.training.whole import is_affordable
 from gpt2lab.units import duration
 
-PROBE_STEPS = 6  # the first of which warms up
+PROBE_STEPS = 6  # at most, after one that warms up
+PROBE_SECONDS = 8.0  # of measured steps, after which no further one begins
 PROBE_EVALUATION_BATCHES = 4
+FRESH_SECONDS = 60.0  # age of a process that was started for the estimate
 LEAST_DOUBT = 0.15  # of the time: machines do not run evenly
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run would cost on this machine.
+    """Estimated cost of a run on this machine.
 
-    parameters, trained       numbers in the model, and those of them that training changes
-    steps, tokens             optimizer steps, and tokens of text read in them, if it does not end early
-    seconds, seconds_doubt    of the whole run, validations and checkpoints included, ± so much
-    memory                    peak bytes: of this process, or of the GPU where there is one
+    parameters, trained       in the model, and those of them that training changes
+    settings                  precision, learning rate and tokens per step, in words
+    steps, tokens             optimizer steps, and tokens read in them if the run does not end early
+    validations, eval_tokens  how often the validation split is scored, and how many of its split_tokens each time
+    seconds, seconds_doubt    of the whole run, ± doubt
+    training_seconds          of the optimizer steps
+    validation_seconds        of the validations and their samples
+    whole_seconds             of scoring the whole split at the end, before and after; 0 if that is not done
+    memory                    peak bytes of this process, or of the GPU
     disk, disk_free           bytes that the run folder takes at most, and that are free there
     """
 
     parameters: int
     trained: int
+    settings: str
     steps: int
     tokens: int
+    validations: int
+    eval_tokens: int
+    split_tokens: int
     seconds: float
     seconds_doubt: float
+    training_seconds: float
+    validation_seconds: float
+    whole_seconds: float
     memory: int
     disk: int
     disk_free: int
@@ -54,89 +73,140 @@ class Cost:
     def lines(self) -> list[tuple[str, str]]:
         """Name and value, for people."""
         gb, mb = 1e9, 1e6
+        part = "" if self.eval_tokens == self.split_tokens else f" of {self.split_tokens:,}"
+        whole = f"{duration(self.whole_seconds)}, before and after" if self.whole_seconds else "not scored at the end"
         return [
             ("parameters trained", f"{self.trained:,} of {self.parameters:,}"),
+            ("settings", self.settings),
             ("steps, tokens", f"{self.steps:,} steps, {self.tokens:,} tokens"),
-            ("time", f"{duration(self.seconds)} ± {duration(self.seconds_doubt)}, less if it stops early"),
+            ("training", duration(self.training_seconds)),
+            (
+                "validation",
+                f"{duration(self.validation_seconds)}: {self.validations} × {self.eval_tokens:,}{part} tokens",
+            ),
+            *([] if not part else [("whole validation split", whole)]),
+            ("time in all", f"{duration(self.seconds)} ± {duration(self.seconds_doubt)}, less if it stops early"),
             ("peak memory", f"{self.memory / gb:.1f} GB"),
             ("disk", f"{self.disk / mb:,.0f} MB of {self.disk_free / gb:.1f} GB free"),
         ]
 
 
 class Stopwatch(TrainerCallback):
-    """The seconds of each optimizer step."""
+    """Seconds of each optimizer step and, in it, of the optimizer; ends the training after PROBE_SECONDS."""
 
     def __init__(self):
-        self.steps = []
+        self.steps, self.optimizer = [], []
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.began = time.perf_counter()
 
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.computed = time.perf_counter()
+
     def on_step_end(self, args, state, control, **kwargs):
-        self.steps.append(time.perf_counter() - self.began)
+        now = time.perf_counter()
+        self.steps.append(now - self.began)
+        self.optimizer.append(now - self.computed)
+        control.should_training_stop = sum(self.steps[1:]) > PROBE_SECONDS
+
+    def step_seconds(self, grad_accum: int) -> float:
+        """Seconds of a step of several forward passes, from steps of one."""
+        optimizer = median(self.optimizer[1:] or self.optimizer)
+        return grad_accum * (median(self.steps[1:] or self.steps) - optimizer) + optimizer
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of the measured steps as a share of one; 0 of fewer than two."""
+        measured = self.steps[1:]
+        return pstdev(measured) / median(measured) if len(measured) > 1 else 0.0
 
 
 def preview(config: TrainConfig, runs_dir: str | Path = "runs") -> Cost:
-    """Measure a few steps, a part of a validation, a sample and a checkpoint; reckon the whole run from them.
+    """Measure a few steps, part of a validation, a sample and a checkpoint, and estimate the whole run from them.
 
-    It takes some 10 to 60 s, and is right only where nothing else keeps the machine busy meanwhile. A run that
-    is started in that time waits for it.
+    It takes 10 to 30 s, and assumes that nothing else keeps the machine busy meanwhile. A run that is started in
+    that time waits for it.
 
     Raises: LabError for bad settings, as `finetune`, or while a run is training here.
     """
-    with machine_lock(preview=True):
+    with machine_lock(preview=True), freed_memory_kept():
         return _measure(config, Path(runs_dir))
 
 
 def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
     began = time.perf_counter()
-    imports = [sys.executable, "-c", "import gpt2lab.training.finetuning"]  # as the run's own process will begin
-    subprocess.run(imports, check=True, capture_output=True)
+    imported = import_seconds()
     model, data = resolve_auto(config.model, config.data)
     job = prepare(replace(config, model=model, data=data), PartialState(cpu=not torch.cuda.is_available()))
     lab, config = job.lab, job.config
     model = trainable(lab, config)
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    disk, free = disk_needed(lab, config), free_bytes(runs_dir)
-    watch = Stopwatch()
-    batches = ceil(len(job.validation) / config.batch_size)
-    few = min(batches, PROBE_EVALUATION_BATCHES)
-    started = time.perf_counter() - began
-    with tempfile.TemporaryDirectory() as scratch:
-        probe = replace(
-            config, steps=min(config.steps, PROBE_STEPS), eval_every=10**7, save_every=10**7, report_to="none"
+    started = time.perf_counter() - began + imported
+    watch, (validation, sample, saving) = measure_parts(job, model)
+    tokens = config.steps * config.batch_size * config.grad_accum * config.block_size
+    warm_up = watch.steps[0] - watch.step_seconds(1) if config.compile else 0.0  # compiling takes minutes
+    training = config.steps * watch.step_seconds(config.grad_accum) + warm_up
+    validations, checkpoints = ceil(config.steps / config.eval_every) + 1, ceil(config.steps / config.save_every)
+    validating = validations * (validation * len(job.validation) + sample)
+    seconds = started + training + validating + (checkpoints + 1) * saving
+    whole = 0.0
+    if config.eval_tokens != "all" and is_affordable(config.method, job.split.n_tokens, tokens / training, seconds):
+        whole = 2 * validation * len(job.split)
+    seconds += whole
+    per_step = f"{config.batch_size} × {config.grad_accum} blocks of {config.block_size} tokens per step"
+    return Cost(
+        parameters=parameters,
+        trained=trained,
+        settings=f"{precision_note(config.precision, lab.device)}, learning rate {config.learning_rate:g}, {per_step}",
+        steps=config.steps,
+        tokens=tokens,
+        validations=validations,
+        eval_tokens=job.validation.n_tokens,
+        split_tokens=job.split.n_tokens,
+        seconds=seconds,
+        seconds_doubt=seconds * max(LEAST_DOUBT, watch.spread),
+        training_seconds=training,
+        validation_seconds=validating,
+        whole_seconds=whole,
+        memory=peak_memory(lab.device),
+        disk=disk_needed(lab, config),
+        disk_free=free_bytes(runs_dir),
+    )
+
+
+def import_seconds() -> float:
+    """Seconds that a run's own process takes to import everything: this one's age if it is fresh, else measured."""
+    age = time.time() - psutil.Process().create_time()
+    if age < FRESH_SECONDS:
+        return age
+    return seconds_of(
+        lambda: subprocess.run(
+            [sys.executable, "-c", "import gpt2lab.training.finetuning"], check=True, capture_output=True
         )
+    )
+
+
+def measure_parts(job: Job, model: torch.nn.Module) -> tuple[Stopwatch, tuple[float, float, float]]:
+    """Measure some steps of one forward pass; (seconds per block validated, per sample, per checkpoint)."""
+    lab, config, watch = job.lab, job.config, Stopwatch()
+    steps = min(config.steps * config.grad_accum, 1 + PROBE_STEPS)
+    probe = replace(config, steps=steps, grad_accum=1, eval_every=10**7, save_every=10**7, report_to="none")
+    few = first_blocks(job.validation, PROBE_EVALUATION_BATCHES * config.batch_size)
+    with tempfile.TemporaryDirectory() as scratch:
         trainer = LabTrainer(
             model=model,
             args=training_arguments(probe, Path(scratch), lab, evaluates_first=False),
             train_dataset=job.train,
-            eval_dataset=first_blocks(job.validation, few * config.batch_size),
+            eval_dataset=few,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        validation = seconds_of(trainer.evaluate) * batches / few
+        validation = seconds_of(trainer.evaluate) / len(few)
         sample = seconds_of(lambda: sample_text(lab, config))
         saving = 3 * seconds_of(lambda: trainer.save_model(scratch))  # weights, and two moments of each
-    step = median(watch.steps[1:] or watch.steps)
-    validations, checkpoints = config.steps // config.eval_every + 1, ceil(config.steps / config.save_every)
-    warm_up = watch.steps[0] - step if config.compile else 0.0  # a compiled model's first step takes minutes
-    training = config.steps * step + warm_up
-    seconds = started + training + validations * (validation + sample) + (checkpoints + 1) * saving
-    spread = pstdev(watch.steps[1:]) / step if len(watch.steps) > 2 else 0.0
-    tokens = config.steps * config.batch_size * config.grad_accum * config.block_size
-    return Cost(
-        parameters=parameters,
-        trained=trained,
-        steps=config.steps,
-        tokens=tokens,
-        seconds=seconds,
-        seconds_doubt=seconds * max(LEAST_DOUBT, spread),
-        memory=peak_memory(lab.device),
-        disk=disk,
-        disk_free=free,
-    )
+    return watch, (validation, sample, saving)
 
 
 def first_blocks(blocks: Blocks, n: int) -> Blocks:

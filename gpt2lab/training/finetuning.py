@@ -5,14 +5,12 @@ Knows blocks, models and run folders; nothing of pages and pictures.
 """
 
 import errno
-import importlib.util
-import platform
 import resource
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import safetensors
@@ -21,40 +19,23 @@ import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from gpt2lab.blocks import Blocks, pack, token_ids
 from gpt2lab.errors import LabError, first_line
 from gpt2lab.generation import generate
-from gpt2lab.model import Lab, load_model, random_model, weights_digest
+from gpt2lab.model import Lab
 from gpt2lab.sources import resolve_auto
-from gpt2lab.text import TextSplits, load_text
+from gpt2lab.steps import finished
 from gpt2lab.training import jobs, runs
-from gpt2lab.training.checkpoints import (
-    disk_needed,
-    drop_torn_checkpoints,
-    go_back,
-    is_due,
-    step_of,
-    validated_in,
-)
+from gpt2lab.training.allocator import freed_memory_kept
+from gpt2lab.training.checkpoints import drop_torn_checkpoints, go_back, is_due, step_of, validated_in
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.result import FinetuneResult, model_card, write_result
+from gpt2lab.training.prepare import Job, base_model, check_disk, config_of, described, prepare
+from gpt2lab.training.result import FinetuneResult, write_card, write_result
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
+from gpt2lab.training.validation import change_of, predicted_tokens
 from gpt2lab.training.watch import Interrupted, LossMeter, RunWatch, out_of_patience
+from gpt2lab.training.whole import SplitScoring, is_affordable
 
-DEFAULT_BLOCK = 256
-EVALUATIONS = 10
 SAMPLE_TOKENS = 60
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """All that a run needs before it begins."""
-
-    lab: Lab
-    train: Blocks
-    validation: Blocks
-    config: TrainConfig
-    processes: int
 
 
 def finetune(
@@ -162,92 +143,11 @@ def in_all(process: PartialState, make: Callable):
     return answer[0]
 
 
-def prepare(config: TrainConfig, process: PartialState) -> Job:
-    """Model, blocks, and the config with its defaults filled in.
-
-    Raises: LabError where a block is longer than the context, a split shorter than a block, the prompt does not
-    fit, or report_to names what is not installed.
-    """
-    lab, splits = base_model(config, process.device), load_text(config.data)
-    block = config.block_size or min(DEFAULT_BLOCK, lab.context)
-    if block > lab.context:
-        raise LabError(f"a block of {block:,} tokens is past the context of {lab.name}, {lab.context:,}; use less")
-    if config.report_to != "none" and not importlib.util.find_spec(config.report_to):
-        raise LabError(f"report_to {config.report_to!r} is not installed; pip install {config.report_to}")
-    train, validation = (pack(token_ids(lab.tokenizer, splits.split(name)), block) for name in ("train", "validation"))
-    prompt = config.prompt or first_words(lab, splits)
-    lab.encode_prompt(prompt, room=1)
-    per_epoch = -(-len(train) // (config.batch_size * config.grad_accum * process.num_processes))
-    steps = config.steps or max(1, round((config.epochs or 1) * per_epoch))
-    eval_every = config.eval_every or max(1, steps // EVALUATIONS)
-    filled = {"block_size": block, "steps": steps, "epochs": None, "prompt": prompt, "eval_every": eval_every}
-    config = replace(config, **filled, save_every=config.save_every or eval_every)
-    return Job(lab, train, validation, config, process.num_processes)
-
-
-def base_model(config: TrainConfig, device: torch.device | None = None) -> Lab:
-    """What a run begins with: a model as it is, or one in its shape with random weights."""
-    if config.method == "scratch":
-        return random_model(config.model, config.seed, device=device)
-    return load_model(config.model, device=device)
-
-
-def first_words(lab: Lab, splits: TextSplits, words: int = 6) -> str:
-    """The beginning of the validation text's first paragraph: a prompt that fits the data and half the context."""
-    rows = (row.strip() for article in splits.validation for row in article.rows)
-    paragraph = next((row for row in rows if row and not row.startswith("=")), "The")
-    prompt = " ".join(paragraph.split()[:words])
-    while len(lab.encode(prompt)) > lab.context // 2:
-        prompt = prompt[: len(prompt) // 2]
-    return prompt
-
-
-def check_disk(job: Job, folder: Path) -> None:
-    """Raises: LabError where a run would not find room for what is not in its folder yet."""
-    there = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
-    needed, free = disk_needed(job.lab, job.config) - there, free_bytes(folder)
-    if free < needed:
-        raise LabError(
-            f"the run needs about {needed / 1e6:,.0f} MB in {folder}, {free / 1e6:,.0f} MB are free; "
-            "make room, or choose another folder for runs"
-        )
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes free where a folder is, or would be made."""
-    there = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
-    return shutil.disk_usage(there).free
-
-
 def peak_memory(device: torch.device) -> int:
     """The most bytes that have been in use: of the GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def described(job: Job) -> dict:
-    """A run's config.json: what it was told, fingerprints of what it begins with, and the machine it runs on."""
-    device = job.lab.device
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    machine = {
-        "device": f"{device.type} ({gpu})",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    text = f"{job.train.digest} {job.validation.digest}"
-    begun_with = {"base": weights_digest(job.lab.model), "text": text, "processes": job.processes}
-    return {**asdict(job.config), **begun_with, "machine": machine}
-
-
-def config_of(known: dict) -> TrainConfig:
-    """The settings in a run's config.json. Raises: LabError where they are none."""
-    names = {field.name for field in fields(TrainConfig)}
-    if not {"model", "data"} <= known.keys():
-        raise LabError("config.json names no model and data; start a new run")
-    return TrainConfig(**{name: value for name, value in known.items() if name in names})
 
 
 def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | None:
@@ -280,7 +180,7 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
             raise LabError(
                 "FSDP version 1 hides the model's parts from validation; set fsdp_version: 2 in accelerate's config"
             )
-        with suppress(Interrupted):
+        with suppress(Interrupted), freed_memory_kept():
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         result = conclude(job, trainer, watch)
         in_all(process, lambda: None)  # torchrun ends the first process if another ends badly: all wait for its model
@@ -326,6 +226,10 @@ def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult |
     if not watch.writes:
         return None
     samples = {line["step"]: line["text"] for line in runs.read_lines(folder / "samples.jsonl")}
+    scored = runs.read_block_losses(folder)
+    change = None
+    if not paused and {0, best or 0} <= scored.keys():
+        change = change_of(scored[0], scored[best or 0], predicted_tokens(job.split))
     result = FinetuneResult(
         run=folder.name,
         folder=folder,
@@ -341,16 +245,42 @@ def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult |
         text_after=samples.get(best or 0, ""),
         prompt=config.prompt,
         stopped=watch.wish is not None,
+        precision=config.precision,
+        validation=change,
     )
     if paused:
         watch.close("stopped", f"{'paused' if watch.step else 'ended'} at step {watch.step}; resume goes on from there")
         return result
     save_model(job, trainer.model, weights, result)
     write_result(result)
+    result = score_whole_split(job, watch, result)
     early = out_of_patience(watch.validation, config.patience) and watch.step < config.steps
     reason = f"no better validation loss for {config.patience} validations; " if early else ""
     kept = f"{reason}the model is that of step {best}" if best not in (None, watch.step) else ""
     watch.close("stopped" if result.stopped else "finished", kept)
+    return result
+
+
+def score_whole_split(job: Job, watch: RunWatch, result: FinetuneResult) -> FinetuneResult:
+    """Score the whole validation split before and after, if the run sampled it and it takes a tenth of the run at most.
+
+    A request to stop or to pause ends it without a result. Of several processes the others would wait too long.
+    """
+    config = job.config
+    if config.eval_tokens == "all" or job.processes > 1 or not result.steps:
+        return result
+    if not is_affordable(config.method, job.split.n_tokens, result.tokens_per_second, watch.seconds):
+        return result
+    scoring = SplitScoring(base_model(config, job.lab.device), job.lab, job.split, config, result)
+
+    def show(done: int, total: int) -> None:
+        if runs.wish(result.folder):
+            raise Interrupted
+        watch.doing = f"scoring the whole validation split, {done / total:.0%}"
+        watch.beat()
+
+    with suppress(Interrupted):
+        return finished(scoring.steps(), show)
     return result
 
 
@@ -378,6 +308,6 @@ def save_model(job: Job, model: torch.nn.Module, weights: dict[str, torch.Tensor
     shutil.rmtree(partial, ignore_errors=True)
     plain.save_pretrained(partial, state_dict=weights)
     lab.tokenizer.save_pretrained(partial)
-    (partial / "README.md").write_text(model_card(lab, result, job.config, job.processes), encoding="utf-8")
+    write_card(lab, result, job.config, job.processes, partial)
     shutil.rmtree(result.model_dir, ignore_errors=True)
     partial.rename(result.model_dir)

@@ -40,7 +40,7 @@ def machine_lock(folder: Path | None = None, *, queue: bool = False, preview: bo
     Raises: LabError that names the run which holds the machine, or where the wait was ended.
     """
     lock = FileLock(cache_folder() / "training.lock", thread_local=False)
-    with runs.told_if_unwritable(cache_folder()):
+    with runs.writable_or_error(cache_folder()):
         cache_folder().mkdir(parents=True, exist_ok=True)
         while not taken(lock):
             if not queue and not noted().get("preview"):
@@ -76,7 +76,7 @@ def sign(folder: Path) -> None:
 
 def note(what: dict) -> None:
     """Say for what the machine is held."""
-    with runs.told_if_unwritable(cache_folder()):
+    with runs.writable_or_error(cache_folder()):
         runs.write_json(cache_folder() / "training.json", what)
 
 
@@ -174,7 +174,7 @@ def reopened(folder: Path) -> Iterator[None]:
     Raises: LabError for a run that is finished or at work.
     """
     before = check_resumable(folder)
-    with runs.told_if_unwritable(folder):
+    with runs.writable_or_error(folder):
         if not before.alive:
             (folder / "control.json").unlink(missing_ok=True)
         unknown = {"tokens_per_second": None, "eta_seconds": None, "message": ""}
@@ -218,7 +218,7 @@ def spawn(folder: Path, queue: bool) -> None:
     """
     folder = folder.resolve()
     command = [sys.executable, "-m", "gpt2lab", "finetune", "--resume", folder.name, "--runs", str(folder.parent)]
-    with runs.told_if_unwritable(folder), (folder / "log.txt").open("ab") as log:
+    with runs.writable_or_error(folder), (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
             [*command, *(["--queue"] if queue else [])],
             stdin=subprocess.DEVNULL,

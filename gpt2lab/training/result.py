@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gpt2lab.errors import LabError
+from gpt2lab.files import write_bytes
 from gpt2lab.model import Lab
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.runs import check_fields, record_of, write_json
+from gpt2lab.training.validation import Change
 from gpt2lab.units import perplexity_of
 
 METHODS = {
@@ -17,9 +19,15 @@ METHODS = {
 }
 
 
+CHANGES = {"validation", "whole_validation"}
+
+
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What a run came to. Losses are nats per token over the whole validation split.
+    """What a run came to. Losses are nats per token.
+
+    validation        before and after on the blocks that the run's validations score; None for a paused run
+    whole_validation  before and after on the whole validation split, where that was scored too
 
     model_dir  the fine-tuned model; None for a run that was paused
     steps      done · best_step  the one whose model was kept: the lowest validation loss
@@ -42,6 +50,9 @@ class FinetuneResult:
     prompt: str
     stopped: bool
     memory: int | None = None
+    precision: str = "fp32"
+    validation: Change | None = None
+    whole_validation: Change | None = None
 
     def __post_init__(self):
         check_fields(self)
@@ -74,6 +85,7 @@ def read_result(folder: Path) -> FinetuneResult:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if isinstance(content, dict):
             content |= {"run": folder.name, "folder": folder, "model_dir": folder / "model"}
+            content |= {name: read_change(content[name]) for name in CHANGES & content.keys()}
         result = record_of(FinetuneResult, content)
         if None in (result.val_loss_before, result.val_loss_after):
             raise ValueError("it has no losses")
@@ -82,6 +94,20 @@ def read_result(folder: Path) -> FinetuneResult:
     except (OSError, ValueError) as error:
         raise LabError(f"{folder / 'result.json'} cannot be read ({error}), so there is nothing to report") from error
     return result
+
+
+def read_change(content: dict | None) -> Change | None:
+    """Return the Change in a result.json, None if there is none. Raises: ValueError if it is damaged."""
+    if content is None:
+        return None
+    change = record_of(Change, content)
+    check_fields(change)
+    return change
+
+
+def write_card(lab: Lab, result: FinetuneResult, config: TrainConfig, processes: int, folder: Path) -> None:
+    """Write the model card of a run into a model's folder, as README.md."""
+    write_bytes(folder / "README.md", model_card(lab, result, config, processes).encode())
 
 
 def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig, processes: int = 1) -> str:
@@ -96,16 +122,26 @@ pipeline_tag: text-generation
 
 `{base}` fine-tuned on `{Path(config.data).name}` with gpt2lab: {lab.shape}.
 
-| | before | after |
-|---|---|---|
-| validation loss, nats per token | {result.val_loss_before:.4f} | {result.val_loss_after:.4f} |
-| validation perplexity | {result.val_perplexity_before:.2f} | {result.val_perplexity_after:.2f} |
+{change_table(result)}
 
 {METHODS[config.method]}; {result.steps:,} optimizer steps of {config.batch_size * config.grad_accum * processes} blocks of
-{config.block_size} tokens ({result.tokens:,} tokens) in {result.seconds:.0f} s on {lab.device.type}, of which the model
+{config.block_size} tokens ({result.tokens:,} tokens) in {result.seconds:.0f} s on {lab.device.type}, matrix products in {result.precision}, weights in
+fp32, of which the model
 after step {result.best_step:,} was kept, with the lowest validation loss; AdamW, learning rate
 {config.learning_rate:g} after a warm-up over {config.warmup:.0%} of the steps, cosine decay, seed {config.seed}.
 
-The perplexity is over disjoint blocks of {config.block_size} tokens of the validation split. It depends on the
-tokenizer: compare it only with models that share this one.
+Perplexity is over disjoint blocks of {config.block_size} tokens. It depends on the tokenizer: compare it only with
+models that share this one. Intervals are 95 % bootstrap intervals over blocks.
 """
+
+
+def change_table(result: FinetuneResult) -> str:
+    """Return the validation losses and perplexities of a run as a Markdown table, one row for each part of the split."""
+    changes = [change for change in (result.validation, result.whole_validation) if change]
+    rows = [
+        f"| {change.part} | {change.before:.4f} → {change.after:.4f} | {perplexity_of(change.before):.2f} → "
+        f"{perplexity_of(change.after):.2f} | {change.relative} |"
+        for change in changes
+    ]
+    head = ["| validation on | loss, nats per token | perplexity | change (95 % interval) |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows])

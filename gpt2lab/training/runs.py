@@ -4,6 +4,7 @@
                status.json     how far it is; written by the run's own process alone once it is under way
                control.json    what others want of it: to stop, or to pause
                metrics.jsonl   a line per loss measured
+               validation.jsonl  a line per validation: nats and predicted tokens of every block
                samples.jsonl   a line per text written
                log.txt         what a detached run printed
                checkpoints/    the last and the best, as transformers' Trainer leaves them
@@ -28,6 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import psutil
 
 from gpt2lab.errors import LabError
@@ -78,7 +80,7 @@ class Metric:
     """One measured loss.
 
     step     optimizer steps done · tokens  of text trained on by then
-    split    "train" (mean since the last line) or "validation" (the whole split)
+    split    "train" (mean since the last line) or "validation" (of the blocks that validations score)
     loss     nats per token · lr  learning rate · seconds  of the run so far, pauses left out
     """
 
@@ -184,7 +186,7 @@ def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
     check_id(run)
     folder = Path(runs_dir) / run
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    with told_if_unwritable(runs_dir):
+    with writable_or_error(runs_dir):
         try:
             folder.mkdir(parents=True)
         except FileExistsError as error:
@@ -195,7 +197,7 @@ def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
 
 
 @contextmanager
-def told_if_unwritable(folder: Path) -> Iterator[None]:
+def writable_or_error(folder: Path) -> Iterator[None]:
     """Raises: LabError where the system does not let us write."""
     try:
         yield
@@ -341,7 +343,7 @@ def ask(folder: Path, want: str) -> None:
     """Leave a wish for the run's process: "stop" or "pause"."""
     if want not in WISHES:
         raise ValueError(f"{want!r} is none of {WISHES}")
-    with told_if_unwritable(folder):
+    with writable_or_error(folder):
         write_json(folder / "control.json", {"want": want})
 
 
@@ -389,6 +391,17 @@ def read_metrics(folder: Path) -> tuple[Metric, ...]:
     return tuple(metrics)
 
 
+def read_block_losses(folder: Path) -> dict[int, np.ndarray]:
+    """Read the validations of a run: step → (N, 2) nats and predicted tokens of each block; damaged lines are left out."""
+    found = {}
+    for line in read_lines(folder / "validation.jsonl"):
+        with suppress(KeyError, TypeError, ValueError):
+            rows = np.array([line["nll"], line["tokens"]], dtype=float).T
+            if rows.ndim == 2 and rows[:, 1].sum() > 0:
+                found[int(line["step"])] = rows
+    return found
+
+
 def rewind(folder: Path, step: int, validated: set[int]) -> None:
     """Forget what was measured and written after a step, to go on from its checkpoint.
 
@@ -401,6 +414,7 @@ def rewind(folder: Path, step: int, validated: set[int]) -> None:
                 (line.get("split") == "train" and line.get("step", step + 1) <= step) or line.get("step") in validated
             ),
         ),
+        ("validation.jsonl", lambda line: line.get("step") in validated),
         ("samples.jsonl", lambda line: line.get("step") in validated),
     ):
         kept = [json.dumps(line, ensure_ascii=False) for line in read_lines(folder / name) if keep(line)]

@@ -12,7 +12,9 @@ from transformers import Trainer, TrainingArguments
 
 from gpt2lab.blocks import IGNORED
 from gpt2lab.model import Lab, token_nll
+from gpt2lab.precision import autocast, resolve_precision
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.validation import block_sums
 from gpt2lab.training.watch import Interrupted, LossMeter
 
 TRAIN_LOSS_POINTS = 100  # on the loss curve: as many as can be told apart
@@ -27,7 +29,13 @@ class LabTrainer(Trainer):
 
     def __init__(self, *args, meter: LossMeter | None = None, callbacks=(), **kwargs):
         self.meter = meter or LossMeter()
-        super().__init__(*args, compute_metrics=mean_over_tokens, callbacks=[self.meter, *callbacks], **kwargs)
+        super().__init__(*args, compute_metrics=self.mean_over_tokens, callbacks=[self.meter, *callbacks], **kwargs)
+
+    def mean_over_tokens(self, prediction) -> dict[str, float]:
+        """Return {"loss": nats per token} of a validation, and keep the sums of its blocks, (N, 2), in the meter."""
+        self.meter.blocks = prediction.predictions
+        nll, tokens = self.meter.blocks.sum(0)
+        return {"loss": nll / tokens}
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """As transformers'; its loss and its tokens of text are counted, over all processes."""
@@ -59,11 +67,10 @@ class LabTrainer(Trainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """Per block, the NLL summed in nats and the count of predicted tokens: (B, 2)."""
         inputs = self._prepare_inputs(inputs)
-        ids, labels = inputs["input_ids"], inputs["labels"][:, 1:]
-        counted = labels != IGNORED
-        nll = self.token_nll(model, ids) * counted
-        sums = torch.stack([nll.double().sum(1), counted.sum(1)], dim=1)
-        return None, sums, labels[:, :1]  # without labels the Trainer would not compute metrics
+        with autocast("bf16" if self.args.bf16 else "fp32", self.args.device):
+            nll = self.token_nll(model, inputs["input_ids"])
+        sums = block_sums(nll, inputs["labels"])
+        return None, sums, inputs["labels"][:, :1]  # without labels the Trainer would not compute metrics
 
     def token_nll(self, model, ids: torch.Tensor) -> torch.Tensor:
         """The package's own NLL of ids (B, T), (B, T - 1); of a model in shards, by a forward pass that gathers them."""
@@ -83,12 +90,6 @@ class LabTrainer(Trainer):
             self.state.best_model_checkpoint = str(checkpoint)
             self._load_best_model()
         return self.accelerator.get_state_dict(self.model)
-
-
-def mean_over_tokens(prediction) -> dict[str, float]:
-    """The sums of all blocks → {"loss": nats per token}."""
-    nll, tokens = prediction.predictions.sum(0)
-    return {"loss": nll / tokens}
 
 
 def trainable(lab: Lab, config: TrainConfig) -> torch.nn.Module:
@@ -125,9 +126,6 @@ def training_arguments(
 ) -> TrainingArguments:
     """Our settings in transformers' words."""
     on_cpu = lab.device.type == "cpu"
-    bf16 = config.precision == "bf16" or (
-        config.precision == "auto" and lab.device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
     return TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=config.steps,
@@ -141,7 +139,7 @@ def training_arguments(
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         data_seed=config.seed,
-        bf16=bf16,
+        bf16=resolve_precision(config.precision, lab.device) == "bf16",  # by autocast; weights stay float32
         activation_checkpointing=config.gradient_checkpointing,
         torch_compile=config.compile,
         eval_on_start=evaluates_first,  # the baseline at step 0

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
@@ -33,6 +34,7 @@ class LossMeter(TrainerCallback, ExportableState):
 
     def __init__(self):
         self.loss, self.tokens, self.since = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0
+        self.blocks = np.empty((0, 2))  # nats and predicted tokens of each block in the last validation
 
     def add(self, loss: torch.Tensor, tokens: torch.Tensor) -> None:
         """Count a forward pass: its share of the step's mean loss, and its tokens. Nothing waits for the device."""
@@ -173,6 +175,9 @@ class RunWatch(TrainerCallback, ExportableState):
         self.validated, self.doing = 0, ""
         self.record("validation", loss, self.learning_rate)
         self.validation[self.step] = loss
+        if self.writes:
+            nll, tokens = self.meter.blocks.T.tolist()
+            runs.append_line(self.folder / "validation.jsonl", {"step": self.step, "nll": nll, "tokens": tokens})
         text = self.write_sample()
         if self.writes:
             line = {"step": self.step, "prompt": self.config.prompt, "text": text}
