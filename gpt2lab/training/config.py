@@ -123,4 +123,5 @@ class TrainConfig:
 def parse_eval_tokens(text: str | None) -> int | str | None:
     """Read `eval_tokens` as it is typed. Example: "2048" -> 2048; "all" -> "all"; "" -> None."""
     text = (text or "").strip().replace(",", "")
-    return int(text) if text.lstrip("-").isdecimal() else text or None
+    is_number = text.lstrip("-").isdecimal() and len(text) < 20
+    return int(text) if is_number else text or None

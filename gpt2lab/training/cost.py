@@ -31,8 +31,8 @@ from gpt2lab.training.whole import is_affordable
 from gpt2lab.units import duration
 
 PROBE_STEPS = 6  # at most, after one that warms up
-PROBE_SECONDS = 8.0  # of measured steps, after which no further one begins
-PROBE_EVALUATION_BATCHES = 4
+PROBE_SECONDS = 6.0  # of measured steps, after which no further one begins
+PROBE_EVALUATION_BATCHES = 3
 FRESH_SECONDS = 60.0  # age of a process that was started for the estimate
 LEAST_DOUBT = 0.15  # of the time: machines do not run evenly
 

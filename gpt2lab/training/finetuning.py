@@ -254,11 +254,20 @@ def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult |
     save_model(job, trainer.model, weights, result)
     write_result(result)
     result = score_whole_split(job, watch, result)
-    early = out_of_patience(watch.validation, config.patience) and watch.step < config.steps
-    reason = f"no better validation loss for {config.patience} validations; " if early else ""
-    kept = f"{reason}the model is that of step {best}" if best not in (None, watch.step) else ""
-    watch.close("stopped" if result.stopped else "finished", kept)
+    watch.close("stopped" if result.stopped else "finished", closing_message(config, watch, result))
     return result
+
+
+def closing_message(config: TrainConfig, watch: RunWatch, result: FinetuneResult) -> str:
+    """Say why a run ended early, which step's model was kept, and how the validation perplexity changed."""
+    parts = []
+    if out_of_patience(watch.validation, config.patience) and watch.step < config.steps:
+        parts.append(f"no better validation loss for {config.patience} validations")
+    if watch.best_step not in (None, watch.step):
+        parts.append(f"best checkpoint: step {watch.best_step}")
+    if change := result.whole_validation or result.validation:
+        parts.append(f"validation perplexity {change}")
+    return "; ".join(parts)
 
 
 def score_whole_split(job: Job, watch: RunWatch, result: FinetuneResult) -> FinetuneResult:
@@ -267,7 +276,7 @@ def score_whole_split(job: Job, watch: RunWatch, result: FinetuneResult) -> Fine
     A request to stop or to pause ends it without a result. Of several processes the others would wait too long.
     """
     config = job.config
-    if config.eval_tokens == "all" or job.processes > 1 or not result.steps:
+    if config.eval_tokens == "all" or job.processes > 1 or not result.steps or result.stopped:
         return result
     if not is_affordable(config.method, job.split.n_tokens, result.tokens_per_second, watch.seconds):
         return result

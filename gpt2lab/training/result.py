@@ -124,11 +124,11 @@ pipeline_tag: text-generation
 
 {change_table(result)}
 
-{METHODS[config.method]}; {result.steps:,} optimizer steps of {config.batch_size * config.grad_accum * processes} blocks of
-{config.block_size} tokens ({result.tokens:,} tokens) in {result.seconds:.0f} s on {lab.device.type}, matrix products in {result.precision}, weights in
-fp32, of which the model
-after step {result.best_step:,} was kept, with the lowest validation loss; AdamW, learning rate
-{config.learning_rate:g} after a warm-up over {config.warmup:.0%} of the steps, cosine decay, seed {config.seed}.
+{METHODS[config.method]}; {result.steps:,} optimizer steps of {config.batch_size * config.grad_accum * processes} blocks
+of {config.block_size} tokens ({result.tokens:,} tokens) in {result.seconds:.0f} s on {lab.device.type}. The model after step
+{result.best_step:,}, with the lowest validation loss, was kept. AdamW, learning rate {config.learning_rate:g} after a
+warm-up over {config.warmup:.0%} of the steps, cosine decay, seed {config.seed}; matrix products in {result.precision}, weights
+in fp32.
 
 Perplexity is over disjoint blocks of {config.block_size} tokens. It depends on the tokenizer: compare it only with
 models that share this one. Intervals are 95 % bootstrap intervals over blocks.
@@ -138,10 +138,12 @@ models that share this one. Intervals are 95 % bootstrap intervals over blocks.
 def change_table(result: FinetuneResult) -> str:
     """Return the validation losses and perplexities of a run as a Markdown table, one row for each part of the split."""
     changes = [change for change in (result.validation, result.whole_validation) if change]
+    rows = [(change.part, change.before, change.after, change.relative) for change in changes]
+    if not rows:  # of a run that was begun before losses were kept by block
+        rows = [("the split", result.val_loss_before, result.val_loss_after, "")]
     rows = [
-        f"| {change.part} | {change.before:.4f} → {change.after:.4f} | {perplexity_of(change.before):.2f} → "
-        f"{perplexity_of(change.after):.2f} | {change.relative} |"
-        for change in changes
+        f"| {part} | {before:.4f} → {after:.4f} | {perplexity_of(before):.2f} → {perplexity_of(after):.2f} | {change} |"
+        for part, before, after, change in rows
     ]
     head = ["| validation on | loss, nats per token | perplexity | change (95 % interval) |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])

@@ -20,6 +20,7 @@ from gpt2lab.units import perplexity_of
 EVALUATIONS = 10  # validations after the one before training, where the budget allows them
 BUDGET = 0.1  # of the training time, for all validations together
 MIN_TOKENS = 1024  # scored in a validation: fewer say too little, so that there are fewer validations instead
+SAMPLE_COST = 2000  # tokens scored in the time in which the sample of a validation is generated, on CPUs
 # Training on a token costs this many times scoring it: forward, and a backward pass of two products for each of
 # the forward's, or of one where the weights are frozen.
 TRAIN_PER_SCORED = {"full": 3, "scratch": 3, "lora": 2}
@@ -78,16 +79,17 @@ def plan_validation(
     eval_every    optimizer steps between validations, where the user has chosen · eval_tokens  likewise
 
     Returns (optimizer steps between validations, tokens scored each time).
-    Example: plan_validation("full", 10, 20_480, 280_000, eval_every=None, eval_tokens=None) -> (2, 1024)
+    Example: plan_validation("full", 10, 20_480, 280_000, eval_every=None, eval_tokens=None) -> (10, 1072)
     """
-    budget = BUDGET * TRAIN_PER_SCORED[method] * train_tokens
+    budget = BUDGET * TRAIN_PER_SCORED[method] * train_tokens  # in scored tokens
     least = eval_tokens or min(MIN_TOKENS, split_tokens)
-    affordable = EVALUATIONS if split_tokens <= MIN_TOKENS or eval_tokens else int(budget // least) - 1
+    is_cheap = split_tokens <= MIN_TOKENS or eval_tokens
+    affordable = EVALUATIONS if is_cheap else int(budget // (least + SAMPLE_COST)) - 1
     eval_every = eval_every or ceil(steps / max(1, min(EVALUATIONS, affordable, steps)))
     if eval_tokens:
         return eval_every, min(eval_tokens, split_tokens)
     validations = ceil(steps / eval_every) + 1
-    return eval_every, int(min(split_tokens, max(least, budget // validations)))
+    return eval_every, int(min(split_tokens, max(least, budget / validations - SAMPLE_COST)))
 
 
 def sample_blocks(blocks: Blocks, tokens: int) -> Blocks:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gpt2lab.errors import LabError
-from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.config import TrainConfig, parse_eval_tokens
 
 NAN, INF = float("nan"), float("inf")
 BAD = {
@@ -20,6 +20,7 @@ BAD = {
     "max_grad_norm": [-1, -1e-9, NAN, INF, 1e7, True],
     "seed": [-1, 2**32, 0.5, True, "0"],
     "eval_every": [0, -1, 1.5, True],
+    "eval_tokens": [0, -1, 1.5, True, 10**9 + 1],
     "save_every": [0, -1, 1.5, True, 10**7 + 1],
     "patience": [-1, 0.5, True, 10**6 + 1],
     "lora_rank": [0, -8, 1.5, True, 1025],
@@ -36,6 +37,7 @@ GOOD = {
     "max_grad_norm": [0, 1e-9, 1e6],
     "seed": [0, 2**32 - 1],
     "eval_every": [1, 10**7],
+    "eval_tokens": [1, 10**9, "all"],
     "save_every": [1, 10**7],
     "patience": [0, 10**6],
     "lora_rank": [1, 1024],
@@ -88,9 +90,6 @@ def test_switch_is_on_or_off_and_nothing_else(field, value):
 @pytest.mark.parametrize(
     "name",
     [
-        "batch_size",
-        "grad_accum",
-        "learning_rate",
         "warmup",
         "weight_decay",
         "max_grad_norm",
@@ -132,3 +131,17 @@ def test_defaults_train_all_weights_and_end_where_validation_gets_no_better():
     assert config.patience > 0
     assert not config.gradient_checkpointing
     assert not config.compile
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [("2048", 2048), ("2,048", 2048), (" all ", "all"), ("", None), (None, None), ("0", 0), ("-3", -3)],
+)
+def test_validation_tokens_are_read_as_typed(typed, value):
+    assert parse_eval_tokens(typed) == value
+
+
+@pytest.mark.parametrize("typed", ["half", "1e3", "9" * 5000, "-", "٣x"])
+def test_validation_tokens_that_are_neither_a_number_nor_all_are_refused(typed):
+    with pytest.raises(LabError, match=r"eval_tokens .* is unknown; use a whole number or all"):
+        TrainConfig(eval_tokens=parse_eval_tokens(typed))

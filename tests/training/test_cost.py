@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from gpt2lab.blocks import pack
 from gpt2lab.errors import LabError
 from gpt2lab.training import cost, jobs
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.cost import Cost, preview
+from gpt2lab.training.cost import Cost, Stopwatch, preview
 
 V, T, D, L = 300, 64, 32, 2  # vocabulary, context, width and layers of the tiny model
 PARAMETERS = V * D + T * D + L * (12 * D * D + 13 * D) + 2 * D  # tied head; a block is 12 D² + 13 D
@@ -88,25 +89,53 @@ def test_run_that_could_not_begin_has_no_cost(told, change, message):
         told(steps=2, **change)
 
 
+COST = Cost(
+    parameters=124_439_808,
+    trained=294_912,
+    settings="fp32, learning rate 0.0002, 2 × 2 blocks of 512 tokens per step",
+    steps=1200,
+    tokens=2_457_600,
+    validations=11,
+    eval_tokens=65_000,
+    split_tokens=280_000,
+    seconds=5400,
+    seconds_doubt=810,
+    training_seconds=4800,
+    validation_seconds=480,
+    whole_seconds=90,
+    memory=3_200_000_000,
+    disk=1_990_000_000,
+    disk_free=50_000_000_000,
+)
+
+
 def test_cost_in_words_has_its_units():
-    told = Cost(
-        parameters=124_439_808,
-        trained=294_912,
-        steps=1200,
-        tokens=2_457_600,
-        seconds=5400,
-        seconds_doubt=810,
-        memory=3_200_000_000,
-        disk=1_990_000_000,
-        disk_free=50_000_000_000,
-    )
-    assert dict(told.lines()) == {
+    assert dict(COST.lines()) == {
         "parameters trained": "294,912 of 124,439,808",
+        "settings": "fp32, learning rate 0.0002, 2 × 2 blocks of 512 tokens per step",
         "steps, tokens": "1,200 steps, 2,457,600 tokens",
-        "time": "1.5 h ± 14 min, less if it stops early",
+        "training": "80 min",
+        "validation": "8 min: 11 × 65,000 of 280,000 tokens",
+        "whole validation split": "90 s, before and after",
+        "time in all": "1.5 h ± 14 min, less if it stops early",
         "peak memory": "3.2 GB",
         "disk": "1,990 MB of 50.0 GB free",
     }
+
+
+def test_whole_split_is_a_line_of_its_own_only_where_it_is_sampled():
+    assert dict(replace(COST, whole_seconds=0.0).lines())["whole validation split"] == "not scored at the end"
+    whole = dict(replace(COST, eval_tokens=280_000, whole_seconds=0.0).lines())
+    assert whole["validation"] == "8 min: 11 × 280,000 tokens"
+    assert "whole validation split" not in whole
+
+
+def test_step_of_several_forward_passes_has_one_optimizer_update():
+    watch = Stopwatch()
+    watch.steps, watch.optimizer = [9.0, 2.5, 2.5, 2.5], [3.0, 0.5, 0.5, 0.5]  # the first warms up
+    assert watch.step_seconds(1) == 2.5
+    assert watch.step_seconds(4) == 8.5
+    assert watch.spread == 0
 
 
 def test_first_blocks_are_the_first():

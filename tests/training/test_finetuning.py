@@ -14,16 +14,21 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import gpt2lab.precision
 from gpt2lab.errors import LabError
 from gpt2lab.generation import generate
 from gpt2lab.model import load_model
+from gpt2lab.steps import finished as finish_steps
 from gpt2lab.text import load_text
 from gpt2lab.training import finetuning, runs, watch
+from gpt2lab.training import prepare as preparing
 from gpt2lab.training.checkpoints import go_back
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.finetuning import finetune, first_words, prepare, resume
+from gpt2lab.training.finetuning import finetune, resume
+from gpt2lab.training.prepare import first_words, prepare
 from gpt2lab.training.result import read_result
 from gpt2lab.training.runs import read_lines, read_metrics, read_status
+from gpt2lab.training.whole import is_affordable, load_scoring
 
 BLOCK = 16
 
@@ -70,7 +75,7 @@ def tune(no_dropout_folder, moon, tmp_path):
 
     def run(**changes):
         settings = {"model": str(no_dropout_folder), "data": moon, "block_size": BLOCK, "batch_size": 4, "steps": 4}
-        return finetune(runs_dir=tmp_path / "runs", **settings | changes)
+        return finetune(runs_dir=tmp_path / "runs", **settings | {"precision": "fp32"} | changes)
 
     return run
 
@@ -107,6 +112,7 @@ def finished(tiny_folder, moon, tmp_path_factory):
             steps=6,
             eval_every=4,
             learning_rate=1e-2,
+            precision="fp32",
             runs_dir=tmp_path_factory.mktemp("runs"),
             run="finished",
         )
@@ -169,7 +175,8 @@ def test_metrics_run_forward_in_tokens_and_seconds(finished):
 
 def test_finished_run_says_so_with_every_step_done(finished):
     status = read_status(finished.folder)
-    assert (status.state, status.step, status.total_steps, status.message) == ("finished", 6, 6, "")
+    assert (status.state, status.step, status.total_steps) == ("finished", 6, 6)
+    assert status.message == f"validation perplexity {finished.validation}"
     assert (status.pid, status.eta_seconds) == (os.getpid(), None)
     assert status.tokens_per_second == pytest.approx(finished.tokens_per_second)
     assert not finished.stopped
@@ -178,7 +185,7 @@ def test_finished_run_says_so_with_every_step_done(finished):
 
 def test_run_folder_holds_what_is_documented_and_nothing_else(finished):
     names = {path.name for path in finished.folder.iterdir()}
-    files = {"config.json", "status.json", "metrics.jsonl", "samples.jsonl", "result.json"}
+    files = {"config.json", "status.json", "metrics.jsonl", "samples.jsonl", "validation.jsonl", "result.json"}
     assert names == files | {"model", "checkpoints"}
     assert finished.model_dir == finished.folder / "model"
     assert read_result(finished.folder) == finished
@@ -226,7 +233,8 @@ def test_saved_model_keeps_its_configuration_and_its_tokenizer(finished, tiny_fo
 
 def test_saved_model_has_its_card(finished):
     card = " ".join((finished.model_dir / "README.md").read_text(encoding="utf-8").split())
-    assert f"{finished.val_loss_before:.4f} | {finished.val_loss_after:.4f}" in card
+    assert f"{finished.val_loss_before:.4f} → {finished.val_loss_after:.4f}" in card
+    assert f"| all {finished.validation.tokens} tokens |" in card
     assert "6 optimizer steps of 4 blocks of 16 tokens" in card
 
 
@@ -400,7 +408,10 @@ def test_model_that_is_kept_is_that_of_the_lowest_validation_loss(tune, moon):
     [text] = [line["text"] for line in read_lines(result.folder / "samples.jsonl") if line["step"] == best]
     assert result.text_after == text
     status = read_status(result.folder)
-    assert (status.best_step, status.message) == (best, f"the model is that of step {best}")
+    assert (status.best_step, status.message) == (
+        best,
+        f"best checkpoint: step {best}; validation perplexity {result.validation}",
+    )
     assert {path.name for path in (result.folder / "checkpoints").iterdir()} == {f"checkpoint-{best}", "checkpoint-20"}
 
 
@@ -434,7 +445,7 @@ def test_best_step_of_a_paused_run_is_kept_when_it_goes_on(tune, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     settings = json.loads((whole.folder / "config.json").read_text())
     at_validation(lambda lab: runs.ask(Path("others/mine"), "pause"), whole.best_step // 2 + 1)
-    config = {key: settings[key] for key in ("model", "data", "block_size", "batch_size")} | OVERFITTING
+    config = {key: settings[key] for key in ("model", "data", "block_size", "batch_size", "precision")} | OVERFITTING
     assert finetune(**config, runs_dir="others", run="mine").steps == whole.best_step + 3
     if place == "after it was moved":
         (tmp_path / "others").rename(tmp_path / "moved")
@@ -475,7 +486,8 @@ def test_second_run_is_refused_while_one_trains_and_leaves_nothing(tune, tmp_pat
 
 
 def test_settings_come_as_a_record_or_by_name_to_the_same_end(tune, no_dropout_folder, moon, tmp_path):
-    config = TrainConfig(model=str(no_dropout_folder), data=moon, block_size=BLOCK, batch_size=4, steps=4)
+    settings = {"block_size": BLOCK, "batch_size": 4, "steps": 4, "precision": "fp32"}
+    config = TrainConfig(model=str(no_dropout_folder), data=moon, **settings)
     by_record = finetune(config, runs_dir=tmp_path / "runs")
     assert by_record.val_loss_after == tune().val_loss_after
 
@@ -608,8 +620,8 @@ def test_run_leaves_nothing_outside_its_folder(tune, tmp_path, monkeypatch):
         ({"epochs": 1.5}, 4, 1),
         ({"epochs": 1e-9}, 1, 1),
         ({"epochs": 40}, 120, 12),
-        ({}, 3, 1),
-        ({"steps": 57}, 57, 5),
+        ({}, 12, 2),
+        ({"steps": 57}, 57, 6),
         ({"steps": 57, "eval_every": 9}, 57, 9),
         ({"steps": 57, "eval_every": 9, "save_every": 4}, 57, 9),
         ({"epochs": 1, "grad_accum": 3}, 1, 1),
@@ -638,11 +650,108 @@ def test_block_is_256_tokens_or_the_context_where_that_is_less(
     assert prepare(config, PartialState(cpu=True)).config.block_size == block
 
 
+@pytest.fixture
+def long_split(text_folder, tiny_tokenizer, sentences):
+    """A validation split of 120 blocks of 16 tokens, and a training split of 8."""
+    ids = tiny_tokenizer(" ".join(sentences))["input_ids"] * 40
+    return text_folder(
+        train=tiny_tokenizer.decode(ids[: 8 * BLOCK - 1]), validation=tiny_tokenizer.decode(ids[: 120 * BLOCK - 1])
+    )
+
+
+def test_validations_score_a_sample_and_the_end_scores_the_whole_split(tune, long_split, monkeypatch):
+    monkeypatch.setattr(finetuning, "is_affordable", lambda *args: True)
+    result = tune(data=long_split, eval_tokens=5 * BLOCK, eval_every=2)
+    sample, whole = result.validation, result.whole_validation
+    assert (sample.tokens, sample.split_tokens) == (5 * (BLOCK - 1), whole.tokens)
+    assert whole.is_whole
+    base = json.loads((result.folder / "config.json").read_text())
+    assert base["eval_tokens"] == 5 * BLOCK
+    for folder, mine in ((base["model"], whole.before), (result.model_dir, whole.after)):
+        assert mine == pytest.approx(mean_loss(block_sums(folder, long_split, "validation")), rel=1e-5)
+    assert whole.after != pytest.approx(sample.after, rel=1e-4)
+    assert [len(rows) for rows in runs.read_block_losses(result.folder).values()] == [5, 5, 5]
+    assert (result.val_loss_before, result.val_loss_after) == (
+        pytest.approx(sample.before),
+        pytest.approx(sample.after),
+    )
+    assert read_result(result.folder) == result
+    card = (result.model_dir / "README.md").read_text(encoding="utf-8")
+    assert card.count(f"{sample.part} |") == card.count(f"{whole.part} |") == 1
+    assert read_status(result.folder).message.endswith(f"validation perplexity {whole}")
+
+
+def test_whole_split_that_takes_too_long_is_left_for_later_and_then_gives_the_same(tune, long_split, monkeypatch):
+    monkeypatch.setattr(finetuning, "is_affordable", lambda *args: True)
+    at_once = tune(run="at-once", data=long_split, eval_tokens=5 * BLOCK).whole_validation
+    monkeypatch.setattr(finetuning, "is_affordable", lambda *args: False)
+    result = tune(run="later", data=long_split, eval_tokens=5 * BLOCK)
+    assert result.whole_validation is None
+    scored = finish_steps(load_scoring(result.folder).steps())
+    assert scored.whole_validation.before == at_once.before
+    assert scored.whole_validation.after == pytest.approx(at_once.after, rel=1e-6)
+    assert read_result(result.folder) == scored
+
+
+def test_scoring_that_is_broken_off_changes_nothing(tune, long_split, monkeypatch):
+    monkeypatch.setattr(finetuning, "is_affordable", lambda *args: False)
+    folder = tune(data=long_split, eval_tokens=5 * BLOCK).folder
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    steps = load_scoring(folder).steps()
+    next(steps)
+    steps.close()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_run_that_has_scored_the_whole_split_has_nothing_left_to_score(finished):
+    assert finished.validation.is_whole
+    assert finished.whole_validation is None
+    with pytest.raises(LabError, match="have scored the whole validation split already"):
+        load_scoring(finished.folder)
+
+
+def test_validation_tokens_past_the_split_are_refused_with_its_size(tune, moon, tiny_tokenizer, tmp_path):
+    size = len(text_ids(tiny_tokenizer, moon, "validation"))
+    with pytest.raises(LabError, match=rf"eval_tokens {size + 1} is past the validation split, which has {size};"):
+        tune(eval_tokens=size + 1)
+    assert not (tmp_path / "runs").exists()
+    assert tune(eval_tokens="all").validation == tune(eval_tokens=size).validation
+
+
+@pytest.mark.parametrize(
+    ("split_tokens", "speed", "seconds", "affordable"), [(300, 10, 210, True), (300, 10, 190, False)]
+)
+def test_whole_split_is_affordable_below_a_tenth_of_the_run(split_tokens, speed, seconds, affordable):
+    assert is_affordable("full", split_tokens, speed, seconds) is affordable  # 2 × 300 tokens at 3 × 10 tokens/s: 20 s
+
+
+def test_bf16_trains_float32_weights_to_nearly_the_same_loss(tune):
+    settings = {"steps": 12, "learning_rate": 1e-2, "eval_every": 12}
+    exact, fast = tune(run="exact", **settings), tune(run="fast", precision="bf16", **settings)
+    assert {tensor.dtype for tensor in weights(fast.model_dir).values()} == {torch.float32}
+    checkpoint = torch.load(fast.folder / "checkpoints" / "checkpoint-12" / "optimizer.pt", weights_only=True)
+    moments = {value.dtype for state in checkpoint["state"].values() for value in state.values()}
+    assert moments == {torch.float32}
+    assert not same_weights(exact.model_dir, fast.model_dir)
+    assert fast.val_loss_before == pytest.approx(exact.val_loss_before, rel=5e-3)
+    assert fast.val_loss_after == pytest.approx(exact.val_loss_after, rel=5e-2)
+    assert (exact.precision, fast.precision) == ("fp32", "bf16")
+    assert "matrix products in bf16" in (fast.model_dir / "README.md").read_text(encoding="utf-8").replace("\n", " ")
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_is_bf16_where_the_processor_has_it(tune, monkeypatch, fast, precision):
+    monkeypatch.setattr(gpt2lab.precision, "has_fast_bf16", lambda device: fast)
+    result = tune(precision="auto", steps=1)
+    config = json.loads((result.folder / "config.json").read_text())
+    assert (config["precision"], config["machine"]["precision"].split()[0]) == (precision, precision)
+
+
 @pytest.mark.parametrize("report_to", ["tensorboard", "trackio"])
 def test_place_for_metrics_that_is_not_installed_is_refused_before_anything_is_written(
     tune, tmp_path, monkeypatch, report_to
 ):
-    monkeypatch.setattr(finetuning.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(preparing.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LabError, match=f"report_to '{report_to}' is not installed; pip install {report_to}"):
         tune(report_to=report_to)
     assert not (tmp_path / "runs").exists()
@@ -650,7 +759,7 @@ def test_place_for_metrics_that_is_not_installed_is_refused_before_anything_is_w
 
 def test_run_that_would_not_find_room_is_refused_before_anything_is_written(tune, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        finetuning.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
+        preparing.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
     )
     parameters = 300 * 32 + 64 * 32 + 2 * (12 * 32 * 32 + 13 * 32) + 2 * 32
     needed = 3 * 12 * parameters + 4 * parameters
@@ -725,6 +834,7 @@ def additions(tiny_folder, moon, tmp_path_factory):
             steps=8,
             eval_every=4,
             learning_rate=3e-2,
+            precision="fp32",
             runs_dir=tmp_path_factory.mktemp("runs"),
         )
 
@@ -892,7 +1002,7 @@ def test_run_that_would_not_find_room_is_not_resumed_and_stays_as_it_was(paused,
     before = files_of(folder)
     full = shutil._ntuple_diskusage(10**9, 10**9 - 10**3, 10**3)
     with monkeypatch.context() as patch:
-        patch.setattr(finetuning.shutil, "disk_usage", lambda path: full)
+        patch.setattr(preparing.shutil, "disk_usage", lambda path: full)
         with pytest.raises(LabError, match="make room"):
             resume(folder)
     assert files_of(folder) == before

@@ -8,6 +8,7 @@ import pytest
 from gpt2lab.errors import LabError
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.result import FinetuneResult, model_card, read_result, write_result
+from gpt2lab.training.validation import Change
 
 RESULT = FinetuneResult(
     run="my-run",
@@ -23,8 +24,12 @@ RESULT = FinetuneResult(
     text_after="b",
     prompt="The moon",
     stopped=False,
+    precision="bf16",
+    validation=Change(before=3.25, after=2.5, tokens=900, split_tokens=9000, low=0.4, high=0.6),
 )
-EDITED = json.dumps(asdict(RESULT) | {"folder": None, "model_dir": None, "seconds": "long"})
+PLAIN = asdict(RESULT) | {"folder": None, "model_dir": None}
+EDITED = json.dumps(PLAIN | {"seconds": "long"})
+EDITED_CHANGE = json.dumps(PLAIN | {"validation": {"before": "low"}})
 CONFIG = TrainConfig(
     model="builtin", data="texts/moon.txt", batch_size=4, grad_accum=2, block_size=16, learning_rate=2e-4, seed=7
 )
@@ -58,7 +63,7 @@ def test_result_reads_as_written_and_from_wherever_the_folder_is_now(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "{", "[]", "null", "{}", '{"steps": 3}', '{"nonsense": 1}', EDITED, b"\xff"]
+    "content", [None, "", "{", "[]", "null", "{}", '{"steps": 3}', '{"nonsense": 1}', EDITED, EDITED_CHANGE, b"\xff"]
 )
 def test_run_without_a_result_that_can_be_read_is_refused_by_name(tmp_path, content):
     if content is not None:
@@ -79,10 +84,11 @@ def test_result_of_a_later_version_is_read_without_what_is_not_known_here(tmp_pa
 def test_card_states_the_losses_and_how_they_came_about(random_lab):
     card = " ".join(model_card(random_lab(), RESULT, CONFIG).split())
     assert "# my-run `builtin` fine-tuned on `moon.txt` with gpt2lab" in card
-    assert "| validation loss, nats per token | 3.2500 | 2.5000 |" in card
-    assert f"| validation perplexity | {exp(3.25):.2f} | {exp(2.5):.2f} |" in card
+    change = f"3.2500 → 2.5000 | {exp(3.25):.2f} → {exp(2.5):.2f} | {exp(-0.75) - 1:+.1%} (-60.0% to -40.0%)"
+    assert f"| 900 of 9,000 tokens | {change} |" in card
+    assert "matrix products in bf16, weights in fp32" in card
     assert "All weights; 1,200 optimizer steps of 8 blocks of 16 tokens (50,000 tokens) in 12 s on cpu" in card
-    assert "the model after step 1,100 was kept, with the lowest validation loss" in card
+    assert "The model after step 1,100, with the lowest validation loss, was kept." in card
     assert "learning rate 0.0002 after a warm-up over 10% of the steps, cosine decay, seed 7" in card
 
 

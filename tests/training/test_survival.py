@@ -39,8 +39,9 @@ SETTINGS = {
     "patience": 0,
     "learning_rate": 1e-2,
     "prompt": "the moon",
+    "precision": "bf16",
 }
-LORA = {"method": "lora", "lora_rank": 3, "learning_rate": 3e-2}
+LORA = {"method": "lora", "lora_rank": 3, "learning_rate": 3e-2, "precision": "fp32"}
 SLOW = {"block_size": 64, "batch_size": 4, "grad_accum": 32, "steps": 4, "eval_every": 3, "save_every": 3}
 
 

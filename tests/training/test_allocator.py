@@ -1,0 +1,59 @@
+import ctypes
+import sys
+
+import pytest
+import torch
+
+from gpt2lab.training import allocator
+from gpt2lab.training.allocator import DEFAULT_MMAP_MAX, M_MMAP_MAX, freed_memory_kept
+
+
+class Library:
+    """Records what is called of the C library."""
+
+    def __init__(self):
+        self.calls = []
+
+    def mallopt(self, option, value):
+        self.calls.append((option, value))
+
+    def malloc_trim(self, pad):
+        self.calls.append("trim")
+
+
+def test_settings_are_put_back_and_memory_returned_also_after_an_error(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: library)
+    with pytest.raises(RuntimeError), freed_memory_kept():
+        assert (M_MMAP_MAX, 0) in library.calls
+        raise RuntimeError
+    assert (M_MMAP_MAX, DEFAULT_MMAP_MAX) in library.calls
+    assert library.calls[-1] == "trim"
+
+
+def test_systems_without_glibc_are_left_alone(monkeypatch):
+    monkeypatch.setattr(allocator.sys, "platform", "darwin")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: pytest.fail("loaded"))
+    with freed_memory_kept():
+        assert torch.ones(3).sum() == 3
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator is not in use"
+)
+def test_large_tensors_reuse_the_memory_of_freed_ones():
+    size = 16 << 20  # 64 MiB of float32: mapped anew for each tensor otherwise
+    with freed_memory_kept():
+        torch.ones(size)
+        addresses = {torch.ones(size).data_ptr() for _ in range(4)}
+        faults = page_faults()
+        torch.ones(size)
+        assert page_faults() - faults < 1000  # of 16,384 pages
+    assert len(addresses) == 1
+
+
+def page_faults() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
