@@ -641,7 +641,7 @@ def test_of_two_starts_at_once_one_is_refused_and_the_other_outlives_a_pause(tin
 def two_and_one(no_dropout_folder, text_folder, sentences, tmp_path, begin):
     """A function: what torchrun starts in two processes, and settings → the folders of their run and of one alone."""
     data = text_folder(train=" ".join(sentences[:2] * 10), validation=" ".join(sentences[2:] * 4))  # is soon overfitted
-    settings = SETTINGS | {"grad_accum": 1, "steps": 9, "eval_every": 3}
+    settings = SETTINGS | {"grad_accum": 1, "steps": 9, "eval_every": 3, "precision": "fp32"}
 
     def run(*program, **changes):
         told = settings | changes
