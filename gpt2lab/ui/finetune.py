@@ -5,20 +5,21 @@ import gradio as gr
 from gpt2lab.errors import LabError
 from gpt2lab.sources import DATA
 from gpt2lab.training import jobs
-from gpt2lab.training.config import METHODS, OPTIONAL, PRECISIONS, TrainConfig
+from gpt2lab.training.config import METHODS, OPTIONAL, PRECISIONS, TrainConfig, parse_eval_tokens
+from gpt2lab.training.defaults import defaults_for, named_parameters
 from gpt2lab.ui.handling import user_errors
-from gpt2lab.ui.runs import build_runs, run_ids
+from gpt2lab.ui.runs import build_runs, escaped, run_ids
 from gpt2lab.ui.shelf import Shelf
 
 DEFAULT = TrainConfig()
-NUMBERS = {  # of TrainConfig, under "More settings": what they are called, and what is good to know of them
-    "batch_size": ("Blocks per forward pass", "what memory allows"),
-    "grad_accum": ("Forward passes per step", "blocks per step: the two multiplied"),
-    "block_size": ("Tokens per block", "0: 256, or the model's context"),
-    "warmup": ("Warm-up", "share of the steps; then a cosine to 0"),
-    "eval_every": ("Steps between validations", "0: ten validations in all"),
-    "patience": ("Patience", "validations without a better one; 0: to the last step"),
-    "lora_rank": ("LoRA rank", "of the additions; for lora alone"),
+NUMBERS = {  # of TrainConfig, under "More settings": label and help; 0 means the default where there is one
+    "batch_size": ("Blocks per forward pass", "As many as memory allows. 0: default."),
+    "grad_accum": ("Forward passes per step", "Blocks per step is the product of the two. 0: default."),
+    "block_size": ("Tokens per block", "At most the model's context. 0: default."),
+    "warmup": ("Warm-up", "Share of the steps; a cosine to 0 follows."),
+    "eval_every": ("Steps between validations", "0: at most ten validations."),
+    "patience": ("Patience", "Validations without improvement before the run ends. 0: never."),
+    "lora_rank": ("LoRA rank", "Used by lora only."),
 }
 
 
@@ -41,9 +42,9 @@ def build_finetune_tab(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: 
             ),
             "steps": gr.Slider(1, 2000, 80, step=1, label="Steps", elem_id="finetune-steps", min_width=160),
             "learning_rate": gr.Number(
-                DEFAULT.learning_rate,
+                DEFAULT.learning_rate or 0,
                 label="Learning rate",
-                info="5e-5 suits gpt2",
+                info="0: default for the model and method.",
                 elem_id="finetune-rate",
                 min_width=140,
             ),
@@ -61,8 +62,15 @@ def build_finetune_tab(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: 
                 list(PRECISIONS),
                 value=DEFAULT.precision,
                 label="Precision",
-                info="auto: bf16 on a GPU that has it",
+                info="auto: bf16 where the processor has it.",
                 elem_id="finetune-precision",
+                min_width=200,
+            )
+            asked["eval_tokens"] = gr.Textbox(
+                "",
+                label="Validation tokens",
+                info="Per validation: a number, or all. Empty: a tenth of the training time.",
+                elem_id="finetune-eval_tokens",
                 min_width=200,
             )
         asked["prompt"] = gr.Textbox(
@@ -72,9 +80,10 @@ def build_finetune_tab(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: 
             elem_id="finetune-prompt",
         )
         queue = gr.Checkbox(False, label="Wait for the run that is under way", elem_id="finetune-queue")
+    defaults = gr.Markdown(elem_id="finetune-defaults")
     with gr.Row():
         start = gr.Button("Fine-tune", variant="primary", elem_id="finetune-start", min_width=120)
-        price = gr.Button("What would it cost?", elem_id="finetune-price", min_width=120)
+        price = gr.Button("Estimate cost", elem_id="finetune-price", min_width=120)
     cost = gr.Markdown(elem_id="finetune-cost")
     shown = build_runs(page, shelf, model, dark)
 
@@ -91,14 +100,30 @@ def build_finetune_tab(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: 
         lines = jobs.price(told(*values), shelf.runs_dir)
         return "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
 
+    @user_errors
+    def show_defaults(label, method):
+        return defaults_line(label, shelf.location(label), method)
+
+    hidden = {"show_progress": "hidden", "api_visibility": "private"}
+    for change in (model.change, asked["method"].change, page.load):
+        change(show_defaults, [model, asked["method"]], defaults, **hidden)
     inputs = [model, *asked.values()]
     start.click(begin, [queue, *inputs], shown, api_name="finetune", concurrency_limit=8)
     price.click(estimate, inputs, cost, api_name="finetune_cost")
 
 
-def settings(shelf: Shelf, label: str, *, data, prompt, **told) -> TrainConfig:
-    """What a visitor asks for, as a run is told it. Raises: LabError for what is not offered or out of range."""
+def defaults_line(label: str, location: str, method: str) -> str:
+    """Say what a run of a model uses for settings that are not given. Raises: LabError for an unknown method."""
+    chosen = defaults_for(method, named_parameters(location))
+    return f"Defaults for {escaped(label)}, {method}: {chosen} ({chosen.source})."
+
+
+def settings(shelf: Shelf, label: str, *, data, prompt, eval_tokens, **told) -> TrainConfig:
+    """Return a visitor's settings as a TrainConfig. Raises: LabError for a choice that is not offered or out of range."""
     if data not in DATA:
         raise LabError(f"text {str(data)[:80]!r} is not offered here; choose one of {', '.join(DATA)}")
-    chosen_later = {name: None for name in NUMBERS if name in OPTIONAL and told[name] == 0}
-    return TrainConfig(model=shelf.location(label), data=data, prompt=prompt or None, **told | chosen_later)
+    if eval_tokens is not None and not isinstance(eval_tokens, str):
+        raise LabError(f"eval_tokens {str(eval_tokens)[:40]!r} is unknown; use a whole number or all")
+    chosen_later = {name: None for name, value in told.items() if name in OPTIONAL and value == 0}
+    told |= {"data": data, "prompt": prompt or None, "eval_tokens": parse_eval_tokens(eval_tokens)}
+    return TrainConfig(model=shelf.location(label), **told | chosen_later)
