@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -16,11 +16,14 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 from transformers.activations import NewGELUActivation
 
+from gpt2lab import hub
 from gpt2lab.errors import LabError, first_line
-from gpt2lab.sources import ModelSource, check_model_type, hub_advice, is_connection_error, model_source
+from gpt2lab.hub import Progress
+from gpt2lab.sources import ModelSource, check_model_type, model_source
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time while scoring: 32 MiB; larger parts are no faster
+OFFLINE = {"local_files_only": True, "trust_remote_code": False}  # all files are on this machine by then
 BLOCK = re.compile(r"\bh\.(\d+)\.")  # the number of the transformer block in a tensor's name
 
 
@@ -90,11 +93,17 @@ class Lab:
         return LabError(f"the prompt has {length}; {self.name} reads at most {self.context:,}{spare}: shorten it")
 
 
-def load_model(name: str = "auto", *, device: str | torch.device | None = None) -> Lab:
-    """A GPT-2 by name.
+def load_model(
+    name: str = "auto",
+    *,
+    device: str | torch.device | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Lab:
+    """Load a GPT-2 by name, downloading it first if it is on the hub and not in its cache.
 
     name    "builtin", "auto", a hub id ("gpt2", "distilgpt2", ...) or a folder from save_pretrained
     device  as torch names it; a GPU where there is one by default
+    on_progress  called with the Progress of a download; by default it is drawn as a bar on standard error
 
     Weights are float32 whatever their precision on disk. Only safetensors are read, and no code
     that comes with a checkpoint is run.
@@ -102,7 +111,7 @@ def load_model(name: str = "auto", *, device: str | torch.device | None = None) 
     Example: load_model("builtin").context -> 256
     Raises: LabError for a name that is no GPT-2, or one out of reach.
     """
-    return _load(model_source(name), _pretrained, device)
+    return _load(downloaded(model_source(name), on_progress=on_progress), _pretrained, device)
 
 
 def random_model(name: str, seed: int = 0, *, device: str | torch.device | None = None) -> Lab:
@@ -115,12 +124,19 @@ def random_model(name: str, seed: int = 0, *, device: str | torch.device | None 
     """
 
     def untrained(source: ModelSource) -> GPT2LMHeadModel:
-        config = GPT2Config.from_pretrained(source.location, **_where(source))
+        config = GPT2Config.from_pretrained(source.location, **OFFLINE)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return GPT2LMHeadModel(config)
 
-    return _load(model_source(name, weights=False), untrained, device)
+    return _load(downloaded(model_source(name, weights=False), weights=False), untrained, device)
+
+
+def downloaded(source: ModelSource, *, weights: bool = True, on_progress=None) -> ModelSource:
+    """Return the source of a model with its files on this machine, fetched from the hub if need be."""
+    if not source.cached:
+        hub.download(source.location, weights=weights, on_progress=on_progress)
+    return replace(source, cached=True)
 
 
 def weights_digest(model: torch.nn.Module) -> str:
@@ -142,17 +158,15 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
         raise LabError(f"device {device!r} is not to be had here; use 'cpu', or leave it out") from error
     try:
         with LOADING:
-            if source.kind == "hub":  # a folder's was looked at when its name was
-                kind = AutoConfig.from_pretrained(source.location, **_where(source)).model_type
+            if source.kind == "hub":  # a folder's was checked with its name
+                kind = AutoConfig.from_pretrained(source.location, **OFFLINE).model_type
                 check_model_type(name, kind)
             model = make(source)
             model.loss_type = "ForCausalLM"  # what it is; transformers warns of having to guess it
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **_where(source))
+            tokenizer = AutoTokenizer.from_pretrained(source.location, **OFFLINE)
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes transformers raise is of many types
-        if source.kind == "hub" and not source.cached and is_connection_error(error):
-            raise LabError(hub_advice(name, "builtin")) from error
         raise LabError(f"{name!r} cannot be loaded as GPT-2: {first_line(error)}") from error
     if len(tokenizer) < 2:
         raise LabError(f"the tokenizer of {name!r} is empty; save the model's own beside it")
@@ -176,11 +190,6 @@ def with_fused_gelu(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
     return model
 
 
-def _where(source: ModelSource) -> dict:
-    """How transformers is to look for a source's files."""
-    return {"local_files_only": source.cached, "trust_remote_code": False}
-
-
 def _pretrained(source: ModelSource) -> GPT2LMHeadModel:
     model, loading = GPT2LMHeadModel.from_pretrained(
         source.location,
@@ -188,7 +197,7 @@ def _pretrained(source: ModelSource) -> GPT2LMHeadModel:
         dtype=torch.float32,
         use_safetensors=True,
         output_loading_info=True,
-        **_where(source),
+        **OFFLINE,
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))

@@ -162,8 +162,17 @@ def model_source(name: str, *, weights: bool = True) -> ModelSource:
 
 
 def has_cached_weights(repo: str) -> bool:
-    """Whether safetensors weights of a hub model, whole or in shards, are in the local cache."""
-    return is_cached(repo, "model.safetensors") or is_cached(repo, "model.safetensors.index.json")
+    """Whether safetensors weights of a hub model, whole or in all their shards, are in the local cache."""
+    if is_cached(repo, "model.safetensors"):
+        return True
+    index = try_to_load_from_cache(repo, "model.safetensors.index.json")
+    if not isinstance(index, str):
+        return False
+    try:
+        shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return False
+    return bool(shards) and all(is_cached(repo, shard) for shard in shards)
 
 
 def has_cached_tokenizer(repo: str) -> bool:
@@ -193,14 +202,7 @@ def check_model_folder(folder: Path, *, weights: bool = True) -> None:
     """
     if not (folder / "config.json").is_file():
         raise LabError(f"{folder} has no config.json; give a folder written by save_pretrained()")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
-    except (ValueError, AttributeError, OSError) as error:
-        raise LabError(
-            f"{folder / 'config.json'} is not a model configuration ({error}); save the model again"
-        ) from error
-    check_model_type(folder, kind)
+    check_model_config(folder, folder / "config.json")
     stored = ("model.safetensors", "model.safetensors.index.json")
     if weights and not any((folder / file).is_file() for file in stored):
         raise LabError(
@@ -214,35 +216,52 @@ def check_model_folder(folder: Path, *, weights: bool = True) -> None:
         )
 
 
+def check_model_config(where: str | Path, config: Path) -> None:
+    """Refuse a config.json that is damaged, or another model's. Raises: LabError that names it."""
+    try:
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError, OSError) as error:
+        raise LabError(f"{config} is not a model configuration ({error}); save the model again") from error
+    check_model_type(where, kind)
+
+
 def check_model_type(where: str | Path, kind) -> None:
     """Refuse what a configuration calls another model than GPT-2. Raises: LabError with its type."""
     if kind != "gpt2":
         raise LabError(f"{where} holds a model of type {kind!r}; gpt2lab reads 'gpt2' checkpoints")
 
 
-def auto_choice() -> Choice:
-    """`gpt2` and `wikitext-2` where a GPU and the hub (or its cache) are there, else `builtin` and `sample`."""
+def auto_choice(*, training: bool = False) -> Choice:
+    """Choose the model and the text that `auto` stands for on this machine.
+
+    To look at a model, `gpt2` if it is in the hub's cache: that takes a second on a CPU. To train one, `gpt2` and
+    `wikitext-2` where there is a GPU, and both are in the cache or the hub answers. Else `builtin` and `sample`.
+    """
+    has_model = is_model_cached("gpt2")
+    has_text = all(is_cached(WIKITEXT_REPO, file, "dataset") for file in wikitext_files("wikitext-2").values())
+    if not training:
+        data = "wikitext-2" if has_text else "sample"
+        if has_model:
+            return Choice("gpt2", data, "gpt2 is downloaded")
+        return Choice("builtin", data, "gpt2 is not downloaded; name it to download it")
     import torch
 
     if not torch.cuda.is_available():
-        return Choice("builtin", "sample", "no GPU here, so the built-in small GPT-2 and sample text")
-    cached = is_model_cached("gpt2") and all(
-        is_cached(WIKITEXT_REPO, file, "dataset") for file in wikitext_files("wikitext-2").values()
-    )
-    if cached:
-        return Choice("gpt2", "wikitext-2", "a GPU is here and both are in the hub's cache")
+        return Choice("builtin", "sample", "training gpt2 needs a GPU to be fast, and there is none")
+    if has_model and has_text:
+        return Choice("gpt2", "wikitext-2", "there is a GPU, and both are downloaded")
     if hub_reachable():
-        return Choice("gpt2", "wikitext-2", "a GPU is here and the Hugging Face hub answers")
+        return Choice("gpt2", "wikitext-2", "there is a GPU, and the hub answers")
     return Choice(
-        "builtin", "sample", "a GPU is here, but gpt2 and wikitext-2 are not cached and the hub does not answer"
+        "builtin", "sample", "there is a GPU, but gpt2 and wikitext-2 are not downloaded and the hub is unreachable"
     )
 
 
-def resolve_auto(model: str, data: str) -> tuple[str, str]:
-    """Model and data with "auto" replaced by what it stands for on this machine."""
+def resolve_auto(model: str, data: str, *, training: bool = False) -> tuple[str, str]:
+    """Return the model and data with "auto" replaced by what it stands for; see `auto_choice`."""
     if "auto" not in (model, data):
         return model, data
-    choice = auto_choice()
+    choice = auto_choice(training=training)
     return (choice.model if model == "auto" else model, choice.data if data == "auto" else data)
 
 

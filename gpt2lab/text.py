@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpt2lab import sources
+from gpt2lab import hub, sources
 from gpt2lab.errors import LabError, first_line
 
 TITLE = re.compile(r"^ = (?!= )(?P<title>.+?)(?<! =) = $")
@@ -212,19 +212,15 @@ def _load_wikitext(name: str) -> TextSplits:
     from datasets import load_dataset
     from huggingface_hub import hf_hub_download
 
-    files = sources.wikitext_files(name)
-    cached = all(sources.is_cached(sources.WIKITEXT_REPO, file, "dataset") for file in files.values())
-    if not cached and not sources.hub_reachable():
-        raise LabError(sources.hub_advice(name, "sample"))
+    if not hub.is_downloaded(name):
+        hub.download(name)
     try:
         local = {
-            split: hf_hub_download(sources.WIKITEXT_REPO, file, repo_type="dataset", local_files_only=cached)
-            for split, file in files.items()
+            split: hf_hub_download(sources.WIKITEXT_REPO, file, repo_type="dataset", local_files_only=True)
+            for split, file in sources.wikitext_files(name).items()
         }
         parts = load_dataset("parquet", data_files=local)
-    except Exception as error:  # refused, cut off, damaged: the libraries raise what they like
-        if not cached and sources.is_connection_error(error):
-            raise LabError(sources.hub_advice(name, "sample")) from error
+    except Exception as error:  # damaged files make the libraries raise errors of many types
         raise LabError(f"{name!r} cannot be loaded: {first_line(error)}; try again, or use 'sample'") from error
     return TextSplits(name, **{split: split_articles(parts[split]["text"]) for split in SPLITS})
 

@@ -11,7 +11,7 @@ from gpt2lab.inspection.trace import trace
 from gpt2lab.model import load_model
 from gpt2lab.scoring.perplexity import perplexity
 from gpt2lab.text import load_text
-from gpt2lab.training import finetuning
+from gpt2lab.training import finetuning, validation
 from gpt2lab.training.runs import read_metrics, read_status
 
 
@@ -22,7 +22,7 @@ def done(tmp_path_factory):
         patch.setenv("GPT2LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(demo, "EPOCHS", 0.1)
         patch.setattr(demo, "LEARNING_RATE", 2e-4)
-        patch.setattr(finetuning, "EVALUATIONS", 1)
+        patch.setattr(validation, "EVALUATIONS", 1)
         patch.setattr(finetuning, "SAMPLE_TOKENS", 10)
         return demo.run_demo(tmp_path_factory.mktemp("out") / "runs")
 

@@ -136,7 +136,7 @@ def preview(config: TrainConfig, runs_dir: str | Path = "runs") -> Cost:
 def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
     began = time.perf_counter()
     imported = import_seconds()
-    model, data = resolve_auto(config.model, config.data)
+    model, data = resolve_auto(config.model, config.data, training=True)
     job = prepare(replace(config, model=model, data=data), PartialState(cpu=not torch.cuda.is_available()))
     lab, config = job.lab, job.config
     model = trainable(lab, config)

@@ -28,7 +28,7 @@ from gpt2lab.training import jobs, runs
 from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.checkpoints import drop_torn_checkpoints, go_back, is_due, step_of, validated_in
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.prepare import Job, base_model, check_disk, config_of, described, prepare
+from gpt2lab.training.prepare import Job, base_model, check_disk, config_of, described, fetch, prepare
 from gpt2lab.training.result import FinetuneResult, write_card, write_result
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 from gpt2lab.training.validation import change_of, predicted_tokens
@@ -63,7 +63,7 @@ def finetune(
     if config and settings:
         raise TypeError(f"both a config and {', '.join(settings)} are given; give one of them")
     config = config or TrainConfig(**settings)
-    model, data = resolve_auto(config.model, config.data)
+    model, data = resolve_auto(config.model, config.data, training=True)
     config = replace(config, model=model, data=data)
     process = PartialState(cpu=not torch.cuda.is_available())
     if queue:
@@ -72,6 +72,7 @@ def finetune(
         with jobs.dropped_if_refused(waiting):
             return resume(waiting, on_start=on_start, queue=True)
     with by_first(process, jobs.machine_lock()):
+        in_all(process, lambda: fetch(config))
         job = prepare(config, process)
         in_all(process, lambda: check_disk(job, Path(runs_dir)))
         folder = in_all(process, lambda: runs.new_run(Path(runs_dir), described(job), run))
@@ -100,6 +101,7 @@ def resume(
             on_start(folder)
         with by_first(process, jobs.machine_lock(folder, queue=queue)):
             known = runs.read_config(folder)
+            in_all(process, lambda: fetch(config_of(known)))
             job = prepare(config_of(known), process)
             now = described(job)
             for name, what in (

@@ -13,10 +13,12 @@ import torch
 import transformers
 from accelerate import PartialState
 
+from gpt2lab import hub
 from gpt2lab.blocks import Blocks, pack, token_ids
 from gpt2lab.errors import LabError
-from gpt2lab.model import Lab, load_model, random_model, weights_digest
+from gpt2lab.model import Lab, downloaded, load_model, random_model, weights_digest
 from gpt2lab.precision import precision_note, resolve_precision
+from gpt2lab.sources import model_source
 from gpt2lab.text import TextSplits, load_text
 from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
@@ -64,6 +66,14 @@ def prepare(config: TrainConfig, process: PartialState) -> Job:
     config = replace(config, steps=steps, epochs=None, prompt=prompt)
     config, validation = with_validation(config, split, steps * blocks * config.block_size)
     return Job(lab, train, validation, split, config, process.num_processes)
+
+
+def fetch(config: TrainConfig) -> None:
+    """Download the model and the text of a run from the hub, if they are not on this machine. Raises: LabError."""
+    weights = config.method != "scratch"
+    downloaded(model_source(config.model, weights=weights), weights=weights)
+    if not hub.is_downloaded(config.data):
+        hub.download(config.data)
 
 
 def with_defaults(config: TrainConfig, lab: Lab) -> TrainConfig:
