@@ -57,7 +57,7 @@ class Hub:
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         self.closing = threading.Event()
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *error):
@@ -65,11 +65,11 @@ class Hub:
         self.server.shutdown()
         self.server.server_close()
 
-    def fault(self, path: str) -> Fault:
-        """The fault that holds for a path now."""
+    def fault(self, path: str, method: str) -> Fault:
+        """The fault that holds for a path now; only GET requests count towards its times."""
         for pattern, fault in self.faults.items():
             if pattern in path and fault.times != 0:
-                if fault.times:
+                if fault.times and method == "GET":
                     fault.times -= 1
                 return fault
         return Fault()
@@ -86,13 +86,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
 
-    def do_HEAD(self):  # noqa: N802 - the name that http.server calls
+    def do_HEAD(self):
         self.answer()
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.answer()
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         length = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(length) or b"{}")
         self.answer(body)
@@ -112,9 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_info(self, repo: str, action: str | None, body: dict | None) -> None:
         folder = self.hub.folder / repo
-        fault = self.hub.fault(f"api/{repo}")
+        fault = self.hub.fault(f"api/{repo}", self.command)
         if fault.status or not folder.is_dir():
-            return self.refuse(fault.status or 404, "RepoNotFound")
+            return self.refuse(fault.status or 404, "RepoNotFound" if fault.status in (None, 401, 404) else "")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         named = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in files]
         if action in ("tree", "paths-info"):
@@ -122,11 +122,13 @@ class _Handler(BaseHTTPRequestHandler):
             entries = [{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in named]
             return self.send_json([entry for entry in entries if wanted is None or entry["path"] in wanted])
         siblings = [{"rfilename": name, "size": size} for name, size in named]
-        return self.send_json({"id": repo.removeprefix("datasets/"), "sha": COMMIT, "siblings": siblings, "private": False})
+        return self.send_json(
+            {"id": repo.removeprefix("datasets/"), "sha": COMMIT, "siblings": siblings, "private": False}
+        )
 
     def send_file(self, repo: str, file: str) -> None:
         folder = self.hub.folder / repo
-        fault = self.hub.fault(f"{repo}/{file}")
+        fault = self.hub.fault(f"{repo}/{file}", self.command)
         if fault.status:
             return self.refuse(fault.status, "RepoNotFound" if fault.status in (401, 404) else "")
         path = folder / file

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from gpt2lab.cli.output import Json, Model, print_table, quiet, report, write
+from gpt2lab.cli.output import Json, Model, load, print_table, quiet, report, write
 from gpt2lab.errors import LabError
 
 
@@ -56,7 +56,6 @@ def inspect(
     from gpt2lab.cli.parts import PARTS
     from gpt2lab.inspection.ablation import parts_named
     from gpt2lab.inspection.surprisal import RANKS, limits_of
-    from gpt2lab.model import load_model
     from gpt2lab.views.export import format_of
 
     given = {"surprisal": surprisal, "lens": lens, "heads": heads, "attribution": attribution, "sweep": sweep}
@@ -81,7 +80,7 @@ def inspect(
         raise LabError(f"--out writes one part, not {', '.join(names)}; ask for one of them")
     if out is not None:
         PARTS[names[0]].check(names[0], format, compare is not None)
-    labs = [load_model(name) for name in (model, compare) if name is not None]
+    labs = [load(name) for name in (model, compare) if name is not None]
     found = [{name: PARTS[name].make(lab, text, asked) for name in names} for lab in labs]
     if out is not None:
         content = PARTS[names[0]].file([each[names[0]] for each in found], format, asked)

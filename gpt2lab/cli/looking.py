@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Json, Model, quiet, report, write
+from gpt2lab.cli.output import Json, Model, load, quiet, report, write
 from gpt2lab.errors import LabError
 
 EXPLORER, ROLLOUT = "explorer", "rollout"  # views beside bertviz'
@@ -44,7 +44,6 @@ def generate(
     from gpt2lab.generation import request
     from gpt2lab.measures import measure as measured
     from gpt2lab.measures import training_ids
-    from gpt2lab.model import load_model
     from gpt2lab.sampling import Sampling
 
     given = {"--temperature": temperature != 0.8, "--top-p": top_p != 0.95, "--top-k": top_k, "--min-p": min_p}
@@ -68,7 +67,7 @@ def generate(
         repetition_penalty=repetition_penalty,
         seed=seed,
     )
-    labs = [load_model(name) for name in (model, compare) if name is not None]
+    labs = [load(name) for name in (model, compare) if name is not None]
     shared = {"max_new_tokens": max_new_tokens, "stop": stop or (), "window": window, "int8": int8}
     asked = [request(lab, prompt, sampling=sampling, **shared) for lab in labs]
     if not prompt:
@@ -156,7 +155,6 @@ def attention(
     from gpt2lab.inspection.compare import compare as paired
     from gpt2lab.inspection.heads import rollout, scores_of
     from gpt2lab.inspection.trace import trace
-    from gpt2lab.model import load_model
     from gpt2lab.views.export import attention_file, format_of, map_file, rollout_file
 
     format = format_of(out)
@@ -167,7 +165,7 @@ def attention(
     whole = f"--score {score}" if score is not None else "--view rollout" if view == ROLLOUT else None
     if whole and (pair or layer is not None or head is not None):
         raise LabError(f"{whole} is of all heads of one model and text; leave --layer, --head, --compare… out")
-    lab = load_model(model)
+    lab = load(model)
     seen = trace(lab, text, cut=True)
     tell_part(seen, "the text")
     if score is not None:
@@ -178,7 +176,7 @@ def attention(
         content = bertviz_file(seen, view, layer, head)
     else:
         if pair:
-            second = lab if compare is None else load_model(compare)
+            second = lab if compare is None else load(compare)
             other = trace(second, text if compare_text is None else compare_text, cut=True)
             tell_part(other, "the text" if compare_text is None else "the second text")
             seen = paired(seen, other)

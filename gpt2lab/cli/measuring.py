@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Data, Json, Model, print_table, progress, quiet, report, write
+from gpt2lab.cli.output import Data, Json, Model, load, print_table, progress, quiet, report, resolve, write
 from gpt2lab.errors import LabError
 
 
@@ -35,19 +35,17 @@ def perplexity(
     What is scored is kept, so that the same windows cost nothing a second time, and Ctrl-C loses nothing.
     """
     quiet()
-    from gpt2lab.model import load_model
     from gpt2lab.scoring.breakdown import BREAKDOWNS
     from gpt2lab.scoring.evaluation import evaluate
-    from gpt2lab.sources import resolve_auto
     from gpt2lab.text import load_text
     from gpt2lab.views.evaluation import tokens_csv
 
     check_files(out, tokens, protocol)
     if by and by not in BREAKDOWNS:
         raise LabError(f"breakdown {by!r} is unknown; use {', '.join(BREAKDOWNS)}")
-    model, data = resolve_auto(model, data)
+    model, data = resolve(model, data)
     text = load_text(data)
-    labs = [load_model(name) for name in (model, compare) if name is not None]
+    labs = [load(name) for name in (model, compare) if name is not None]
     told = {"context": context, "stride": stride, "quick": quick, "seed": seed}
     with progress("windows") as show, kept_when_interrupted():
         evaluation = evaluate(labs, text.split(split), protocol, on_progress=show, **told)

@@ -41,6 +41,27 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft 0.21 asks by the old name
 
 
+def resolve(model: str, data: str = "", *, training: bool = False) -> tuple[str, str]:
+    """Return the names with "auto" replaced, and say on standard error what it stands for and why."""
+    from gpt2lab.sources import auto_choice
+
+    if "auto" not in (model, data):
+        return model, data
+    choice = auto_choice(training=training)
+    chosen = (choice.model if model == "auto" else model, choice.data if data == "auto" else data)
+    if is_first():
+        named = " and ".join(name for name, asked in zip(chosen, (model, data)) if asked == "auto")
+        print(f"auto: {named} ({choice.reason})", file=sys.stderr)
+    return chosen
+
+
+def load(model: str):
+    """Load a model by name, as load_model; "auto" is resolved as for looking at a model."""
+    from gpt2lab.model import load_model
+
+    return load_model(resolve(model)[0])
+
+
 def report(values: dict, as_json: bool) -> None:
     """Print values as one line of JSON, or as a line each."""
     if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Json, Model, one_line, quiet, report
+from gpt2lab.cli.output import Json, Model, load, one_line, quiet, report
 from gpt2lab.errors import LabError
 from gpt2lab.text import read_text
 
@@ -77,12 +77,11 @@ def run_task(name: str, model: str, as_json: bool, prompt: str | None, max_new_t
     """Do a task and print what came of it; what to expect of it goes to standard error."""
     quiet()
     from gpt2lab import tasks
-    from gpt2lab.model import load_model
     from gpt2lab.recipes import SMALLER, TASKS
 
     given = {"prompt": prompt, "max_new_tokens": max_new_tokens}
     options |= {option: value for option, value in given.items() if value is not None}
-    done = getattr(tasks, name)(load_model(model), **options)
+    done = getattr(tasks, name)(load(model), **options)
     recipe = TASKS[name]
     if as_json:
         written = [one.text for one in done.generations]

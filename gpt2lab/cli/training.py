@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Data, Json, Model, Runs, is_first, one_line, plain, quiet, report
+from gpt2lab.cli.output import Data, Json, Model, Runs, is_first, one_line, plain, quiet, report, resolve
 from gpt2lab.errors import LabError
 
 
@@ -86,6 +86,7 @@ def finetune(
 
     if resume is not None:
         return go_on(find_run(runs, resume), queue, as_json)
+    model, data = resolve(model, data, training=True)
     config = TrainConfig(
         model=model,
         data=data,
