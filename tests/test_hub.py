@@ -231,7 +231,7 @@ def test_full_disk_is_noticed_before_and_during_a_download(server, monkeypatch, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(downloads, "_receive", full)
-    with pytest.raises(LabError, match="no space left in .*; make room and download again to continue"):
+    with pytest.raises(LabError, match=r"no space left in .*; make room and download again to continue"):
         load_model("gpt2")
 
 
@@ -249,7 +249,7 @@ def test_two_downloads_of_one_model_do_not_mix(server):
 def test_hub_that_is_unreachable_is_known_in_two_seconds(server, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
-    with pytest.raises(LabError, match="'gpt2' is not in the local cache .* does not answer"):
+    with pytest.raises(LabError, match=r"'gpt2' is not in the local cache .* does not answer"):
         load_model("gpt2")
     assert time.monotonic() - began < 3
 

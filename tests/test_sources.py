@@ -14,17 +14,17 @@ from unittest.mock import Mock
 
 import httpx
 import httpx2
-import huggingface_hub
 import pyarrow
 import pytest
 import requests
 import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from pyarrow import parquet
-from transformers import AutoConfig, BertConfig
+from transformers import BertConfig
 
 from gpt2lab import model, sources
 from gpt2lab.errors import LabError
+from gpt2lab.hub import hub_error
 from gpt2lab.model import load_model, token_nll
 from gpt2lab.sources import (
     HUB_SECONDS,
@@ -37,7 +37,6 @@ from gpt2lab.sources import (
     resolve_auto,
     wikitext_files,
 )
-from gpt2lab.text import load_text
 
 REPOSITORY = Path(__file__).parents[1]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -335,27 +334,13 @@ def failing_with(cause):
 
 
 @each_hub_error
-def test_failed_model_is_told_as_out_of_reach_only_where_the_connection_failed(monkeypatch, cause, connection):
-    monkeypatch.setattr(sources, "is_cached", lambda *_: False)
-    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
-    monkeypatch.setattr(AutoConfig, "from_pretrained", failing_with(cause))
-    expected = (
-        "'gpt2' is not in the local cache .*" if connection else "'gpt2' cannot be loaded as GPT-2: what went wrong"
-    )
-    with pytest.raises(LabError, match=rf"^{expected}$"):
-        load_model("gpt2")
-
-
-@each_hub_error
-def test_failed_text_is_told_as_out_of_reach_only_where_the_connection_failed(monkeypatch, cause, connection):
-    monkeypatch.setattr(sources, "is_cached", lambda *_: False)
-    monkeypatch.setattr(sources, "hub_reachable", lambda: True)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", failing_with(cause))
-    expected = (
-        "'wikitext-2' is not in .*" if connection else "'wikitext-2' cannot be loaded: what went wrong; .* 'sample'"
-    )
-    with pytest.raises(LabError, match=rf"^{expected}$"):
-        load_text("wikitext-2")
+def test_lost_connection_is_named_and_other_failures_keep_their_own_words(cause, connection):
+    with pytest.raises(OSError, match="what went wrong") as caught:
+        failing_with(cause)()
+    line = str(hub_error("gpt2", caught.value))
+    expected = "has not arrived whole: the hub stopped answering" if connection else "cannot be downloaded: what went"
+    assert line.startswith(f"'gpt2' {expected}")
+    assert "\n" not in line
 
 
 def test_error_told_on_purpose_without_its_cause_is_no_connection_error():
@@ -403,19 +388,39 @@ def test_nothing_is_cached_in_an_empty_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("gpu", "cached", "reachable", "model", "data", "reason"),
     [
-        (False, True, True, "builtin", "sample", "no GPU"),
-        (True, True, False, "gpt2", "wikitext-2", "cache"),
+        (False, True, True, "builtin", "sample", "needs a GPU"),
+        (True, True, False, "gpt2", "wikitext-2", "both are downloaded"),
         (True, False, True, "gpt2", "wikitext-2", "hub answers"),
-        (True, False, False, "builtin", "sample", "does not answer"),
+        (True, False, False, "builtin", "sample", "hub is unreachable"),
     ],
 )
-def test_auto_choice_and_its_reason(monkeypatch, gpu, cached, reachable, model, data, reason):
+def test_training_takes_gpt2_where_there_is_a_gpu(monkeypatch, gpu, cached, reachable, model, data, reason):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(sources, "is_cached", lambda *_: cached)
     monkeypatch.setattr(sources, "hub_reachable", lambda: reachable)
-    choice = auto_choice()
+    choice = auto_choice(training=True)
     assert (choice.model, choice.data) == (model, data)
     assert reason in choice.reason
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize(
+    ("cached", "model", "data"),
+    [
+        ({"gpt2", sources.WIKITEXT_REPO}, "gpt2", "wikitext-2"),
+        ({"gpt2"}, "gpt2", "sample"),
+        ({sources.WIKITEXT_REPO}, "builtin", "wikitext-2"),
+        (set(), "builtin", "sample"),
+    ],
+)
+def test_looking_takes_what_is_downloaded_and_asks_no_hub(monkeypatch, gpu, cached, model, data):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(sources, "is_cached", lambda repo, *_: repo in cached)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: pytest.fail("asked"))
+    choice = auto_choice()
+    assert (choice.model, choice.data) == (model, data)
+    assert choice.reason.startswith("gpt2 is downloaded" if model == "gpt2" else "gpt2 is not downloaded")
+    assert model_source("auto").kind == ("hub" if model == "gpt2" else "builtin")
 
 
 @pytest.mark.parametrize("missing", ["test-", "config.json", "model.safetensors", "vocab.json"])
@@ -424,16 +429,10 @@ def test_auto_needs_every_file_of_model_and_text_in_the_cache(monkeypatch, nothi
     monkeypatch.setattr(
         sources, "is_cached", lambda repo, file, *_: missing not in file and file not in ("tokenizer.json",)
     )
-    assert auto_choice().model == "builtin"
+    assert auto_choice(training=True).model == "builtin"
 
 
-@pytest.mark.parametrize(("gpu", "kind"), [(False, "builtin"), (True, "hub")])
-def test_auto_is_the_model_that_auto_choice_names(monkeypatch, gpu, kind):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(sources, "is_cached", lambda *_: True)
-    assert model_source("auto").kind == kind
-
-
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [
@@ -443,9 +442,15 @@ def test_auto_is_the_model_that_auto_choice_names(monkeypatch, gpu, kind):
         (("a", "b"), ("a", "b")),
     ],
 )
-def test_resolve_auto_replaces_auto_alone(monkeypatch, asked, answer):
-    monkeypatch.setattr(sources, "auto_choice", lambda: sources.Choice("chosen model", "chosen data", "a test"))
-    assert resolve_auto(*asked) == answer
+def test_resolve_auto_replaces_auto_alone(monkeypatch, asked, answer, training):
+    def choose(*, training: bool):
+        purposes.append(training)
+        return sources.Choice("chosen model", "chosen data", "a test")
+
+    purposes = []
+    monkeypatch.setattr(sources, "auto_choice", choose)
+    assert resolve_auto(*asked, training=training) == answer
+    assert set(purposes) <= {training}
 
 
 @pytest.mark.parametrize(
