@@ -4,10 +4,8 @@ transformers' own modules one after another, without what surrounds them; equal 
 model; nothing of texts or of how a token is chosen.
 """
 
-import threading
 import warnings
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -15,32 +13,35 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import DynamicCache, GPT2LMHeadModel
 
 from gpt2lab.errors import LabError
+from gpt2lab.precision import bf16_copy, check_precision, per_weights
 
+PRECISIONS = ("fp32", "bf16", "int8")  # fp32: as the model's weights are
 INT8 = ("fbgemm", "onednn", "x86")  # engines of torch whose int8 kernels take weights with a scale per output
-_packing = threading.Lock()  # the filter of warnings is one for all threads
-_packed: WeakKeyDictionary = WeakKeyDictionary()  # model -> (state of its weights, its int8 layers)
 
 
 class Decoder:
     """Reads tokens and gives the logits of what follows the last one.
 
-    model  on any device, of any precision
-    batch  texts read at once
-    room   tokens of each that there is room for, at most the model's positions
-    int8   multiply by weights of 8 bits when one token is read at a time; a prompt is read at full precision
+    model      on any device, of any precision
+    batch      texts read at once
+    room       tokens of each that there is room for, at most the model's positions
+    precision  "fp32"; "bf16": multiply and keep keys and values in bf16, see `precision.bf16_copy`; "int8": multiply by
+               8-bit weights when one token is read at a time, and read the prompt in fp32
 
-    Raises: LabError for int8 where the model is not on a CPU that torch has int8 kernels for.
+    Raises: LabError for an unknown precision, and for int8 where torch has no int8 kernels.
     """
 
-    def __init__(self, model: GPT2LMHeadModel, batch: int, room: int, *, int8: bool = False):
+    def __init__(self, model: GPT2LMHeadModel, batch: int, room: int, *, precision: str = "fp32"):
         config = model.config
         if room > config.n_positions:
             raise ValueError(f"room for {room} tokens; the model has {config.n_positions} positions")
-        self.model = model
+        check_precision(precision, PRECISIONS)
+        self.model = bf16_copy(model) if precision == "bf16" else model
         self.length = 0  # tokens read
-        self._int8 = int8_layers(model) if int8 else {}
+        self._int8 = int8_layers(model) if precision == "int8" else {}
         shape = (config.n_layer, batch, config.n_head, room, config.n_embd // config.n_head)
-        self._keys, self._values = (torch.empty(shape, device=model.device, dtype=model.dtype) for _ in range(2))
+        dtype = torch.bfloat16 if precision == "bf16" else model.dtype
+        self._keys, self._values = (torch.empty(shape, device=model.device, dtype=dtype) for _ in range(2))
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """The logits after some more tokens: ids (B, T) -> (B, V), float32 on the CPU.
@@ -90,33 +91,31 @@ class ShardedDecoder:
         return logits.float().cpu()
 
 
-def decoder(model: GPT2LMHeadModel, batch: int, room: int, *, int8: bool = False) -> Decoder | ShardedDecoder:
-    """What reads for this model. Raises: LabError as `Decoder`, and for int8 of weights in shards."""
+def decoder(model: GPT2LMHeadModel, batch: int, room: int, *, precision: str = "fp32") -> Decoder | ShardedDecoder:
+    """Return the decoder that fits a model.
+
+    Raises: LabError as `Decoder`, and for bf16 or int8 where the weights are in shards (FSDP).
+    """
     if not any(isinstance(module, FSDPModule) for module in model.modules()):
-        return Decoder(model, batch, room, int8=int8)
-    if int8:
-        raise LabError("int8 needs the whole model; its weights are in shards: leave int8 out")
+        return Decoder(model, batch, room, precision=precision)
+    if precision != "fp32":
+        raise LabError(f"Precision {precision} needs the whole model, and its weights are in shards (FSDP); use fp32.")
     return ShardedDecoder(model)
 
 
+@per_weights
 def int8_layers(model: GPT2LMHeadModel) -> dict[torch.nn.Module, Callable]:
-    """The model's linear layers with weights of 8 bits, by the layer each stands for; made once per state of the weights.
+    """Return the model's linear layers with 8-bit weights, by the layer each stands for.
 
     Raises: LabError where torch has no int8 kernels.
     """
     if model.device.type != "cpu" or torch.backends.quantized.engine not in INT8:
         raise LabError(
             f"int8 runs on x86 processors; the model is on {model.device}, torch's engine is "
-            f"{torch.backends.quantized.engine}: leave int8 out"
+            f"{torch.backends.quantized.engine}: use precision fp32 or bf16"
         )
-    state = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
-    with _packing:
-        known, layers = _packed.get(model, (None, {}))
-        if known != state:
-            layers = {linear: packed(linear) for block in model.transformer.h for linear in linears(block)}
-            layers[model.lm_head] = packed(model.lm_head)
-            _packed[model] = (state, layers)
-    return layers
+    layers = {linear: packed(linear) for block in model.transformer.h for linear in linears(block)}
+    return layers | {model.lm_head: packed(model.lm_head)}
 
 
 def linears(block) -> tuple[torch.nn.Module, ...]:

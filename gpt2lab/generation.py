@@ -10,9 +10,10 @@ from math import log
 import torch
 from transformers import GenerationConfig
 
-from gpt2lab.decoding import decoder, int8_layers
+from gpt2lab.decoding import PRECISIONS, decoder, int8_layers
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab
+from gpt2lab.precision import check_precision, warn_if_slow
 from gpt2lab.sampling import MAX_SEED, Sampling, Step, draw, step_of
 
 MAX_ALTERNATIVES = 100
@@ -25,9 +26,10 @@ MAX_PROMPT = 1_000_000  # characters of a prompt of which only the end is read
 class Generation:
     """A prompt and what followed it.
 
-    prompt  "" where the model began from `<|endoftext|>` alone: text without a condition
-    text    what was generated; the prompt is not in it, nor a stop string
-    finish  "end of text", "stop string", "length", "context" (the model's positions are used up) or "stopped"
+    prompt     "" where the model began from `<|endoftext|>` alone: text without a condition
+    text       what was generated; the prompt is not in it, nor a stop string
+    finish     "end of text", "stop string", "length", "context" (the model's positions are used up) or "stopped"
+    precision  "fp32", "bf16" or "int8": how the model was computed
     """
 
     prompt: str
@@ -35,6 +37,7 @@ class Generation:
     steps: tuple[Step, ...]
     finish: str
     seed: int
+    precision: str = "fp32"
 
     @property
     def log_probability(self) -> float:
@@ -61,7 +64,7 @@ class Request:
     after: tuple[Step, ...]
     stop: tuple[str, ...]
     window: int | None
-    int8: bool
+    precision: str
 
 
 def request(
@@ -74,7 +77,7 @@ def request(
     after: Sequence[Step] = (),
     stop: str | Sequence[str] = (),
     window: int | None = None,
-    int8: bool = False,
+    precision: str = "fp32",
     **options,
 ) -> Request:
     """What `generate`, `generate_batch` and `generate_steps` take.
@@ -88,7 +91,8 @@ def request(
     stop            a string, or several, at which the text ends
     window          1 to `lab.context` - 1: past the context, so many last tokens are read anew, and the
                     text goes on; also of a prompt that is too long. None: it ends there
-    int8            multiply by weights of 8 bits: faster on x86 processors, and a little off
+    precision       "fp32"; "bf16": faster on processors with bf16 units; "int8": 8-bit weights, faster still on x86
+                    processors. Both change probabilities a little
 
     Raises: LabError for values out of range, and for a prompt that does not fit.
     """
@@ -105,14 +109,16 @@ def request(
     stop = (stop,) if isinstance(stop, str) or not isinstance(stop, Sequence) else tuple(stop)
     if len(stop) > MAX_STOPS or not all(isinstance(each, str) and each for each in stop):
         raise LabError(f"stop {str(stop)[:60]} is refused; give up to {MAX_STOPS} strings, none of them empty")
-    if int8:
-        int8_layers(lab.model)  # refuses here and now
+    check_precision(precision, PRECISIONS)
+    warn_if_slow(precision, lab.device)
+    if precision == "int8":
+        int8_layers(lab.model)  # raises now, not at the first step
     ids = prompt_ids(lab, prompt, window)
     if window is None and len(ids) + len(after) > lab.context:
         raise LabError(
             f"the prompt and what follows it do not fit the context of {lab.context:,}; shorten it, or give a window"
         )
-    return Request(lab, prompt, ids, sampling, max_new_tokens, alternatives, tuple(after), stop, window, bool(int8))
+    return Request(lab, prompt, ids, sampling, max_new_tokens, alternatives, tuple(after), stop, window, precision)
 
 
 def prompt_ids(lab: Lab, prompt: str, window: int | None = None) -> torch.Tensor:
@@ -141,7 +147,7 @@ def generate_batch(lab: Lab, prompt: str, count: int, **options) -> tuple[Genera
 
     count  1 to MAX_BATCH
 
-    Each is what `generate` gives alone with its seed; under int8 nearly so, as texts share a scale.
+    Each is what `generate` gives alone with its seed; in bf16 and int8 nearly so.
     Example: best_of(generate_batch(lab, "The moon", 8)) is the most probable of them
     Raises: LabError as `generate`.
     """
@@ -232,7 +238,7 @@ def collect(asked: Request, steps: Sequence[Step]) -> Generation:
         text = text[: min(text.find(each) for each in asked.stop if each in text)]
     else:
         finish = "length" if new == asked.max_new_tokens else "context" if full else "stopped"
-    return Generation(asked.prompt, text, steps, finish, asked.sampling.seed)
+    return Generation(asked.prompt, text, steps, finish, asked.sampling.seed, asked.precision)
 
 
 def collect_batch(asked: Request, rows: Sequence[tuple[Step | None, ...]], count: int) -> tuple[Generation, ...]:
@@ -284,7 +290,7 @@ def _rows(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
         with torch.inference_mode():  # within the step: a generator may be resumed by another thread
             if reader is None or seam:
                 room = lab.context if asked.window else min(lab.context, ids.shape[1] + asked.max_new_tokens)
-                reader = decoder(lab.model, count, room, int8=asked.int8)
+                reader = decoder(lab.model, count, room, precision=asked.precision)
             logits = reader.read(new).split(1)  # (1, V) of each
             rows = [
                 draw(sampling, *each, **_step_options(asked)) if on else None

@@ -112,15 +112,15 @@ def test_packed_layer_multiplies_by_rounded_weights(model, rows):
 @x86
 def test_int8_reads_the_first_tokens_at_full_precision_and_is_off_a_little_after(model):
     one, ids = model(), ids_of(1, T)
-    exact, near = (stepwise(Decoder(one, 1, T, int8=int8), ids, 6) for int8 in (False, True))
+    exact, near = (stepwise(Decoder(one, 1, T, precision=name), ids, 6) for name in ("fp32", "int8"))
     assert torch.equal(exact[:, 0], near[:, 0])
     error = (exact - near)[:, 1:].abs().max()
     assert 0 < float(error) < 0.05 * float(exact.abs().max())
 
 
-@x86
+@pytest.mark.parametrize(("precision", "limit"), [pytest.param("int8", 0.01, marks=x86), ("bf16", 0.004)])
 @pytest.mark.parametrize("text", ["sample", "WikiText-2"])
-def test_int8_costs_less_than_a_hundredth_of_a_nat(text, request):
+def test_lower_precision_changes_the_loss_little(text, precision, limit, request):
     if text == "sample":
         articles = load_text("sample").split("test")
     else:
@@ -128,13 +128,13 @@ def test_int8_costs_less_than_a_hundredth_of_a_nat(text, request):
     lab = load_model("builtin", device="cpu")
     blocks = pack(token_ids(lab.tokenizer, articles), 128)
     ids = torch.stack([torch.as_tensor(blocks[i]["input_ids"]) for i in range(6)])
-    nll, favourites = {}, {}
-    for int8 in (False, True):
-        found = torch.cat([stepwise(Decoder(lab.model, 1, 128, int8=int8), row[None], 1)[0, :-1] for row in ids])
-        nll[int8] = float(F.cross_entropy(found, ids[:, 1:].flatten()))
-        favourites[int8] = found.argmax(-1)
-    assert 0 < abs(nll[True] - nll[False]) < 0.01
-    assert 0.95 < float((favourites[True] == favourites[False]).float().mean()) < 1
+    nll, top = {}, {}
+    for name in ("fp32", precision):
+        found = torch.cat([stepwise(Decoder(lab.model, 1, 128, precision=name), row[None], 1)[0, :-1] for row in ids])
+        nll[name] = float(F.cross_entropy(found, ids[:, 1:].flatten()))
+        top[name] = found.argmax(-1)
+    assert 0 < abs(nll[precision] - nll["fp32"]) < limit
+    assert 1 - 5 * limit < float((top[precision] == top["fp32"]).float().mean()) < 1
 
 
 @x86
@@ -171,4 +171,4 @@ def test_int8_layers_leave_warnings_and_the_model_as_they_are(model):
 def test_int8_where_torch_has_no_kernels_is_told(model, monkeypatch):
     monkeypatch.setattr(type(torch.backends.quantized), "engine", "qnnpack", raising=False)
     with pytest.raises(LabError, match="int8 runs on x86 processors; the model is on cpu, torch's engine is qnnpack"):
-        Decoder(model(), 1, 4, int8=True)
+        Decoder(model(), 1, 4, precision="int8")

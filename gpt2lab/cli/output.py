@@ -39,6 +39,9 @@ def quiet() -> None:
 
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft 0.21 asks by the old name
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"gpt2lab: {message}\n"
+    )  # one line, without a place in the source
 
 
 def resolve(model: str, data: str = "", *, training: bool = False) -> tuple[str, str]:

@@ -167,8 +167,12 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Slider]:
             label="Window",
             info="past the context, so many last tokens are read anew; 0 ends the text there",
         )
-        settings["int8"] = gr.Checkbox(
-            False, label="Weights of 8 bits", info="faster on x86 processors, and a little off"
+        settings["precision"] = gr.Dropdown(
+            ["fp32", "bf16", "int8"],
+            value="fp32",
+            label="Precision",
+            info="bf16 is faster with bf16 units, int8 on x86 processors. Both change probabilities slightly.",
+            elem_id="generate-precision",
         )
         continuations = gr.Slider(
             1,

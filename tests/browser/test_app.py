@@ -219,7 +219,7 @@ def test_tasks_are_done_by_the_package_s_recipes(page, lab):
 
 
 GENERATE = {"label": "builtin", "other": ALONE, "prompt": "The", "count": 1, "by": "rank", "length": 5}
-GENERATE |= {"temperature": 1, "top_p": 1, "top_k": 0, "seed": 0, "min_p": 0, "penalty": 1, "window": 0, "int8": False}
+GENERATE |= {"temperature": 1, "top_p": 1, "top_k": 0, "seed": 0, "min_p": 0, "penalty": 1, "window": 0, "precision": "fp32"}
 
 
 @pytest.fixture(scope="module")

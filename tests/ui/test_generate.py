@@ -20,7 +20,7 @@ SETTINGS = {
     "min_p": 0,
     "repetition_penalty": 1,
     "window": 0,
-    "int8": False,
+    "precision": "fp32",
 }
 OPTIONS = {"max_new_tokens": 8, "temperature": 0.8, "top_p": 0.95, "seed": 3}
 VISITOR = SimpleNamespace(session_hash="one")
