@@ -25,8 +25,9 @@ from gpt2lab.scoring.evaluation import evaluate
 from gpt2lab.sources import DATA, HUB_MODELS, cache_folder
 from gpt2lab.text import articles_of, load_text
 from gpt2lab.ui import evaluate as tab_module
+from gpt2lab.ui import shelf as shelves
 from gpt2lab.ui.evaluate import ALONE, BREAKDOWNS, FILES, OWN, PROTOCOLS, build_evaluate_tab, in_words, plain
-from gpt2lab.ui.shelf import MAX_EVALUATIONS, Shelf
+from gpt2lab.ui.shelf import Shelf
 from gpt2lab.views.evaluation import SHARE_HEAD, meaning_lines, result_table, share_rows
 
 TEXT = """
@@ -547,22 +548,8 @@ def test_without_an_evaluation_the_visitor_is_told_what_to_press(tab, key):
         lambda: tab.words(key, "sliding", 0, False),
         lambda: tab.make_file(key, "sliding", "figures, CSV"),
     ):
-        with refused("there is no evaluation here, or no more; press Evaluate"):
+        with refused("There is no evaluation here any more; press Evaluate"):
             ask()
-
-
-def test_evaluations_past_the_limit_push_out_the_one_not_looked_at_for_longest(tab):
-    first, second, *later = [tab.keep() for _ in range(MAX_EVALUATIONS)]
-    assert tab.words(first, "sliding", 0, False)
-    later.append(tab.keep())
-    for ask in (
-        lambda: tab.words(second, "sliding", 0, False),
-        lambda: tab.hard(second, "sliding", "Part", False),
-        lambda: tab.make_file(second, "sliding", "figures, CSV"),
-    ):
-        with refused("no evaluation here, or no more"):
-            ask()
-    assert all(tab.words(key, "sliding", 0, False) for key in (first, *later))
 
 
 def test_two_visitors_who_evaluate_at_once_each_see_their_own(tab, labs, slow):
@@ -838,25 +825,18 @@ def test_kept_evaluations_have_keys_that_are_not_guessed(tmp_path):
     assert all(isinstance(key, str) and len(key) >= 16 for key in keys)
 
 
-def test_shelf_keeps_the_newest_evaluations_each_under_its_key(tmp_path):
+def test_evaluations_of_many_visitors_are_kept_while_there_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(shelves, "RESULT_BYTES", 100_000)
     shelf = Shelf(tmp_path)
-    kept = {shelf.keep(one): one for one in [object() for _ in range(MAX_EVALUATIONS + 2)]}
-    old, new = list(kept.items())[:2], list(kept.items())[2:]
-    assert all(shelf.evaluation(key) is one for key, one in new)
-    for key, _ in old:
-        with pytest.raises(LabError, match="there is no evaluation here, or no more"):
+    first = shelf.keep(np.zeros(1000))  # 8,000 bytes
+    others = [shelf.keep(np.zeros(1000)) for _ in range(8)]
+    assert shelf.evaluation(first) is not None
+    for _ in range(4):
+        shelf.keep(np.zeros(1000))
+    assert shelf.evaluation(first) is not None  # it was used last
+    for key in (others[0], None, "", 7, [first]):
+        with pytest.raises(LabError, match="There is no evaluation here any more"):
             shelf.evaluation(key)
-
-
-def test_evaluation_that_is_looked_at_outlives_those_that_are_not(tmp_path):
-    shelf = Shelf(tmp_path)
-    first = shelf.keep("first")
-    others = []
-    for i in range(3 * MAX_EVALUATIONS):
-        others.append(shelf.keep(i))
-        assert shelf.evaluation(first) == "first"
-    with pytest.raises(LabError):
-        shelf.evaluation(others[-MAX_EVALUATIONS])
 
 
 def test_equal_evaluations_are_kept_apart(tmp_path):

@@ -2,20 +2,44 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+import torch
 
 import gpt2lab.inspection.trace
 import gpt2lab.model
+from gpt2lab import hub
 from gpt2lab.errors import LabError
 from gpt2lab.sources import HUB_MODELS
-from gpt2lab.ui.shelf import MAX_MODELS, MAX_TRACES, Shelf
+from gpt2lab.ui import shelf as shelves
+from gpt2lab.ui.shelf import Shelf
 
 
 @pytest.fixture
 def shelf(tmp_path):
     return Shelf(tmp_path / "runs")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A Lab of 4,000 bytes of weights."""
+
+    location: str
+    name: str = "a folder of this machine"
+
+    @property
+    def model(self):
+        return Weights
+
+
+class Weights:
+    @staticmethod
+    def parameters():
+        return [torch.zeros(1000)]
+
+    @staticmethod
+    def buffers():
+        return []
 
 
 @pytest.fixture
@@ -24,9 +48,9 @@ def loaded(monkeypatch, shelf):
     calls = []
 
     def load(location):
-        assert shelf.lock.locked()
+        assert not shelf.lock.locked()
         calls.append(location)
-        return SimpleNamespace(location=location)
+        return Loaded(location)
 
     monkeypatch.setattr(gpt2lab.model, "load_model", load)
     return calls
@@ -35,7 +59,7 @@ def loaded(monkeypatch, shelf):
 @dataclass(frozen=True, eq=False)
 class Traced:
     text: str
-    name: str = "a folder of this machine"
+    name: str
 
 
 @pytest.fixture
@@ -46,7 +70,7 @@ def traced(monkeypatch, shelf, loaded):
     def trace(lab, text, *, cut):
         assert shelf.lock.locked()
         calls.append((lab.location, text))
-        return Traced(text)
+        return Traced(text, lab.name)
 
     monkeypatch.setattr(gpt2lab.inspection.trace, "trace", trace)
     return calls
@@ -115,8 +139,9 @@ def test_model_is_loaded_at_its_first_use_and_once(shelf, loaded):
     assert loaded == ["builtin", folder]
 
 
-def test_models_past_the_limit_push_out_the_one_not_used_for_longest(shelf, loaded):
-    assert MAX_MODELS == 3
+def test_models_past_the_limit_of_bytes_push_out_the_one_not_used_for_longest(tmp_path, monkeypatch, loaded):
+    monkeypatch.setattr(shelves, "MODEL_BYTES", 12_500)  # three
+    shelf = Shelf(tmp_path / "runs")
     for label in ("builtin", "gpt2", "distilgpt2", "builtin", "gpt2-medium"):
         shelf.lab(label)
     assert loaded == ["builtin", "gpt2", "distilgpt2", "gpt2-medium"]
@@ -127,8 +152,36 @@ def test_models_past_the_limit_push_out_the_one_not_used_for_longest(shelf, load
     assert loaded[4:] == ["gpt2"]
 
 
+def test_model_that_is_not_downloaded_is_refused_and_not_fetched(shelf, loaded, monkeypatch):
+    monkeypatch.setattr(hub, "is_downloaded", lambda name: name != "gpt2")
+    with pytest.raises(LabError, match="gpt2 is not downloaded; press Download"):
+        shelf.lab("gpt2")
+    assert loaded == []
+    shelf.lab("builtin")
+
+
+def test_a_model_runs_while_another_is_loaded(shelf, monkeypatch):
+    shelf_is_loading, may_end = threading.Event(), threading.Event()
+
+    def load(location):
+        if location == "gpt2":
+            shelf_is_loading.set()
+            assert may_end.wait(10)
+        return Loaded(location)
+
+    monkeypatch.setattr(gpt2lab.model, "load_model", load)
+    shelf.lab("builtin")
+    thread = threading.Thread(target=shelf.lab, args=("gpt2",))
+    thread.start()
+    assert shelf_is_loading.wait(10)
+    assert shelf.run("builtin", lambda lab: lab.name) == "builtin"
+    assert list(shelf.each(iter([1, 2]))) == [1, 2]
+    may_end.set()
+    thread.join()
+
+
 def test_model_that_cannot_be_loaded_is_tried_again(shelf, monkeypatch):
-    answers = iter([LabError("out of reach"), SimpleNamespace(location="gpt2")])
+    answers = iter([LabError("out of reach"), Loaded("gpt2")])
 
     def load(location):
         answer = next(answers)
@@ -168,19 +221,6 @@ def test_trace_is_made_once_for_a_model_and_a_text(shelf, loaded, traced):
     shelf.trace("gpt2", "The moon")
     assert traced == [("builtin", "The moon"), ("builtin", "The sea"), ("gpt2", "The moon")]
     assert loaded == ["builtin", "gpt2"]
-
-
-def test_traces_past_the_limit_push_out_the_one_not_used_for_longest(shelf, traced):
-    for i in range(MAX_TRACES):
-        shelf.trace("builtin", f"text {i}")
-    shelf.trace("builtin", "text 0")
-    shelf.trace("builtin", "one more")
-    assert len(traced) == MAX_TRACES + 1
-    shelf.trace("builtin", "text 0")
-    assert len(traced) == MAX_TRACES + 1
-    shelf.trace("builtin", "text 1")
-    assert traced[-1] == ("builtin", "text 1")
-    assert len(traced) == MAX_TRACES + 2
 
 
 def test_trace_that_fails_is_not_kept_and_leaves_the_lock_free(shelf, loaded, monkeypatch):
