@@ -428,6 +428,32 @@ def test_generate_with_weights_of_8_bits_is_a_little_off(call, tiny_folder):
     assert exact["steps"][1]["entropy"] == pytest.approx(near["steps"][1]["entropy"], rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:bf16 is slow")
+def test_generate_takes_a_precision_or_its_shorthand(call, tiny_folder):
+    arguments = ["--model", tiny_folder, "--prompt", "The moon", "--max-new-tokens", 3, "--json"]
+    fp32, bf16 = (json.loads(call("generate", *arguments, *more)[1]) for more in ([], ["--precision", "bf16"]))
+    assert (fp32["precision"], bf16["precision"]) == ("fp32", "bf16")
+    assert fp32["steps"][0]["entropy"] != bf16["steps"][0]["entropy"]
+    for more, message in (
+        (["--int8", "--precision", "bf16"], "--int8 and --precision bf16 contradict each other; give one of them"),
+        (["--precision", "fp16"], "Precision 'fp16' is unknown; use fp32, bf16, int8"),
+        (["--precision", "bf16", "--beams", 2], "leave --precision bf16 out"),
+    ):
+        status, out, err = call("generate", *arguments, *more)
+        assert (status, out) == (2, "") and message in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is slow")
+def test_perplexity_in_bf16_states_the_difference(call, tiny_folder):
+    arguments = ["--model", tiny_folder, "--data", "sample", "--quick", 1, "--precision", "bf16"]
+    _, out, _ = call("perplexity", *arguments)
+    assert "sliding: scored in bf16; on " in out and "perplexity differs by " in out
+    found = json.loads(call("perplexity", *arguments, "--json")[1])["results"][0]
+    assert found["precision"] == "bf16" and found["n_checked"] > 0 and abs(found["precision_difference"]) < 0.01
+    status, _, err = call("perplexity", *arguments[:-1], "half")
+    assert status == 2 and "Precision 'half' is unknown; use fp32, bf16." in err
+
+
 def test_generate_measures_its_texts(call, here, tiny_folder, random_gpt2, tiny_tokenizer):
     other = here / "other"
     random_gpt2(seed=5).save_pretrained(other)

@@ -1,10 +1,12 @@
 import itertools
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
+from gpt2lab import precision
 from gpt2lab.errors import LabError
 from gpt2lab.generation import (
     batch_steps,
@@ -75,6 +77,8 @@ BAD_VALUES = [
     ("stop", [1]),
     ("stop", ["x"] * 17),
     ("stop", 5),
+    ("precision", "fp16"),
+    ("precision", None),
 ]
 
 
@@ -210,7 +214,7 @@ def test_a_sampling_is_the_same_as_its_fields(tiny_lab):
 
 @pytest.mark.parametrize(("field", "value"), BAD_VALUES)
 def test_bad_value_is_refused_by_its_field_and_value(tiny_lab, field, value):
-    with pytest.raises(LabError, match=rf"^{field} ") as caught:
+    with pytest.raises(LabError, match=rf"(?i)^{field} ") as caught:
         generate(tiny_lab, "The moon", **{field: value})
     shown = f"{value:,}" if field == "top_k" and value == 301 else str(value)
     assert field == "stop" or shown in str(caught.value)
@@ -481,3 +485,24 @@ def test_prompt_and_branch_that_fill_the_context_are_told(tiny_lab):
     assert len(generate(tiny_lab, "x" * 60, after=first.steps, window=30, max_new_tokens=2).steps) == 6
     with pytest.raises(LabError, match="the limit is 1,000,000"):
         generate(tiny_lab, "x" * 1_000_001, window=30)
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is slow")
+def test_generation_says_its_precision_and_bf16_is_near_fp32(tiny_lab):
+    exact, near = (
+        generate(tiny_lab, "The moon", max_new_tokens=5, temperature=0, precision=name) for name in ("fp32", "bf16")
+    )
+    assert (exact.precision, near.precision) == ("fp32", "bf16")
+    assert near.steps[0].probability != exact.steps[0].probability
+    assert near.steps[0].probability == pytest.approx(exact.steps[0].probability, rel=0.1)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_slow_bf16_is_allowed_with_a_warning(tiny_lab, monkeypatch, fast):
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device: fast)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        generate(tiny_lab, "The moon", max_new_tokens=3, precision="bf16")
+    assert [str(one.message) for one in seen] == ["bf16 is slow here: the processor has no bf16 units. Use fp32."] * (
+        not fast
+    )

@@ -24,6 +24,9 @@ def perplexity(
     by: Annotated[str | None, typer.Option(help="where it is hard: document, position, frequency, part")] = None,
     quick: Annotated[int | None, typer.Option(help="score only so many whole articles, drawn with --seed")] = None,
     seed: Annotated[int, typer.Option(help="of the articles that --quick draws")] = 0,
+    precision: Annotated[
+        str, typer.Option(help="fp32, or bf16: faster with bf16 units; the result states the measured difference.")
+    ] = "fp32",
     out: Annotated[
         Path | None, typer.Option(help="also write all of it as .html, or as .csv the figures, with --by the parts")
     ] = None,
@@ -46,7 +49,7 @@ def perplexity(
     model, data = resolve(model, data)
     text = load_text(data)
     labs = [load(name) for name in (model, compare) if name is not None]
-    told = {"context": context, "stride": stride, "quick": quick, "seed": seed}
+    told = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
     with progress("windows") as show, kept_when_interrupted():
         evaluation = evaluate(labs, text.split(split), protocol, on_progress=show, **told)
     if as_json:

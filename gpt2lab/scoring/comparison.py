@@ -60,9 +60,14 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
     Where both read the same ids, tokens that either has no prediction for are left out. Where their tokenizers
     differ, all that each scored is divided by the documents' bytes.
 
-    Raises: LabError where protocol or text differ, or tokenizers differ and not all of the text is predicted.
+    Raises: LabError where precision, protocol or text differ, or tokenizers differ and not all of the text is predicted.
     """
     one, two = before.reading, after.reading
+    if before.precision != after.precision:
+        raise LabError(
+            f"{before.model} was scored in {before.precision} and {after.model} in {after.precision}; "
+            "score both in the same precision."
+        )
     if why := incomparable(one, two):
         raise LabError(f"{before.model} and {after.model} cannot be compared by {one.protocol}: {why}")
     if np.array_equal(one.ids, two.ids):

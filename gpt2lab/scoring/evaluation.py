@@ -9,11 +9,12 @@ from functools import cached_property
 
 from gpt2lab.errors import LabError
 from gpt2lab.model import Lab
+from gpt2lab.precision import check_precision
 from gpt2lab.scoring.breakdown import Share, breakdown, surprisals, titles
 from gpt2lab.scoring.comparison import Comparison, compare, incomparable
 from gpt2lab.scoring.perplexity import Perplexity, measured, protocol_names, read
 from gpt2lab.scoring.protocols import Reading, TooShortError
-from gpt2lab.scoring.scorer import Scored, score_steps
+from gpt2lab.scoring.scorer import PRECISIONS, Scored, score_steps
 from gpt2lab.steps import finished
 from gpt2lab.text import Article
 
@@ -113,6 +114,7 @@ def evaluate(
     stride: int | None = None,
     quick: int | None = None,
     seed: int = 0,
+    precision: str = "fp32",
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
     """One model, or two of different names, on articles by protocols.
@@ -121,12 +123,14 @@ def evaluate(
     context      tokens in a window; by default the model's own, of two models the smaller one
     stride       of "sliding" alone; the context by default
     quick, seed  score only so many articles, drawn with the seed
+    precision    "fp32" or "bf16", of both models, as of `perplexity`
     on_progress  called with (model and protocol, windows done, windows in all)
 
     A protocol that the text is too short for is left out where another is not.
     Raises: LabError as `perplexity`, before anything is scored; and for two models of one name.
     """
-    steps = evaluation_steps(labs, articles, protocols, context=context, stride=stride, quick=quick, seed=seed)
+    told = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
+    steps = evaluation_steps(labs, articles, protocols, **told)
     return finished(steps, on_progress)
 
 
@@ -137,12 +141,14 @@ def evaluation_steps(
     *,
     context: int | None = None,
     stride: int | None = None,
+    precision: str = "fp32",
     **told,
 ) -> Generator[tuple[str, int, int], None, Evaluation]:
     """`evaluate`, a batch of windows at a time: reads the text at once, then yields what it tells of progress.
 
     The generator returns the Evaluation. Models run in it alone, and not before it is asked for its first step.
     """
+    check_precision(precision, PRECISIONS)
     labs = list(labs) if isinstance(labs, Sequence) and not isinstance(labs, str) else [labs]
     named = [getattr(lab, "name", str(lab)) for lab in labs]
     if not 1 <= len(labs) <= 2 or len(set(named)) < len(labs):
@@ -158,16 +164,17 @@ def evaluation_steps(
             refused.append((name, str(error)))
     if not readings:
         raise LabError(refused[0][1])
-    return _scored(labs, readings, tuple(refused))
+    return _scored(labs, readings, tuple(refused), precision)
 
 
 def _scored(
-    labs: list[Lab], readings: list[list[Reading]], refused: tuple[tuple[str, str], ...]
+    labs: list[Lab], readings: list[list[Reading]], refused: tuple[tuple[str, str], ...], precision: str
 ) -> Generator[tuple[str, int, int], None, Evaluation]:
     scored = []
     for several in readings:
         for lab, reading in zip(labs, several):
-            scored.append((yield from _named(f"{lab.name}, {reading.protocol}", score_steps(lab, reading))))
+            steps = score_steps(lab, reading, precision)
+            scored.append((yield from _named(f"{lab.name}, {reading.protocol}", steps)))
     return Evaluation(tuple(scored), refused)
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab, utf8
+from gpt2lab.precision import check_precision
 from gpt2lab.scoring.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.scoring.protocols import PROTOCOLS, Reading, described
 from gpt2lab.scoring.published import Published, published_for
-from gpt2lab.scoring.scorer import Scored, score
+from gpt2lab.scoring.scorer import PRECISIONS, Scored, score
 from gpt2lab.text import Article
 from gpt2lab.units import finite, perplexity_of
 
@@ -41,6 +42,9 @@ class Perplexity:
     published        figures of others that were got in the same way from the same text
     cautions         what to know before quoting the figures
     weights          a fingerprint of the model's weights
+    precision        "fp32" or "bf16": how the model was computed
+    n_checked        tokens scored in both precisions, where it is bf16
+    precision_difference  on those, (perplexity in bf16) / (perplexity in fp32) - 1; None for fp32
     """
 
     protocol: str
@@ -61,6 +65,9 @@ class Perplexity:
     published: tuple[Published, ...] = ()
     cautions: tuple[str, ...] = ()
     weights: str = ""
+    precision: str = "fp32"
+    n_checked: int = 0
+    precision_difference: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -97,6 +104,7 @@ def perplexity(
     stride: int | None = None,
     quick: int | None = None,
     seed: int = 0,
+    precision: str = "fp32",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Perplexity:
     """Perplexity of articles under a protocol.
@@ -105,12 +113,14 @@ def perplexity(
     context      tokens a window holds; the model's own context by default
     stride       tokens from window to window, of "sliding" alone; by default the context: disjoint windows
     quick        score only so many articles, drawn with `seed`
+    precision    "fp32", or "bf16": faster on processors with bf16 units, with the measured difference in the result
     on_progress  called with (windows done, windows in all)
 
-    Raises: LabError for an unknown protocol, a context, stride or sample out of range, and a text too short for it.
+    Raises: LabError for an unknown protocol or precision, a context, stride or sample out of range, and a text too short for it.
     """
+    check_precision(precision, PRECISIONS)
     reading = read(lab, articles, protocol, context=context, stride=stride, quick=quick, seed=seed)
-    return measured(score(lab, reading, on_progress))
+    return measured(score(lab, reading, on_progress, precision=precision))
 
 
 def read(
@@ -195,9 +205,20 @@ def measured(scored: Scored) -> Perplexity:
         described=described(reading),
         published=published_for(reading),
         weights=scored.weights,
+        precision=scored.precision,
+        **_precision_check(scored),
         **_intervals(np.array([nll, n_scored, words, sizes])[:, n_scored > 0]),
     )
     return replace(result, cautions=tuple(_cautions(result, scored)))
+
+
+def _precision_check(scored: Scored) -> dict:
+    """The difference that bf16 makes, on the tokens scored in both precisions; nothing for fp32."""
+    if scored.exact is None:
+        return {}
+    both = ~np.isnan(scored.exact)
+    change = float((scored.nll[both] - scored.exact[both]).mean())
+    return {"n_checked": int(both.sum()), "precision_difference": perplexity_of(change) - 1}
 
 
 def document_totals(scored: Scored) -> tuple[np.ndarray, np.ndarray]:
@@ -222,6 +243,11 @@ def _intervals(totals: np.ndarray) -> dict[str, Interval]:
 def _cautions(result: Perplexity, scored: Scored):
     """What could mislead who quotes a result, a line each."""
     reading = scored.reading
+    if result.precision_difference is not None:
+        yield (
+            f"scored in {result.precision}; on {result.n_checked:,} tokens scored in both, perplexity differs by "
+            f"{result.precision_difference:+.3%} from fp32"
+        )
     if result.sample:
         drawn, of = result.sample
         yield f"a sample of {drawn:,} of {of:,} articles"

@@ -192,7 +192,7 @@ def results_csv(evaluation: Evaluation, text: str) -> bytes:
     """A row per model and protocol; `text` is what was scored."""
     names = (
         "protocol context stride n_scored n_tokens n_words n_bytes n_documents windows nll perplexity word_perplexity "
-        "byte_perplexity bits_per_byte"
+        "byte_perplexity bits_per_byte precision"
     ).split()
     intervals = ("interval", "word_interval", "bits_interval")
     rows = (

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -302,3 +303,10 @@ def test_random_model_is_worse_than_one_that_guesses(random_lab, protocol):
     assert found.verdict == "worse"
     expected = perplexity(wild, articles, protocol=protocol, context=16).perplexity / 300
     assert found.ratio == pytest.approx(expected, rel=1e-4)
+
+
+def test_models_scored_in_different_precisions_are_not_compared(pair):
+    one, two = pair(np.zeros(DOCUMENTS))
+    two = replace(two, precision="bf16")
+    with pytest.raises(LabError, match="base was scored in fp32 and tuned in bf16; score both in the same precision"):
+        compare(one, two)

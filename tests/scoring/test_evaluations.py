@@ -12,6 +12,7 @@ from gpt2lab.scoring.evaluation import evaluate, evaluation_steps
 from gpt2lab.scoring.perplexity import perplexity, read
 from gpt2lab.scoring.scorer import score
 from gpt2lab.text import Article
+from gpt2lab.views.evaluation import meaning_lines, results_csv
 
 PROTOCOLS = ["sliding", "lm-eval", "blocks"]
 ARTICLES = tuple(
@@ -189,3 +190,14 @@ def test_pieces_are_every_document_of_every_model(labs):
         (name, f"Moon {i % 2} {i + 1}") for name in ("one", "two") for i in range(4)
     ]
     assert "".join(text for _, _, its in pieces[:4] for text, _ in its) == evaluation.scored[0].reading.text
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is slow")
+def test_both_models_are_scored_in_the_precision_asked_for(labs):
+    found = evaluate(labs, ARTICLES, "sliding", context=16, precision="bf16")
+    assert [result.precision for _, result in found.results] == ["bf16", "bf16"]
+    assert len(found.comparisons) == 1
+    assert b"bf16" in results_csv(found, "text")
+    assert sum("scored in bf16" in line for line in meaning_lines(found.results)) == 2
+    with pytest.raises(LabError, match="Precision 'half' is unknown; use fp32, bf16"):
+        evaluate(labs, ARTICLES, precision="half")

@@ -9,7 +9,7 @@ import torch
 from gpt2lab.errors import LabError
 from gpt2lab.scoring.perplexity import Perplexity, drawn_articles, measured, perplexity, protocol_names, read
 from gpt2lab.scoring.protocols import PROTOCOLS, Document
-from gpt2lab.scoring.scorer import score
+from gpt2lab.scoring.scorer import checked_windows, score
 from gpt2lab.text import Article, TextSplits, wikitext_article
 
 
@@ -464,3 +464,22 @@ def test_measuring_leaves_the_scored_as_it_was(tiny_lab, articles):
     before = scored.nll.copy()
     measured(scored)
     assert np.array_equal(scored.nll, before, equal_nan=True)
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is slow")
+def test_bf16_result_states_the_difference_on_tokens_scored_in_both(tiny_lab, twelve):
+    exact, near = (perplexity(tiny_lab, twelve, context=16, stride=8, precision=name) for name in ("fp32", "bf16"))
+    reading = read(tiny_lab, twelve, context=16, stride=8)
+    bf16, fp32 = (score(tiny_lab, reading, precision=name).nll for name in ("bf16", "fp32"))
+    windows = checked_windows(reading).windows.tolist()
+    chosen = np.concatenate([np.arange(first, end) for _, first, end in windows])
+    by_hand = math.exp(bf16[chosen].mean()) / math.exp(fp32[chosen].mean()) - 1
+    assert near.n_checked == len(chosen)
+    assert near.precision_difference == pytest.approx(by_hand, rel=1e-4, abs=1e-9)
+    assert near.cautions[0] == (
+        f"scored in bf16; on {len(chosen):,} tokens scored in both, perplexity differs by {by_hand:+.3%} from fp32"
+    )
+    assert near.perplexity == pytest.approx(exact.perplexity, rel=0.01) and near.perplexity != exact.perplexity
+    assert (exact.precision, exact.precision_difference, exact.n_checked) == ("fp32", None, 0)
+    assert near.record()["precision_difference"] == near.precision_difference
+    assert "bf16" not in " ".join(exact.cautions)

@@ -568,3 +568,47 @@ def test_oldest_scorings_make_room_for_the_newest(tiny_lab, articles, monkeypatc
     score(tiny_lab, readings[2])
     assert len(list(folder.iterdir())) == 2
     assert not oldest.exists()
+
+
+# precision
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is slow")
+@pytest.mark.parametrize("order", [("fp32", "bf16"), ("bf16", "fp32")])
+def test_each_precision_has_scores_of_its_own(tiny_lab, articles, batches, new_cache, order):
+    reading = read(tiny_lab, articles)
+    alone = {}
+    for name in order:
+        new_cache()
+        alone[name] = score(tiny_lab, reading, precision=name)
+    new_cache()
+    found = {name: score(tiny_lab, reading, precision=name) for name in order}
+    batches.clear()
+    again = {name: score(tiny_lab, reading, precision=name) for name in order}
+    assert not batches  # all of it was cached
+    for name in order:
+        assert again[name].precision == name
+        for other in (found[name], again[name]):
+            np.testing.assert_allclose(other.nll, alone[name].nll, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found["bf16"].nll, found["fp32"].nll, atol=0.3)
+    assert np.nanmax(np.abs(found["bf16"].nll - found["fp32"].nll)) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is slow")
+@pytest.mark.parametrize(("n", "checked"), [(1, 1), (2, 2), (30, 2), (100, 5), (400, 8)])
+def test_bf16_scores_some_windows_in_fp32_too_spread_over_the_text(tiny_lab, letters, n, checked):
+    reading, seen = read(tiny_lab, (letters(8 * n),), context=8), []
+    scored = score(tiny_lab, reading, lambda *progress: seen.append(progress), precision="bf16")
+    exact = score(tiny_lab, reading)
+    both = ~np.isnan(scored.exact)
+    assert both.sum() == 7 * checked
+    np.testing.assert_allclose(scored.exact[both], exact.nll[both], rtol=1e-5, atol=1e-5)
+    parts = np.flatnonzero(both) * checked // (8 * n)
+    assert np.unique(parts).tolist() == list(range(checked))  # one in each equal part of the text
+    assert (seen[0], seen[-1]) == ((0, n + checked), (n + checked, n + checked))
+    assert exact.exact is None
+
+
+def test_unknown_precision_is_refused(tiny_lab, articles):
+    with pytest.raises(LabError, match="Precision 'int8' is unknown; use fp32, bf16"):
+        score(tiny_lab, read(tiny_lab, articles), precision="int8")
