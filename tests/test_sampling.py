@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
-from gpt2lab.sampling import FAVOURITES, Sampling, draw, redrawn, step_of
+from gpt2lab.sampling import FAVOURITES, Sampling, TopP, draw, redrawn, step_of
 
 PROBABILITIES = (0.5, 0.2, 0.15, 0.1, 0.05)
 DRAWS = 4000
@@ -223,3 +224,17 @@ def test_favourites_are_the_largest_log_probabilities_in_order():
     step = step_of(logits[None], 3, alternatives=4, decode=str)
     assert step.favourites == pytest.approx(logits.log_softmax(-1).sort(descending=True).values[:FAVOURITES].numpy())
     assert [each.probability for each in step.alternatives] == pytest.approx(np.exp(step.favourites[:4]), rel=1e-5)
+
+
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.95, 0.999999])
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.0, 10.0, 300.0])
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("top_k", [None, 40])
+def test_top_p_keeps_exactly_what_transformers_does(top_p, scale, rounded, top_k):
+    logits = scale * torch.randn(1, 5000, generator=torch.Generator().manual_seed(0))
+    logits = logits.round(decimals=1) if rounded else logits  # many are equal
+    if top_k:
+        logits = TopKLogitsWarper(top_k)(None, logits)
+    before = logits.clone()
+    assert torch.equal(TopP(top_p)(None, logits), TopPLogitsWarper(top_p)(None, logits))
+    assert torch.equal(logits, before)
