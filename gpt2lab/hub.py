@@ -91,7 +91,8 @@ def is_downloaded(name: str) -> bool:
 def require_downloaded(name: str) -> None:
     """Raises: LabError for a model or a text of the hub that is not in its cache."""
     if not is_downloaded(name):
-        raise LabError(f"{name} is not downloaded; press Download beside it first.")
+        where = "Text" if name in sources.WIKITEXT else "Model"
+        raise LabError(f"{name} is not downloaded; choose it as {where} and press Download.")
 
 
 def find_download(name: str, *, weights: bool = True) -> Download:

@@ -260,7 +260,7 @@ def test_nothing_to_download_asks_for_nothing(server):
     assert is_downloaded("builtin")
     assert is_downloaded("sample")
     assert len(server.requests) == asked
-    with pytest.raises(LabError, match="gpt2 is not downloaded; press Download"):
+    with pytest.raises(LabError, match="gpt2 is not downloaded; choose it as Model and press Download"):
         require_downloaded("gpt2")
 
 

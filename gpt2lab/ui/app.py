@@ -8,8 +8,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 
+from gpt2lab import hub
 from gpt2lab.errors import LabError
+from gpt2lab.sources import auto_choice
 from gpt2lab.ui.attention import build_attention_tab
+from gpt2lab.ui.download import Downloads, build_download
 from gpt2lab.ui.evaluate import build_evaluate_tab
 from gpt2lab.ui.finetune import build_finetune_tab
 from gpt2lab.ui.generate import build_generate_tab
@@ -32,6 +35,8 @@ CSS = """
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """
 FONTS = ["system-ui", "sans-serif"]
+MAX_THREADS = 16  # that run handlers: models run one at a time, the others wait or read files
+MAX_SESSIONS = 64  # pages whose state is held; each takes about a megabyte
 
 
 def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
@@ -42,11 +47,13 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         dark = gr.Checkbox(visible=False)
         model = gr.Dropdown(shelf.labels(), value="builtin", label="Model", elem_id="model")
         status = gr.Markdown(elem_id="status")
+        downloads = Downloads()
+        downloaded = build_download(downloads, model, "model")
         with gr.Tabs() as tabs:
             with gr.Tab("Fine-tune", id="finetune", elem_id="tab-finetune"):
-                build_finetune_tab(demo, shelf, model, dark)
+                build_finetune_tab(demo, shelf, model, dark, downloads)
             with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate"):
-                other = build_evaluate_tab(shelf, model, dark)
+                other = build_evaluate_tab(shelf, model, dark, downloads)
             with gr.Tab("Attention", id="attention", elem_id="tab-attention"):
                 attention = build_attention_tab(demo, shelf, tabs, model, dark)
             with gr.Tab("Generate", id="generate", elem_id="tab-generate"):
@@ -78,6 +85,7 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
             return gr.Dropdown(choices=labels), *([others] * 4), told
 
         model.change(describe, model, status, api_name="describe_model")
+        downloaded.then(describe, model, status, api_visibility="private")
         demo.load(
             arrive,
             model,
@@ -85,20 +93,33 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
             api_visibility="private",
         )
         demo.load(None, None, dark, js=IS_DARK)
+
+        def leave(request: gr.Request):
+            forget_session(demo, request.session_hash)
+
+        demo.unload(leave)
     demo.queue(api_open=False, max_size=32)
     return demo
 
 
+def forget_session(page: gr.Blocks, session: str) -> None:
+    """Drop what gradio holds for a page that was closed: its state, and a copy of every component's configuration.
+
+    gradio itself keeps the state for an hour, and the copies until `state_session_capacity` others have come.
+    """
+    page.state_holder.session_data.pop(session, None)
+
+
 def model_line(shelf: Shelf, label: str) -> str:
-    """What a model is, in a line; it is loaded for that."""
+    """Describe a model in a line, loading it if it is on this machine."""
+    if not hub.is_downloaded(shelf.location(label)):
+        return ""  # the row of its download says so
     lab = shelf.lab(label)
     return f"**{label}**: {lab.shape}, on {lab.device.type}."
 
 
 def auto_line() -> str:
-    """What suits this machine, and why."""
-    from gpt2lab.sources import auto_choice
-
+    """Say which model and text this machine suits, and why."""
     choice = auto_choice()
     return f"Suits this machine: {choice.model} with {choice.data} ({choice.reason})."
 
@@ -135,6 +156,8 @@ def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
         run_history=False,
         enable_monitoring=False,
         max_file_size="16mb",
+        max_threads=MAX_THREADS,
+        state_session_capacity=MAX_SESSIONS,
         footer_links=[],
         theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
         css=CSS,

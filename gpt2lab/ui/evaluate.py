@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 import gradio as gr
 
+from gpt2lab import hub
 from gpt2lab.errors import LabError
 from gpt2lab.sources import DATA
 from gpt2lab.text import SPLITS
+from gpt2lab.ui.download import Downloads, build_download
 from gpt2lab.ui.handling import ALONE, as_image, new_folder, picture, user_errors
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.units import duration
@@ -45,12 +47,12 @@ class Shown:
     text: str
 
 
-def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> gr.Dropdown:
+def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads) -> gr.Dropdown:
     """Models, text, protocols → figures, and views of where it is hard; the choice of the second model is returned."""
     gr.Markdown(INTRO)
     shown = gr.State(None)  # the key of the evaluation on the page
     running = gr.State(False)
-    asked = build_questions(shelf)
+    asked = build_questions(shelf, downloads)
     with gr.Row():
         go = gr.Button("Evaluate", variant="primary", elem_id="evaluate-go", min_width=120)
         stop = gr.Button("Stop", elem_id="evaluate-stop", min_width=100)
@@ -158,7 +160,7 @@ def build_views() -> tuple:
     return views, figure, protocol, by, shared, share_table, document, words, kind, save, file
 
 
-def build_questions(shelf: Shelf) -> dict[str, gr.components.Component]:
+def build_questions(shelf: Shelf, downloads: Downloads) -> dict[str, gr.components.Component]:
     """What is asked, by the name that `steps_asked` knows it by."""
     with gr.Row():
         asked = {
@@ -171,6 +173,7 @@ def build_questions(shelf: Shelf) -> dict[str, gr.components.Component]:
                 list(PROTOCOLS), value=list(PROTOCOLS), label="Protocols", elem_id="evaluate-protocols", min_width=240
             ),
         }
+    build_download(downloads, asked["data"], "evaluate-data")
     with gr.Accordion("More settings, your own text", open=False, elem_id="evaluate-more"):
         with gr.Row():
             for name, label, info in (
@@ -211,6 +214,7 @@ def articles_asked(data, split, text) -> tuple:
     from gpt2lab.text import articles_of, load_text
 
     if data in DATA:
+        hub.require_downloaded(data)
         return load_text(data).split(split)
     if data != OWN:
         raise LabError(f"text {str(data)[:80]!r} is not offered here; choose one of {', '.join([*DATA, OWN])}")

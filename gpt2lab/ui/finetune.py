@@ -2,11 +2,13 @@
 
 import gradio as gr
 
+from gpt2lab import hub
 from gpt2lab.errors import LabError
 from gpt2lab.sources import DATA
 from gpt2lab.training import jobs
 from gpt2lab.training.config import METHODS, OPTIONAL, PRECISIONS, TrainConfig, parse_eval_tokens
 from gpt2lab.training.defaults import defaults_for, named_parameters
+from gpt2lab.ui.download import Downloads, build_download
 from gpt2lab.ui.handling import user_errors
 from gpt2lab.ui.runs import build_runs, escaped, run_ids
 from gpt2lab.ui.shelf import Shelf
@@ -23,7 +25,9 @@ NUMBERS = {  # of TrainConfig, under "More settings": label and help; 0 means th
 }
 
 
-def build_finetune_tab(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> None:
+def build_finetune_tab(
+    page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads
+) -> None:
     """Settings → a run."""
     gr.Markdown(
         "Training goes on from the model chosen above, on the train split of a text; the validation split, which it "
@@ -50,6 +54,7 @@ def build_finetune_tab(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: 
             ),
             "seed": gr.Number(DEFAULT.seed, precision=0, label="Seed", elem_id="finetune-seed", min_width=100),
         }
+    build_download(downloads, asked["data"], "finetune-data")
     with gr.Accordion("More settings", open=False, elem_id="finetune-more"):
         with gr.Row():
             for name, (label, info) in NUMBERS.items():
@@ -126,4 +131,6 @@ def settings(shelf: Shelf, label: str, *, data, prompt, eval_tokens, **told) -> 
         raise LabError(f"eval_tokens {str(eval_tokens)[:40]!r} is unknown; use a whole number or all")
     chosen_later = {name: None for name, value in told.items() if name in OPTIONAL and value == 0}
     told |= {"data": data, "prompt": prompt or None, "eval_tokens": parse_eval_tokens(eval_tokens)}
-    return TrainConfig(model=shelf.location(label), **told | chosen_later)
+    for name in (model := shelf.location(label), data):
+        hub.require_downloaded(name)
+    return TrainConfig(model=model, **told | chosen_later)

@@ -6,7 +6,9 @@ changes nothing, and every visitor sees the same.
 
 import shutil
 import threading
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import gradio as gr
 
 from gpt2lab.errors import LabError
 from gpt2lab.training import jobs, runs
-from gpt2lab.ui.handling import new_folder, user_errors
+from gpt2lab.ui.handling import Stops, new_folder, uncover, user_errors
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.units import duration, perplexity_of
 
@@ -28,6 +30,7 @@ DOES = {
     "use": "Use this model",
     "zip": "Model as a zip",
     "report": "Report",
+    "score": "Score whole validation split",
 }
 
 
@@ -119,7 +122,10 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[
             name: gr.Button(label, interactive=False, elem_id=f"finetune-{name}", min_width=90)
             for name, label in DOES.items()
         }
+    stop_scoring = gr.Button("Stop scoring", visible=False, elem_id="finetune-score-stop", min_width=90)
+    scored = gr.Markdown(elem_id="finetune-scored")
     file = gr.File(label="File", visible=False, interactive=False, elem_id="finetune-file")
+    scoring = Stops("A split is being scored on this page; press Stop scoring first.")
 
     def end(want):
         @user_errors
@@ -158,6 +164,23 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[
         ("report", tell, file),
     ):
         button[name].click(act, shown, output, api_name=f"finetune_{name}")
+
+    def score(request: gr.Request, shown):
+        try:
+            with scoring.running(request) as flag:
+                yield gr.Button(visible=True), "Loading both models …"
+                for line in score_split(shelf, first(shelf, shown), flag):
+                    yield gr.skip(), line
+        except LabError:
+            yield gr.Button(visible=False), ""
+            raise
+        yield gr.Button(visible=False), gr.skip()
+
+    outputs = [stop_scoring, scored]
+    event = button["score"].click(user_errors(score), shown, outputs, api_name="finetune_score", concurrency_limit=8)
+    uncover(event, outputs)
+    stop_scoring.click(scoring.stop, None, None, queue=False, api_visibility="private")
+    shown.change(lambda: "", None, scored, api_visibility="private", show_progress="hidden")
     return list(button.values())
 
 
@@ -204,6 +227,26 @@ def report_file(folder: Path) -> str:
     if not page.is_file():
         write_report(folder)
     return str(shutil.copy(page, new_folder() / f"{folder.name}.html"))
+
+
+def score_split(shelf: Shelf, folder: Path, stop: threading.Event) -> Iterator[str]:
+    """Score the whole validation split before and after a run; yields lines about how far it is, at last the result."""
+    from gpt2lab.training.whole import load_scoring
+
+    check_model(folder)
+    steps, began, results = load_scoring(folder).steps(), time.monotonic(), []
+
+    def run():
+        results.append((yield from shelf.each(steps)))
+
+    with closing(steps):
+        for done, total in run():
+            if stop.is_set():
+                yield f"Stopped after {done:,} of {total:,} blocks; nothing was changed."
+                return
+            left = (time.monotonic() - began) / done * (total - done)
+            yield f"Scoring the validation split: {done:,} of {total:,} blocks, about {duration(left)} left."
+    yield f"Validation perplexity of **{escaped(folder.name)}**: {escaped(str(results[0].whole_validation))}."
 
 
 def view(shelf: Shelf, shown, seen, dark: bool):

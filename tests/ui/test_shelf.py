@@ -154,7 +154,7 @@ def test_models_past_the_limit_of_bytes_push_out_the_one_not_used_for_longest(tm
 
 def test_model_that_is_not_downloaded_is_refused_and_not_fetched(shelf, loaded, monkeypatch):
     monkeypatch.setattr(hub, "is_downloaded", lambda name: name != "gpt2")
-    with pytest.raises(LabError, match="gpt2 is not downloaded; press Download"):
+    with pytest.raises(LabError, match="gpt2 is not downloaded; choose it as Model and press Download"):
         shelf.lab("gpt2")
     assert loaded == []
     shelf.lab("builtin")
