@@ -1,19 +1,16 @@
-"""Generation against transformers' `generate`, side by side: full precision, and weights of 8 bits with their cost.
+"""Generation in fp32, bf16 and int8 against transformers' `generate`, and what lower precision changes.
 
     python benchmarks/generation.py [--repeat 3] [--data FOLDER]
 
-GPT-2 small's shape with seeded random weights, batch 1, 16 tokens in, 128 out, greedy; the two take turns, each
-one's best counts. The peer makes no steps to look into; ours does, with 10 alternatives each. The cost of 8 bits is
-measured with the built-in model, token by token in blocks, on the sample's test split and on the test split of
---data: difference of the NLL, and how often both have the same favourite. With the built-in model also the speed
-at which the app can show text.
+Speed: GPT-2 small's shape with seeded random weights, batch 1, 16 tokens in, 128 out, greedy. All take turns, and the
+best run of each counts. gpt2lab also records 10 alternatives for each token. Sampled: the same with top-p 0.95.
+Quality: the built-in model reads texts token by token. Printed are the differences of NLL and perplexity from fp32,
+and how often the top prediction is the same.
 """
 
-import argparse
-import os
 import time
-from pathlib import Path
 
+import side_by_side
 import torch
 import torch.nn.functional as F
 
@@ -22,92 +19,84 @@ from gpt2lab.decoding import Decoder
 from gpt2lab.generation import Request, generate, steps_of
 from gpt2lab.model import Lab, load_model, with_fused_gelu
 from gpt2lab.sampling import Sampling
-from gpt2lab.text import load_text
 
 PROMPT, NEW = 16, 128
-BLOCK, BLOCKS = 256, 80  # tokens of the cost's texts: 20,480
-ROW = "{:<52} {:>12} {:>12} {:>9} {:>8}"
+BLOCK, BLOCKS = 256, 40  # at most 10,240 tokens of a text
+AIMS = {"fp32": "1.10×", "bf16": "1.50×", "int8": "3.00×"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = side_by_side.parser(__doc__.splitlines()[0])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--data", type=Path, help="WikiText-2, or any text with a test split")
     asked = parser.parse_args()
-    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {torch.get_num_threads()} threads")
-    print(ROW.format("", "ours", "peer", "ratio", "aim"))
-    speed(asked.repeat)
+    print(side_by_side.machine())
+    print(side_by_side.ROW.format("tokens/s", "ours", "peer", "ratio", "aim"))
     builtin = load_model("builtin", device="cpu")
-    began = time.perf_counter()
-    steps = len(generate(builtin, "The moon", max_new_tokens=200, temperature=0.8, top_p=0.95).steps)
-    print(
-        ROW.format("built-in model, sampled, tokens/s", f"{steps / (time.perf_counter() - began):.0f}", "", "", "150")
-    )
-    cost(builtin, "sample", "sample")
-    if asked.data:
-        cost(builtin, str(asked.data), asked.data.name)
+    speed(asked.repeat, builtin)
+    for name, articles in side_by_side.texts(asked.data).items():
+        blocks = pack(token_ids(builtin.tokenizer, articles), BLOCK).input_ids[:-1][:BLOCKS]
+        for precision in ("bf16", "int8"):
+            quality(builtin, blocks, name, precision)
+    print(side_by_side.machine())
 
 
-def speed(repeat: int) -> None:
-    """Tokens a second of both, and whether they are the same tokens."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    peer = GPT2LMHeadModel(GPT2Config()).eval()
-    ours = GPT2LMHeadModel(GPT2Config()).eval()
-    ours.load_state_dict(peer.state_dict())
-    tokenizer = load_model("builtin", device="cpu").tokenizer
-    lab = Lab(with_fused_gelu(ours), tokenizer, "GPT-2 small's shape")
+def speed(repeat: int, builtin: Lab) -> None:
+    """Print tokens per second of both sides in each precision, greedy and sampled."""
+    peer = side_by_side.gpt2_small()
+    lab = Lab(with_fused_gelu(side_by_side.gpt2_small()), builtin.tokenizer, "GPT-2 small's shape")
     ids = torch.randint(300, (1, PROMPT), generator=torch.Generator().manual_seed(1))
 
-    def written(int8: bool) -> list[int]:
-        asked = Request(lab, "", ids[0], Sampling(temperature=0), NEW, 10, (), (), None, int8)
-        return [step.id for step in steps_of(asked)]
+    def by_gpt2lab(precision: str, sampling: Sampling):
+        asked = Request(lab, "", ids[0], sampling, NEW, 10, (), (), None, precision)
+        return lambda: [step.id for step in steps_of(asked)]
 
-    def by_transformers() -> list[int]:
-        with torch.inference_mode():
-            return peer.generate(ids, max_new_tokens=NEW, do_sample=False, pad_token_id=0)[0, PROMPT:].tolist()
+    def by_transformers(**settings):
+        def run() -> list[int]:
+            torch.manual_seed(0)
+            with torch.inference_mode():
+                return peer.generate(ids, max_new_tokens=NEW, pad_token_id=0, **settings)[0, PROMPT:].tolist()
 
-    ways = {"peer": by_transformers, "full": lambda: written(False), "int8": lambda: written(True)}
-    best, tokens = dict.fromkeys(ways, 0.0), {}
-    written(True)  # the weights are packed once per model
-    for _ in range(repeat):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            tokens[name] = way()
-            best[name] = max(best[name], len(tokens[name]) / (time.perf_counter() - began))
-    if tokens["full"] != tokens["peer"]:
-        raise SystemExit("greedy tokens differ from transformers'")
-    peer_speed = f"{best['peer']:.1f}"
-    for name, told, aim in (("full", "float32", "1.10×"), ("int8", "weights of 8 bits", "2.50×")):
-        ratio = f"{best[name] / best['peer']:.2f}×"
-        print(ROW.format(f"GPT-2 small's shape, {told}, tokens/s", f"{best[name]:.1f}", peer_speed, ratio, aim))
+        return run
+
+    for kind, sampling, settings in (
+        ("greedy", Sampling(temperature=0), {"do_sample": False}),
+        ("sampled", Sampling(top_p=0.95), {"do_sample": True, "top_p": 0.95, "top_k": 0}),
+    ):
+        ways = {"peer": by_transformers(**settings)}
+        ways |= {precision: by_gpt2lab(precision, sampling) for precision in AIMS}
+        seconds, tokens = side_by_side.take_turns(ways, repeat)
+        if kind == "greedy" and tokens["fp32"] != tokens["peer"]:
+            raise SystemExit("greedy tokens in fp32 differ from transformers'")
+        rates = {name: len(tokens[name]) / took for name, took in seconds.items()}
+        for precision, aim in AIMS.items():
+            name = f"GPT-2 small's shape, {kind}, {precision}"
+            side_by_side.row(name, rates[precision], rates["peer"], aim=aim if kind == "greedy" else "")
+    began = time.perf_counter()
+    steps = len(generate(builtin, "The moon", max_new_tokens=200, temperature=0.8, top_p=0.95).steps)
+    side_by_side.row("built-in model, sampled, fp32", steps / (time.perf_counter() - began), None, aim="150")
 
 
 @torch.inference_mode()
-def cost(lab: Lab, data: str, name: str) -> None:
-    """What 8 bits change in the model's predictions."""
-    blocks = pack(token_ids(lab.tokenizer, load_text(data).split("test")), BLOCK).input_ids[:-1][:BLOCKS]
-    nll, favourites = {}, {}
-    for int8 in (False, True):
-        decoder = Decoder(lab.model, len(blocks), BLOCK, int8=int8) if not int8 else None
-        if decoder:  # rows of a batch share no scale at full precision
-            logits = [decoder.read(blocks[:, i : i + 1].to(lab.device)) for i in range(BLOCK - 1)]
-            found = torch.stack(logits, 1)
-        else:
-            found = torch.stack([one_by_one(lab, row) for row in blocks])
-        nll[int8] = float(F.cross_entropy(found.flatten(0, 1), blocks[:, 1:].flatten()))
-        favourites[int8] = found.argmax(-1)
-    change, same = nll[True] - nll[False], float((favourites[True] == favourites[False]).float().mean())
-    perplexity = torch.tensor(change).expm1() * 100
-    print(f"8 bits on {name}, {blocks[:, 1:].numel():,} tokens: NLL {nll[False]:.4f} → {nll[True]:.4f} "
-          f"({change:+.5f} nats, perplexity {perplexity:+.2f} %), same favourite {same:.2%}")  # fmt: skip
+def quality(lab: Lab, blocks: torch.Tensor, name: str, precision: str) -> None:
+    """Print what a lower precision changes in the predictions of the tokens of blocks (N, T)."""
+    targets = blocks[:, 1:].flatten()
+    exact = read(lab, blocks, "fp32")
+    rows = blocks.split(1) if precision == "int8" else (blocks,)  # texts in an int8 batch would share a scale
+    near = torch.cat([read(lab, part, precision) for part in rows])
+    before, after = (float(F.cross_entropy(logits.flatten(0, 1), targets)) for logits in (exact, near))
+    same = float((exact.argmax(-1) == near.argmax(-1)).float().mean())
+    change = float(torch.tensor(after - before).expm1())
+    print(
+        f"{precision} on {name}, {len(targets):,} tokens: NLL {before:.4f} → {after:.4f} ({after - before:+.5f} nats, "
+        f"perplexity {change:+.3%}), same top prediction {same:.2%}",
+        flush=True,
+    )
 
 
-def one_by_one(lab: Lab, row: torch.Tensor) -> torch.Tensor:
-    """(T - 1, V): the logits after each token of one text, with weights of 8 bits."""
-    decoder = Decoder(lab.model, 1, BLOCK, int8=True)
-    return torch.cat([decoder.read(row[None, i : i + 1]) for i in range(BLOCK - 1)])
+def read(lab: Lab, blocks: torch.Tensor, precision: str) -> torch.Tensor:
+    """Return the logits (N, T - 1, V) after each token of blocks (N, T) but the last, read one at a time."""
+    decoder = Decoder(lab.model, len(blocks), BLOCK, precision=precision)
+    return torch.stack([decoder.read(blocks[:, i : i + 1]) for i in range(BLOCK - 1)], 1)
 
 
 if __name__ == "__main__":
