@@ -193,6 +193,13 @@ def build_questions(shelf: Shelf, downloads: Downloads) -> dict[str, gr.componen
             max_lines=12,
             elem_id="evaluate-text",
         )
+        asked["precision"] = gr.Dropdown(
+            ["fp32", "bf16"],
+            value="fp32",
+            label="Precision",
+            info="bf16 is faster with bf16 units. The result states the measured difference.",
+            elem_id="evaluate-precision",
+        )
     return asked
 
 
@@ -204,7 +211,8 @@ def steps_asked(shelf: Shelf, label: str, asked: dict) -> Generator[str | Shown,
     optional = {name: asked[name] or None for name in ("context", "stride", "quick")}
     articles = articles_asked(asked["data"], asked["split"], asked["text"])
     labs = [replace(shelf.lab(one), name=one) for one in labels]
-    steps = evaluation_steps(labs, articles, asked["protocols"], seed=asked["seed"] or 0, **optional)
+    optional |= {"seed": asked["seed"] or 0, "precision": asked["precision"]}
+    steps = evaluation_steps(labs, articles, asked["protocols"], **optional)
     evaluation = yield from in_words(shelf.each(steps))
     yield Shown(evaluation, "your own text" if asked["data"] == OWN else f"{asked['data']}, {asked['split']} split")
 

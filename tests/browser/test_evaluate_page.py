@@ -363,7 +363,15 @@ def client(app_url):
 )
 def test_bad_question_over_http_is_refused(client, change, message):
     good = {"model": "builtin", "dark": False, "other": "no second model", "data": "sample", "split": "test"}
-    good |= {"protocols": ["sliding"], "context": 0, "stride": 0, "quick": 1, "seed": 0, "text": ""}
+    good |= {
+        "protocols": ["sliding"],
+        "context": 0,
+        "stride": 0,
+        "quick": 1,
+        "seed": 0,
+        "text": "",
+        "precision": "fp32",
+    }
     with pytest.raises(Exception, match=message):
         client.predict(*(good | change).values(), api_name="/evaluate")
 

@@ -26,6 +26,7 @@ from gpt2lab.sources import DATA, HUB_MODELS, cache_folder
 from gpt2lab.text import articles_of, load_text
 from gpt2lab.ui import evaluate as tab_module
 from gpt2lab.ui import shelf as shelves
+from gpt2lab.ui.download import Downloads
 from gpt2lab.ui.evaluate import ALONE, BREAKDOWNS, FILES, OWN, PROTOCOLS, build_evaluate_tab, in_words, plain
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.views.evaluation import SHARE_HEAD, meaning_lines, result_table, share_rows
@@ -53,6 +54,7 @@ GOOD = {
     "quick": 0,
     "seed": 0,
     "text": TEXT,
+    "precision": "fp32",
 }
 
 
@@ -84,7 +86,7 @@ def built(tmp_path_factory):
     """(page, shelf, choice of the second model): a page takes a while to build."""
     shelf = Shelf(tmp_path_factory.mktemp("built") / "runs")
     with gr.Blocks(analytics_enabled=False) as demo:
-        return demo, shelf, build_evaluate_tab(shelf, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
+        return demo, shelf, build_evaluate_tab(shelf, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False), Downloads())
 
 
 @pytest.fixture
@@ -878,3 +880,9 @@ def test_steps_of_a_visitor_who_leaves_are_closed_at_once(tmp_path):
     items.close()
     del items
     assert closed.is_set()
+
+
+@pytest.mark.filterwarnings("ignore:bf16 is slow")
+def test_bf16_is_stated_beside_the_figures(tab):
+    assert "scored in bf16; on " in tab.result(precision="bf16")["meaning"]
+    assert "bf16" not in tab.result()["meaning"]
