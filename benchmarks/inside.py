@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 
-ROW = "{:<52} {:>10} {:>10} {:>8} {:>9}"
+from side_by_side import allocated_peak_mb
+
+ROW = "{:<68} {:>10} {:>10} {:>8} {:>9}"
 POSITIONS = 256
 
 
@@ -96,7 +98,8 @@ def lenses(repeat: int) -> None:
         runs = [subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True) for _ in range(repeat)]
         found[side] = min((json.loads(run.stdout.splitlines()[-1]) for run in runs), key=lambda one: one["extra"])
     for what, key, form, aim in (
-        ("peak memory above the model, MB", "extra", ".0f", "≤ 300 MB"),
+        ("peak of tensors above the model, MB", "tensors", ".0f", "≤ 300 MB"),
+        ("peak of the process above the model, MB", "extra", ".0f", "≤ 300 MB"),
         ("s", "seconds", ".1f", ""),
     ):
         ours, peer = found["ours"][key], found["peer"][key]
@@ -140,7 +143,8 @@ def memory(run) -> dict:
     run(lab, ids[:8])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, _ = timed(lambda: run(lab, ids))
-    return {"seconds": seconds, "extra": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return {"seconds": seconds, "extra": extra, "tensors": allocated_peak_mb(lambda: run(lab, ids))}
 
 
 if __name__ == "__main__":

@@ -217,6 +217,11 @@ def _check_layers(name: str, n_layer: int, unexpected) -> None:
         )
 
 
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite, without a copy: `isfinite` takes as much memory again as the tensor."""
+    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all()) if tensor.numel() else True
+
+
 def utf8(text: str) -> bytes:
     """The text's bytes. Raises: LabError for what is no text, or has lone surrogates."""
     if not isinstance(text, str):

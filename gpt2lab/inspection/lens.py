@@ -12,7 +12,7 @@ from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.trace import Trace, display_token, token_names, with_residual
 from gpt2lab.model import Lab, eval_mode
 
-LOGITS_AT_ONCE = 1 << 22  # floats of one distribution held at a time: 16 MiB; half a dozen are held at once
+LOGITS_AT_ONCE = 1 << 21  # floats of one distribution held at a time: 8 MiB; up to eight are held at once
 MAX_TOP = 100
 
 
@@ -89,18 +89,19 @@ def logit_lens(
 def _lens_of(lab: Lab, residual: torch.Tensor, top: int, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
     """The fields of a Lens for some positions: residual (L+1, t, D), tokens to follow (t,), -1 for the last favourite."""
     last = log_probabilities(lab, residual[-1])  # (t, V)
+    p_last = last.exp()
     targets = torch.where(wanted < 0, last.argmax(-1), wanted)
     rows = {name: [] for name in ("top", "top_probability", "probability", "rank", "entropy", "divergence")}
     for entry, entering in enumerate(residual):
         logs = last if entry == len(residual) - 1 else log_probabilities(lab, entering)
-        p, mine = logs.exp(), logs.gather(1, targets[:, None])
+        p, mine = p_last if logs is last else logs.exp(), logs.gather(1, targets[:, None])
         best = p.topk(top)
         rows["top"].append(best.indices)
         rows["top_probability"].append(best.values)
         rows["probability"].append(mine.exp()[:, 0])
         rows["rank"].append((logs > mine).sum(-1) + 1)
         rows["entropy"].append(torch.special.entr(p).sum(-1))
-        rows["divergence"].append((last.exp() * (last - logs)).sum(-1).clamp_min(0))
+        rows["divergence"].append((last - logs).mul_(p_last).sum(-1).clamp_min(0))
     return {"targets": targets, **{name: torch.stack(row) for name, row in rows.items()}}
 
 

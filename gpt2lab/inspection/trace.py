@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.model import Lab, eval_mode
+from gpt2lab.model import Lab, all_finite, eval_mode
 
 MAX_CHARACTERS = 1_000_000  # of a text that is cut: tokenising more, to count what is left out, takes seconds
 
@@ -130,7 +130,7 @@ def trace_batch(lab: Lab, batch: list[torch.Tensor], *, logits: bool = False, re
     with recording(model, rows.shape, residual=residual) as seen, eval_mode(model), torch.no_grad():
         last = model.transformer(rows, use_cache=False).last_hidden_state  # (B, T, D)
         seen["logits"] = model.lm_head(last).float().cpu() if logits else None
-    if not seen["qkv"].isfinite().all():
+    if not all_finite(seen["qkv"]):
         raise LabError(
             f"{lab.name} computes q, k and v that are not numbers; its weights are damaged: use another model"
         )

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 
 from gpt2lab.errors import LabError, first_line
 from gpt2lab.generation import generate
-from gpt2lab.model import Lab
+from gpt2lab.model import Lab, all_finite
 from gpt2lab.sources import resolve_auto
 from gpt2lab.steps import finished
 from gpt2lab.training import jobs, runs
@@ -163,7 +163,7 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         writes=process.is_main_process,
         agree=lambda wish: in_all(process, lambda: wish),
         sample=lambda: sample_text(lab, config),
-        is_finite=lambda: all(parameter.isfinite().all() for parameter in lab.model.parameters()),
+        is_finite=lambda: all(all_finite(parameter.detach()) for parameter in lab.model.parameters()),
     )
     try:
         checkpoint = in_all(process, lambda: go_back(folder, job.processes))
