@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the page opens before torch is imported
     from gpt2lab.sampling import Sampling, Step
 
 MAX_TEXTS = 30  # kept in a visitor's list
+MAX_STEPS = 4096  # tokens of all texts in it, about 4 kB each; the newest texts are always kept
 MAX_CONTINUATIONS = 8
 DRAW_SECONDS = 0.05  # between redraws: faster than that a browser only falls behind
 EXACT = 5e-4  # bounds of a probability that are shown as one
@@ -100,7 +101,18 @@ def write(
             new += [Text(first + len(new) + i, start, generation, V) for i, generation in enumerate(found)]
         tokens = sum(step is not None for taken in rows for row in taken for step in row)
         told = f"{'Stopped: ' if stopped else ''}{tokens:,} tokens, {tokens / (now - began):,.0f} a second."
-        yield Written((*texts, *new)[-MAX_TEXTS:], shown[0], shown[1] if len(shown) > 1 else NOTHING, told, not going)
+        yield Written(newest((*texts, *new), len(new)), shown[0], shown[1] if len(shown) > 1 else NOTHING, told, not going)
+
+
+def newest(texts: tuple[Text, ...], least: int) -> tuple[Text, ...]:
+    """Return the last texts: at most MAX_TEXTS of them and MAX_STEPS tokens, but no fewer than `least`."""
+    kept, tokens = [], 0
+    for text in reversed(texts[-MAX_TEXTS:]):
+        tokens += len(text.generation.steps)
+        if tokens > MAX_STEPS and len(kept) >= least:
+            break
+        kept.append(text)
+    return tuple(reversed(kept))
 
 
 def branch(texts: Sequence[Text], at, choice) -> Start:

@@ -8,7 +8,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.generation import generate
 from gpt2lab.sampling import step_of
 from gpt2lab.ui.shelf import Shelf
-from gpt2lab.ui.written import Start, branch, cell, choices_of, coloured, listed, side_of, token_at, write
+from gpt2lab.ui.written import Start, branch, cell, choices_of, coloured, listed, newest, side_of, token_at, write
 
 
 @pytest.fixture
@@ -134,3 +134,12 @@ def test_a_cell_is_short(value, expected):
 def test_token_that_is_not_there_is_told(shelf, place):
     with pytest.raises(LabError, match=r"^token .* is out of range"):
         token_at(texts_of(shelf, start()), (1, place))
+
+
+def test_oldest_texts_go_when_all_have_too_many_tokens_but_never_the_new_ones(shelf, monkeypatch):
+    monkeypatch.setattr("gpt2lab.ui.written.MAX_STEPS", 14)
+    texts = texts_of(shelf, *[start(seed=seed) for seed in range(4)])
+    lengths = [len(text.generation.steps) for text in texts]
+    assert texts[-1].number == 4
+    assert sum(lengths) <= 14
+    assert newest(texts[-1:] * 5, 5) == texts[-1:] * 5
