@@ -3,7 +3,7 @@
 import signal
 import sys
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -86,7 +86,6 @@ def finetune(
 
     if resume is not None:
         return go_on(find_run(runs, resume), queue, as_json)
-    model, data = resolve(model, data, training=True)
     config = TrainConfig(
         model=model,
         data=data,
@@ -120,17 +119,24 @@ def finetune(
         return None
     from gpt2lab.training.finetuning import finetune as run_finetune
 
+    config = resolved(config)
     with redirect_stdout(sys.stderr):  # for what libraries print
         result = run_finetune(config, run=run, runs_dir=runs, queue=queue, on_start=begun)
     tell(result, as_json)
     return None
 
 
+def resolved(config):
+    """Return the settings with "auto" replaced, and say what it stands for."""
+    model, data = resolve(config.model, config.data, training=True)
+    return replace(config, model=model, data=data)
+
+
 def price(config, runs: Path, as_json: bool) -> None:
     """Say what a run would cost."""
     from gpt2lab.training.cost import preview
 
-    cost = preview(config, runs)
+    cost = preview(resolved(config), runs)
     in_words = dict(cost.lines())
     report(asdict(cost) | {"in_words": in_words} if as_json else in_words, as_json)
 

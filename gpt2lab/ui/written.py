@@ -101,7 +101,9 @@ def write(
             new += [Text(first + len(new) + i, start, generation, V) for i, generation in enumerate(found)]
         tokens = sum(step is not None for taken in rows for row in taken for step in row)
         told = f"{'Stopped: ' if stopped else ''}{tokens:,} tokens, {tokens / (now - began):,.0f} a second."
-        yield Written(newest((*texts, *new), len(new)), shown[0], shown[1] if len(shown) > 1 else NOTHING, told, not going)
+        yield Written(
+            newest((*texts, *new), len(new)), shown[0], shown[1] if len(shown) > 1 else NOTHING, told, not going
+        )
 
 
 def newest(texts: tuple[Text, ...], least: int) -> tuple[Text, ...]:

@@ -52,7 +52,7 @@ def toast(page):
 
 def test_the_first_page_says_what_is_loaded_and_why(page, lab):
     expect(page.locator("#status")).to_contain_text(lab.shape, timeout=PATIENCE)
-    expect(page.locator("#status")).to_contain_text("builtin with sample (no GPU here")
+    expect(page.locator("#status")).to_contain_text("builtin with sample (gpt2 is not downloaded")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -219,7 +219,16 @@ def test_tasks_are_done_by_the_package_s_recipes(page, lab):
 
 
 GENERATE = {"label": "builtin", "other": ALONE, "prompt": "The", "count": 1, "by": "rank", "length": 5}
-GENERATE |= {"temperature": 1, "top_p": 1, "top_k": 0, "seed": 0, "min_p": 0, "penalty": 1, "window": 0, "precision": "fp32"}
+GENERATE |= {
+    "temperature": 1,
+    "top_p": 1,
+    "top_k": 0,
+    "seed": 0,
+    "min_p": 0,
+    "penalty": 1,
+    "window": 0,
+    "precision": "fp32",
+}
 
 
 @pytest.fixture(scope="module")
