@@ -19,7 +19,7 @@ CASES = {  # name: options of the command
     "builtin, short": [*BUILTIN, "--steps", "40", "--block-size", "64"],
     "builtin, LoRA": [*BUILTIN, "--steps", "60", "--method", "lora", "--grad-accum", "2", "--eval-every", "5"],
     "builtin, scratch": [*BUILTIN, "--steps", "60", "--method", "scratch", "--batch-size", "16", "--block-size", "128"],
-    "GPT-2's shape": ["--data", "sample", "--steps", "8", "--batch-size", "4", "--eval-every", "8", "--patience", "0"],
+    "GPT-2's shape": ["--data", "sample", "--steps", "20", "--patience", "0"],
 }
 
 

@@ -32,7 +32,7 @@ from gpt2lab.units import duration
 
 PROBE_STEPS = 6  # at most, after one that warms up
 PROBE_SECONDS = 6.0  # of measured steps, after which no further one begins
-PROBE_EVALUATION_BATCHES = 3
+PROBE_EVALUATION_BATCHES = 2
 FRESH_SECONDS = 60.0  # age of a process that was started for the estimate
 LEAST_DOUBT = 0.15  # of the time: machines do not run evenly
 
@@ -92,10 +92,13 @@ class Cost:
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of each optimizer step and, in it, of the optimizer; ends the training after PROBE_SECONDS."""
+    """Seconds of each optimizer step and, in it, of the optimizer; ends the training after PROBE_SECONDS.
 
-    def __init__(self):
-        self.steps, self.optimizer = [], []
+    passes  forward passes per measured step
+    """
+
+    def __init__(self, passes: int = 1):
+        self.passes, self.steps, self.optimizer = passes, [], []
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.began = time.perf_counter()
@@ -110,9 +113,9 @@ class Stopwatch(TrainerCallback):
         control.should_training_stop = sum(self.steps[1:]) > PROBE_SECONDS
 
     def step_seconds(self, grad_accum: int) -> float:
-        """Seconds of a step of several forward passes, from steps of one."""
+        """Seconds of a step of so many forward passes."""
         optimizer = median(self.optimizer[1:] or self.optimizer)
-        return grad_accum * (median(self.steps[1:] or self.steps) - optimizer) + optimizer
+        return grad_accum / self.passes * (median(self.steps[1:] or self.steps) - optimizer) + optimizer
 
     @property
     def spread(self) -> float:
@@ -145,7 +148,7 @@ def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
     started = time.perf_counter() - began + imported
     watch, (validation, sample, saving) = measure_parts(job, model)
     tokens = config.steps * config.batch_size * config.grad_accum * config.block_size
-    warm_up = watch.steps[0] - watch.step_seconds(1) if config.compile else 0.0  # compiling takes minutes
+    warm_up = watch.steps[0] - watch.step_seconds(watch.passes) if config.compile else 0.0  # compiling takes minutes
     training = config.steps * watch.step_seconds(config.grad_accum) + warm_up
     validations, checkpoints = ceil(config.steps / config.eval_every) + 1, ceil(config.steps / config.save_every)
     validating = validations * (validation * len(job.validation) + sample)
@@ -188,10 +191,14 @@ def import_seconds() -> float:
 
 
 def measure_parts(job: Job, model: torch.nn.Module) -> tuple[Stopwatch, tuple[float, float, float]]:
-    """Measure some steps of one forward pass; (seconds per block validated, per sample, per checkpoint)."""
-    lab, config, watch = job.lab, job.config, Stopwatch()
-    steps = min(config.steps * config.grad_accum, 1 + PROBE_STEPS)
-    probe = replace(config, steps=steps, grad_accum=1, eval_every=10**7, save_every=10**7, report_to="none")
+    """Measure some steps; returns them and (seconds per block validated, per sample, per checkpoint).
+
+    Steps of more than two forward passes are measured with two: with a second one, gradients are there twice.
+    """
+    lab, config, watch = job.lab, job.config, Stopwatch(min(job.config.grad_accum, 2))
+    steps = min(config.steps, 1 + PROBE_STEPS)
+    short = {"steps": steps, "grad_accum": watch.passes, "eval_every": 10**7, "save_every": 10**7}
+    probe = replace(config, **short, report_to="none")
     few = first_blocks(job.validation, PROBE_EVALUATION_BATCHES * config.batch_size)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = LabTrainer(
@@ -203,6 +210,7 @@ def measure_parts(job: Job, model: torch.nn.Module) -> tuple[Stopwatch, tuple[fl
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+        trainer.evaluate()  # warms up
         validation = seconds_of(trainer.evaluate) / len(few)
         sample = seconds_of(lambda: sample_text(lab, config))
         saving = 3 * seconds_of(lambda: trainer.save_model(scratch))  # weights, and two moments of each

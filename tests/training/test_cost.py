@@ -131,8 +131,9 @@ def test_whole_split_is_a_line_of_its_own_only_where_it_is_sampled():
 
 
 def test_step_of_several_forward_passes_has_one_optimizer_update():
-    watch = Stopwatch()
-    watch.steps, watch.optimizer = [9.0, 2.5, 2.5, 2.5], [3.0, 0.5, 0.5, 0.5]  # the first warms up
+    watch = Stopwatch(passes=2)
+    watch.steps, watch.optimizer = [9.0, 4.5, 4.5, 4.5], [3.0, 0.5, 0.5, 0.5]  # the first warms up
+    assert watch.step_seconds(2) == 4.5
     assert watch.step_seconds(1) == 2.5
     assert watch.step_seconds(4) == 8.5
     assert watch.spread == 0
