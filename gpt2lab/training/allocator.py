@@ -17,7 +17,7 @@ DEFAULT_TRIM, DEFAULT_MMAP_MAX = 128 << 10, 65536
 def freed_memory_kept() -> Iterator[None]:
     """Keep freed memory in the process while open, and give it back afterwards; glibc alone, elsewhere nothing changes.
 
-    A CPU tensor past 32 MB is mapped anew each time it is made, and the system clears its pages one by one: a third
+    A CPU tensor past 32 MB is mapped again each time it is made, and the system clears its pages one by one: a third
     of a training step of GPT-2 small in bf16. torch has a caching allocator on GPUs alone.
     Source: mallopt(3); the same as the environment's MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_.
     """

@@ -113,7 +113,7 @@ class Stopwatch(TrainerCallback):
         control.should_training_stop = sum(self.steps[1:]) > PROBE_SECONDS
 
     def step_seconds(self, grad_accum: int) -> float:
-        """Seconds of a step of so many forward passes."""
+        """Seconds of a step of grad_accum forward passes."""
         optimizer = median(self.optimizer[1:] or self.optimizer)
         return grad_accum / self.passes * (median(self.steps[1:] or self.steps) - optimizer) + optimizer
 

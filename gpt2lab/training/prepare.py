@@ -17,7 +17,7 @@ from gpt2lab import hub
 from gpt2lab.blocks import Blocks, pack, token_ids
 from gpt2lab.errors import LabError
 from gpt2lab.model import Lab, downloaded, load_model, random_model, weights_digest
-from gpt2lab.precision import precision_note, resolve_precision
+from gpt2lab.precision import precision_note, resolve_precision, warn_if_slow
 from gpt2lab.sources import model_source
 from gpt2lab.text import TextSplits, load_text
 from gpt2lab.training.checkpoints import disk_needed
@@ -79,6 +79,8 @@ def fetch(config: TrainConfig) -> None:
 def with_defaults(config: TrainConfig, lab: Lab) -> TrainConfig:
     """Fill in what depends on the model and the method alone; what is given stays."""
     chosen = defaults_for(config.method, lab.model.num_parameters())
+    precision = resolve_precision(config.precision, lab.device)
+    warn_if_slow(precision, lab.device)
     batch_size = config.batch_size or chosen.batch_size
     return replace(
         config,
@@ -87,7 +89,7 @@ def with_defaults(config: TrainConfig, lab: Lab) -> TrainConfig:
         batch_size=batch_size,
         grad_accum=config.grad_accum or (1 if config.batch_size else chosen.grad_accum),
         epochs=config.epochs or (None if config.steps else chosen.epochs),
-        precision=resolve_precision(config.precision, lab.device),
+        precision=precision,
     )
 
 

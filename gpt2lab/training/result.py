@@ -145,5 +145,5 @@ def change_table(result: FinetuneResult) -> str:
         f"| {part} | {before:.4f} → {after:.4f} | {perplexity_of(before):.2f} → {perplexity_of(after):.2f} | {change} |"
         for part, before, after, change in rows
     ]
-    head = ["| validation on | loss, nats per token | perplexity | change (95 % interval) |", "|---|---|---|---|"]
+    head = ["| validation on | loss, nats per token | perplexity | change |", "|---|---|---|---|"]
     return "\n".join([*head, *rows])

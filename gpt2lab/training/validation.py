@@ -60,8 +60,8 @@ class Change:
 
     @property
     def relative(self) -> str:
-        """Say how the perplexity changed. Example: "-19.0 % (-20.1 % to -17.8 %)"."""
-        interval = "" if self.low is None else f" ({self.low - 1:+.1%} to {self.high - 1:+.1%})"
+        """Say how the perplexity changed. Example: "-19.0% (95 % interval -20.1% to -17.8%)"."""
+        interval = "" if self.low is None else f" (95 % interval {self.low - 1:+.1%} to {self.high - 1:+.1%})"
         return f"{self.ratio - 1:+.1%}{interval}"
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ def plan_validation(
 
 
 def sample_blocks(blocks: Blocks, tokens: int) -> Blocks:
-    """Draw whole blocks that hold at least so many tokens; all of them where there are no more.
+    """Draw whole blocks that hold at least that many tokens; all of them if there are no more.
 
     The draw is the same in every run, in the order of the text, and a larger sample contains a smaller one.
     """

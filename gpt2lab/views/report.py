@@ -75,17 +75,19 @@ def run_report(
 {result.tokens:,} tokens. {"It was stopped before its last step. " if result.stopped else ""}The model is that of
 step {result.best_step:,}, with the lowest validation loss.</p>
 {table(["", "before", "after"], result_rows(result))}
+{"".join(f"<p>Validation perplexity {change}.</p>" for change in (result.validation, result.whole_validation) if change)}
+<p class="soft">Matrix products in {result.precision}, weights in fp32. Intervals are drawn over blocks of tokens.</p>
 <h2>Cost</h2>
 {table(["", "took"], cost_rows(result, metrics))}
 <h2>Loss</h2>
-{image(partial(loss_curve, metrics), "Loss over the run: on the blocks trained on, and on the whole validation split.")}
+{image(partial(loss_curve, metrics), "Loss over the run: on the blocks trained on, and on those that validations score.")}
 {table(["step", "validation loss", "perplexity"], validation_rows(metrics))}
 <h2>Perplexity by named protocols, on the {html.escape(split)} split</h2>
 {evaluation_body(evaluation, HARD)}
 <h2>The same prompt and seed, before and after</h2>
 <div class="texts"><div><h3>before</h3><b>{prompt}</b>{html.escape(result.text_before)}</div>
 <div><h3>after</h3><b>{prompt}</b>{html.escape(result.text_after)}</div></div>
-<h2>Texts over time, and what of them was learned by heart</h2>
+<h2>Texts over time, and what of them is memorised</h2>
 {table(["step", "text", "longest stretch that stands in the training text", "tokens"], sample_rows(samples))}
 <h2>Attention after fine-tuning</h2>
 <p class="soft">Tokens: {html.escape(" ".join(trace.tokens))}</p>

@@ -43,7 +43,7 @@ def test_systems_without_glibc_are_left_alone(monkeypatch):
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's allocator is not in use"
 )
 def test_large_tensors_reuse_the_memory_of_freed_ones():
-    size = 16 << 20  # 64 MiB of float32: mapped anew for each tensor otherwise
+    size = 16 << 20  # 64 MiB of float32: mapped again for each tensor otherwise
     with freed_memory_kept():
         torch.ones(size)
         addresses = {torch.ones(size).data_ptr() for _ in range(4)}

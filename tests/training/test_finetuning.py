@@ -739,6 +739,12 @@ def test_bf16_trains_float32_weights_to_nearly_the_same_loss(tune):
     assert "matrix products in bf16" in (fast.model_dir / "README.md").read_text(encoding="utf-8").replace("\n", " ")
 
 
+def test_bf16_without_units_is_allowed_with_a_warning(tune, monkeypatch):
+    monkeypatch.setattr(gpt2lab.precision, "has_fast_bf16", lambda device: False)
+    with pytest.warns(UserWarning, match="bf16 is slow here: the processor has no bf16 units"):
+        assert tune(precision="bf16", steps=1).precision == "bf16"
+
+
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_auto_precision_is_bf16_where_the_processor_has_it(tune, monkeypatch, fast, precision):
     monkeypatch.setattr(gpt2lab.precision, "has_fast_bf16", lambda device: fast)

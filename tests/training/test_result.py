@@ -84,7 +84,9 @@ def test_result_of_a_later_version_is_read_without_what_is_not_known_here(tmp_pa
 def test_card_states_the_losses_and_how_they_came_about(random_lab):
     card = " ".join(model_card(random_lab(), RESULT, CONFIG).split())
     assert "# my-run `builtin` fine-tuned on `moon.txt` with gpt2lab" in card
-    change = f"3.2500 → 2.5000 | {exp(3.25):.2f} → {exp(2.5):.2f} | {exp(-0.75) - 1:+.1%} (-60.0% to -40.0%)"
+    change = (
+        f"3.2500 → 2.5000 | {exp(3.25):.2f} → {exp(2.5):.2f} | {exp(-0.75) - 1:+.1%} (95 % interval -60.0% to -40.0%)"
+    )
     assert f"| 900 of 9,000 tokens | {change} |" in card
     assert "matrix products in bf16, weights in fp32" in card
     assert "All weights; 1,200 optimizer steps of 8 blocks of 16 tokens (50,000 tokens) in 12 s on cpu" in card

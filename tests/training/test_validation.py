@@ -124,4 +124,4 @@ def test_losses_of_other_blocks_cannot_be_compared():
 
 def test_change_reads_as_perplexities_with_how_much_text_they_are_of():
     change = Change(before=log(100), after=log(80), tokens=2_000, split_tokens=280_000, low=0.78, high=0.82)
-    assert str(change) == "100.00 → 80.00, -20.0% (-22.0% to -18.0%), on 2,000 of 280,000 tokens"
+    assert str(change) == "100.00 → 80.00, -20.0% (95 % interval -22.0% to -18.0%), on 2,000 of 280,000 tokens"

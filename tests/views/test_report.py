@@ -16,6 +16,7 @@ from gpt2lab.scoring.protocols import Document, Reading
 from gpt2lab.scoring.scorer import Scored
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
+from gpt2lab.training.validation import Change
 from gpt2lab.views import evaluation as evaluation_module
 from gpt2lab.views import figures
 from gpt2lab.views import report as report_module
@@ -49,6 +50,8 @@ RESULT = FinetuneResult(
     text_after=" rose in the east",
     prompt="The moon",
     stopped=False,
+    precision="bf16",
+    validation=Change(before=3.25, after=2.5, tokens=900, split_tokens=9000, low=0.4, high=0.6),
 )
 CONFIG = {"model": "builtin", "data": "sample", "learning_rate": 0.00075, "seed": 17, "machine": {"device": "cpu"}}
 METRICS = (
@@ -123,6 +126,9 @@ def test_numbers_of_the_result_appear(report):
     assert "training 12 s with validations, texts and checkpoints" in text
     assert "tokens per second of training 4,732 peak memory 1.50 GB" in text
     assert "validation loss (nats per token) 3.2500 2.5000" in text
+    assert f"Validation perplexity {RESULT.validation}." in text
+    assert "on 900 of 9,000 tokens" in text
+    assert "Matrix products in bf16, weights in fp32." in text
     assert f"validation perplexity {exp(3.25):.2f} {exp(2.5):.2f}" in text
     assert f"1,234 2.5000 {exp(2.5):.2f}" in text
 
