@@ -38,17 +38,24 @@ class Download:
 
     name   as the user gives it · repo, repo_type  on the hub
     files  (path in the repository, bytes), in the order in which they are fetched; those in the cache are not in it
+    have   bytes of them that have arrived in an earlier download
     """
 
     name: str
     repo: str
     repo_type: str
     files: tuple[tuple[str, int], ...]
+    have: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all files that are not in the cache."""
+        return sum(size for _, size in self.files)
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of all files that are not in the cache yet."""
-        return sum(size for _, size in self.files)
+        """Bytes that are still to be downloaded."""
+        return self.total - self.have
 
 
 @dataclass(frozen=True)
@@ -69,20 +76,20 @@ class _Meter:
     """Bytes per second over the last SPEED_SECONDS, at most a few times a second."""
 
     def __init__(self, total: int):
-        self.total, self.marks = total, [(time.monotonic(), 0)]
+        self.total, self.marks = total, []
 
     def read(self, done: int) -> Progress | None:
         """Return the Progress; None if the last one is younger than SHOW_SECONDS."""
         now = time.monotonic()
-        if now - self.marks[-1][0] < SHOW_SECONDS:
+        if self.marks and now - self.marks[-1][0] < SHOW_SECONDS:
             return None
-        began, before = self.marks[0]
+        began, before = self.marks[0] if self.marks else (now, done)
         self.marks = [mark for mark in self.marks if now - mark[0] < SPEED_SECONDS] + [(now, done)]
-        return Progress(done, self.total, (done - before) / (now - began))
+        return Progress(done, self.total, (done - before) / (now - began) if now > began else 0.0)
 
 
 def is_downloaded(name: str) -> bool:
-    """Whether a model or a text can be loaded without the hub; True for what is not the hub's."""
+    """Whether a model or a text can be loaded without the hub: True but for HUB_MODELS and WIKITEXT out of the cache."""
     if name in sources.WIKITEXT:
         return all(sources.is_cached(sources.WIKITEXT_REPO, file, "dataset") for file in _wikitext_paths(name))
     return name not in sources.HUB_MODELS or sources.is_model_cached(name)
@@ -112,12 +119,19 @@ def find_download(name: str, *, weights: bool = True) -> Download:
         info = api.repo_info(repo, repo_type=kind, files_metadata=True, timeout=STALL_SECONDS)
     except Exception as error:  # of several HTTP libraries
         raise hub_error(name, error) from error
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings}
+    listed = {file.rfilename: file for file in info.siblings}
+    sizes = {path: file.size or 0 for path, file in listed.items()}
     wanted = _wikitext_paths(name) if is_text else _model_paths(name, sizes, weights)
     if missing := [path for path in wanted if path not in sizes]:
         raise LabError(f"{repo} has no {missing[0]} on the hub; it may have been renamed.")
     files = tuple((path, sizes[path]) for path in wanted if not sources.is_cached(repo, path, kind))
-    return Download(name, repo, kind, files)
+    tags = (listed[path].lfs.sha256 if listed[path].lfs else listed[path].blob_id for path, _ in files)
+    parts = (_cache_folder(repo, kind) / "blobs" / f"{tag}.part" for tag in tags)
+    return Download(name, repo, kind, files, sum(part.stat().st_size for part in parts if part.exists()))
+
+
+def _cache_folder(repo: str, kind: str) -> Path:
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind)
 
 
 def _wikitext_paths(name: str) -> list[str]:
@@ -146,9 +160,9 @@ def download_steps(download: Download) -> Generator[Progress, None, None]:
     """
     if not download.files:
         return
-    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=download.repo, repo_type=download.repo_type)
+    folder = _cache_folder(download.repo, download.repo_type)
     lock = FileLock(folder / "gpt2lab.lock", thread_local=False)
-    done, meter = 0, _Meter(download.n_bytes)
+    done, meter = 0, _Meter(download.total)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _check_room(download, folder)
@@ -171,7 +185,7 @@ def download_steps(download: Download) -> Generator[Progress, None, None]:
         raise hub_error(download.name, error) from error
     finally:
         lock.release()
-    yield Progress(download.n_bytes, download.n_bytes, 0.0)
+    yield Progress(download.total, download.total, 0.0)
 
 
 def _check_room(download: Download, folder: Path) -> None:
@@ -270,7 +284,10 @@ def download(name: str, *, weights: bool = True, on_progress: Callable[[Progress
 def _with_bar(found: Download, steps: Generator) -> None:
     interval = 0.2 if sys.stderr.isatty() else LOG_SECONDS
     scale = {"unit": "B", "unit_scale": True, "unit_divisor": 1000, "mininterval": interval, "file": sys.stderr}
-    with tqdm(total=found.n_bytes, desc=f"download {found.name}"[-40:], **scale) as bar, closing(steps):
+    with (
+        tqdm(total=found.total, initial=found.have, desc=f"download {found.name}"[-40:], **scale) as bar,
+        closing(steps),
+    ):
         try:
             finished(steps, lambda step: bar.update(step.done - bar.n))
         except KeyboardInterrupt:

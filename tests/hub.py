@@ -121,7 +121,11 @@ class _Handler(BaseHTTPRequestHandler):
             wanted = (body or {}).get("paths")
             entries = [{"type": "file", "path": name, "size": size, "oid": COMMIT} for name, size in named]
             return self.send_json([entry for entry in entries if wanted is None or entry["path"] in wanted])
-        siblings = [{"rfilename": name, "size": size} for name, size in named]
+        siblings = []
+        for name, size in named:
+            tag = tag_of(name, (folder / name).read_bytes())
+            lfs = {"lfs": {"sha256": tag, "size": size, "pointerSize": 134}} if name.endswith(LARGE) else {}
+            siblings.append({"rfilename": name, "size": size, "blobId": tag, **lfs})
         return self.send_json(
             {"id": repo.removeprefix("datasets/"), "sha": COMMIT, "siblings": siblings, "private": False}
         )
@@ -135,8 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not folder.is_dir() or not path.is_file():
             return self.refuse(404, "EntryNotFound" if folder.is_dir() else "RepoNotFound")
         content = path.read_bytes()
-        digest = hashlib.sha256 if file.endswith(LARGE) else hashlib.sha1
-        headers = {"ETag": f'"{digest(content).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{tag_of(file, content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if fault.damage:
             content = content[:-1] + bytes([content[-1] ^ 1])
         begin = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
@@ -175,6 +178,11 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(CHUNK / fault.speed)
         if fault.cut is not None or fault.hang is not None:
             self.close_connection = True
+
+
+def tag_of(file: str, content: bytes) -> str:
+    """Return the tag of a file: large ones have their SHA-256."""
+    return (hashlib.sha256 if file.endswith(LARGE) else hashlib.sha1)(content).hexdigest()
 
 
 def main() -> None:

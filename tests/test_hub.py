@@ -143,8 +143,14 @@ def test_download_that_breaks_off_is_resumed_where_it_ended(server, repositories
     [part] = parts(tmp_path)
     have, whole = part.stat().st_size, size_of(repositories / "gpt2", WEIGHTS)
     assert 0 < have < whole
-    before = server.sent
-    load_model("gpt2")
+    rest = find_download("gpt2")
+    assert (rest.n_bytes, rest.total) == (whole - have, whole)
+    room = shutil._ntuple_diskusage(10**9, 10**9, whole - have + 1)
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda path: room)  # what is here needs no room again
+    before, seen = server.sent, []
+    load_model("gpt2", on_progress=seen.append)
+    assert seen[0].done >= have
+    assert seen[0].speed == 0  # what was here has not arrived now
     assert server.asked(WEIGHTS) == [None, f"bytes={have}-"]
     assert server.sent - before < whole
     assert parts(tmp_path) == []

@@ -11,6 +11,7 @@ import gradio as gr
 from gpt2lab import hub
 from gpt2lab.errors import LabError
 from gpt2lab.sources import auto_choice
+from gpt2lab.training.allocator import return_freed_memory
 from gpt2lab.ui.attention import build_attention_tab
 from gpt2lab.ui.download import Downloads, build_download
 from gpt2lab.ui.evaluate import build_evaluate_tab
@@ -132,6 +133,7 @@ def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port:
     torch and transformers take seconds to import: that begins once the page can be opened.
     Raises: LabError where the port is taken.
     """
+    return_freed_memory()
     try:
         url = _launch(demo, host, port)
     except OSError as error:

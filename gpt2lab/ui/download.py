@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 
 import gradio as gr
 
@@ -19,6 +20,7 @@ from gpt2lab.ui.handling import Stops, uncover, user_errors
 from gpt2lab.units import duration
 
 POLL_SECONDS = 0.25
+SILENT_SECONDS = 2.0  # without a byte, after which no speed is shown
 HUBS = (*HUB_MODELS, *WIKITEXT)  # names that can be downloaded here
 
 
@@ -39,8 +41,12 @@ class Downloads:
             yield None
             time.sleep(POLL_SECONDS)
         try:
+            last, since = None, time.monotonic()
             while job.thread.is_alive():
-                yield job.progress
+                if job.progress is not last:
+                    last, since = job.progress, time.monotonic()
+                is_silent = last is not None and time.monotonic() - since > SILENT_SECONDS
+                yield replace(last, speed=0.0) if is_silent else last
                 job.thread.join(POLL_SECONDS)
         finally:
             with self._lock:
@@ -79,6 +85,8 @@ class _Job:
                     break
         except LabError as error:
             self.error = error
+        except Exception as error:  # nobody else would hear of it
+            self.error = hub.hub_error(name, error)
 
 
 def build_download(downloads: Downloads, chosen: gr.Dropdown, name: str) -> gr.events.Dependency:

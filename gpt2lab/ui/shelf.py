@@ -18,7 +18,7 @@ from gpt2lab.training.runs import finished_models
 from gpt2lab.ui.cache import BoundedCache, bytes_of
 
 MODEL_BYTES = 2 << 30  # of loaded models: four of GPT-2 small's size; a larger one is held alone
-RESULT_BYTES = 512 << 20  # of traces, lenses, surprisals and evaluations of all visitors together
+RESULT_BYTES = 128 << 20  # of traces, lenses, surprisals and evaluations of all visitors together
 
 
 class Shelf:

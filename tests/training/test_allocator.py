@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from gpt2lab.training import allocator
-from gpt2lab.training.allocator import DEFAULT_MMAP_MAX, M_MMAP_MAX, freed_memory_kept
+from gpt2lab.training.allocator import (
+    DEFAULT_MMAP_MAX,
+    M_ARENA_MAX,
+    M_MMAP_MAX,
+    M_MMAP_THRESHOLD,
+    freed_memory_kept,
+    return_freed_memory,
+)
 
 
 class Library:
@@ -37,6 +44,14 @@ def test_systems_without_glibc_are_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: pytest.fail("loaded"))
     with freed_memory_kept():
         assert torch.ones(3).sum() == 3
+
+
+def test_server_has_few_arenas_and_maps_large_blocks(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(allocator.sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: library)
+    return_freed_memory()
+    assert library.calls == [(M_ARENA_MAX, 2), (M_MMAP_THRESHOLD, 1 << 20)]
 
 
 @pytest.mark.skipif(
