@@ -21,6 +21,7 @@ from gpt2lab.views.report import Sample, run_report
 PROTOCOLS = ("sliding", "lm-eval")
 SECONDS = 60.0  # that evaluating the models may take
 FASTER, BYTES_A_TOKEN = 3, 4  # scoring a token against training on it: no backward pass; of English in GPT-2's tokens
+BF16_FASTER = 3  # a token trained on in bf16, against fp32, where the processor has bf16 units
 FEW_WORDS = 20  # below which a split says nothing
 TEXT = "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris."
 
@@ -32,7 +33,8 @@ def write_report(folder: Path) -> Path:
     """
     result, config = read_result(folder), read_config(folder)
     tuned, base = load_model(str(result.model_dir)), base_model(config_of(config))
-    evaluation, split = evaluated(base, tuned, load_text(config["data"]), result.tokens_per_second)
+    speed = result.tokens_per_second / (BF16_FASTER if result.precision == "bf16" else 1)  # the report scores in fp32
+    evaluation, split = evaluated(base, tuned, load_text(config["data"]), speed)
     page = run_report(
         result,
         config,
