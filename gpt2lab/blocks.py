@@ -1,8 +1,6 @@
-"""Articles → token ids → (N, T) blocks for training; a text → ids and where they begin in it. Knows tokenizers, but no model."""
+"""Articles → token ids → (N, T) blocks for training. Knows tokenizers, but no model."""
 
 import hashlib
-import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -14,10 +12,9 @@ from torch.utils.data import Dataset
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.files import write_bytes
 from gpt2lab.sources import cache_folder
+from gpt2lab.tokens import encode, pieces
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
-PIECE = 1 << 18  # characters tokenised at a time: tokenizers take up to 170 bytes of memory for each
-GAP = re.compile(r"(?<=\S)(?=[ \n])")  # a space or newline after something else: no token of GPT-2's reaches over it
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +50,7 @@ class Blocks(Dataset):
 
 
 def token_ids(tokenizer, articles) -> np.ndarray:
-    """The ids of all articles, `<|endoftext|>` after each.
+    """The ids of all articles, the tokenizer's end token (GPT-2's is `<|endoftext|>`) after each; none where it has none.
 
     returns  (n,) int32
 
@@ -73,20 +70,6 @@ def token_ids(tokenizer, articles) -> np.ndarray:
     with suppress(OSError):  # a cache that cannot be written is done without
         write_bytes(path, content.getvalue())
     return ids
-
-
-def tokens_and_starts(tokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """The ids of a text with nothing added, and where in it each token begins.
-
-    returns  (n,) int64 ids, (n,) int64 characters; tokens that share a character begin at the same one
-    """
-    ids, starts, offset = [], [], 0
-    for piece in _pieces(text):
-        encoded = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids.append(np.array(encoded["input_ids"], dtype=np.int64))
-        starts.append(np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)[:, 0] + offset)
-        offset += len(piece)
-    return (np.concatenate(ids), np.concatenate(starts)) if ids else (np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 def pack(ids: np.ndarray, block_size: int) -> Blocks:
@@ -114,22 +97,9 @@ def pack(ids: np.ndarray, block_size: int) -> Blocks:
 
 
 def _tokenise(tokenizer, articles) -> np.ndarray:
-    end = np.array([tokenizer.eos_token_id], dtype=np.int32)
-    parts = []
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    parts = [np.empty(0, np.int32)]
     for article in articles:
-        for piece in _pieces(article.text):
-            parts.append(
-                np.array(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int32)
-            )
-        parts.append(end)
-    return np.concatenate(parts) if parts else np.empty(0, np.int32)
-
-
-def _pieces(text: str) -> Iterator[str]:
-    """A text in pieces of about PIECE characters that have, one after the other, the ids of the whole."""
-    start = 0
-    while start < len(text):
-        gap = GAP.search(text, start + PIECE)
-        end = gap.start() if gap else len(text)
-        yield text[start:end]
-        start = end
+        parts += [np.array(encode(tokenizer, piece), dtype=np.int32) for piece in pieces(tokenizer, article.text)]
+        parts.append(np.array(end, dtype=np.int32))
+    return np.concatenate(parts)

@@ -5,6 +5,7 @@ Knows one model; nothing of pages, training or comparisons.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import log
 
 import torch
@@ -15,6 +16,7 @@ from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab
 from gpt2lab.precision import check_precision, warn_if_slow
 from gpt2lab.sampling import MAX_SEED, Sampling, Step, draw, step_of
+from gpt2lab.tokens import ANCHOR, has_spaces_in_tokens, text_after, token_text
 
 MAX_ALTERNATIVES = 100
 MAX_BATCH = 64  # continuations, or beams, at once
@@ -26,7 +28,7 @@ MAX_PROMPT = 1_000_000  # characters of a prompt of which only the end is read
 class Generation:
     """A prompt and what followed it.
 
-    prompt     "" where the model began from `<|endoftext|>` alone: text without a condition
+    prompt     "" where the model began from its beginning token alone (GPT-2's `<|endoftext|>`)
     text       what was generated; the prompt is not in it, nor a stop string
     finish     "end of text", "stop string", "length", "context" (the model's positions are used up) or "stopped"
     precision  "fp32", "bf16" or "int8": how the model was computed
@@ -49,7 +51,7 @@ class Generation:
 class Request:
     """What is to be written, checked: `request` makes it from a prompt.
 
-    ids      (T,) that the model begins from: those of the prompt, or `<|endoftext|>` where it is empty
+    ids      (T,) that the model begins from: those of the prompt, or its beginning token where that is empty
     after    tokens that follow the prompt already
     stop     strings at which the text ends
     window   tokens that are read anew where the context is full; None ends the text there
@@ -65,6 +67,11 @@ class Request:
     stop: tuple[str, ...]
     window: int | None
     precision: str
+
+    @property
+    def before(self) -> list[int]:
+        """The last of the prompt's tokens, which decide how the text after them is spelt; none of an empty prompt."""
+        return self.ids[-ANCHOR:].tolist() if self.prompt else []
 
 
 def request(
@@ -82,10 +89,10 @@ def request(
 ) -> Request:
     """What `generate`, `generate_batch` and `generate_steps` take.
 
-    prompt          "" lets the model begin from `<|endoftext|>` alone
+    prompt          "" lets the model begin from its beginning token alone (GPT-2's `<|endoftext|>`)
     sampling        a Sampling; or give its fields here: temperature=0.8, top_p=0.95, seed=1
-    max_new_tokens  1 or more, or 0 after steps; the text ends earlier at `<|endoftext|>`, at a stop string, or where the
-                    context is full
+    max_new_tokens  1 or more, or 0 after steps; the text ends earlier at one of `lab.end_ids`, at a stop string, or where
+                    the context is full
     alternatives    how many of the model's favourites each step keeps
     after           steps of an earlier generation of the prompt, kept: the text goes on from them
     stop            a string, or several, at which the text ends
@@ -122,9 +129,9 @@ def request(
 
 
 def prompt_ids(lab: Lab, prompt: str, window: int | None = None) -> torch.Tensor:
-    """The ids (T,) that the model begins from; `<|endoftext|>` for an empty prompt, any length where there is a window."""
+    """The ids (T,) that the model begins from; `lab.start_id` for an empty prompt, any length where there is a window."""
     if prompt == "":
-        return torch.tensor([lab.tokenizer.eos_token_id], device=lab.device)
+        return torch.tensor([lab.start_id], device=lab.device)
     if window is None or not isinstance(prompt, str):
         return lab.encode_prompt(prompt, room=1)
     if len(prompt) > MAX_PROMPT:
@@ -205,13 +212,13 @@ def beam_search(
     """
     asked = request(lab, prompt, temperature=0, max_new_tokens=max_new_tokens, alternatives=alternatives, stop=stop)
     whole_number("beams", beams, 2, MAX_BATCH)
-    T, end = len(asked.ids), lab.tokenizer.eos_token_id
+    T, ends = len(asked.ids), sorted(lab.end_ids)
     settings = GenerationConfig(
         num_beams=beams,
         max_new_tokens=min(asked.max_new_tokens, lab.context - T),
         length_penalty=0.0,
-        eos_token_id=end,
-        pad_token_id=end,
+        eos_token_id=ends or None,
+        pad_token_id=ends[0] if ends else 0,  # fills up beams that have ended
     )
     ids = asked.ids[None]
     with torch.inference_mode():
@@ -228,10 +235,10 @@ def beam_search(
 def collect(asked: Request, steps: Sequence[Step]) -> Generation:
     """The Generation that some steps of a request amount to, finished or not; those it goes on from count too."""
     lab, steps = asked.lab, (*asked.after, *steps)
-    text = text_of(lab, steps)
+    text = text_of(lab, steps, before=asked.before)
     new = len(steps) - len(asked.after)
     full = asked.window is None and len(asked.ids) + len(steps) == lab.context
-    if steps and steps[-1].id == lab.tokenizer.eos_token_id:
+    if steps and steps[-1].id in lab.end_ids:
         finish = "end of text"
     elif _stopped(asked, steps):
         finish = "stop string"
@@ -247,9 +254,19 @@ def collect_batch(asked: Request, rows: Sequence[tuple[Step | None, ...]], count
     return tuple(replace(collect(asked, column), seed=asked.sampling.seed + i) for i, column in enumerate(columns))
 
 
-def text_of(lab: Lab, steps: Sequence[Step]) -> str:
-    """The text that steps spell; ends in "\ufffd" while a character is not whole. `<|endoftext|>` is no text."""
-    return lab.tokenizer.decode([step.id for step in steps if step.id != lab.tokenizer.eos_token_id])
+def text_of(lab: Lab, steps: Sequence[Step], *, before: Sequence[int] = ()) -> str:
+    """The text that steps add to the tokens before them; ends in "\ufffd" while a character is not whole.
+
+    Tokens that end a text are not in it.
+    """
+    return text_after(lab.tokenizer, before, [step.id for step in steps if step.id not in lab.end_ids])
+
+
+def prompt_hint(lab: Lab, prompt: str) -> str | None:
+    """A sentence on a prompt that ends in a space, which GPT-2 seldom read before a word; None for any other."""
+    if not prompt.endswith(" ") or not has_spaces_in_tokens(lab.tokenizer):
+        return None
+    return "The prompt ends in a space. The next token usually brings its own: remove it for more natural text."
 
 
 def _read_from(asked: Request) -> int:
@@ -259,29 +276,33 @@ def _read_from(asked: Request) -> int:
 
 
 def _ended(asked: Request, steps: Sequence[Step]) -> bool:
-    """Whether the model has ended the text, or a stop string has."""
-    return bool(steps) and (steps[-1].id == asked.lab.tokenizer.eos_token_id or _stopped(asked, steps))
+    """Whether the model has ended the text, or a stop string among the last tokens has."""
+    if not steps:
+        return False
+    reach = 8 + 4 * max(map(len, asked.stop), default=0)  # tokens that it can end within: 4 bytes a character
+    return steps[-1].id in asked.lab.end_ids or _stopped(asked, steps, max(0, len(steps) - reach))
 
 
-def _stopped(asked: Request, steps: Sequence[Step]) -> bool:
-    """Whether the text of some steps holds a stop string."""
-    return bool(asked.stop) and any(each in text_of(asked.lab, steps) for each in asked.stop)
+def _stopped(asked: Request, steps: Sequence[Step], since: int = 0) -> bool:
+    """Whether the text of some steps, from one of them on, holds a stop string."""
+    if not asked.stop:
+        return False
+    before = [*asked.before, *(step.id for step in steps[max(0, since - ANCHOR) : since])]
+    text = text_of(asked.lab, steps[since:], before=before)
+    return any(each in text for each in asked.stop)
 
 
 def _rows(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
     """The rows of `batch_steps`, for values that are checked."""
-    lab, sampling, end = asked.lab, asked.sampling, asked.lab.tokenizer.eos_token_id
+    lab, sampling = asked.lab, asked.sampling
     # on the CPU, so that a seed means the same draw wherever the model is
     generators = [torch.Generator().manual_seed(sampling.seed + i) for i in range(count)]
     reader = None
-    written: list[list[Step]] = [[] for _ in range(count)]
+    written = [list(asked.after) for _ in range(count)]
     going = [not _ended(asked, asked.after)] * count
     start = torch.cat([asked.ids, asked.ids.new_tensor([step.id for step in asked.after])])
     ids = start.expand(count, -1)  # (B, T)
     begin = _read_from(asked)
-    reach = 8 + 4 * max(
-        map(len, asked.stop), default=0
-    )  # tokens that a stop string can end within: 4 bytes a character
     for _ in range(asked.max_new_tokens):
         if not any(going) or (asked.window is None and ids.shape[1] >= lab.context):
             return
@@ -297,14 +318,14 @@ def _rows(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
                 for *each, on in zip(logits, ids.cpu().split(1), generators, going)
             ]
         rows = [row and replace(row, seam=True) if seam else row for row in rows]
-        ids = torch.cat([ids, ids.new_tensor([[row.id if row else end] for row in rows])], dim=1)
+        ids = torch.cat([ids, ids.new_tensor([[row.id if row else 0] for row in rows])], dim=1)
         yield tuple(rows)
         for at, row in enumerate(rows):
             if row:
                 written[at].append(row)
-                going[at] = not _ended(asked, [*asked.after, *written[at]][-reach:])
+                going[at] = not _ended(asked, written[at])
 
 
 def _step_options(asked: Request) -> dict:
     """What `draw` and `step_of` are told besides the logits: how many alternatives a step keeps, and how they are spelt."""
-    return {"alternatives": asked.alternatives, "decode": asked.lab.tokenizer.decode}
+    return {"alternatives": asked.alternatives, "spell": partial(token_text, asked.lab.tokenizer)}

@@ -14,6 +14,7 @@ from gpt2lab.errors import whole_number
 from gpt2lab.generation import Generation, prompt_ids, text_of
 from gpt2lab.model import Lab, token_nll
 from gpt2lab.text import load_text
+from gpt2lab.tokens import text_after
 from gpt2lab.units import perplexity_of
 
 REPEATED_N = 4  # tokens of what is counted as repeated
@@ -21,7 +22,7 @@ REPEATED_N = 4  # tokens of what is counted as repeated
 
 @dataclass(frozen=True)
 class Measures:
-    """Of a generation, a stop string and `<|endoftext|>` included; None where it has too few tokens, or where there is no
+    """Of a generation, a stop string and an end token included; None where it has too few tokens, or where there is no
     training text to compare with.
 
     tokens      how many
@@ -67,7 +68,7 @@ def measure(
         distinct=tuple(distinct(ids, n) for n in (1, 2, 3)),
         repeated=None if (share := distinct(ids, REPEATED_N)) is None else 1 - share,
         copied=length,
-        copy=None if length is None else writer.tokenizer.decode(ids[end - length : end]),
+        copy=None if length is None else text_after(writer.tokenizer, ids[: end - length], ids[end - length : end]),
         perplexity={lab.name: perplexity_under(lab, writer, generation) for lab in labs},
     )
 
@@ -99,7 +100,8 @@ def perplexity_under(lab: Lab, writer: Lab, generation: Generation) -> float | N
     if lab.tokenizer.get_vocab() == writer.tokenizer.get_vocab():
         after = [step.id for step in generation.steps]
     else:
-        after = lab.encode(text_of(writer, generation.steps)).tolist()
+        written = prompt_ids(writer, generation.prompt, window=1).tolist() if generation.prompt else []
+        after = lab.encode(text_of(writer, generation.steps, before=written)).tolist()
     nll, first, row = [], len(before), torch.tensor([before + after], device=lab.device)
     while first < row.shape[1]:
         begin = 0 if first <= lab.context else first - lab.context // 2

@@ -6,20 +6,31 @@ The model is the same SDPA model everywhere. Knows nothing of texts, training or
 import hashlib
 import re
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    BertTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.activations import NewGELUActivation
 
 from gpt2lab import hub
 from gpt2lab.errors import LabError, first_line
 from gpt2lab.hub import Progress
-from gpt2lab.sources import ModelSource, check_model_type, model_source
+from gpt2lab.sources import ModelSource, adapter_base, check_model_type, has_tokenizer, model_source
+from gpt2lab.tokens import display_token, encode, start_id, utf8
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time while scoring: 32 MiB; larger parts are no faster
@@ -27,16 +38,21 @@ OFFLINE = {"local_files_only": True, "trust_remote_code": False}  # all files ar
 BLOCK = re.compile(r"\bh\.(\d+)\.")  # the number of the transformer block in a tensor's name
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Lab:
     """A GPT-2 with its tokenizer, in eval mode.
 
-    name  what it was loaded by: "builtin", a hub id, a folder
+    name   what it was loaded by: "builtin", a hub id, a folder
+    notes  what differs from the usual GPT-2 and changes what a user gets, a sentence each
     """
 
     model: GPT2LMHeadModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self):
+        return f"Lab({self.name!r}: {self.shape})"
 
     @property
     def device(self) -> torch.device:
@@ -63,14 +79,32 @@ class Lab:
         """UTF-8 bytes that one token can stand for, at most."""
         return max(len(token.encode()) for token in self.tokenizer.get_vocab())
 
-    def encode(self, text: str) -> torch.Tensor:
-        """Text → token ids (T,), with nothing added; T may be 0.
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end a text: those of the tokenizer, the configuration and the generation configuration."""
+        places = (self.tokenizer, self.model.config, self.model.generation_config)
+        given = (getattr(place, "eos_token_id", None) for place in places)
+        ids = (i for one in given for i in (one if isinstance(one, list | tuple) else [one]))
+        return frozenset(i for i in ids if i is not None and i < self.model.config.vocab_size)
 
-        Raises: LabError for what is no text, or has lone surrogates.
+    @property
+    def start_id(self) -> int:
+        """The token that a text without a prompt begins from. Raises: LabError where the tokenizer has none."""
+        first = start_id(self.tokenizer)
+        if first is None or first >= self.model.config.vocab_size:
+            raise LabError(
+                f"the tokenizer of {self.name} has no token to begin a text from; type at least one character"
+            )
+        return first
+
+    def encode(self, text: str) -> torch.Tensor:
+        """Text → token ids (T,), without special tokens around it; T may be 0.
+
+        Raises: LabError for what is no text, or has lone surrogates or a token that the model does not know.
         """
-        utf8(text)
-        ids = self.tokenizer(text, verbose=False)["input_ids"]
-        return torch.tensor(ids, dtype=torch.long, device=self.device)
+        ids = torch.tensor(encode(self.tokenizer, text), dtype=torch.long, device=self.device)
+        check_vocabulary(self, ids)
+        return ids
 
     def encode_prompt(self, text: str, *, room: int = 0) -> torch.Tensor:
         """Text → token ids (T,) with 1 ≤ T ≤ context - room.
@@ -101,7 +135,8 @@ def load_model(
 ) -> Lab:
     """Load a GPT-2 by name, downloading it first if it is on the hub and not in its cache.
 
-    name    "builtin", "auto", a hub id ("gpt2", "distilgpt2", ...) or a folder from save_pretrained
+    name    "builtin", "auto", a hub id ("gpt2", "distilgpt2", ...), a folder from save_pretrained, or a folder with a
+            LoRA adapter, which is merged into its base model
     device  as torch names it; a GPU where there is one by default
     on_progress  called with the Progress of a download; by default it is drawn as a bar on standard error
 
@@ -111,7 +146,8 @@ def load_model(
     Example: load_model("builtin").context -> 256
     Raises: LabError for a name that is no GPT-2, or one out of reach.
     """
-    return _load(downloaded(model_source(name), on_progress=on_progress), _pretrained, device)
+    source = downloaded(model_source(name), on_progress=on_progress)
+    return _load(source, _pretrained, device) if source.kind != "adapter" else _with_adapter(source, device)
 
 
 def random_model(name: str, seed: int = 0, *, device: str | torch.device | None = None) -> Lab:
@@ -129,11 +165,18 @@ def random_model(name: str, seed: int = 0, *, device: str | torch.device | None 
             torch.manual_seed(seed)
             return GPT2LMHeadModel(config)
 
-    return _load(downloaded(model_source(name, weights=False), weights=False), untrained, device)
+    source = downloaded(model_source(name, weights=False), weights=False)
+    if source.kind == "adapter":
+        return random_model(adapter_base(Path(source.location)), seed, device=device)
+    return _load(source, untrained, device)
 
 
 def downloaded(source: ModelSource, *, weights: bool = True, on_progress=None) -> ModelSource:
     """Return the source of a model with its files on this machine, fetched from the hub if need be."""
+    if source.kind == "adapter":
+        downloaded(
+            model_source(adapter_base(Path(source.location)), weights=weights), weights=weights, on_progress=on_progress
+        )
     if not source.cached:
         hub.download(source.location, weights=weights, on_progress=on_progress)
     return replace(source, cached=True)
@@ -163,19 +206,93 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
                 check_model_type(name, kind)
             model = make(source)
             model.loss_type = "ForCausalLM"  # what it is; transformers warns of having to guess it
-            tokenizer = AutoTokenizer.from_pretrained(source.location, **OFFLINE)
+            tokenizer = _tokenizer(source.location)
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes transformers raise is of many types
         raise LabError(f"{name!r} cannot be loaded as GPT-2: {first_line(error)}") from error
+    check_tokenizer(name, tokenizer, model.config.vocab_size)
+    lab = Lab(with_fused_gelu(model).to(device).eval(), tokenizer, name)
+    return replace(lab, notes=notes_on(lab))
+
+
+def _tokenizer(location: str) -> PreTrainedTokenizerBase:
+    tokenizer = AutoTokenizer.from_pretrained(location, **OFFLINE)
+    if len(tokenizer) < 2 and (Path(location) / "vocab.txt").is_file():  # of BERT's kind, not named as such
+        tokenizer = BertTokenizer.from_pretrained(location, **OFFLINE)
+    if type(tokenizer.backend_tokenizer.model).__name__ == "BPE":
+        tokenizer.clean_up_tokenization_spaces = False  # transformers ignores it for BPE, with a warning
+    return tokenizer
+
+
+def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+    """Raises: LabError for a tokenizer that is empty, or has tokens past the vocabulary that were in it from the start."""
     if len(tokenizer) < 2:
         raise LabError(f"the tokenizer of {name!r} is empty; save the model's own beside it")
-    if len(tokenizer) > model.config.vocab_size:
+    past = {i: token for token, i in tokenizer.get_vocab().items() if i >= vocabulary}
+    if wrong := sorted(past.keys() - tokenizer.added_tokens_decoder.keys()):
         raise LabError(
-            f"the tokenizer of {name!r} has {len(tokenizer):,} tokens but the model only {model.config.vocab_size:,}; "
-            "save the tokenizer that the model was trained with beside it"
+            f"the tokenizer of {name!r} has {len(tokenizer):,} tokens, as {past[wrong[0]]!r} with id {wrong[0]:,}, but the "
+            f"model only {vocabulary:,}; save the tokenizer that the model was trained with beside it"
         )
-    return Lab(with_fused_gelu(model).to(device).eval(), tokenizer, name)
+
+
+def notes_on(lab: Lab) -> tuple[str, ...]:
+    """What a user should know of a model's tokenizer, a sentence each; nothing of GPT-2's own."""
+    tokenizer, vocabulary = lab.tokenizer, lab.model.config.vocab_size
+    notes = []
+    around = set(tokenizer("a")["input_ids"]) - set(encode(tokenizer, "a"))
+    if around:
+        named = " and ".join(tokenizer.convert_ids_to_tokens(sorted(around)))
+        notes.append(
+            f"The tokenizer by itself adds {named} to a text; here nothing is added. Write it into the text to have it read."
+        )
+    if tokenizer.eos_token_id is None:
+        length = "" if lab.end_ids else "a generated text ends at its length, and "
+        notes.append(f"The tokenizer has no end token: {length}articles are joined without one.")
+    if past := [token for token, i in tokenizer.get_vocab().items() if i >= vocabulary]:
+        notes.append(
+            f"The tokenizer's {', '.join(sorted(past)[:5])} has no embedding in the model; a text with it is refused."
+        )
+    return tuple(notes)
+
+
+def check_vocabulary(lab: Lab, ids) -> None:
+    """Raises: LabError for a token, in a tensor or array of ids (T,), that the model has no embedding for."""
+    vocabulary = lab.model.config.vocab_size
+    if len(ids) and int(ids.max()) >= vocabulary:
+        wrong = display_token(lab.tokenizer, int(ids.max()))
+        raise LabError(f"{lab.name} has no embedding for the token {wrong}; remove it from the text")
+
+
+def _with_adapter(source: ModelSource, device) -> Lab:
+    """The base model of a LoRA adapter with the adapter merged into its weights. Raises: LabError where that fails."""
+    from peft import PeftModel
+
+    folder = Path(source.location)
+    base = load_model(adapter_base(folder), device=device)
+    try:
+        with LOADING:
+            tokenizer = _tokenizer(str(folder)) if has_tokenizer(folder) else base.tokenizer
+            if rows := _embedding_rows(folder / "adapter_model.safetensors"):
+                base.model.resize_token_embeddings(rows, mean_resizing=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # peft warns of weights that do not fit the model
+                model = PeftModel.from_pretrained(base.model, folder, local_files_only=True).merge_and_unload()
+    except Exception as error:  # what a damaged file makes peft raise is of many types
+        raise LabError(
+            f"the adapter in {folder} cannot be merged into {base.name!r}: {first_line(error)}; save it again"
+        ) from error
+    check_tokenizer(source.name, tokenizer, model.config.vocab_size)
+    lab = Lab(model.eval(), tokenizer, source.name)
+    return replace(lab, notes=(f"A LoRA adapter, merged into {base.name}.", *notes_on(lab)))
+
+
+def _embedding_rows(weights: Path) -> int | None:
+    """The rows of the token embedding that an adapter brings along; None where it leaves the base model's."""
+    with safe_open(weights, "pt") as tensors:
+        names = [name for name in tensors.keys() if name.endswith("wte.weight")]  # noqa: SIM118
+        return tensors.get_slice(names[0]).get_shape()[0] if names else None
 
 
 def with_fused_gelu(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
@@ -220,16 +337,6 @@ def _check_layers(name: str, n_layer: int, unexpected) -> None:
 def all_finite(tensor: torch.Tensor) -> bool:
     """Whether no element is NaN or infinite, without a copy: `isfinite` takes as much memory again as the tensor."""
     return bool(torch.stack(torch.aminmax(tensor)).isfinite().all()) if tensor.numel() else True
-
-
-def utf8(text: str) -> bytes:
-    """The text's bytes. Raises: LabError for what is no text, or has lone surrogates."""
-    if not isinstance(text, str):
-        raise LabError(f"the text is of type {type(text).__name__}; give a string")
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise LabError(f"the text has half a character (a lone surrogate) at {error.start}; remove it") from error
 
 
 def token_nll(model: GPT2LMHeadModel, input_ids: torch.Tensor, *, first: int = 1) -> torch.Tensor:

@@ -12,6 +12,7 @@ from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model import Lab, load_model
 from gpt2lab.scoring.evaluation import Evaluation, evaluate
 from gpt2lab.text import TextSplits, load_text, original_text
+from gpt2lab.tokens import text_after
 from gpt2lab.training.memory import longest_verbatim
 from gpt2lab.training.prepare import base_model, config_of
 from gpt2lab.training.result import read_result
@@ -74,5 +75,5 @@ def samples_of(folder: Path, lab: Lab, config: dict) -> tuple[Sample, ...]:
             continue  # edited by hand
         ids = lab.encode(text).tolist()
         start, length = longest_verbatim(ids, training)
-        samples.append(Sample(step, text, lab.tokenizer.decode(ids[start : start + length]), length))
+        samples.append(Sample(step, text, text_after(lab.tokenizer, ids[:start], ids[start : start + length]), length))
     return tuple(samples)

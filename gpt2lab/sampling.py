@@ -120,7 +120,7 @@ class Alternative:
 class Step:
     """One token of a generation.
 
-    token                 its own text; "\ufffd" where it is a part of a character
+    token                 its own text; its bytes, as "⟨F0 9F⟩", where it is a part of a character
     probability           the model's own, before temperature and filters
     rank                  1 is the model's favourite
     entropy               of the model's own distribution, nats
@@ -220,18 +220,18 @@ def draw(
     generator: torch.Generator,
     *,
     alternatives: int,
-    decode: Callable[[list[int]], str],
+    spell: Callable[[int], str],
 ) -> Step:
     """The step after tokens ids (1, T), drawn from logits (1, V), all on the CPU."""
     scores = sampling.penalised(ids, logits)
     if sampling.greedy:
-        return step_of(logits, int(scores[0].argmax()), alternatives=alternatives, decode=decode)
+        return step_of(logits, int(scores[0].argmax()), alternatives=alternatives, spell=spell)
     warped = sampling.warpers()(ids, scores)
     drawn_from = warped.softmax(-1)[0]
     chosen = int(torch.multinomial(drawn_from, 1, generator=generator))
     tempered = (scores[0] / sampling.temperature).softmax(-1)
     removed = float(tempered[torch.isinf(warped[0])].sum())
-    return step_of(logits, chosen, drawn_from, removed, alternatives=alternatives, decode=decode)
+    return step_of(logits, chosen, drawn_from, removed, alternatives=alternatives, spell=spell)
 
 
 def step_of(
@@ -241,7 +241,7 @@ def step_of(
     removed: float = 0.0,
     *,
     alternatives: int,
-    decode: Callable[[list[int]], str],
+    spell: Callable[[int], str],
 ) -> Step:
     """The step that took a token where the model's logits were (1, V); `drawn_from` (V,), or None where the choice was certain."""
     logs = logits.log_softmax(-1)[0]  # (V,)
@@ -252,12 +252,12 @@ def step_of(
     best = top.indices[:alternatives]
     rows = zip(best.tolist(), own[best].tolist(), drawn_from[best].tolist())
     return Step(
-        token=decode([chosen]),
+        token=spell(chosen),
         id=chosen,
         probability=float(own[chosen]),
         rank=int((logs > logs[chosen]).sum()) + 1,
         entropy=float(torch.special.entr(own).sum()),
-        alternatives=tuple(Alternative(decode([i]), i, p, sampled) for i, p, sampled in rows),
+        alternatives=tuple(Alternative(spell(i), i, p, sampled) for i, p, sampled in rows),
         sampled_probability=float(drawn_from[chosen]),
         removed=removed,
         favourites=top.values.numpy(),

@@ -21,6 +21,14 @@ BUILTIN = Path(__file__).parent / "builtin"
 HUB_MODELS = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WIKITEXT_REPO = "Salesforce/wikitext"
 WIKITEXT = {"wikitext-2": "wikitext-2-raw-v1", "wikitext-2-v1": "wikitext-2-v1"}
+STORED = ("model.safetensors", "model.safetensors.index.json")  # weights, whole or in shards
+TOKENIZER_FILES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("tokenizer.model",),
+    ("spiece.model",),
+)  # any of these
 DATA = ("sample", *WIKITEXT)
 HUB_SECONDS = 2.0  # how long to wait for the hub's answer before working without it
 ASK_AGAIN_SECONDS = 60.0  # how long a hub that did not answer is left alone
@@ -38,7 +46,7 @@ _answer = {"reachable": False, "until": -inf}  # until: time.monotonic()
 class ModelSource:
     """Where a model's files are.
 
-    kind      "builtin", "folder" or "hub"
+    kind      "builtin", "folder", "adapter" (a folder with a LoRA adapter alone) or "hub"
     location  a folder, or the hub's repository id
     cached    the hub's files are in the local cache, so that no request is needed
     """
@@ -121,9 +129,10 @@ def is_connection_error(error: BaseException | None) -> bool:
 
 def hub_advice(name: str, instead: str) -> str:
     """The line for something that is neither in the cache nor to be had from the hub."""
+    here = f", or ./{name} for the folder of that name" if Path(name).is_dir() else ""
     return (
         f"{name!r} is not in the local cache ({constants.HF_HUB_CACHE}) and the Hugging Face hub does not "
-        f"answer; connect to the network once, or use {instead!r}, which needs none"
+        f"answer; connect to the network once, or use {instead!r}, which needs none{here}"
     )
 
 
@@ -141,6 +150,10 @@ def model_source(name: str, *, weights: bool = True) -> ModelSource:
     if name == "builtin":
         return ModelSource(name, "builtin", str(BUILTIN / "checkpoint"))
     if name not in HUB_MODELS and folder.is_dir():
+        if (folder / "adapter_config.json").is_file() and not any((folder / file).is_file() for file in STORED):
+            if not (folder / "adapter_model.safetensors").is_file():
+                raise LabError(f"{folder} has no adapter_model.safetensors; pickled weights (.bin) are never loaded")
+            return ModelSource(name, "adapter", str(folder))
         check_model_folder(folder, weights=weights)
         return ModelSource(name, "folder", str(folder))
     try:
@@ -177,7 +190,27 @@ def has_cached_weights(repo: str) -> bool:
 
 def has_cached_tokenizer(repo: str) -> bool:
     """Whether the tokenizer of a hub model is in the local cache; transformers makes up an empty one otherwise."""
-    return is_cached(repo, "tokenizer.json") or (is_cached(repo, "vocab.json") and is_cached(repo, "merges.txt"))
+    return any(all(is_cached(repo, file) for file in files) for files in TOKENIZER_FILES)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of a tokenizer."""
+    return any(all((folder / file).is_file() for file in files) for files in TOKENIZER_FILES)
+
+
+def adapter_base(folder: Path) -> str:
+    """The name of the base model in an adapter's configuration. Raises: LabError where there is none."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError, OSError) as error:
+        raise LabError(f"{folder}/adapter_config.json cannot be read ({error}); save the adapter again") from error
+    if not base or not isinstance(base, str):
+        raise LabError(
+            f"{folder}/adapter_config.json names no base_model_name_or_path; write the base model's name there"
+        )
+    if (Path(base) / "adapter_config.json").is_file():
+        raise LabError(f"the base model of {folder} is itself an adapter, {base!r}; merge that one first")
+    return base
 
 
 def local_path(what: str, name: str, known: str) -> Path:
@@ -203,17 +236,14 @@ def check_model_folder(folder: Path, *, weights: bool = True) -> None:
     if not (folder / "config.json").is_file():
         raise LabError(f"{folder} has no config.json; give a folder written by save_pretrained()")
     check_model_config(folder, folder / "config.json")
-    stored = ("model.safetensors", "model.safetensors.index.json")
-    if weights and not any((folder / file).is_file() for file in stored):
+    if weights and not any((folder / file).is_file() for file in STORED):
         raise LabError(
             f"{folder} has no model.safetensors; pickled weights (.bin, .pt) can run code and are never loaded: "
             "save the model again with save_pretrained()"
         )
-    has_vocabulary = (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    if not (folder / "tokenizer.json").is_file() and not has_vocabulary:
-        raise LabError(
-            f"{folder} has no tokenizer.json, or vocab.json and merges.txt; save the tokenizer beside the model"
-        )
+    if not has_tokenizer(folder):
+        known = ", ".join(" and ".join(files) for files in TOKENIZER_FILES)
+        raise LabError(f"{folder} has no tokenizer ({known}); save the tokenizer beside the model")
 
 
 def check_model_config(where: str | Path, config: Path) -> None:

@@ -14,6 +14,7 @@ from gpt2lab.generation import Generation, Request, collect, request, steps_of
 from gpt2lab.model import Lab
 from gpt2lab.recipes import PAIRS, QUESTIONS, TASKS
 from gpt2lab.sampling import Sampling
+from gpt2lab.tokens import tokens_and_starts
 
 MAX_TEXT = 200_000  # characters of a text to summarise: a short book's; a minute of GPT-2 small per 3,000
 MAX_PARTS = 50  # that a long text is split into
@@ -199,11 +200,10 @@ def first_sentences(text: str, count: int) -> str:
 
 def split(lab: Lab, text: str, room: int) -> list[str]:
     """A text in parts of at most so many tokens, as it is written: cut after a sentence, else after a word, else anywhere."""
-    offsets = lab.tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    starts = [start for start, _ in offsets] + [len(text)]  # of each token, in characters
+    starts = [*tokens_and_starts(lab.tokenizer, text)[1].tolist(), len(text)]  # of each token, in characters
     parts, begin = [], 0
     while begin < len(text):
-        end = starts[min(bisect_left(starts, begin) + room, len(offsets))]
+        end = starts[min(bisect_left(starts, begin) + room, len(starts) - 1)]
         part = text[begin:] if end == len(text) else cut_off(text[begin:end])
         while len(lab.encode(part)) > room:  # what begins a text can be more tokens than within one
             part = cut_off(part[: len(part) * room // (room + 1)])

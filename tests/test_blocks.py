@@ -7,7 +7,7 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Tokenizer
 
-from gpt2lab import blocks
+from gpt2lab import tokens
 from gpt2lab.blocks import IGNORED, Blocks, pack, token_ids
 from gpt2lab.errors import LabError
 from gpt2lab.sources import cache_folder
@@ -57,7 +57,7 @@ def tokenizer_that_merges(text, folder):
 
 @pytest.mark.parametrize("piece", [1, 2, 5, 40, 1000])
 def test_text_tokenised_in_pieces_has_the_ids_of_the_whole(monkeypatch, tmp_path, piece):
-    monkeypatch.setattr(blocks, "PIECE", piece)
+    monkeypatch.setattr(tokens, "PIECE", piece)
     kinds = ["moon", "the", "42", "...", "'s", "é🌙", " ", "  ", "\n", "\n\n ", "\t", "\x1c", "\u2028", "\xa0"]
     text = "".join(random.Random(piece).choices(kinds, k=4000))
     tokenizer = tokenizer_that_merges(text, tmp_path)
@@ -66,13 +66,13 @@ def test_text_tokenised_in_pieces_has_the_ids_of_the_whole(monkeypatch, tmp_path
 
 
 def test_real_text_tokenised_in_pieces_has_the_ids_of_the_whole(gpt2_tokenizer, shared_data, monkeypatch):
-    monkeypatch.setattr(blocks, "PIECE", 1000)
+    monkeypatch.setattr(tokens, "PIECE", 1000)
     text = (shared_data / "wikitext-2-raw/wiki.test.raw").read_text(encoding="utf-8")[:300_000]
     assert token_ids(gpt2_tokenizer, [Article("", (text,))])[:-1].tolist() == gpt2_tokenizer.encode(text)
 
 
 def test_no_more_than_about_a_piece_is_tokenised_at_a_time(counted, monkeypatch):
-    monkeypatch.setattr(blocks, "PIECE", 50)
+    monkeypatch.setattr(tokens, "PIECE", 50)
     token_ids(counted, [Article("", ("some words " * 100,))])
     sizes = [len(call.args[0]) for call in counted.call_args_list]
     assert sum(sizes) == 1100

@@ -16,7 +16,7 @@ def drawn(logits, generator=None, alternatives=0, **sampling):
     """One step from logits (V,), after token 0."""
     generator = generator or torch.Generator().manual_seed(0)
     return draw(
-        Sampling(**sampling), logits[None], torch.tensor([[0]]), generator, alternatives=alternatives, decode=str
+        Sampling(**sampling), logits[None], torch.tensor([[0]]), generator, alternatives=alternatives, spell=str
     )
 
 
@@ -221,7 +221,7 @@ def test_penalty_is_drawn_with_and_its_mass_counts_as_removed():
 
 def test_favourites_are_the_largest_log_probabilities_in_order():
     logits = uneven(5)
-    step = step_of(logits[None], 3, alternatives=4, decode=str)
+    step = step_of(logits[None], 3, alternatives=4, spell=str)
     assert step.favourites == pytest.approx(logits.log_softmax(-1).sort(descending=True).values[:FAVOURITES].numpy())
     assert [each.probability for each in step.alternatives] == pytest.approx(np.exp(step.favourites[:4]), rel=1e-5)
 

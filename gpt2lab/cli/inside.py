@@ -101,13 +101,14 @@ def inspect(
 def record(lab, text: str, found: dict, asked: Asked) -> dict:
     """What --json tells of one model."""
     from gpt2lab.cli.parts import PARTS
-    from gpt2lab.inspection.trace import display_tokens
+    from gpt2lab.tokens import display_tokens, token_bytes
 
     ids = lab.encode(text).tolist()
     parts = {}
     for name, one in found.items():
         parts |= PARTS[name].record(one, asked)
-    return {"model": lab.name, "tokens": display_tokens(lab.tokenizer, ids), "ids": ids, **parts}
+    raw = [list(token_bytes(lab.tokenizer, i) or b"") for i in ids]
+    return {"model": lab.name, "tokens": display_tokens(lab.tokenizer, ids), "ids": ids, "bytes": raw, **parts}
 
 
 def head_of(spoken: str) -> tuple[int, int]:

@@ -44,7 +44,7 @@ def generate(
 ) -> None:
     """Text that follows a prompt; with --json every step, its probability, rank, entropy and alternatives."""
     quiet()
-    from gpt2lab.generation import request
+    from gpt2lab.generation import prompt_hint, request
     from gpt2lab.measures import measure as measured
     from gpt2lab.measures import training_ids
     from gpt2lab.sampling import Sampling
@@ -77,7 +77,10 @@ def generate(
     shared = {"max_new_tokens": max_new_tokens, "stop": stop or (), "window": window, "precision": precision}
     asked = [request(lab, prompt, sampling=sampling, **shared) for lab in labs]
     if not prompt:
-        print("no prompt: the model begins from <|endoftext|>", file=sys.stderr)
+        begin = labs[0].tokenizer.convert_ids_to_tokens(labs[0].start_id)
+        print(f"no prompt: the model begins from {begin}", file=sys.stderr)
+    elif hint := prompt_hint(labs[0], prompt):
+        print(hint, file=sys.stderr)
     stream = io.StringIO() if as_json else sys.stdout
     results = []
     training = {} if measure is None else {one.lab: training_ids(one.lab, measure) for one in asked}
@@ -85,7 +88,7 @@ def generate(
         told = f"[{one.lab.name}] " if compare else ""
         records = []
         for text in texts(one, count, best, beams, f"{told}{prompt}", stream):
-            records.append(record(text) | {"model": one.lab.name})
+            records.append(record(one.lab, text) | {"model": one.lab.name})
             if training:
                 found = measured(one.lab, text, labs=labs, training=training[one.lab])
                 records[-1]["measures"] = asdict(found)
@@ -98,11 +101,16 @@ def generate(
         report(first | ({"compare": others[0]} if others else {}), as_json)
 
 
-def record(generation) -> dict:
-    """A Generation as --json gives it: all but what steps keep for other samplers."""
+def record(lab, generation) -> dict:
+    """A Generation as --json gives it: all but what steps keep for other samplers, and the bytes of each token."""
+    from gpt2lab.tokens import token_bytes
+
     values = asdict(generation)
     for step in values["steps"]:
         del step["favourites"]
+        for token in (step, *step["alternatives"]):
+            raw = token_bytes(lab.tokenizer, token["id"])
+            token["bytes"] = None if raw is None else list(raw)
     return values
 
 
@@ -127,17 +135,17 @@ def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) 
 def printed(asked, steps, start: str, stream):
     """The Generation of steps that are printed as they come, whole characters at a time, less the beginning of a stop string."""
     from gpt2lab.generation import collect
+    from gpt2lab.tokens import TextStream
 
-    taken, shown = [], 0
+    taken, shown, waiting, text = [], 0, "", TextStream(asked.lab.tokenizer, asked.before)
     print(start, end="", file=stream, flush=True)
     held = max((len(each) - 1 for each in asked.stop), default=0)  # characters that may belong to a stop string
     for step in steps:
         taken.append(step)
-        text = collect(asked, taken).text
-        if not text.endswith("\ufffd"):  # the rest of a character is still to come
-            ready = max(shown, len(text) - held)
-            print(text[shown:ready], end="", file=stream, flush=True)
-            shown = ready
+        waiting += "" if step.id in asked.lab.end_ids else text.add(step.id)
+        ready = max(0, len(waiting) - held)
+        print(waiting[:ready], end="", file=stream, flush=True)
+        shown, waiting = shown + ready, waiting[ready:]
     done = collect(asked, taken)
     print(done.text[shown:], file=stream)
     return done

@@ -59,10 +59,18 @@ def resolve(model: str, data: str = "", *, training: bool = False) -> tuple[str,
 
 
 def load(model: str):
-    """Load a model by name, as load_model; "auto" is resolved as for looking at a model."""
+    """Load a model by name, as load_model, and print what is unusual of it; "auto" is resolved as for looking at one."""
     from gpt2lab.model import load_model
 
-    return load_model(resolve(model)[0])
+    lab = load_model(resolve(model)[0])
+    print_notes(lab.name, lab.notes)
+    return lab
+
+
+def print_notes(name: str, notes) -> None:
+    """Print sentences on a model or a text, a line each, on standard error."""
+    for note in notes if is_first() else ():
+        print(f"{name}: {note}", file=sys.stderr)
 
 
 def report(values: dict, as_json: bool) -> None:

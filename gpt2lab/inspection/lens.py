@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.inspection.trace import Trace, display_token, token_names, with_residual
+from gpt2lab.inspection.trace import Trace, with_residual
 from gpt2lab.model import Lab, eval_mode
+from gpt2lab.tokens import display_token, token_names
 
 LOGITS_AT_ONCE = 1 << 21  # floats of one distribution held at a time: 8 MiB; up to eight are held at once
 MAX_TOP = 100

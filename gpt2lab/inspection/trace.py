@@ -4,7 +4,6 @@ The SDPA model runs once with hooks; attention weights are recomputed from q and
 that are looked at, so that nothing of size L × H × T × T is ever held.
 """
 
-import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ import torch
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab, all_finite, eval_mode
+from gpt2lab.tokens import display_tokens
 
 MAX_CHARACTERS = 1_000_000  # of a text that is cut: tokenising more, to count what is left out, takes seconds
 
@@ -196,81 +196,3 @@ def recording(model, shape: tuple[int, int], *, residual: bool):
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def display_tokens(tokenizer, ids: list[int]) -> tuple[str, ...]:
-    """Ids → strings to show, one per id, none of them empty or invisible.
-
-    A leading space is "·", a newline "⏎", a tab "⇥". A token that holds a part of a character is shown
-    as its bytes in hexadecimal, after the character where its other parts stand beside it: "🌙⟨F0 9F⟩",
-    one that cannot be seen as its bytes, an added token with its invisible characters as code points:
-    "⟨U+200B⟩", and an id without a token as itself: "⟨50300⟩".
-
-    Example: the ids of " a\n" -> ("·a", "⏎")
-    """
-    shown = [display_token(tokenizer, i) for i in ids]
-    raw = [partial_bytes(tokenizer, i) if text.startswith("⟨") else None for i, text in zip(ids, shown)]
-    for _, run in itertools.groupby(range(len(ids)), key=lambda at: raw[at] is not None):
-        places = list(run)
-        if raw[places[0]] is not None:
-            for at, character in characters_of([raw[at] for at in places]).items():
-                shown[places[at]] = character + shown[places[at]]
-    return tuple(shown)
-
-
-def token_names(tokenizer, *ids: torch.Tensor) -> dict[int, str]:
-    """Display strings of all the ids in some tensors, by id; of -1, which is none, there is none."""
-    each = {i for one in ids for i in one.unique().tolist() if i >= 0}
-    return {i: display_token(tokenizer, i) for i in sorted(each)}
-
-
-def characters_of(parts: list[bytes]) -> dict[int, str]:
-    """The printable characters that neighbouring parts make, by the places of their parts. Example: [b"\\xc3", b"\\xa9"] -> {0: "é", 1: "é"}"""
-    found, first, whole = {}, 0, b""
-    for at, part in enumerate(parts):
-        whole += part
-        try:
-            text = whole.decode()
-        except UnicodeDecodeError as error:
-            if (
-                error.reason != "unexpected end of data"
-            ):  # no character begins like this: start again at what comes next
-                first, whole = at + 1, b""
-            continue
-        if at > first and text.isprintable():
-            found |= dict.fromkeys(range(first, at + 1), text)
-        first, whole = at + 1, b""
-    return found
-
-
-def display_token(tokenizer, i: int) -> str:
-    """One id as a string to show; see `display_tokens`."""
-    token = tokenizer.convert_ids_to_tokens(i)
-    if token is None:  # vocabularies are padded at times
-        return f"⟨{i}⟩"
-    text = tokenizer.decode([i]).translate(VISIBLE)
-    if text.isprintable() and "\ufffd" not in text:
-        return text
-    raw = partial_bytes(tokenizer, i)
-    if raw is None:  # an added token: its characters are its own
-        return "".join(c if c.isprintable() else f"⟨U+{ord(c):04X}⟩" for c in text)
-    return "\ufffd" if raw.decode(errors="ignore") == "\ufffd" else f"⟨{raw.hex(' ').upper()}⟩"
-
-
-def partial_bytes(tokenizer, i: int) -> bytes | None:
-    """The bytes of a byte-level token; None for an added token, and for an id without one."""
-    codes = [BYTES.get(character) for character in tokenizer.convert_ids_to_tokens(i) or "\0"]
-    return None if None in codes else bytes(codes)
-
-
-VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
-
-
-def _byte_of_character() -> dict[str, int]:
-    """GPT-2's byte-level alphabet: printable bytes stand for themselves, the others for characters from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-BYTES = _byte_of_character()

@@ -9,8 +9,9 @@ import torch
 
 from gpt2lab.errors import whole_number
 from gpt2lab.inspection.lens import log_probabilities
-from gpt2lab.inspection.trace import Trace, display_tokens, with_residual
+from gpt2lab.inspection.trace import Trace, with_residual
 from gpt2lab.model import Lab, eval_mode
+from gpt2lab.tokens import display_tokens
 
 FAVOURITES = 10  # of what the state after the block would predict
 

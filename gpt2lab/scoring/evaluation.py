@@ -13,7 +13,7 @@ from gpt2lab.precision import check_precision
 from gpt2lab.scoring.breakdown import Share, breakdown, surprisals, titles
 from gpt2lab.scoring.comparison import Comparison, compare, incomparable
 from gpt2lab.scoring.perplexity import Perplexity, measured, protocol_names, read
-from gpt2lab.scoring.protocols import Reading, TooShortError
+from gpt2lab.scoring.protocols import ProtocolError, Reading
 from gpt2lab.scoring.scorer import PRECISIONS, Scored, score_steps
 from gpt2lab.steps import finished
 from gpt2lab.text import Article
@@ -23,7 +23,7 @@ from gpt2lab.text import Article
 class Evaluation:
     """What was scored: for every protocol, one model after the other.
 
-    refused  (protocol, why) of those that the text is too short for
+    refused  (protocol, why) of those that the text is too short for, or that need a token the tokenizer lacks
     """
 
     scored: tuple[Scored, ...]
@@ -126,7 +126,7 @@ def evaluate(
     precision    "fp32" or "bf16", of both models, as of `perplexity`
     on_progress  called with (model and protocol, windows done, windows in all)
 
-    A protocol that the text is too short for is left out where another is not.
+    A protocol that cannot read the text (too short, or no beginning token) is left out where another can.
     Raises: LabError as `perplexity`, before anything is scored; and for two models of one name.
     """
     told = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
@@ -160,7 +160,7 @@ def evaluation_steps(
         strides = stride if name == "sliding" or "sliding" not in names else None
         try:
             readings.append([read(lab, articles, name, context=context, stride=strides, **told) for lab in labs])
-        except TooShortError as error:
+        except ProtocolError as error:
             refused.append((name, str(error)))
     if not readings:
         raise LabError(refused[0][1])

@@ -10,13 +10,14 @@ from math import inf, log
 import numpy as np
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.model import Lab, utf8
+from gpt2lab.model import Lab, check_vocabulary
 from gpt2lab.precision import check_precision
 from gpt2lab.scoring.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.scoring.protocols import PROTOCOLS, Reading, described
 from gpt2lab.scoring.published import Published, published_for
 from gpt2lab.scoring.scorer import PRECISIONS, Scored, score
 from gpt2lab.text import Article
+from gpt2lab.tokens import utf8
 from gpt2lab.units import finite, perplexity_of
 
 Interval = tuple[float, float]
@@ -155,6 +156,7 @@ def read(
     for article in drawn:
         utf8(article.text)  # tokenizers fail on half a character
     reading = PROTOCOLS[protocol](lab.tokenizer, drawn, context, stride)
+    check_vocabulary(lab, reading.ids)
     return reading if len(drawn) == len(articles) else replace(reading, sample=(len(drawn), len(articles)))
 
 

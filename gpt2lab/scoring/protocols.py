@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpt2lab.blocks import tokens_and_starts
 from gpt2lab.errors import LabError
 from gpt2lab.scoring.wikitext import detokenise, pages
 from gpt2lab.text import Article, joined_rows, original_row, original_text
+from gpt2lab.tokens import start_id, tokens_and_starts
 
 ROWS_AT_ONCE = 1000  # rows that run_clm concatenates at a time: the batch of `datasets.map`, whose rest is dropped
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
 WORD = re.compile(r"(?<!\S)\S")  # where one begins
 
 
-class TooShortError(LabError):
-    """The text is too short for the protocol; another may read it."""
+class ProtocolError(LabError):
+    """The text is too short for the protocol, or the tokenizer lacks what it needs; another protocol may do."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def sliding(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
     ids, starts = tokens_and_starts(tokenizer, text)
     n = len(ids)
     if n < 2:
-        raise TooShortError(f"the text has only {n} of the 2 tokens that perplexity needs at least; give more text")
+        raise ProtocolError(f"the text has only {n} of the 2 tokens that perplexity needs at least; give more text")
     begins = np.arange(0, max(1, n - context + stride), stride)
     ends = np.minimum(begins + context, n)
     scored_to = np.concatenate([[0], ends[:-1]])
@@ -117,21 +117,23 @@ def sliding(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
 
 
 def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int) -> Reading:
-    """lm-evaluation-harness' task `wikitext`: page by page, detokenised, `<|endoftext|>` first, every token scored.
+    """lm-evaluation-harness' task `wikitext`: page by page, detokenised, every token scored, after the tokenizer's
+    beginning token, or its end token where it has none (GPT-2's `<|endoftext|>`).
 
     Windows predict `context` tokens each, and begin with the token before them; the last one of a page reaches
     back as far as the context does. Words and bytes are those of the page before it was detokenised, and the
     harness counts the empty strings at either end of a page as words. `stride` is the context here.
     """
-    if tokenizer.eos_token_id is None:
-        raise LabError(
-            "the tokenizer has no end-of-text token, which lm-eval puts before each page; use sliding or blocks"
+    start = start_id(tokenizer)
+    if start is None:
+        raise ProtocolError(
+            "the tokenizer has no beginning or end token, which lm-eval puts before each page; use sliding or blocks"
         )
     originals = pages(original_text(articles))
     ids, starts, document, windows, texts, begin, offset = [], [], [], [], [], 0, 0
     for number, page in enumerate(map(detokenise, originals)):
         page_ids, page_starts = tokens_and_starts(tokenizer, page)
-        ids.append(np.concatenate([[tokenizer.eos_token_id], page_ids]))
+        ids.append(np.concatenate([[start], page_ids]))
         starts.append(np.concatenate([[0], page_starts]) + offset)
         document.append(np.full(len(ids[-1]), number))
         end = begin + len(ids[-1])
@@ -141,7 +143,7 @@ def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
         texts.append(page)
         begin, offset = end, offset + len(page)
     if not windows:
-        raise TooShortError("the text has no words to predict; give more text")
+        raise ProtocolError("the text has no words to predict; give more text")
     documents = tuple(Document(_title(page), len(re.split(r"\s+", page)), len(page.encode())) for page in originals)
     parts = (np.concatenate(part).astype(np.int64) for part in (ids, starts, document))
     text, added = "".join(texts), len(originals)
@@ -170,7 +172,7 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
             (batch_offset, starts[end] if end < len(ids) else offset)
         )  # characters; none where there is no block
     if not windows:
-        raise TooShortError(
+        raise ProtocolError(
             f"the text has {len(ids):,} tokens, and no {ROWS_AT_ONCE:,} rows of it a block of {context:,}; "
             "give more text or a smaller context"
         )

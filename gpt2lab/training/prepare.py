@@ -16,7 +16,7 @@ from accelerate import PartialState
 from gpt2lab import hub
 from gpt2lab.blocks import Blocks, pack, token_ids
 from gpt2lab.errors import LabError
-from gpt2lab.model import Lab, downloaded, load_model, random_model, weights_digest
+from gpt2lab.model import Lab, check_vocabulary, downloaded, load_model, random_model, weights_digest
 from gpt2lab.precision import precision_note, resolve_precision, warn_if_slow
 from gpt2lab.sources import model_source
 from gpt2lab.text import TextSplits, load_text
@@ -59,6 +59,8 @@ def prepare(config: TrainConfig, process: PartialState) -> Job:
     train, split = (
         pack(token_ids(lab.tokenizer, splits.split(name)), config.block_size) for name in ("train", "validation")
     )
+    for blocks in (train, split):
+        check_vocabulary(lab, blocks.input_ids.flatten())
     prompt = config.prompt or first_words(lab, splits)
     lab.encode_prompt(prompt, room=1)
     blocks = config.batch_size * config.grad_accum * process.num_processes  # per optimizer step

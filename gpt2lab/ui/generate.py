@@ -68,7 +68,7 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
             *side_of(first, by),
             gr.Column(visible=bool(right)),
             *second,
-            step_rows(first.generation) if done else gr.skip(),
+            step_rows(first) if done else gr.skip(),
             "",
         ]
 

@@ -50,12 +50,19 @@ class Start(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text that is kept, under a number that stays its own; V tokens are in its model's vocabulary."""
+    """A text that is kept, under a number that stays its own.
+
+    tokens  its tokens as they are shown
+    V       tokens in its model's vocabulary
+    begin   the token that its model begins from without a prompt
+    """
 
     number: int
     start: Start
     generation: "Generation"
+    tokens: tuple[str, ...]
     V: int
+    begin: str = ""
 
 
 class Written(NamedTuple):
@@ -97,13 +104,22 @@ def write(
             found = collect_batch(one, taken, count)
             best = found[0] if going else best_of(found)
             shown.append(first + len(new) + found.index(best))
-            V = one.lab.model.config.vocab_size
-            new += [Text(first + len(new) + i, start, generation, V) for i, generation in enumerate(found)]
+            new += [text_kept(first + len(new) + i, start, one, generation) for i, generation in enumerate(found)]
         tokens = sum(step is not None for taken in rows for row in taken for step in row)
         told = f"{'Stopped: ' if stopped else ''}{tokens:,} tokens, {tokens / (now - began):,.0f} a second."
         yield Written(
             newest((*texts, *new), len(new)), shown[0], shown[1] if len(shown) > 1 else NOTHING, told, not going
         )
+
+
+def text_kept(number: int, start: Start, asked, generation: "Generation") -> Text:
+    """Return a generation of a request as a Text."""
+    from gpt2lab.tokens import display_tokens
+
+    tokenizer = asked.lab.tokenizer
+    tokens = display_tokens(tokenizer, [step.id for step in generation.steps])
+    begin = "" if generation.prompt else display_tokens(tokenizer, asked.ids.tolist())[0]
+    return Text(number, start, generation, tokens, asked.lab.model.config.vocab_size, begin)
 
 
 def newest(texts: tuple[Text, ...], least: int) -> tuple[Text, ...]:
@@ -147,6 +163,8 @@ def token_at(texts: Sequence[Text], at) -> tuple[Text, "Step"]:
 
 def listed(texts: Sequence[Text]) -> list[tuple[str, int]]:
     """(line, number) of each text, branches below what they branched from."""
+    from gpt2lab.tokens import visible
+
     numbers = {text.number for text in texts}
     lines = []
 
@@ -154,7 +172,7 @@ def listed(texts: Sequence[Text]) -> list[tuple[str, int]]:
         start, found = text.start, text.generation
         where = f"seed {found.seed}"
         if start.after:
-            where = f"{start.after[-1].token!r} for token {len(start.after) - 1} of text {start.parent}"
+            where = f"{visible(start.after[-1].token)} for token {len(start.after) - 1} of text {start.parent}"
         lines.append((f"{'↳ ' * depth}{text.number}: {start.label}, {where}: {found.text[:30]!r}", text.number))
         for other in texts:
             if other.start.parent == text.number:
@@ -171,30 +189,27 @@ def side_of(text: Text, by: str) -> tuple[str, str, list[tuple[str, float]]]:
     found = text.generation
     ending = f"**{text.start.label}**: {len(found.steps)} tokens; {ENDINGS[found.finish]}."
     if not found.prompt:
-        ending += " There was no prompt: the model began from `<|endoftext|>`."
-    return found.prompt + found.text, ending, coloured(found.steps, by, text.V)
+        ending += f" There was no prompt: the model began from `{text.begin}`."
+    return found.prompt + found.text, ending, coloured(text, by)
 
 
-def coloured(steps, by: str, V: int) -> list[tuple[str, float]]:
-    """Tokens with a number from 0 to 1. Raises: LabError for what there is no colour by."""
+def coloured(text: Text, by: str) -> list[tuple[str, float]]:
+    """Tokens with a number from 0 to 1, and a mark where the model re-read. Raises: LabError for an unknown colour."""
     if by not in COLOURS:
         raise LabError(f"colour {str(by)[:40]!r} is unknown; use {', '.join(COLOURS)}")
     value = {
         "probability": lambda step: step.probability,
-        "rank": lambda step: log(step.rank) / log(V),
-        "entropy": lambda step: min(1.0, step.entropy / log(V)),
+        "rank": lambda step: log(step.rank) / log(text.V),
+        "entropy": lambda step: min(1.0, step.entropy / log(text.V)),
     }[by]
-    return [(token_shown(step), round(value(step), 4)) for step in steps]
-
-
-def token_shown(step) -> str:
-    """A token as it is shown among the others: with its line's end, and a mark where the model read anew."""
-    return f"{'⋮ ' if step.seam else ''}{step.token}".replace("\n", "⏎")
+    pairs = zip(text.tokens, text.generation.steps)
+    return [(f"{'⋮ ' if step.seam else ''}{shown}", round(value(step), 4)) for shown, step in pairs]
 
 
 def choices_of(texts: Sequence[Text], at, temperature, top_p, top_k, min_p) -> tuple[str, dict[str, float]]:
     """What a token was chosen from, in words, and for bars: the model's favourites, by what a sampler draws them with."""
     from gpt2lab.sampling import Sampling, redrawn
+    from gpt2lab.tokens import visible
 
     found, step = token_at(texts, at)
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k or None, min_p=min_p)
@@ -205,10 +220,10 @@ def choices_of(texts: Sequence[Text], at, temperature, top_p, top_k, min_p) -> t
     bars = {}
     for other, least, most in zip(step.alternatives, low.tolist(), high.tolist()):
         bounds = "" if most - least < EXACT else f", {least:.3f} to {most:.3f}"
-        bars[f"{other.token!r} ({other.id}), the model's own {other.probability:.3f}{bounds}"] = least
+        bars[f"{visible(other.token)} ({other.id}), the model's own {other.probability:.3f}{bounds}"] = least
     by_hand = at[1] == len(found.start.after) - 1
     words = [
-        f"Token {at[1]} of text {found.number}, `{code(step.token)}`: probability {step.probability:.4f}, rank "
+        f"Token {at[1]} of text {found.number}, `{code(found.tokens[at[1]])}`: probability {step.probability:.4f}, rank "
         f"{step.rank:,}, entropy {step.entropy:.3f} nats. It was {'chosen by hand; the sampler draws it' if by_hand else 'drawn'} "
         f"with {step.sampled_probability:.4f}; the filters took {step.removed:.3f} away. The bars: the "
         f"{len(step.alternatives)} favourites with temperature {temperature:g}, top-p {top_p:g}, top-k {top_k or 'all'}, "
@@ -233,20 +248,22 @@ def own_sampling(text: Text) -> "Sampling":
 
 def code(token: str) -> str:
     """A token as Markdown's code."""
-    return repr(token).replace("`", "ˋ")
+    return token.replace("`", "ˋ")
 
 
-def step_rows(generation) -> list[list]:
+def step_rows(text: Text) -> list[list]:
     """A row per generated token, for the table."""
+    from gpt2lab.tokens import visible
+
     return [
         [
-            repr(step.token),
+            shown,
             f"{step.probability:.4f}",
             step.rank,
             f"{step.entropy:.3f}",
-            ", ".join(f"{option.token!r} {option.probability:.3f}" for option in step.alternatives[:5]),
+            ", ".join(f"{visible(option.token)} {option.probability:.3f}" for option in step.alternatives[:5]),
         ]
-        for step in generation.steps
+        for shown, step in zip(text.tokens, text.generation.steps)
     ]
 
 

@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 
-from gpt2lab import blocks as tokenising
-from gpt2lab.blocks import tokens_and_starts
+from gpt2lab import tokens as tokenising
 from gpt2lab.errors import LabError
 from gpt2lab.scoring import protocols
 from gpt2lab.scoring.protocols import PROTOCOLS, Document, Reading, described
 from gpt2lab.text import Article, read_articles
+from gpt2lab.tokens import tokens_and_starts
 
 # ids of the tiny tokenizer for characters that none of its merges has: as GPT-2's, one for each byte
 ID = {"\n": [198], " ": [220], "=": [28], "é": [127, 102]} | {letter: [ord(letter) - 33] for letter in "BCDEFGHIJKL"}

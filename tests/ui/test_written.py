@@ -1,12 +1,13 @@
 from dataclasses import replace
+from math import inf
 
 import pytest
 import torch
 
 import gpt2lab.model
 from gpt2lab.errors import LabError
-from gpt2lab.generation import generate
 from gpt2lab.sampling import step_of
+from gpt2lab.tokens import visible
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.ui.written import Start, branch, cell, choices_of, coloured, listed, newest, side_of, token_at, write
 
@@ -31,10 +32,10 @@ def texts_of(shelf, *starts):
 
 
 @pytest.mark.parametrize("by", ["probability", "rank", "entropy"])
-def test_colours_lie_between_0_and_1_and_are_what_they_say(tiny_lab, by):
-    steps = generate(tiny_lab, "The moon", max_new_tokens=20, seed=1).steps
-    found = coloured(steps, by, 300)
-    assert [token for token, _ in found] == [step.token.replace("\n", "⏎") for step in steps]
+def test_colours_lie_between_0_and_1_and_are_what_they_say(shelf, by):
+    [text] = texts_of(shelf, start(seed=1, max_new_tokens=20))
+    steps, found = text.generation.steps, coloured(text, by)
+    assert [token for token, _ in found] == [*text.tokens]
     assert all(0 <= value <= 1 for _, value in found) and len({value for _, value in found}) > 5
     order = sorted(range(20), key=lambda i: getattr(steps[i], by))
     assert [found[i][1] for i in order] == sorted(value for _, value in found)
@@ -57,7 +58,7 @@ def test_branches_are_listed_below_what_they_branched_from(shelf):
     assert [lines[i].count("↳ ") for i in (1, 3, 4, 5, 2)] == [0, 1, 2, 1, 0]
     assert lines[2].startswith("2: builtin, seed 2: ")
     _, step = token_at(texts, (3, 4))
-    assert f"{step.alternatives[2].token!r} for token 4" in lines[4]
+    assert f"{visible(step.alternatives[2].token)} for token 4" in lines[4]
     assert [number for _, number in listed(texts[1:])] == [2, 3, 4, 5]  # what it branched from is kept no more
 
 
@@ -70,8 +71,8 @@ def test_words_say_where_what_is_kept_is_not_enough(shelf):
     [text] = texts_of(shelf, start(seed=1))
     assert "not enough" not in choices_of([text], (1, 2), 2, 1, 0, 0)[0]  # the vocabulary of 300 is kept whole
     logits = torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
-    wide = step_of(logits, 3, alternatives=4, decode=str)
-    texts = [text._replace(V=50_000, generation=replace(text.generation, steps=(wide,)))]
+    wide = step_of(logits, 3, alternatives=4, spell=str)
+    texts = [text._replace(V=50_000, tokens=("3",), generation=replace(text.generation, steps=(wide,)))]
     words, bars = choices_of(texts, (1, 0), 1.0, 0.02, 0, 0)
     assert "not enough" not in words and all(value > 0 for value in bars.values())
     words, bars = choices_of(texts, (1, 0), 0.5, 1, 0, 0)
@@ -89,8 +90,9 @@ def test_a_kept_text_is_shown_without_its_model(shelf, monkeypatch):
     assert choices_of([text], (1, 0), 1, 1, 0, 0)[1]
 
 
-def test_redraws_are_no_more_often_than_a_browser_follows(shelf):
-    assert len(list(write(shelf, (), [start(seed=1)]))) < 6
+def test_nothing_is_redrawn_before_its_time_but_the_end(shelf, monkeypatch):
+    monkeypatch.setattr("gpt2lab.ui.written.DRAW_SECONDS", inf)
+    assert [now.done for now in write(shelf, (), [start(seed=1)])] == [True]
 
 
 def test_penalty_is_said_to_be_left_out(shelf):
