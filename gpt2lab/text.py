@@ -1,15 +1,18 @@
-"""Text as articles: WikiText rows, the built-in sample, the hub's WikiText-2, any .txt file.
+"""Text as articles: WikiText rows, the built-in sample, the hub's WikiText-2, files of any kind that `textfiles` reads.
 
 Knows nothing of tokens, models or training.
 """
 
 import itertools
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
+import unicodedata
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 from gpt2lab import hub, sources
 from gpt2lab.errors import LabError, first_line
+from gpt2lab.textfiles import TABLES, TEXTS, FileText, read_file
 
 TITLE = re.compile(r"^ = (?!= )(?P<title>.+?)(?<! =) = $")
 KNOWN = f"{', '.join(sources.DATA)}, a folder or a text file"
@@ -19,9 +22,14 @@ STEMS = {
     "validation": ("validation", "valid", "val", "dev", "wiki.valid"),
     "test": ("test", "wiki.test"),
 }
-EXTENSIONS = (".txt", ".raw", ".tokens")
+EXTENSIONS = (*TEXTS, *TABLES)
 MAX_TEXT_BYTES = 600 << 20  # 7 GiB of memory: a byte of English takes 9 to 12 to be read, tokenised and packed
-SHARE_HELD_OUT = 0.1  # of a lone .txt file, for validation and for test each
+SHARE_HELD_OUT = 0.1  # of a lone file, for validation and for test each
+SHORT = 1000  # characters: a shorter text is not cut within a word
+LOOK_AHEAD = 0.05  # share of a text in which the end of a sentence is looked for
+MARKS = r"[!?…。！？．｡۔؟।॥։።]+"  # that end a sentence whatever follows
+SPACE = re.compile(r"\s+")
+SENTENCE_END = re.compile(rf"(?:{MARKS}|\.+(?=[\s\"')\]”’»]))[\"')\]”’»」』】）]*\s*|\n\s*")
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Article:
         return "".join(self.rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextSplits:
     """Articles for training, for choosing and for the last word; a split may be empty."""
 
@@ -57,6 +65,11 @@ class TextSplits:
     validation: tuple[Article, ...] = field(repr=False)
     test: tuple[Article, ...] = field(repr=False)
     whole: tuple[Article, ...] = field(default=(), repr=False)  # of a lone file, before it was cut in three
+    note: str = ""  # what of a file was read, where that is not all of it as it stands
+
+    def __repr__(self):
+        counts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in SPLITS)
+        return f"TextSplits({self.name!r}, articles: {counts})"
 
     def split(self, name: str) -> tuple[Article, ...]:
         """The articles of one split, or of "all".
@@ -76,11 +89,23 @@ class TextSplits:
         return articles
 
     def extent(self, name: str) -> str:
-        """What a split is of, in words: a lone file's are parts of it."""
+        """What a split is of, as text: a lone file's are parts of it."""
         if not self.whole or name == "all":
             return f"{self.name}, {name} split" if name in SPLITS else f"{self.name}, all of it"
-        part = {"train": "first 80 %", "validation": "80 to 90 %", "test": "last 10 %"}[name]
-        return f"{self.name}, {name} split: the {part} of the file; 'all' is all of it"
+        first, second = self.shares
+        part = {
+            "train": f"the first {first:.3g} %",
+            "validation": f"{first:.3g} to {second:.3g} %",
+            "test": f"the last {100 - second:.3g} %",
+        }[name]
+        return f"{self.name}, {name} split: {part} of the file; 'all' is all of it"
+
+    @cached_property
+    def shares(self) -> tuple[float, float]:
+        """Where validation and test begin in the text, in percent of its characters."""
+        sizes = [sum(len(article.text) for article in getattr(self, name)) for name in SPLITS]
+        total = max(1, sum(sizes))
+        return 100 * sizes[0] / total, 100 * (sizes[0] + sizes[1]) / total
 
 
 def wikitext_article(title: str, sections) -> Article:
@@ -94,28 +119,35 @@ def wikitext_article(title: str, sections) -> Article:
     return Article(title, tuple(rows))
 
 
-def load_text(name: str) -> TextSplits:
+def load_text(name: str, *, column: str | None = None) -> TextSplits:
     """Text by name.
 
-    name  "sample" (built in), "wikitext-2" or "wikitext-2-v1" (hub or its cache), a folder with
-          train/validation/test files (or WikiText's wiki.*.raw, wiki.*.tokens), a text file, or
-          "auto". A lone file is cut into 80 % train, 10 % validation, 10 % test, in its order:
-          WikiText between articles, or rows where they are few; plain text at white space.
+    name    "sample" (built in), "wikitext-2" or "wikitext-2-v1" (hub or its cache), a folder with
+            train/validation/test files (or WikiText's wiki.*.raw, wiki.*.tokens), a file, or "auto".
+            A file is UTF-8 text, a .gz or .zip of texts, or a table: .csv, .tsv, .jsonl, .parquet.
+            A lone file is cut into about 80 % train, 10 % validation, 10 % test, in its order: between
+            articles or rows of a table; a single text at the end of a sentence, else at white space,
+            else at a character.
+    column  of a table: the column with the text, a row an article; by default its only text column
 
     Example: load_text("sample").train[0].title -> "Honey bee"
     Raises: LabError where there is no such text, or a file is empty, binary or too large.
     """
     if name == "auto":
-        return load_text(sources.auto_choice().data)
+        name = sources.auto_choice().data
+    if column is not None and name in sources.DATA:
+        raise LabError(f"column {column!r} is of a table, and {name} is none; leave it out")
     if name == "sample":
         return _read_folder(sources.BUILTIN / "sample", name)
     if name in sources.WIKITEXT:
         return _load_wikitext(name)
     path = sources.local_path("text", name, KNOWN)
     if path.is_dir():
-        return _read_folder(path, name)
+        return _read_folder(path, name, column)
     if path.is_file():
-        return _cut_in_three(read_articles(path), name)
+        found = read_file(path, MAX_TEXT_BYTES, column)
+        splits = _splits_in_archive(found, name) or _cut_in_three(_articles_in(found), name)
+        return replace(splits, note=found.note)
     raise LabError(f"no text {name!r}: no such file or folder; use {KNOWN}")
 
 
@@ -153,38 +185,40 @@ def split_articles(rows) -> tuple[Article, ...]:
     return tuple(Article(title, tuple(rows[a:b])) for title, a, b in zip(titles, starts, ends))
 
 
-def read_articles(path: Path) -> tuple[Article, ...]:
-    """A text file's articles: at titles in WikiText form, else the whole file as one.
+def read_articles(path: Path, column: str | None = None) -> tuple[Article, ...]:
+    """A file's articles: at titles in WikiText form, else the whole text as one; a table's rows one each.
 
-    CRLF counts as a newline. Raises: LabError as `read_text`.
+    CRLF counts as a newline. Raises: LabError as `read_file`.
     """
-    return articles_of(read_text(path, MAX_TEXT_BYTES), path.stem)
+    return _articles_in(read_file(path, MAX_TEXT_BYTES, column))
 
 
-def read_text(path: Path, limit: int) -> str:
-    """A text file: UTF-8 with or without a byte order mark, of so many bytes at most.
+def _articles_in(found: FileText) -> tuple[Article, ...]:
+    if found.is_rows:
+        articles = split_articles(text for _, text in found.parts)  # of WikiText saved as a table
+        if any(article.title for article in articles):
+            return articles
+        return tuple(Article(title, (_newlines(text),)) for title, text in found.parts if text.strip())
+    return tuple(article for title, text in found.parts for article in articles_of(text, title))
 
-    Raises: LabError for a missing, empty, binary or too large file.
-    """
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise LabError(f"{path} has {size:,} bytes; the limit is {limit:,}: cut it into parts")
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise LabError(f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from error
-    except OSError as error:
-        raise LabError(f"{path} cannot be read ({error.strerror}); give a readable text file") from error
-    if "\0" in text:
-        raise LabError(f"{path} is binary (a zero byte at {text.index(chr(0)):,}); give a text file")
-    if not text.strip():
-        raise LabError(f"{path} is empty; give a file with text")
-    return text
+
+def _splits_in_archive(found: FileText, name: str) -> TextSplits | None:
+    """The splits of an archive whose files are named as a folder's; None for any other file."""
+    names = {f"{stem}{extension}": split for split in SPLITS for stem in STEMS[split] for extension in TEXTS}
+    parts = dict.fromkeys(SPLITS, ())
+    for title, text in found.parts:
+        if split := names.get(PurePosixPath(title).name):
+            parts[split] += articles_of(text, title)
+    return TextSplits(name, **parts) if any(parts.values()) else None
+
+
+def _newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def articles_of(text: str, title: str) -> tuple[Article, ...]:
     """A text's articles: at titles in WikiText form, else all of it as one with the title given. CRLF counts as a newline."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _newlines(text)
     articles = split_articles(wikitext_rows(text))
     return articles if any(article.title for article in articles) else (Article(title, (text,)),)
 
@@ -225,24 +259,31 @@ def _load_wikitext(name: str) -> TextSplits:
     return TextSplits(name, **{split: split_articles(parts[split]["text"]) for split in SPLITS})
 
 
-def _read_folder(folder: Path, name: str) -> TextSplits:
-    found = {split: _split_file(folder, split) for split in SPLITS}
-    if not any(found.values()):
-        raise LabError(f"{folder} has no train, validation or test file (.txt, .raw or .tokens); name its files so")
-    return TextSplits(name, **{split: read_articles(path) if path else () for split, path in found.items()})
+def _read_folder(folder: Path, name: str, column: str | None = None) -> TextSplits:
+    files = {split: _split_file(folder, split) for split in SPLITS}
+    if not any(files.values()):
+        raise LabError(
+            f"{folder} has no train, validation or test file ({', '.join(EXTENSIONS)}, or one of them as .gz); "
+            "name its files so"
+        )
+    found = {split: read_file(path, MAX_TEXT_BYTES, column) for split, path in files.items() if path}
+    notes = [f"{split}: {one.note}" for split, one in found.items() if one.note]
+    parts = {split: _articles_in(found[split]) if split in found else () for split in SPLITS}
+    return TextSplits(name, **parts, note="; ".join(notes))
 
 
 def _split_file(folder: Path, split: str) -> Path | None:
-    paths = (folder / f"{stem}{extension}" for stem in STEMS[split] for extension in EXTENSIONS)
-    return next((path for path in paths if path.is_file()), None)
+    names = (
+        f"{stem}{extension}{packed}" for packed in ("", ".gz") for stem in STEMS[split] for extension in EXTENSIONS
+    )
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _cut_in_three(articles: tuple[Article, ...], name: str) -> TextSplits:
-    """A lone file by whole articles; by rows where they are too few; plain text at white space."""
-    if len(articles) == len(articles[0].rows) == 1:
-        parts = _cut_at_white_space(articles[0].text)
-        parts = [(Article(articles[0].title, (part,)),) if part else () for part in parts]
-        return TextSplits(name, *parts, whole=articles)
+    """A lone file by whole articles; by WikiText rows where they are too few; other texts between sentences."""
+    if len(articles) < 10 and not any(article.title and len(article.rows) > 1 for article in articles):
+        texts = [Article(article.title, (part,)) for article in articles for part in article.rows]
+        return _cut_between_sentences(texts, name)
     whole = len(articles) >= 10
     units = list(articles) if whole else [row for article in articles for row in article.rows]
     held_out = round(len(units) * SHARE_HELD_OUT)
@@ -252,10 +293,33 @@ def _cut_in_three(articles: tuple[Article, ...], name: str) -> TextSplits:
     return TextSplits(name, *parts, whole=articles)
 
 
-def _cut_at_white_space(text: str) -> list[str]:
-    """A text in three, after the white space that follows 80 % and 90 % of its characters; the last ones may be empty."""
-    cuts = [0]
-    for share in (1 - 2 * SHARE_HELD_OUT, 1 - SHARE_HELD_OUT):
-        space = re.compile(r"\s+").search(text, max(cuts[-1], round(len(text) * share)))
-        cuts.append(space.end() if space else len(text))
-    return [text[a:b] for a, b in itertools.pairwise([*cuts, len(text)])]
+def _cut_between_sentences(articles: list[Article], name: str) -> TextSplits:
+    """Articles of one row each, cut where the whole text is at 80 and 90 %; the last splits of a short text are empty."""
+    text = "".join(article.text for article in articles)
+    first = _cut(text, round(len(text) * (1 - 2 * SHARE_HELD_OUT)))
+    cuts = first, _cut(text, max(first, round(len(text) * (1 - SHARE_HELD_OUT))))
+    parts, begin = ([], [], []), 0
+    for article in articles:
+        edges = [min(max(cut - begin, 0), len(article.text)) for cut in cuts]
+        for part, (a, b) in zip(parts, itertools.pairwise((0, *edges, len(article.text)))):
+            part += [Article(article.title, (article.text[a:b],))] if b > a else []
+        begin += len(article.text)
+    return TextSplits(name, *map(tuple, parts), whole=tuple(articles))
+
+
+def _cut(text: str, at: int) -> int:
+    """Where to cut a text near a character: after a sentence, else after white space, else anywhere.
+
+    A short text is cut at white space alone, and not at all without it.
+    """
+    is_short = len(text) < SHORT
+    near = at + round(len(text) * LOOK_AHEAD)
+    for border, until in ((SENTENCE_END, near), (SPACE, len(text) if is_short else near)):
+        found = border.search(text, at, until)
+        if found and (is_short or found.end() < len(text)):
+            return found.end()
+    if is_short:
+        return len(text)
+    while at < len(text) and unicodedata.category(text[at]) in ("Mn", "Me", "Cf"):  # belongs to the character before
+        at += 1
+    return at

@@ -213,7 +213,7 @@ def test_plain_file_of_few_lines_has_all_splits(write, content):
         assert len(splits.split(name)[0].text) / len(content) == pytest.approx(share, abs=0.05)
 
 
-@pytest.mark.parametrize("content", ["word", "a" * 1000 + "\n", "two words"])
+@pytest.mark.parametrize("content", ["word", "a" * 990 + "\n", "two words"])
 def test_plain_file_too_short_to_hold_anything_back_says_so(write, content):
     splits = load_text(str(write("lone.txt", content)))
     assert splits.split("train")[0].text == content
@@ -239,6 +239,44 @@ def test_lone_plain_file_loses_nothing(write, content):
     splits = load_text(str(write("lone.txt", content)))
     joined = "".join(article.text for article in splits.train + splits.validation + splits.test)
     assert joined == content.replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "end"),
+    [
+        ("月亮是一个小世界，它绕着地球转。", "。"),
+        ("Луна вращается вокруг Земли за 27.3 дня. ", ". "),
+        ("هل القمر بعيد؟", "؟"),
+        ("चाँद दूर है। ", "। "),
+        ("月亮很远", "远"),
+        ("x", "x"),
+    ],
+)
+def test_long_line_is_cut_after_a_sentence_of_any_script_or_anywhere_and_the_shares_are_stated(write, sentence, end):
+    content = sentence * (30_000 // len(sentence))
+    splits = load_text(str(write("lone.txt", content)))
+    parts = [splits.split(name)[0].text for name in text.SPLITS]
+    assert "".join(parts) == content
+    assert [part.endswith(end) for part in parts] == [True] * 3
+    first, second = 100 * len(parts[0]) / len(content), 100 - 100 * len(parts[2]) / len(content)
+    assert (first, second) == (pytest.approx(80, abs=0.2), pytest.approx(90, abs=0.2))
+    assert f"validation split: {first:.3g} to {second:.3g} % of the file" in splits.extent("validation")
+
+
+def test_text_is_not_cut_before_a_mark_that_belongs_to_the_character_before(write):
+    content = "ab\u0301" * 1000  # 80 % of it ends before an accent
+    splits = load_text(str(write("lone.txt", content + "c")))
+    assert [splits.split(name)[0].text[0] for name in text.SPLITS] != ["a", "\u0301", "\u0301"]
+    assert not any(splits.split(name)[0].text.startswith("\u0301") for name in text.SPLITS)
+
+
+def test_shares_that_came_out_are_stated(write):
+    paragraphs = ["word " * 900 + "\n", "word " * 90 + "\n", "word " * 10]
+    splits = load_text(str(write("lone.txt", "".join(paragraphs))))
+    sizes = [len(splits.split(name)[0].text) for name in text.SPLITS]
+    told = [splits.extent(name) for name in text.SPLITS]
+    assert f"the first {100 * sizes[0] / sum(sizes):.3g} % of the file" in told[0]
+    assert f"the last {100 * sizes[2] / sum(sizes):.3g} % of the file" in told[2]
 
 
 def test_lone_wikitext_file_is_cut_between_articles(write):

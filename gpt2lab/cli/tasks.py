@@ -8,7 +8,7 @@ import typer
 
 from gpt2lab.cli.output import Json, Model, load, one_line, quiet, report
 from gpt2lab.errors import LabError
-from gpt2lab.text import read_text
+from gpt2lab.textfiles import read_text
 
 task_app = typer.Typer(no_args_is_help=True, help="The GPT-2 paper's tasks: summarise, translate, answer.")
 Prompt = Annotated[str | None, typer.Option(help="the prompt, with its places in braces; the paper's if left out")]

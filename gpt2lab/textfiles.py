@@ -1,0 +1,229 @@
+"""Read text out of files: plain and compressed texts, and a column of CSV, JSON Lines and Parquet files.
+
+Knows files; nothing of articles or splits.
+"""
+
+import gzip
+import json
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+from gpt2lab.errors import LabError, first_line
+
+TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
+TEXTS = (".txt", ".raw", ".tokens", ".text", ".md")
+PACKED = (".gz", ".zip")
+DELIMITERS = ",;\t|"  # of CSV files
+MAX_MEMBERS = 10_000  # of an archive
+MARKUP = re.compile(r"\s*(<!doctype html|<html|<\?xml)", re.IGNORECASE)
+BINARY = {
+    b"%PDF": "a PDF; save its text as a .txt file",
+    b"PK\x03\x04": "a zip archive or an Office document; name an archive .zip, or save a document as text",
+    b"\x1f\x8b": "compressed with gzip; give its name the ending .gz",
+    b"PAR1": "a Parquet file; give its name the ending .parquet",
+    b"\xff\xfe": "not UTF-8 text but UTF-16; save it as UTF-8",
+    b"\xfe\xff": "not UTF-8 text but UTF-16; save it as UTF-8",
+}
+
+
+@dataclass(frozen=True)
+class FileText:
+    """The text of a file.
+
+    parts    (title, text): one of a plain file; of an archive one per file in it; of a table one per row, empty ones too
+    is_rows  whether the parts are rows of a table
+    note     what was read, for a reader; "" for a plain text file, which is read whole
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    is_rows: bool = False
+    note: str = ""
+
+
+def read_file(path: Path, limit: int, column: str | None = None) -> FileText:
+    """Read a file's text: by the ending of its name a table, a .gz or .zip of texts, or plain UTF-8 text.
+
+    limit   the most bytes that are read, uncompressed
+    column  of a table: the column with the text; by default the only one that holds text
+
+    Raises: LabError for a missing, empty, binary or too large file, markup, and a column that is not there.
+    """
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise _too_large(str(path), f"{size:,} bytes", limit)
+        content = path.read_bytes()
+    except OSError as error:
+        raise LabError(f"{path} cannot be read ({error.strerror}); give a readable text file") from error
+    return _read(str(path), content, limit, column)
+
+
+def read_text(path: Path, limit: int) -> str:
+    """Read a plain or compressed text file as one text. Raises: LabError as `read_file`, and for a table."""
+    if path.suffix.lower() in TABLES:
+        raise LabError(f"{path} is a table; give a text file")
+    return "\n".join(text for _, text in read_file(path, limit).parts)
+
+
+def _read(name: str, content: bytes, limit: int, column: str | None) -> FileText:
+    """`read_file` of a file's content."""
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        inner = _read(str(path.with_suffix("")), _gunzip(name, content, limit), limit, column)
+        return FileText(inner.parts, inner.is_rows, inner.note or "gzip opened")
+    if suffix in TABLES:
+        return _read_table(name, content, limit, column)
+    if column is not None:
+        raise LabError(f"{name} has no columns, and column {column!r} was asked for; leave it out")
+    if suffix == ".zip":
+        return _read_archive(name, content, limit)
+    return FileText(((path.stem, decoded(name, content)),))
+
+
+def decoded(name: str, content: bytes) -> str:
+    """Bytes of a file as text. Raises: LabError for what is binary, empty, HTML or JSON."""
+    text = _utf8(name, content)
+    if MARKUP.match(text) or Path(name).suffix.lower() in (".html", ".htm", ".xml"):
+        raise LabError(f"{name} is HTML or XML, whose markup would be learned as text; save its plain text as .txt")
+    if is_json := _json_kind(name, text):
+        raise LabError(f"{name} is {is_json}")
+    return text
+
+
+def _json_kind(name: str, text: str) -> str | None:
+    """What a JSON text is and what to do with it; None for any other text."""
+    advice = "JSON; write one object per line into a .jsonl file, and name the column with the text"
+    if Path(name).suffix.lower() == ".json":
+        return advice
+    start = text.lstrip()
+    if start[:1] not in ("{", "["):
+        return None
+    try:
+        json.loads(start.split("\n", 1)[0])
+        return "JSON Lines; give its name the ending .jsonl" if "\n" in start.strip() else advice
+    except ValueError:
+        pass
+    try:
+        json.loads(start)
+        return advice
+    except (ValueError, RecursionError):
+        return None  # prose that begins with a bracket
+
+
+def _gunzip(name: str, content: bytes, limit: int) -> bytes:
+    try:
+        with gzip.open(BytesIO(content)) as file:
+            opened = file.read(limit + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise LabError(f"{name} is no whole gzip file ({first_line(error)}); pack it again") from error
+    if len(opened) > limit:
+        raise _too_large(name, "more bytes unpacked", limit)
+    return opened
+
+
+def _read_archive(name: str, content: bytes, limit: int) -> FileText:
+    """The texts in a zip archive, by name. Nothing is unpacked to the disk."""
+    parts, left = [], limit
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            members = sorted(
+                (one for one in archive.infolist() if _is_text_member(one.filename)), key=lambda one: one.filename
+            )
+            if len(members) > MAX_MEMBERS:
+                raise LabError(f"{name} holds {len(members):,} files; the limit is {MAX_MEMBERS:,}: join them")
+            for member in members:
+                with archive.open(member) as file:
+                    found = file.read(left + 1)
+                if len(found) > left:
+                    raise _too_large(name, "more bytes unpacked", limit)
+                left -= len(found)
+                parts.append((member.filename, decoded(f"{name}/{member.filename}", found)))
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, zlib.error) as error:
+        raise LabError(f"{name} cannot be unpacked ({first_line(error)}); pack it again, without a password") from error
+    if not parts:
+        raise LabError(f"{name} holds no text file ({', '.join(TEXTS)}); pack texts")
+    return FileText(tuple(parts), note=f"{len(parts):,} text file{'s' * (len(parts) > 1)} of the archive")
+
+
+def _is_text_member(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in TEXTS and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def _read_table(name: str, content: bytes, limit: int, column: str | None) -> FileText:
+    """A column of a table, row by row, by `datasets`."""
+    rows, column, columns = _column_of(name, content, column)
+    parts = tuple((f"row {i}", text or "") for i, text in enumerate(rows, 1))
+    empty = sum(not text.strip() for _, text in parts)
+    if empty == len(parts):
+        raise LabError(f"column {column!r} of {name} is empty; give a column with text")
+    if (size := sum(len(text.encode(errors="replace")) for _, text in parts)) > limit:
+        raise _too_large(name, f"{size:,} bytes of text", limit)
+    others = ", ".join(repr(one) for one in columns if one != column)
+    note = f"column {column!r}, {len(parts):,} rows"
+    note += f", {empty:,} of them empty" if empty else ""
+    return FileText(parts, is_rows=True, note=note + (f"; not read: {others}" if others else ""))
+
+
+def _column_of(name: str, content: bytes, column: str | None) -> tuple[list, str, list[str]]:
+    """(values, column, all columns) of a table's text column. Raises: LabError where it is not clear which, or not there."""
+    import datasets
+
+    suffix = Path(name).suffix.lower()
+    options = {}
+    if suffix != ".parquet":
+        header = _utf8(name, content).split("\n", 1)[0]
+        if TABLES[suffix] == "csv":
+            options["sep"] = "\t" if suffix == ".tsv" else max(DELIMITERS, key=header.count)
+    shown = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / f"table{suffix}"
+            file.write_bytes(content.removeprefix(b"\xef\xbb\xbf"))
+            table = datasets.load_dataset(
+                TABLES[suffix], data_files=str(file), split="train", cache_dir=folder, keep_in_memory=True, **options
+            )
+            kinds = {one: getattr(kind, "dtype", type(kind).__name__) for one, kind in table.features.items()}
+            texts = [one for one, kind in kinds.items() if kind in ("string", "large_string")]
+            known = ", ".join(f"{one!r}{'' if one in texts else ' (no text)'}" for one in kinds)
+            if column is None and len(texts) != 1:
+                raise LabError(f"{name} has {len(texts)} text columns; choose one by --column: it has {known}")
+            column = texts[0] if column is None else column
+            if column not in texts:
+                raise LabError(f"{name} has no text column {column!r}; it has {known}")
+            return table[column][:], column, list(kinds)
+    except LabError:
+        raise
+    except Exception as error:  # what a damaged file makes the libraries raise is of many types
+        reason = first_line(error.__cause__ or error)
+        raise LabError(f"{name} cannot be read as {suffix[1:]} ({reason[:200]}); save it again") from error
+    finally:
+        if not shown:
+            datasets.enable_progress_bars()
+
+
+def _utf8(name: str, content: bytes) -> str:
+    """Bytes of a file as text. Raises: LabError for what is binary or empty."""
+    for start, what in BINARY.items():
+        if content.startswith(start):
+            raise LabError(f"{name} is {what}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LabError(f"{name} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from error
+    if "\0" in text:
+        raise LabError(f"{name} is binary (a zero byte at {text.index(chr(0)):,}); give a text file")
+    if not text.strip():
+        raise LabError(f"{name} is empty; give a file with text")
+    return text
+
+
+def _too_large(name: str, size: str, limit: int) -> LabError:
+    return LabError(f"{name} has {size}; the limit is {limit:,}: cut it into parts")
