@@ -4,6 +4,7 @@ Axes, in every shape the documentation gives:
     B batch   T tokens   L layers   H heads   D model width   K head width   V vocabulary   N blocks
 """
 
+import sys
 from importlib import import_module
 
 _ROOMS = {
@@ -37,3 +38,12 @@ def __getattr__(name: str):
     if name not in _ROOMS:
         raise AttributeError(f"module 'gpt2lab' has no attribute {name!r}")
     return getattr(import_module(f"gpt2lab.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names too, which completion in a notebook would not know of before their first use."""
+    return sorted({*globals(), *_ROOMS} - {"sys", "import_module"})
+
+
+if "IPython" in sys.modules and (_shell := sys.modules["IPython"].get_ipython()):
+    import_module("gpt2lab.notebook").show_figures(_shell)

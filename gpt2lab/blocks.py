@@ -12,13 +12,14 @@ from torch.utils.data import Dataset
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.files import write_bytes
 from gpt2lab.sources import cache_folder
+from gpt2lab.summary import Summary
 from gpt2lab.tokens import encode, pieces
 
 IGNORED = -100  # the label that PyTorch's cross-entropy leaves out
 
 
-@dataclass(frozen=True, eq=False)
-class Blocks(Dataset):
+@dataclass(frozen=True, eq=False, repr=False)
+class Blocks(Summary, Dataset):
     """Packed text for a causal language model.
 
     input_ids  (N, T) int64; only the last block's tail is padding

@@ -9,6 +9,7 @@ from pathlib import Path
 from gpt2lab.inspection.heads import HeadScores, head_scores
 from gpt2lab.model import load_model
 from gpt2lab.reports import write_report
+from gpt2lab.summary import Summary
 from gpt2lab.training.finetuning import finetune
 from gpt2lab.training.result import FinetuneResult
 
@@ -16,8 +17,8 @@ from gpt2lab.training.result import FinetuneResult
 EPOCHS, LEARNING_RATE = 4, 5e-4
 
 
-@dataclass(frozen=True, eq=False)
-class Demo:
+@dataclass(frozen=True, eq=False, repr=False)
+class Demo(Summary):
     """What the job came to: the run, the heads of the tuned model, and the page that shows it all."""
 
     result: FinetuneResult

@@ -16,6 +16,7 @@ from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab
 from gpt2lab.precision import check_precision, warn_if_slow
 from gpt2lab.sampling import MAX_SEED, Sampling, Step, draw, step_of
+from gpt2lab.summary import Summary
 from gpt2lab.tokens import ANCHOR, has_spaces_in_tokens, text_after, token_text
 
 MAX_ALTERNATIVES = 100
@@ -24,8 +25,8 @@ MAX_STOPS = 16
 MAX_PROMPT = 1_000_000  # characters of a prompt of which only the end is read
 
 
-@dataclass(frozen=True)
-class Generation:
+@dataclass(frozen=True, repr=False)
+class Generation(Summary):
     """A prompt and what followed it.
 
     prompt     "" where the model began from its beginning token alone (GPT-2's `<|endoftext|>`)
@@ -47,8 +48,8 @@ class Generation:
         return sum(log(step.probability) if step.probability else -float("inf") for step in self.steps)
 
 
-@dataclass(frozen=True)
-class Request:
+@dataclass(frozen=True, repr=False)
+class Request(Summary):
     """What is to be written, checked: `request` makes it from a prompt.
 
     ids      (T,) that the model begins from: those of the prompt, or its beginning token where that is empty

@@ -111,6 +111,6 @@ def perplexity_under(lab: Lab, writer: Lab, generation: Generation) -> float | N
     return perplexity_of(float(torch.cat(nll, 1).double().mean())) if nll else None
 
 
-def training_ids(lab: Lab, data: str) -> np.ndarray:
-    """Ids (N,) of a data set's training split in the model's tokens. Raises: LabError for data out of reach."""
-    return token_ids(lab.tokenizer, load_text(data).split("train"))
+def training_ids(lab: Lab, data: str, *, column: str | None = None) -> np.ndarray:
+    """Ids (N,) of a data set's training split in the model's tokens. Raises: LabError as `load_text`."""
+    return token_ids(lab.tokenizer, load_text(data, column=column).split("train"))

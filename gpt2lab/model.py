@@ -276,7 +276,7 @@ def _with_adapter(source: ModelSource, device) -> Lab:
             tokenizer = _tokenizer(str(folder)) if has_tokenizer(folder) else base.tokenizer
             if rows := _embedding_rows(folder / "adapter_model.safetensors"):
                 base.model.resize_token_embeddings(rows, mean_resizing=False)
-            with warnings.catch_warnings():
+            with without_peft_warning(), warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # peft warns of weights that do not fit the model
                 model = PeftModel.from_pretrained(base.model, folder, local_files_only=True).merge_and_unload()
     except Exception as error:  # what a damaged file makes peft raise is of many types
@@ -284,8 +284,17 @@ def _with_adapter(source: ModelSource, device) -> Lab:
             f"the adapter in {folder} cannot be merged into {base.name!r}: {first_line(error)}; save it again"
         ) from error
     check_tokenizer(source.name, tokenizer, model.config.vocab_size)
+    model.name_or_path = str(folder)  # what an adapter that is trained on it names as its base
     lab = Lab(model.eval(), tokenizer, source.name)
     return replace(lab, notes=(f"A LoRA adapter, merged into {base.name}.", *notes_on(lab)))
+
+
+@contextmanager
+def without_peft_warning():
+    """While open, peft 0.21 does not warn of the old name by which it asks transformers for gradient checkpointing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        yield
 
 
 def _embedding_rows(weights: Path) -> int | None:

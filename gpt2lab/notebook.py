@@ -1,16 +1,45 @@
-"""Runs in a notebook's cell: their state and losses, live. Knows run folders and figures."""
+"""What a notebook shows: results as figures, and runs in a cell with their state and losses, live.
+
+Knows results, run folders and figures, which are imported when they are first shown.
+"""
 
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from IPython.display import Image, Pretty, display
 
 from gpt2lab.errors import LabError
-from gpt2lab.training.runs import RunStatus, find_run, read_metrics, read_status
-from gpt2lab.views.figures import figure_bytes, loss_curve
+
+if TYPE_CHECKING:
+    from gpt2lab.training.runs import RunStatus
+
+# (module, class) of a result: (module of views, function of the result that draws it)
+FIGURES = {
+    ("inspection.trace", "Trace"): ("figures", lambda views, found: views.attention_grid(found)),
+    ("inspection.heads", "Rollout"): ("maps", lambda views, found: views.rollout_heatmap(found)),
+    ("inspection.compare", "Comparison"): ("maps", lambda views, found: views.head_map(**found.map()._asdict())),
+    ("inspection.ablation", "Sweep"): ("maps", lambda views, found: views.head_map(**found.map()._asdict())),
+    ("inspection.lens", "Lens"): ("inside", lambda views, found: views.lens_figure(found)),
+    ("inspection.patching", "Patching"): ("inside", lambda views, found: views.patching_figure(found)),
+    ("scoring.evaluation", "Evaluation"): ("evaluation", lambda views, found: views.result_figure(found.results)),
+}
 
 
-def attach(run: str, runs_dir: str | Path = "runs", *, seconds: float = 2.0) -> RunStatus:
+def show_figures(shell) -> None:
+    """Let an IPython shell show results that have a figure by it, where a cell ends in one."""
+    formatter = shell.display_formatter.formatters["image/png"]
+    for (module, name), (views, draw) in FIGURES.items():
+
+        def png(found, views=views, draw=draw) -> bytes:
+            figures = import_module("gpt2lab.views.figures")
+            return figures.figure_bytes(draw(import_module(f"gpt2lab.views.{views}"), found), "png")
+
+        formatter.for_type_by_name(f"gpt2lab.{module}", name, png)
+
+
+def attach(run: str, runs_dir: str | Path = "runs", *, seconds: float = 2.0) -> "RunStatus":
     """Watch a run from a cell, until it ends or the cell is interrupted; the run itself is left alone. Its last status.
 
     run      the run's id · runs_dir  where it is
@@ -18,6 +47,9 @@ def attach(run: str, runs_dir: str | Path = "runs", *, seconds: float = 2.0) -> 
 
     Raises: LabError for a run that is not there, and outside a notebook.
     """
+    from gpt2lab.training.runs import find_run, read_metrics, read_status
+    from gpt2lab.views.figures import figure_bytes, loss_curve
+
     folder = find_run(Path(runs_dir), run)
     line, curve, drawn = display(Pretty(""), display_id=True), None, 0
     if line is None:

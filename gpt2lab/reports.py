@@ -35,7 +35,7 @@ def write_report(folder: Path) -> Path:
     result, config = read_result(folder), read_config(folder)
     tuned, base = load_model(str(result.model_dir)), base_model(config_of(config))
     speed = result.tokens_per_second / (BF16_FASTER if result.precision == "bf16" else 1)  # the report scores in fp32
-    evaluation, split = evaluated(base, tuned, load_text(config["data"]), speed)
+    evaluation, split = evaluated(base, tuned, load_text(config["data"], column=config.get("column")), speed)
     page = run_report(
         result,
         config,
@@ -67,7 +67,7 @@ def evaluated(base: Lab, tuned: Lab, text: TextSplits, training_speed: float) ->
 
 def samples_of(folder: Path, lab: Lab, config: dict) -> tuple[Sample, ...]:
     """The texts a run wrote, each with its longest stretch that stands in the training text."""
-    training = token_ids(lab.tokenizer, load_text(config["data"]).train)
+    training = token_ids(lab.tokenizer, load_text(config["data"], column=config.get("column")).train)
     samples = []
     for line in read_lines(folder / "samples.jsonl"):
         step, text = line.get("step"), line.get("text")

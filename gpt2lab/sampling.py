@@ -19,6 +19,7 @@ from transformers.generation import (
 )
 
 from gpt2lab.errors import LabError, number, whole_number
+from gpt2lab.summary import Summary
 
 MIN_TEMPERATURE = 1e-6  # below it the favourite has all the probability, to a float's precision: greedy
 MAX_TEMPERATURE = 100.0  # past it every token is as likely as any other to three digits
@@ -116,8 +117,8 @@ class Alternative:
     sampled_probability: float
 
 
-@dataclass(frozen=True)
-class Step:
+@dataclass(frozen=True, repr=False)
+class Step(Summary):
     """One token of a generation.
 
     token                 its own text; its bytes, as "⟨F0 9F⟩", where it is a part of a character

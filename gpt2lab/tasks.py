@@ -14,6 +14,7 @@ from gpt2lab.generation import Generation, Request, collect, request, steps_of
 from gpt2lab.model import Lab
 from gpt2lab.recipes import PAIRS, QUESTIONS, TASKS
 from gpt2lab.sampling import Sampling
+from gpt2lab.summary import Summary
 from gpt2lab.tokens import tokens_and_starts
 
 MAX_TEXT = 200_000  # characters of a text to summarise: a short book's; a minute of GPT-2 small per 3,000
@@ -23,8 +24,8 @@ ENDING, SPACE = re.compile(r"""[.!?]["')\]]*\s+|\n\s*"""), re.compile(r"\s+")
 SENTENCE = re.compile(r"""[^.!?]*(?:[.!?](?!["')\]]*(?:\s|$))[^.!?]*)*[.!?]+["')\]]*(?=\s|$)""")
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Summary):
     """A task, checked: what is to be generated, once per part of a long text, and how many sentences of each are kept.
 
     sentences  None keeps all
@@ -57,8 +58,8 @@ class Plan:
         return self.done([collect(one, tuple(steps_of(one))) for one in self.requests])
 
 
-@dataclass(frozen=True)
-class Done:
+@dataclass(frozen=True, repr=False)
+class Done(Summary):
     """What a task gave.
 
     text         the summary, translation or answer

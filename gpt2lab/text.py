@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from gpt2lab import hub, sources
 from gpt2lab.errors import LabError, first_line
+from gpt2lab.summary import Summary
 from gpt2lab.textfiles import TABLES, TEXTS, FileText, read_file
 
 TITLE = re.compile(r"^ = (?!= )(?P<title>.+?)(?<! =) = $")
@@ -32,8 +33,8 @@ SPACE = re.compile(r"\s+")
 SENTENCE_END = re.compile(rf"(?:{MARKS}|\.+(?=[\s\"')\]”’»]))[\"')\]”’»」』】）]*\s*|\n\s*")
 
 
-@dataclass(frozen=True)
-class Article:
+@dataclass(frozen=True, repr=False)
+class Article(Summary):
     """One document. `"".join(rows)` is its text.
 
     title  the title, "" before a first one, or the file's name for plain text

@@ -2,12 +2,21 @@
 
 from math import exp, inf, isfinite
 
+LARGE = 1e9  # from here on digits are counted rather than read
 MAX_EXPONENT = 709.0  # exp of more is past a float
 
 
 def perplexity_of(nats: float) -> float:
     """exp(nats per token), infinite where that is past a float. Example: perplexity_of(0.0) -> 1.0"""
     return exp(nats) if nats <= MAX_EXPONENT else inf
+
+
+def readable(value: float, digits: int = 2) -> str:
+    """A number that people read: thousands apart, one too large for that by its power of ten.
+
+    Example: readable(1234.5) -> "1,234.50"; readable(1.2e195) -> "1.2e+195"
+    """
+    return f"{value:,.{digits}f}" if abs(value) < LARGE or not isfinite(value) else f"{value:.1e}"
 
 
 def duration(seconds: float) -> str:

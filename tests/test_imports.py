@@ -8,7 +8,21 @@ import pytest
 import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
-BASE = {"errors", "files", "units", "steps", "precision", "sources", "hub", "text", "blocks", "model"}
+BASE = {
+    "errors",
+    "files",
+    "units",
+    "steps",
+    "precision",
+    "sources",
+    "hub",
+    "textfiles",
+    "text",
+    "tokens",
+    "blocks",
+    "model",
+    "summary",
+}
 CORE = BASE | {
     "training",
     "scoring",
@@ -28,11 +42,14 @@ MAY_IMPORT = {
     "precision": {"errors"},
     "sources": {"errors"},
     "hub": {"errors", "units", "steps", "sources"},
-    "text": {"errors", "steps", "sources", "hub"},
-    "blocks": {"errors", "files", "sources", "text"},
-    "model": {"errors", "steps", "precision", "sources", "hub", "text", "blocks"},
+    "summary": set(),
+    "tokens": {"errors"},
+    "textfiles": {"errors"},
+    "text": {"errors", "steps", "sources", "hub", "summary", "textfiles"},
+    "blocks": {"errors", "files", "sources", "summary", "text", "tokens"},
+    "model": {"errors", "steps", "precision", "sources", "hub", "text", "tokens", "blocks"},
     "decoding": {"errors", "precision", "model"},
-    "sampling": {"errors"},
+    "sampling": {"errors", "summary"},
     "generation": BASE | {"decoding", "sampling"},
     "measures": BASE | {"generation"},
     "recipes": set(),

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from gpt2lab.cli.output import Json, Model, load, print_table, quiet, report, write
+from gpt2lab.cli.output import Json, Model, check_out, load, print_table, quiet, report, write
 from gpt2lab.errors import LabError
 
 
@@ -76,6 +76,7 @@ def inspect(
     edges = list(RANKS) if limits is None else limits_of(limits)
     asked = Asked(*off, mean, place, token, against, patch, None if walk is None else head_of(walk), edges)
     format = None if out is None else format_of(out)
+    check_out(out)
     if out is not None and len(names) > 1:
         raise LabError(f"--out writes one part, not {', '.join(names)}; ask for one of them")
     if out is not None:

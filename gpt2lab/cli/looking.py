@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Json, Model, load, quiet, report, write
+from gpt2lab.cli.output import Column, Json, Model, check_out, load, quiet, report, write
 from gpt2lab.errors import LabError
 
 EXPLORER, ROLLOUT = "explorer", "rollout"  # views beside bertviz'
@@ -40,6 +40,7 @@ def generate(
     measure: Annotated[
         str | None, typer.Option(help="say how varied each text is, and what it copies from this data's training split")
     ] = None,
+    column: Column = None,
     as_json: Json = False,
 ) -> None:
     """Text that follows a prompt; with --json every step, its probability, rank, entropy and alternatives."""
@@ -65,6 +66,8 @@ def generate(
         raise LabError(f"--beams {beams} searches for one text within the context and draws none; leave {idle} out")
     if best and count == 1:
         raise LabError("--best chooses among several continuations; give --count 2 or more")
+    if column is not None and measure is None:
+        raise LabError("--column is of the text that --measure names; give both")
     sampling = Sampling(
         temperature=temperature if beams is None else 0,
         top_k=top_k,
@@ -83,7 +86,7 @@ def generate(
         print(hint, file=sys.stderr)
     stream = io.StringIO() if as_json else sys.stdout
     results = []
-    training = {} if measure is None else {one.lab: training_ids(one.lab, measure) for one in asked}
+    training = {} if measure is None else {one.lab: training_ids(one.lab, measure, column=column) for one in asked}
     for one in asked:
         told = f"[{one.lab.name}] " if compare else ""
         records = []
@@ -172,6 +175,7 @@ def attention(
     from gpt2lab.views.export import attention_file, format_of, map_file, rollout_file
 
     format = format_of(out)
+    check_out(out)
     pair = compare is not None or compare_text is not None
     check_view(view, format)
     if view != EXPLORER and (pair or score is not None):

@@ -1,6 +1,5 @@
 """The `perplexity` command: one model or two, any protocol, and where the text is hard."""
 
-import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -9,13 +8,28 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Data, Json, Model, load, print_table, progress, quiet, report, resolve, write
+from gpt2lab.cli.output import (
+    Column,
+    Data,
+    Json,
+    Model,
+    check_out,
+    load,
+    print_notes,
+    print_table,
+    progress,
+    quiet,
+    report,
+    resolve,
+    write,
+)
 from gpt2lab.errors import LabError
 
 
 def perplexity(
     model: Model = "auto",
     data: Data = "auto",
+    column: Column = None,
     split: Annotated[str, typer.Option(help="train, validation, test, or all of the text")] = "test",
     protocol: Annotated[str, typer.Option(help="sliding, lm-eval, blocks, several with commas, or all")] = "sliding",
     context: Annotated[int | None, typer.Option(help="tokens per window; the model's context by default")] = None,
@@ -47,7 +61,8 @@ def perplexity(
     if by and by not in BREAKDOWNS:
         raise LabError(f"breakdown {by!r} is unknown; use {', '.join(BREAKDOWNS)}")
     model, data = resolve(model, data)
-    text = load_text(data)
+    text = load_text(data, column=column)
+    print_notes(data, [text.note] if text.note else [])
     labs = [load(name) for name in (model, compare) if name is not None]
     told = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
     with progress("windows") as show, kept_when_interrupted():
@@ -84,9 +99,8 @@ def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
         raise LabError(f"{str(tokens)!r} ends in no format known here; use .csv")
     if out and out == tokens:
         raise LabError(f"--out and --tokens are both {str(out)!r}; give two names")
-    for file in (out, tokens):
-        if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-            raise LabError(f"{file} cannot be written: {file.parent} is no folder that can; choose another file")
+    check_out(out)
+    check_out(tokens)
     if tokens and (protocol == "all" or "," in protocol):
         raise LabError(f"--tokens is of one protocol, and {protocol!r} is several; name one")
 

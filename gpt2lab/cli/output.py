@@ -13,10 +13,15 @@ from tqdm import tqdm
 
 from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
-from gpt2lab.units import finite
+from gpt2lab.units import finite, readable
 
 Model = Annotated[str, typer.Option(help="auto, builtin, a hub id such as gpt2, or a folder from save_pretrained")]
-Data = Annotated[str, typer.Option(help="auto, sample, wikitext-2, wikitext-2-v1, a folder of splits, or a text file")]
+Data = Annotated[
+    str, typer.Option(help="auto, sample, wikitext-2, wikitext-2-v1, a folder of splits, or a file of text")
+]
+Column = Annotated[
+    str | None, typer.Option(help="the text column of a .csv, .tsv, .jsonl or .parquet; its only one by default")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 Runs = Annotated[Path, typer.Option("--runs", help="the folder that run folders are in")]
 
@@ -38,7 +43,6 @@ def quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # peft 0.21 asks by the old name
     warnings.formatwarning = lambda message, *_, **__: (
         f"gpt2lab: {message}\n"
     )  # one line, without a place in the source
@@ -81,7 +85,7 @@ def report(values: dict, as_json: bool) -> None:
     known = {name: value for name, value in values.items() if value is not None}
     width = max(map(len, known))
     for name, value in known.items():
-        print(f"{name:<{width}}  {f'{value:,.4f}' if isinstance(value, float) else value}")
+        print(f"{name:<{width}}  {readable(value, 4) if isinstance(value, float) else value}")
 
 
 def print_table(head: list[str], rows: list) -> None:
@@ -119,8 +123,17 @@ def progress(unit: str):
             bar.close()
 
 
+def check_out(out: Path | None) -> None:
+    """Refuse the name of a file before anything is computed for it. Raises: LabError if its folder is not there."""
+    if out and not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
+        raise LabError(f"{out} cannot be written: {out.parent} is not a folder that can be written to; choose another")
+    if out and out.is_dir():
+        raise LabError(f"{out} is a folder; name a file in it")
+
+
 def write(out: Path, content: bytes) -> None:
     """Write a file whole. Raises: LabError where it cannot be."""
+    check_out(out)
     try:
         write_bytes(out, content)
     except OSError as error:

@@ -9,6 +9,7 @@ import typer
 
 from gpt2lab.cli.output import Json, Runs, progress, quiet, report
 from gpt2lab.cli.training import go_on
+from gpt2lab.units import readable
 
 runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, score, report.", invoke_without_command=True)
 RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs list` shows it")]
@@ -57,7 +58,7 @@ def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
     report({"id": run, "model": config.get("model"), "data": config.get("data"), **known}, as_json)
     for metric in metrics:
         if metric.split == "validation":
-            print(f"step {metric.step:>6}  validation loss {metric.loss:.4f}  perplexity {metric.perplexity:.2f}")
+            print(f"step {metric.step:>6}  validation loss {metric.loss:.4f}  perplexity {readable(metric.perplexity)}")
     print(log_tail(folder).strip()[-600:])
     return None
 

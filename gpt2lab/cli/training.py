@@ -9,8 +9,22 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Data, Json, Model, Runs, is_first, one_line, plain, quiet, report, resolve
+from gpt2lab.cli.output import (
+    Column,
+    Data,
+    Json,
+    Model,
+    Runs,
+    is_first,
+    one_line,
+    plain,
+    print_notes,
+    quiet,
+    report,
+    resolve,
+)
 from gpt2lab.errors import LabError
+from gpt2lab.units import readable
 
 
 def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its report")] = Path("runs")) -> None:
@@ -22,7 +36,7 @@ def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its 
     result = done.result
     change = result.val_perplexity_after / result.val_perplexity_before - 1
     print(
-        f"validation perplexity  {result.val_perplexity_before:.2f} → {result.val_perplexity_after:.2f}  ({change:+.0%})"
+        f"validation perplexity  {readable(result.val_perplexity_before)} → {readable(result.val_perplexity_after)}  ({change:+.0%})"
     )
     print(f"speed                  {result.tokens_per_second:,.0f} tokens/s, {result.seconds:.0f} s of training")
     print(f"\nprompt  {result.prompt}\nbefore {one_line(result.text_before)}\nafter  {one_line(result.text_after)}\n")
@@ -35,6 +49,7 @@ def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its 
 def finetune(
     model: Model = "auto",
     data: Data = "auto",
+    column: Column = None,
     run: Annotated[str | None, typer.Option(help="the run's id; made from date, model and data otherwise")] = None,
     method: Annotated[
         str, typer.Option(help="full: all weights; lora: small additions; scratch: from random")
@@ -89,6 +104,7 @@ def finetune(
     config = TrainConfig(
         model=model,
         data=data,
+        column=column,
         method=method,
         lora_rank=lora_rank,
         steps=steps,
@@ -157,7 +173,9 @@ def begun(folder: Path) -> None:
 
     if is_first():
         print(f"run {folder.name} in {folder.parent}", file=sys.stderr)
-        print(settings_line(config_of(read_config(folder))), file=sys.stderr, flush=True)
+        config = read_config(folder)
+        print_notes("note", config.get("notes", []))
+        print(settings_line(config_of(config)), file=sys.stderr, flush=True)
 
     def pause(number, frame):
         ask(folder, "pause")

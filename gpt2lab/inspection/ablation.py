@@ -16,13 +16,14 @@ from gpt2lab.inspection.heads import HeadMap
 from gpt2lab.inspection.surprisal import Surprisal, surprisal_of_ids
 from gpt2lab.model import Lab, eval_mode
 from gpt2lab.steps import finished
+from gpt2lab.summary import Summary
 
 ROWS_AT_ONCE = 4096  # tokens that run through a block at a time
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time: 32 MiB
 
 
-@dataclass(frozen=True, eq=False)
-class Means:
+@dataclass(frozen=True, eq=False, repr=False)
+class Means(Summary):
     """What heads and MLPs write on average over the tokens of a text.
 
     heads  (L, H, K)  before the attention's output layer
@@ -33,8 +34,8 @@ class Means:
     mlps: torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Ablation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ablation(Summary):
     """A text as the model reads it, and as it reads it with parts switched off, which the name of `after` tells."""
 
     before: Surprisal
@@ -162,8 +163,8 @@ def ablate(
     return Ablation(before, replace(after, name=name), heads, mlps)
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep(Summary):
     """The loss of a text with each head switched off alone.
 
     loss    with none, nats per token

@@ -10,6 +10,7 @@ import torch
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.heads import HeadMap, Score, highest
 from gpt2lab.inspection.trace import Trace
+from gpt2lab.summary import Summary
 
 DISTANCE = Score(
     "total variation distance",
@@ -18,8 +19,8 @@ DISTANCE = Score(
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Summary):
     """How a second trace's attention differs from a first one's.
 
     total_variation  (L, H)  distance of two distributions, ½ Σⱼ |pᵢⱼ - qᵢⱼ|, a mean over the tokens i ≥ 1:

@@ -13,6 +13,7 @@ import torch
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.trace import Trace, trace_batch, trace_ids
 from gpt2lab.model import Lab
+from gpt2lab.summary import Summary
 
 REPEATED_TOKENS = 50  # length of the random sequence that is shown twice
 REPEATED_SEQUENCES = 4  # over which induction is averaged
@@ -73,8 +74,8 @@ KINDS = {  # of heads, by the score that tells, and what that is a share of
 }
 
 
-@dataclass(frozen=True, eq=False)
-class HeadScores:
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadScores(Summary):
     """How much each head behaves in a known way; what each score is, `SCORES` tells.
 
     previous_token, induction, first_token  (L, H)  in [0, 1]
@@ -269,8 +270,8 @@ def describe_head(scores: HeadScores, layer: int, head: int) -> str:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Rollout:
+@dataclass(frozen=True, eq=False, repr=False)
+class Rollout(Summary):
     """Attention followed through all layers of a trace. What it is not, `ROLLOUT_CAVEAT` says.
 
     weights  (T, T): how much of token i comes, after the last layer, from token j; rows sum to 1, none from ahead

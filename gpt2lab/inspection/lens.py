@@ -11,14 +11,15 @@ import torch
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.trace import Trace, with_residual
 from gpt2lab.model import Lab, eval_mode
+from gpt2lab.summary import Summary
 from gpt2lab.tokens import display_token, token_names
 
 LOGITS_AT_ONCE = 1 << 21  # floats of one distribution held at a time: 8 MiB; up to eight are held at once
 MAX_TOP = 100
 
 
-@dataclass(frozen=True, eq=False)
-class Lens:
+@dataclass(frozen=True, eq=False, repr=False)
+class Lens(Summary):
     """What the model would predict if it stopped after each layer.
 
     Entry 0 of L+1 enters the first block, entry L leaves the last: the model's own prediction. Position t holds what
@@ -141,8 +142,8 @@ def token_id(lab: Lab, token: int | str) -> int:
     return whole_number("token", token, 0, lab.model.config.vocab_size - 1)
 
 
-@dataclass(frozen=True, eq=False)
-class Attribution:
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(Summary):
     """What each part of the model adds to the logit of a token, less that of another, at one position.
 
     words      display strings of the two tokens

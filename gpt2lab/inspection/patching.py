@@ -14,14 +14,15 @@ from gpt2lab.inspection.lens import log_probabilities, token_id
 from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model import Lab, eval_mode
 from gpt2lab.steps import finished
+from gpt2lab.summary import Summary
 from gpt2lab.tokens import display_token, display_tokens
 
 MAX_PATCHED = 256  # tokens of prompts whose states are patched: as many forward passes of them per layer
 LEAST_DIFFERENCE = 1e-4  # of two logit differences, which are float32
 
 
-@dataclass(frozen=True, eq=False)
-class Patching:
+@dataclass(frozen=True, eq=False, repr=False)
+class Patching(Summary):
     """What a corrupted run answers with the clean run's state put in at one place.
 
     tokens, clean_tokens  T display strings of the corrupted prompt, and of the clean one

@@ -13,6 +13,7 @@ import torch
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab, eval_mode
 from gpt2lab.steps import finished
+from gpt2lab.summary import Summary
 from gpt2lab.tokens import display_tokens, token_names
 
 LOGITS_AT_ONCE = 1 << 22  # floats of logits held at a time: 16 MiB
@@ -20,8 +21,8 @@ MAX_CHARACTERS = 200_000  # of a text: 50,000 tokens, minutes of GPT-2 small on 
 RANKS = (10, 100, 1000)  # where buckets of ranks end. Source: Gehrmann et al., GLTR (2019), section 3
 
 
-@dataclass(frozen=True, eq=False)
-class Surprisal:
+@dataclass(frozen=True, eq=False, repr=False)
+class Surprisal(Summary):
     """How little a model expected each token, given those before it.
 
     tokens  T display strings, as of a trace

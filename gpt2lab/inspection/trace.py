@@ -11,13 +11,14 @@ import torch
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model import Lab, all_finite, eval_mode
+from gpt2lab.summary import Summary
 from gpt2lab.tokens import display_tokens
 
 MAX_CHARACTERS = 1_000_000  # of a text that is cut: tokenising more, to count what is left out, takes seconds
 
 
-@dataclass(frozen=True, eq=False)
-class Trace:
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace(Summary):
     """What a model did with one text.
 
     tokens    T display strings: a leading space is "·", a newline "⏎", a part of a character its bytes

@@ -11,13 +11,14 @@ from gpt2lab.errors import whole_number
 from gpt2lab.inspection.lens import log_probabilities
 from gpt2lab.inspection.trace import Trace, with_residual
 from gpt2lab.model import Lab, eval_mode
+from gpt2lab.summary import Summary
 from gpt2lab.tokens import display_tokens
 
 FAVOURITES = 10  # of what the state after the block would predict
 
 
-@dataclass(frozen=True, eq=False)
-class WalkStep:
+@dataclass(frozen=True, eq=False, repr=False)
+class WalkStep(Summary):
     """One formula and what it gives.
 
     name     its key, as "weights"
@@ -34,8 +35,8 @@ class WalkStep:
     over: str
 
 
-@dataclass(frozen=True, eq=False)
-class Walk:
+@dataclass(frozen=True, eq=False, repr=False)
+class Walk(Summary):
     """A token's way through one block, seen from one head.
 
     tokens       T display strings

@@ -17,9 +17,10 @@ from gpt2lab.scoring.protocols import ProtocolError, Reading
 from gpt2lab.scoring.scorer import PRECISIONS, Scored, score_steps
 from gpt2lab.steps import finished
 from gpt2lab.text import Article
+from gpt2lab.units import readable
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """What was scored: for every protocol, one model after the other.
 
@@ -28,6 +29,10 @@ class Evaluation:
 
     scored: tuple[Scored, ...]
     refused: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self):
+        figures = (f"{model}, {r.protocol}: perplexity {readable(r.perplexity)}" for model, r in self.results)
+        return f"Evaluation({'; '.join(figures)})"
 
     @cached_property
     def results(self) -> tuple[tuple[str, Perplexity], ...]:

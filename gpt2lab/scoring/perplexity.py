@@ -16,6 +16,7 @@ from gpt2lab.scoring.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.scoring.protocols import PROTOCOLS, Reading, described
 from gpt2lab.scoring.published import Published, published_for
 from gpt2lab.scoring.scorer import PRECISIONS, Scored, score
+from gpt2lab.summary import Summary
 from gpt2lab.text import Article
 from gpt2lab.tokens import utf8
 from gpt2lab.units import finite, perplexity_of
@@ -25,8 +26,8 @@ GUESSING = 1.001  # times the vocabulary: a perplexity above it is worse than gu
 UNPREDICTED_MATTERS = 0.001  # share of tokens without a prediction that is worth saying
 
 
-@dataclass(frozen=True)
-class Perplexity:
+@dataclass(frozen=True, repr=False)
+class Perplexity(Summary):
     """How well a model predicts a text, under a named protocol.
 
     context, stride  tokens per window, tokens between the starts of two windows

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpt2lab.errors import LabError
 from gpt2lab.scoring.wikitext import detokenise, pages
+from gpt2lab.summary import Summary
 from gpt2lab.text import Article, joined_rows, original_row, original_text
 from gpt2lab.tokens import start_id, tokens_and_starts
 
@@ -33,8 +34,8 @@ class Document:
     n_bytes: int
 
 
-@dataclass(frozen=True, eq=False)
-class Reading:
+@dataclass(frozen=True, eq=False, repr=False)
+class Reading(Summary):
     """A text as a protocol reads it.
 
     context    tokens in a window; lm-eval's have one more, before those that they predict

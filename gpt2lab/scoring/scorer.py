@@ -22,6 +22,7 @@ from gpt2lab.precision import bf16_copy, check_precision, warn_if_slow
 from gpt2lab.scoring.protocols import Reading
 from gpt2lab.sources import cache_folder
 from gpt2lab.steps import finished
+from gpt2lab.summary import Summary
 
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
 CACHE_BYTES = 1 << 30  # of all that is kept: some two thousand readings of WikiText-2's test split
@@ -39,8 +40,8 @@ COMPUTES = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
+@dataclass(frozen=True, eq=False, repr=False)
+class Scored(Summary):
     """A reading, and what its tokens cost a model.
 
     nll         (n,) float64 nats; NaN for tokens that no window scores

@@ -29,6 +29,7 @@ class TrainConfig:
 
     model          name as for load_model
     data           name as for load_text
+    column         of a table (.csv, .jsonl, .parquet): the column with the text; None: its only text column
     method         "full": all weights · "lora": low-rank additions to the attention's projections, far
                    fewer to train · "scratch": all weights, beginning with random ones; the model named
                    gives its shape and tokenizer, and may be a folder with config.json and tokenizer alone
@@ -79,6 +80,7 @@ class TrainConfig:
     compile: bool = False
     report_to: str = "none"
     prompt: str | None = None
+    column: str | None = None
 
     def __post_init__(self):
         if self.steps is not None and self.epochs is not None:

@@ -21,7 +21,7 @@ from accelerate.utils import broadcast_object_list
 
 from gpt2lab.errors import LabError, first_line
 from gpt2lab.generation import generate
-from gpt2lab.model import Lab, all_finite
+from gpt2lab.model import Lab, all_finite, without_peft_warning
 from gpt2lab.sources import resolve_auto
 from gpt2lab.steps import finished
 from gpt2lab.training import jobs, runs
@@ -314,7 +314,8 @@ def save_model(job: Job, model: torch.nn.Module, weights: dict[str, torch.Tensor
 
         model.save_pretrained(result.folder / "adapter", state_dict=weights)
         base = base_model(job.config, torch.device("cpu")).model
-        plain, weights = peft.PeftModel.from_pretrained(base, result.folder / "adapter").merge_and_unload(), None
+        with without_peft_warning():
+            plain, weights = peft.PeftModel.from_pretrained(base, result.folder / "adapter").merge_and_unload(), None
     partial = result.folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     plain.save_pretrained(partial, state_dict=weights)

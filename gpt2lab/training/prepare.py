@@ -32,6 +32,7 @@ class Job:
 
     validation  the blocks that each validation scores · split  all blocks of the validation split
     config      without a setting left to be chosen
+    notes       what is unusual of the model and of how the text was read, a sentence each
     """
 
     lab: Lab
@@ -40,6 +41,7 @@ class Job:
     split: Blocks
     config: TrainConfig
     processes: int
+    notes: tuple[str, ...] = ()
 
 
 def prepare(config: TrainConfig, process: PartialState) -> Job:
@@ -48,7 +50,7 @@ def prepare(config: TrainConfig, process: PartialState) -> Job:
     Raises: LabError where a block is longer than the context, a split shorter than a block, the prompt does not
     fit, eval_tokens is past the validation split, or report_to names what is not installed.
     """
-    lab, splits = base_model(config, process.device), load_text(config.data)
+    lab, splits = base_model(config, process.device), load_text(config.data, column=config.column)
     config = with_defaults(config, lab)
     if config.block_size > lab.context:
         raise LabError(
@@ -67,7 +69,8 @@ def prepare(config: TrainConfig, process: PartialState) -> Job:
     steps = config.steps or max(1, round(config.epochs * -(-len(train) // blocks)))
     config = replace(config, steps=steps, epochs=None, prompt=prompt)
     config, validation = with_validation(config, split, steps * blocks * config.block_size)
-    return Job(lab, train, validation, split, config, process.num_processes)
+    notes = (*lab.notes, *([f"{config.data}: {splits.note}."] if splits.note else []))
+    return Job(lab, train, validation, split, config, process.num_processes, notes)
 
 
 def fetch(config: TrainConfig) -> None:
@@ -171,7 +174,7 @@ def described(job: Job) -> dict:
     }
     text = f"{job.train.digest} {job.split.digest}"
     begun_with = {"base": weights_digest(job.lab.model), "text": text, "processes": job.processes}
-    return {**asdict(job.config), **begun_with, "machine": machine}
+    return {**asdict(job.config), **begun_with, "machine": machine, "notes": list(job.notes)}
 
 
 def config_of(known: dict) -> TrainConfig:

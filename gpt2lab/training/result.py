@@ -7,10 +7,11 @@ from pathlib import Path
 from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
 from gpt2lab.model import Lab
+from gpt2lab.summary import Summary
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.runs import check_fields, record_of, write_json
 from gpt2lab.training.validation import Change
-from gpt2lab.units import perplexity_of
+from gpt2lab.units import perplexity_of, readable
 
 METHODS = {
     "full": "All weights",
@@ -22,8 +23,8 @@ METHODS = {
 CHANGES = {"validation", "whole_validation"}
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
+@dataclass(frozen=True, repr=False)
+class FinetuneResult(Summary):
     """What a run came to. Losses are nats per token.
 
     validation        before and after on the blocks that the run's validations score; None for a paused run
@@ -142,7 +143,7 @@ def change_table(result: FinetuneResult) -> str:
     if not rows:  # of a run that was begun before losses were kept by block
         rows = [("the split", result.val_loss_before, result.val_loss_after, "")]
     rows = [
-        f"| {part} | {before:.4f} → {after:.4f} | {perplexity_of(before):.2f} → {perplexity_of(after):.2f} | {change} |"
+        f"| {part} | {before:.4f} → {after:.4f} | {readable(perplexity_of(before))} → {readable(perplexity_of(after))} | {change} |"
         for part, before, after, change in rows
     ]
     head = ["| validation on | loss, nats per token | perplexity | change |", "|---|---|---|---|"]

@@ -34,7 +34,7 @@ import psutil
 
 from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
-from gpt2lab.units import perplexity_of
+from gpt2lab.units import perplexity_of, readable
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 ALIVE = ("queued", "running", "stopping")  # a process is at work, or will be
@@ -170,7 +170,7 @@ class Run:
     def progress(self) -> str:
         """Steps done, and perplexities before training and at best. Example: "40/80, perplexity 97.03 → 93.10"."""
         losses = (self.status.loss_before, self.status.loss_best) if self.status else ()
-        known = [f"{perplexity_of(loss):,.2f}" for loss in losses if loss is not None]
+        known = [readable(perplexity_of(loss)) for loss in losses if loss is not None]
         steps = f"{self.step:,}/{'?' if self.total_steps is None else f'{self.total_steps:,}'}"
         return f"{steps}, perplexity {' → '.join(known)}" if known else steps
 

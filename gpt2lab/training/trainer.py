@@ -11,7 +11,7 @@ import transformers
 from transformers import Trainer, TrainingArguments
 
 from gpt2lab.blocks import IGNORED
-from gpt2lab.model import Lab, token_nll
+from gpt2lab.model import Lab, token_nll, without_peft_warning
 from gpt2lab.precision import autocast, resolve_precision
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.validation import block_sums
@@ -109,7 +109,8 @@ def trainable(lab: Lab, config: TrainConfig) -> torch.nn.Module:
         target_modules=["c_attn"],
         fan_in_fan_out=True,  # GPT-2's Conv1D holds its weights transposed
     )
-    return peft.get_peft_model(lab.model, additions)
+    with without_peft_warning():
+        return peft.get_peft_model(lab.model, additions)
 
 
 def use_fast_attention(model) -> None:

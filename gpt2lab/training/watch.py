@@ -18,7 +18,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.units import perplexity_of
+from gpt2lab.units import perplexity_of, readable
 
 STATUS_SECONDS = 1.0  # between heartbeats
 CHECKPOINTS_KEPT = 2  # the last and the best
@@ -243,7 +243,7 @@ class RunWatch(TrainerCallback, ExportableState):
     def summary(self) -> str:
         """Speed and quality so far, for the progress bar."""
         speed, loss = self.tokens / self.training_seconds, [*self.validation.values()][-1]
-        return f"{speed:,.0f} tokens/s, validation perplexity {perplexity_of(loss):.1f}"
+        return f"{speed:,.0f} tokens/s, validation perplexity {readable(perplexity_of(loss), 1)}"
 
     def write(self, state: str, message: str = "") -> None:
         """Replace the run's status."""

@@ -18,7 +18,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.training import jobs, runs
 from gpt2lab.ui.handling import Stops, new_folder, uncover, user_errors
 from gpt2lab.ui.shelf import Shelf
-from gpt2lab.units import duration, perplexity_of
+from gpt2lab.units import duration, perplexity_of, readable
 
 POLL_SECONDS = 2
 MAX_SHOWN = 6  # runs in one figure
@@ -318,7 +318,7 @@ def told(run: runs.Run) -> str:
         words.append(f"{status.tokens_per_second:,.0f} tokens/s, about {duration(status.eta_seconds)} left.")
     if status and None not in (status.loss_before, status.loss_best, status.best_step):
         before, best = perplexity_of(status.loss_before), perplexity_of(status.loss_best)
-        words.append(f"Validation perplexity {before:,.2f} → **{best:,.2f}** at step {status.best_step:,}.")
+        words.append(f"Validation perplexity {readable(before)} → **{readable(best)}** at step {status.best_step:,}.")
     return " ".join([*words, escaped(run.message)]).rstrip()
 
 

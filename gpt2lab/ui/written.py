@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.ui.shelf import Shelf
+from gpt2lab.units import readable
 
 if TYPE_CHECKING:  # the page opens before torch is imported
     from gpt2lab.generation import Generation
@@ -290,4 +291,4 @@ def measured(shelf: Shelf, shown: Sequence[Text], data: str) -> str:
 
 def cell(value) -> str:
     """A measure for a reader."""
-    return "–" if value is None else f"{value:,.3f}" if isinstance(value, float) else str(value)
+    return "–" if value is None else readable(value, 3) if isinstance(value, float) else str(value)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from gpt2lab.units import readable
 from gpt2lab.views.figures import MAX_LABEL, RUN_COLOURS, for_dark_pages, image, label
 from gpt2lab.views.page import ARTICLE, Page, document
 from gpt2lab.views.tables import csv_bytes, table
@@ -40,23 +41,23 @@ SHARE_HEAD = ["", "tokens", "perplexity", "nats per token", "of all loss"]
 MAX_ROWS = 100  # documents in a page's table
 
 
-def _interval(interval: tuple[float, float] | None, form: str) -> str:
-    return "none" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
+def _interval(interval: tuple[float, float] | None, digits: int) -> str:
+    return "none" if interval is None else " to ".join(readable(edge, digits) for edge in interval)
 
 
 CELLS: tuple[tuple[str, Callable[[Perplexity], str]], ...] = (
-    ("perplexity", lambda r: f"{r.perplexity:,.2f}"),
-    ("… 95 % interval", lambda r: _interval(r.interval, ",.1f")),
-    ("word perplexity", lambda r: f"{r.word_perplexity:,.2f}"),
-    ("… 95 % interval", lambda r: _interval(r.word_interval, ",.0f")),
-    ("byte perplexity", lambda r: f"{r.byte_perplexity:.4f}"),
-    ("bits per byte", lambda r: f"{r.bits_per_byte:.4f}"),
-    ("… 95 % interval", lambda r: _interval(r.bits_interval, ".3f")),
+    ("perplexity", lambda r: readable(r.perplexity)),
+    ("… 95 % interval", lambda r: _interval(r.interval, 1)),
+    ("word perplexity", lambda r: readable(r.word_perplexity)),
+    ("… 95 % interval", lambda r: _interval(r.word_interval, 0)),
+    ("byte perplexity", lambda r: readable(r.byte_perplexity, 4)),
+    ("bits per byte", lambda r: readable(r.bits_per_byte, 4)),
+    ("… 95 % interval", lambda r: _interval(r.bits_interval, 3)),
     ("tokens predicted", lambda r: f"{r.n_scored:,} of {r.n_tokens:,}"),
     ("words, bytes", lambda r: f"{r.n_words:,}, {r.n_bytes:,}"),
     ("documents", lambda r: f"{r.n_documents:,}"),
     ("windows", lambda r: f"{r.windows:,} of {r.context:,}, every {r.stride:,}"),
-    ("total loss (nats)", lambda r: f"{r.nll:,.1f}"),
+    ("total loss (nats)", lambda r: readable(r.nll, 1)),
 )
 
 
@@ -102,7 +103,7 @@ def share_rows(shares: Sequence[Share]) -> list[tuple[str, ...]]:
         (
             share.label,
             f"{share.n_scored:,}",
-            f"{share.perplexity:,.1f}",
+            readable(share.perplexity, 1),
             f"{share.loss:.3f}",
             f"{share.nll / whole:.1%}" if whole else "",
         )

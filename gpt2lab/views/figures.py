@@ -19,7 +19,7 @@ from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
 from gpt2lab.training.runs import Metric
-from gpt2lab.units import MAX_EXPONENT
+from gpt2lab.units import MAX_EXPONENT, readable
 
 if TYPE_CHECKING:  # a loss curve needs no torch, which takes seconds to import
     from gpt2lab.inspection.trace import Trace
@@ -78,7 +78,7 @@ def loss_curves(runs: dict[str, tuple[Metric, ...]], *, dark: bool = False) -> F
 
 def validation_rows(metrics: tuple[Metric, ...]) -> list[tuple[str, ...]]:
     """Step, loss and perplexity of every validation: the loss curve for those who read."""
-    return [(f"{m.step:,}", f"{m.loss:.4f}", f"{m.perplexity:.2f}") for m in metrics if m.split == "validation"]
+    return [(f"{m.step:,}", f"{m.loss:.4f}", readable(m.perplexity)) for m in metrics if m.split == "validation"]
 
 
 def points(metrics: list[Metric]) -> tuple[list[int], list[float]]:

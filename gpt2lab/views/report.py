@@ -12,7 +12,7 @@ from gpt2lab.inspection.trace import Trace
 from gpt2lab.scoring.evaluation import Evaluation
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
-from gpt2lab.units import duration
+from gpt2lab.units import duration, readable
 from gpt2lab.views.evaluation import evaluation_body
 from gpt2lab.views.figures import attention_grid, attention_heatmap, image, loss_curve, validation_rows
 from gpt2lab.views.page import ARTICLE, Page, document
@@ -112,7 +112,7 @@ def result_rows(result: FinetuneResult) -> list[tuple[str, ...]]:
     )
     return [
         ("validation loss (nats per token)", *(f"{x:.4f}" for x in loss)),
-        ("validation perplexity", *(f"{x:.2f}" for x in ppl)),
+        ("validation perplexity", *map(readable, ppl)),
     ]
 
 
