@@ -32,6 +32,7 @@ MAX_DRAWN = 2 * MAX_LABEL  # characters of it where some are drawn as their code
 MAX_LABELS = 48  # tokens that can be labelled legibly on a side
 MAX_SIDE = 128  # pixels a thumbnail's side can use; longer texts are averaged down to it
 LEAST_SIDE = 64  # of a thumbnail in the mosaic, so that gaps are as thin for short texts
+DRAWN_AT_ONCE = 72  # thumbnails that are one image: matplotlib takes 80 bytes of memory a pixel while it draws one
 PITCH, LEFT, RIGHT, TOP, BOTTOM = 0.95, 0.75, 0.15, 0.25, 0.3  # inches: a thumbnail with its gap, and the margins
 DPI = 144  # twice a screen's pixels, so that pictures stay sharp when enlarged
 FORMATS = {"png": "image/png", "svg": "image/svg+xml"}
@@ -96,7 +97,12 @@ def attention_grid(trace: Trace, *, layer: int | None = None, dark: bool = False
     width, height = LEFT + H * PITCH + RIGHT, TOP + L * PITCH + BOTTOM
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((LEFT / width, BOTTOM / height, H * PITCH / width, L * PITCH / height))
-    axes.imshow(_mosaic(trace, layers), cmap=MAP, vmin=0, vmax=1, interpolation="nearest", extent=(0, H, L, 0))
+    at_once = max(1, DRAWN_AT_ONCE // H)
+    for begin in range(0, L, at_once):
+        part = layers[begin : begin + at_once]
+        extent = (0, H, begin + len(part), begin)
+        axes.imshow(_mosaic(trace, part), cmap=MAP, vmin=0, vmax=1, interpolation="nearest", extent=extent)
+    axes.set(xlim=(0, H), ylim=(L, 0))
     axes.set_xticks([head + 0.5 for head in range(H)], [f"head {head}" for head in range(H)], fontsize=8)
     axes.set_yticks([row + 0.5 for row in range(L)], [f"layer {layer}" for layer in layers], fontsize=8)
     axes.tick_params(length=0, pad=1, labeltop=True, labelbottom=False)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 import warnings
 from dataclasses import replace
@@ -17,6 +19,7 @@ from matplotlib.image import imread
 
 from gpt2lab.errors import LabError
 from gpt2lab.training.runs import Metric
+from gpt2lab.views import figures
 from gpt2lab.views.figures import (
     DPI,
     MAX_LABELS,
@@ -289,3 +292,28 @@ def test_colour_scale_begins_at_zero(tiny_trace):
 def test_perplexity_axis_stands_a_loss_of_zero():
     figure = loss_curve((replace(METRICS[1], loss=0.0), replace(METRICS[2], loss=log(2))))
     assert figure_bytes(figure, "png").startswith(b"\x89PNG")
+
+
+GRID_OF_GPT2_XL = """
+import resource, torch
+from gpt2lab.inspection.trace import Trace
+from gpt2lab.views.export import attention_file
+q, k, v = torch.randn(3, 48, 25, 128, 64)
+trace = Trace("xl", ("a",) * 128, torch.zeros(128, dtype=torch.long), q, k, v, (0.125,) * 48)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert len(attention_file(trace, "png")) > 1e6
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_grid_of_1200_heads_takes_at_most_500_megabytes():
+    done = subprocess.run([sys.executable, "-c", GRID_OF_GPT2_XL], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 500
+
+
+def test_grid_of_many_layers_is_drawn_in_parts_without_a_seam(tiny_trace, monkeypatch):
+    whole = pixels(attention_grid(tiny_trace))
+    monkeypatch.setattr(figures, "DRAWN_AT_ONCE", 1)
+    parts = attention_grid(tiny_trace)
+    assert len(parts.axes[0].images) == 2
+    np.testing.assert_array_equal(pixels(parts), whole)
