@@ -220,6 +220,11 @@ def _tokenizer(location: str) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(location, **OFFLINE)
     if len(tokenizer) < 2 and (Path(location) / "vocab.txt").is_file():  # of BERT's kind, not named as such
         tokenizer = BertTokenizer.from_pretrained(location, **OFFLINE)
+    if not tokenizer.is_fast:
+        raise LabError(
+            f"{type(tokenizer).__name__} is written in Python and does not say where in a text a token begins; save the "
+            "tokenizer as tokenizer.json"
+        )
     if type(tokenizer.backend_tokenizer.model).__name__ == "BPE":
         tokenizer.clean_up_tokenization_spaces = False  # transformers ignores it for BPE, with a warning
     return tokenizer
@@ -284,6 +289,7 @@ def _with_adapter(source: ModelSource, device) -> Lab:
             f"the adapter in {folder} cannot be merged into {base.name!r}: {first_line(error)}; save it again"
         ) from error
     check_tokenizer(source.name, tokenizer, model.config.vocab_size)
+    model.requires_grad_(True)  # peft freezes the base model
     model.name_or_path = str(folder)  # what an adapter that is trained on it names as its base
     lab = Lab(model.eval(), tokenizer, source.name)
     return replace(lab, notes=(f"A LoRA adapter, merged into {base.name}.", *notes_on(lab)))

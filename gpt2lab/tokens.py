@@ -3,6 +3,7 @@
 Every command, function and page reads text through `encode` or `tokens_and_starts`, which add no special tokens.
 """
 
+import codecs
 import itertools
 import json
 import re
@@ -99,13 +100,16 @@ class TextStream:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = ()):
         self._tokenizer, self._before, self._open = tokenizer, list(before[-ANCHOR:]), []
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace") if _kind(tokenizer) == "bytes" else None
 
     def add(self, id: int) -> str:
         """The text that the token completes; "" while a character is not whole, which comes with its last token."""
+        if self._utf8:
+            return self._utf8.decode(token_bytes(self._tokenizer, id) or b"")
         self._open.append(id)
+        if FALLBACK.fullmatch(self._tokenizer.convert_ids_to_tokens(id) or ""):
+            return ""  # a run of bytes is decoded as a whole
         text = text_after(self._tokenizer, self._before, self._open)
-        if text.endswith("\ufffd") and len(self._open) < ANCHOR:
-            return ""
         self._before = (self._before + self._open)[-ANCHOR:]
         self._open = []
         return text

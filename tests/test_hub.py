@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -316,9 +318,12 @@ def test_interrupted_command_says_how_to_continue(command, server, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "GPT2LAB_CACHE": str(tmp_path / "c")}
     line = [sys.executable, "-m", "gpt2lab", "generate", "--model", "gpt2", "--prompt", "a"]
-    with subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored by what a shell starts in the background
+    with subprocess.Popen(
+        line, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heed
+    ) as process:
         wait_for(lambda: any(path.stat().st_size for path in (tmp_path / "home").rglob("*.part")))
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "gpt2: cancelled; download again to continue from" in error

@@ -20,6 +20,7 @@ from gpt2lab.ui.generate import build_generate_tab
 from gpt2lab.ui.handling import ALONE, IS_DARK, uncover, user_errors
 from gpt2lab.ui.inside import build_inside_tab
 from gpt2lab.ui.learn import build_learn_tab
+from gpt2lab.ui.runs import escaped
 from gpt2lab.ui.shelf import Shelf
 from gpt2lab.ui.tasks import build_tasks_tab
 
@@ -116,7 +117,8 @@ def model_line(shelf: Shelf, label: str) -> str:
     if not hub.is_downloaded(shelf.location(label)):
         return ""  # the row of its download says so
     lab = shelf.lab(label)
-    return f"**{label}**: {lab.shape}, on {lab.device.type}."
+    notes = "".join(f" {escaped(note)}" for note in lab.notes)
+    return f"**{label}**: {lab.shape}, on {lab.device.type}.{notes}"
 
 
 def auto_line() -> str:

@@ -56,6 +56,7 @@ class Text(NamedTuple):
     tokens  its tokens as they are shown
     V       tokens in its model's vocabulary
     begin   the token that its model begins from without a prompt
+    hint    a sentence on its prompt, if it is unusual
     """
 
     number: int
@@ -64,6 +65,7 @@ class Text(NamedTuple):
     tokens: tuple[str, ...]
     V: int
     begin: str = ""
+    hint: str = ""
 
 
 class Written(NamedTuple):
@@ -115,12 +117,14 @@ def write(
 
 def text_kept(number: int, start: Start, asked, generation: "Generation") -> Text:
     """Return a generation of a request as a Text."""
+    from gpt2lab.generation import prompt_hint
     from gpt2lab.tokens import display_tokens
 
     tokenizer = asked.lab.tokenizer
     tokens = display_tokens(tokenizer, [step.id for step in generation.steps])
     begin = "" if generation.prompt else display_tokens(tokenizer, asked.ids.tolist())[0]
-    return Text(number, start, generation, tokens, asked.lab.model.config.vocab_size, begin)
+    hint = prompt_hint(asked.lab, generation.prompt) or ""
+    return Text(number, start, generation, tokens, asked.lab.model.config.vocab_size, begin, hint)
 
 
 def newest(texts: tuple[Text, ...], least: int) -> tuple[Text, ...]:
@@ -191,6 +195,7 @@ def side_of(text: Text, by: str) -> tuple[str, str, list[tuple[str, float]]]:
     ending = f"**{text.start.label}**: {len(found.steps)} tokens; {ENDINGS[found.finish]}."
     if not found.prompt:
         ending += f" There was no prompt: the model began from `{text.begin}`."
+    ending += f" {text.hint}" if text.hint else ""
     return found.prompt + found.text, ending, coloured(text, by)
 
 

@@ -1,0 +1,461 @@
+"""Every command, function and handler of the page over checkpoints of every kind: equal to plain transformers, or one line.
+
+The kinds are those of `tests.zoo`. What is compared with is transformers' and peft's own code on the same folders.
+"""
+
+import json
+import math
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from peft import PeftModel
+from transformers import AutoTokenizer, BertTokenizer, GPT2LMHeadModel
+
+from gpt2lab import cli, hub
+from gpt2lab.blocks import token_ids
+from gpt2lab.errors import LabError
+from gpt2lab.generation import beam_search, generate, generate_batch, prompt_hint, request
+from gpt2lab.inspection.surprisal import surprisal
+from gpt2lab.inspection.trace import trace
+from gpt2lab.measures import measure
+from gpt2lab.model import Lab, load_model
+from gpt2lab.scoring.evaluation import evaluate
+from gpt2lab.scoring.perplexity import drawn_articles, read
+from gpt2lab.text import Article, load_text
+from gpt2lab.tokens import TextStream, display_tokens, token_bytes, tokens_and_starts
+from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.prepare import prepare
+from gpt2lab.ui.app import build_app
+from gpt2lab.ui.handling import ALONE
+from gpt2lab.ui.looked import PARTS
+from gpt2lab.ui.runs import escaped
+from gpt2lab.ui.shelf import Shelf
+from gpt2lab.units import readable
+from gpt2lab.views.export import largest_weights
+from tests.zoo import CHINESE, ENGLISH, KINDS, build
+
+TEXTS = ("The moon is", "we 我们是 🌙", "Don't ask: it isn't.", " two  spaces ", "line\nline", "é")
+PROMPT, LONG = "The moon goes around the earth", ENGLISH + CHINESE
+WITHOUT_END = ("bert", "vocab.txt", "metaspace", "word-level")
+VISITOR = SimpleNamespace(session_hash="one")
+
+
+@dataclass
+class Animal:
+    """A checkpoint: its kind, its folder, how gpt2lab loads it, and how transformers does."""
+
+    kind: str
+    folder: Path
+    lab: Lab
+    model: GPT2LMHeadModel
+    tokenizer: object
+
+    @property
+    def ends(self) -> set[int]:
+        """Every id that transformers would end at, by any of the three places."""
+        ids = set()
+        for place in (self.tokenizer, self.model.config, self.model.generation_config):
+            ends = place.eos_token_id
+            ids |= set(ends) if isinstance(ends, list) else {ends}
+        return ids - {None}
+
+    def ids(self, text: str) -> list[int]:
+        """What transformers reads of a text when it adds nothing."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids) -> str:
+        """The text of ids, as transformers spells it for any kind of tokenizer."""
+        return self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def animal(request, tmp_path_factory):
+    folder = build(request.param, tmp_path_factory.mktemp("zoo") / request.param.replace(" ", "-").replace(",", ""))
+    base = folder.with_name(f"{folder.name}-base") if request.param == "adapter" else folder
+    model = GPT2LMHeadModel.from_pretrained(base, attn_implementation="eager")
+    if request.param == "adapter":
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    made = BertTokenizer if request.param == "vocab.txt" else AutoTokenizer
+    return Animal(request.param, folder, load_model(str(folder)), model.eval(), made.from_pretrained(base))
+
+
+@pytest.fixture
+def call(animal, monkeypatch, capsys, tmp_path):
+    """A function: arguments → the object that a command prints with --json, or (status, output, errors) without."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(command, *arguments, as_json=True):
+        told = [command, *arguments, "--model", animal.folder, *(["--json"] if as_json else [])]
+        monkeypatch.setattr(sys, "argv", ["gpt2lab", *map(str, told)])
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code
+        out, err = capsys.readouterr()
+        if not as_json or status:
+            return status, out, err
+        return json.loads(out)
+
+    return run
+
+
+def test_special_tokens_are_added_at_no_door(animal, call):
+    lab = animal.lab
+    for text in TEXTS:
+        ids = animal.ids(text)
+        assert lab.encode(text).tolist() == ids
+        assert request(lab, text).ids.tolist() == ids
+        assert token_ids(lab.tokenizer, [Article("", (text,))]).tolist() == ids + [
+            i for i in [animal.tokenizer.eos_token_id] if i is not None
+        ]
+        found, starts = tokens_and_starts(lab.tokenizer, text)
+        assert found.tolist() == ids and (np.diff(starts) >= 0).all() and starts.max() < len(text)
+    record = call("inspect", "--text", PROMPT)
+    assert record["ids"] == animal.ids(PROMPT)
+
+
+def test_greedy_text_is_what_transformers_adds_to_the_prompt(animal, call):
+    for prompt in (PROMPT, "我们是"):
+        ids = animal.ids(prompt)
+        prompts = torch.tensor([ids])
+        made = animal.model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            max_new_tokens=24,
+            do_sample=False,
+            eos_token_id=sorted(animal.ends) or None,
+            pad_token_id=0,
+        )[0].tolist()
+        kept = [*ids, *(i for i in made[len(ids) :] if i not in animal.ends)]
+        expected = animal.decode(kept)[len(animal.decode(ids)) :]
+        found = generate(animal.lab, prompt, max_new_tokens=24, temperature=0)
+        assert [step.id for step in found.steps] == made[len(ids) :]
+        assert found.text == expected
+        status, out, err = call(
+            "generate", "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 24, as_json=False
+        )
+        assert (status, out) == (0, f"{prompt}{expected}\n")
+        assert "Warning" not in err and "[transformers]" not in err
+        record = call("generate", "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 24)
+        assert record["text"] == expected
+
+
+def test_text_in_a_stream_is_the_text_at_once(animal):
+    ids = animal.ids(PROMPT)
+    found = generate(animal.lab, PROMPT, max_new_tokens=30, temperature=1.5, seed=1)
+    stream = TextStream(animal.lab.tokenizer, ids)
+    written = "".join(stream.add(step.id) for step in found.steps if step.id not in animal.ends)
+    assert found.text.startswith(written) and set(found.text[len(written) :]) <= {"\ufffd"}
+
+
+def test_every_token_is_shown_and_its_bytes_are_told(animal, call):
+    tokenizer, rows = animal.lab.tokenizer, animal.lab.model.config.vocab_size
+    shown = display_tokens(tokenizer, range(rows))
+    assert all(text and text.isprintable() for text in shown)
+    record = call("generate", "--prompt", PROMPT, "--max-new-tokens", 12, "--seed", 2, "--temperature", 1.5)
+    for step in record["steps"]:
+        for token in (step, *step["alternatives"]):
+            raw = token_bytes(tokenizer, token["id"])
+            assert token["bytes"] == (None if raw is None else list(raw))
+            assert token["token"]
+    if animal.kind == "byte-level":  # bytes after one another are the text
+        text = b"".join(bytes(step["bytes"] or b"") for step in record["steps"] if step["id"] not in animal.ends)
+        assert text.decode(errors="replace") == record["text"]
+
+
+def test_model_that_ends_its_text_is_stopped_by_each_of_its_end_tokens(animal):
+    lab = animal.lab
+    assert lab.end_ids == animal.ends
+    assert ("no end token" in " ".join(lab.notes)) == (animal.kind in WITHOUT_END)
+    for end in animal.ends:
+        head = torch.nn.Linear(lab.model.config.n_embd, lab.model.config.vocab_size)
+        torch.nn.init.zeros_(head.weight)
+        head.bias.data = F.one_hot(torch.tensor(end), len(head.bias)).float() * 50
+        model, lab.model.lm_head = lab.model.lm_head, head
+        try:
+            found = generate(lab, PROMPT, max_new_tokens=8, temperature=0)
+        finally:
+            lab.model.lm_head = model
+        assert ([step.id for step in found.steps], found.finish, found.text) == ([end], "end of text", "")
+
+
+def test_prompt_that_is_empty_begins_from_the_beginning_token_or_is_refused_in_a_line(animal, call):
+    tokenizer = animal.tokenizer
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    status, out, err = call("generate", "--prompt", "", "--max-new-tokens", 3, "--temperature", 0, as_json=False)
+    if first is None:
+        assert (status, out) == (2, "") and "has no token to begin a text from; type at least one" in err.splitlines()[
+            -1
+        ]
+        return
+    assert status == 0 and f"the model begins from {tokenizer.convert_ids_to_tokens(first)}" in err
+    assert request(animal.lab, "").ids.tolist() == [first]
+
+
+def test_other_ways_to_generate_and_their_measures(animal, call, tmp_path):
+    lab = animal.lab
+    batch = generate_batch(lab, PROMPT, 2, max_new_tokens=6, seed=4)
+    assert [one.text for one in batch] == [generate(lab, PROMPT, max_new_tokens=6, seed=4 + i).text for i in range(2)]
+    assert beam_search(lab, PROMPT, beams=2, max_new_tokens=5).steps
+    found = generate(lab, PROMPT, max_new_tokens=12, seed=4)
+    if len(found.text) > 3:
+        stopped = generate(lab, PROMPT, max_new_tokens=12, seed=4, stop=found.text[1:3])
+        assert found.text.startswith(stopped.text) and found.text[1:3] not in stopped.text
+    (tmp_path / "text.txt").write_text(LONG * 4, encoding="utf-8")
+    training = token_ids(lab.tokenizer, load_text(str(tmp_path / "text.txt")).train)
+    assert measure(lab, found, labs=[lab], training=training).perplexity[lab.name] > 1
+    record = call("generate", "--prompt", PROMPT, "--max-new-tokens", 4, "--measure", tmp_path / "text.txt")
+    assert record["measures"]["tokens"] == len(record["steps"])
+    assert (prompt_hint(lab, "The moon ") is None) == (animal.kind in ("bert", "vocab.txt", "word-level"))
+
+
+def test_surprisal_and_perplexity_are_the_cross_entropy_of_transformers(animal, call, tmp_path):
+    ids = torch.tensor([animal.ids(PROMPT)])
+    with torch.no_grad():
+        logits = animal.model(ids).logits[0]
+    nll = F.cross_entropy(logits[:-1], ids[0, 1:], reduction="none").tolist()
+    record = call("inspect", "--text", PROMPT)
+    assert [one["nll"] for one in record["surprisal"][1:]] == pytest.approx(nll, rel=1e-3)
+    (tmp_path / "text.txt").write_text(PROMPT)
+    scored = call("perplexity", "--data", tmp_path / "text.txt", "--split", "all", "--protocol", "sliding")
+    assert scored["results"][0]["perplexity"] == pytest.approx(math.exp(sum(nll) / len(nll)), rel=1e-3)
+
+
+def test_all_protocols_are_scored_but_the_one_that_needs_a_token_which_is_not_there(animal, call, tmp_path):
+    (tmp_path / "text.txt").write_text(LONG * 6, encoding="utf-8")
+    record = call("perplexity", "--data", tmp_path / "text.txt", "--split", "all", "--protocol", "all", "--context", 32)
+    names = [one["protocol"] for one in record["results"]]
+    if animal.kind in WITHOUT_END:
+        assert names == ["sliding", "blocks"]
+        assert "lm-eval: not scored: the tokenizer has no beginning or end token" in " ".join(record["verdicts"])
+        status, _, err = call("perplexity", "--data", tmp_path / "text.txt", "--protocol", "lm-eval")
+        assert status == 2 and err.splitlines()[-1].endswith("use sliding or blocks")
+        return
+    assert names == ["sliding", "lm-eval", "blocks"]
+    reading = read(animal.lab, load_text(str(tmp_path / "text.txt")).split("all"), "lm-eval", context=32)
+    first = animal.tokenizer.bos_token_id
+    assert reading.ids[0] == first
+
+
+def test_attention_is_that_of_transformers_eager_code(animal, call, tmp_path):
+    ids = torch.tensor([animal.ids(PROMPT)])
+    with torch.no_grad():
+        weights = torch.cat(animal.model(ids, output_attentions=True).attentions).numpy()
+    for format in ("npz", "html", "csv", "svg"):
+        out = tmp_path / f"file.{format}"
+        status, _, err = call("attention", "--text", PROMPT, "--out", out, as_json=False)
+        assert (status, out.stat().st_size > 100) == (0, True), err
+    file = np.load(tmp_path / "file.npz")
+    np.testing.assert_allclose(file["weights"], weights, atol=2e-5)
+    assert file["ids"].tolist() == ids[0].tolist()
+    assert file["tokens"].tolist() == list(display_tokens(animal.tokenizer, ids[0].tolist()))
+
+
+def test_every_part_of_inspect(animal, call):
+    ids = animal.ids(PROMPT)
+    second = animal.lab.tokenizer.convert_ids_to_tokens(ids[1])
+    record = call("inspect", "--text", PROMPT, "--lens", "--heads", "--attribution", "--sweep", "--ablate", "0.1,1.mlp")
+    with torch.no_grad():
+        own = animal.model(torch.tensor([ids])).logits[0].softmax(-1)
+    last = record["lens"][-1]
+    assert [cell["top"][0]["id"] for cell in last] == own.argmax(-1).tolist()
+    assert last[-1]["top"][0]["probability"] == pytest.approx(own[-1].max().item(), rel=1e-3)
+    assert record["sweep"]["loss"] == pytest.approx(record["ablate"]["loss"], rel=1e-4)
+    assert record["attribution"]["total"] > 0
+    record = call("inspect", "--text", PROMPT, "--walk", "1.2", "--position", 1)
+    assert sum(record["walk"]["steps"]["weights"]) == pytest.approx(1, abs=1e-5)
+    word = animal.decode([ids[0]])
+    if animal.ids(word) == [ids[0]]:  # a word that is one token by itself can be followed
+        followed = call("inspect", "--text", PROMPT, "--lens", "--token", word)
+        assert followed["lens"][0][0]["target"] == ids[0]
+    assert second
+
+
+def test_one_character_that_is_a_token_can_be_followed_and_patched(animal, call):
+    if animal.kind not in ("bert", "vocab.txt"):
+        pytest.skip("other vocabularies have no Chinese words")
+    record = call("inspect", "--text", "我们是", "--lens", "--token", "我")
+    assert record["tokens"] == ["我", "们", "是"]
+    patched = call("inspect", "--text", "我们是", "--patch", "我是们", "--token", "我", "--against", "们")
+    assert len(patched["patch"]["values"][0]) == 3
+
+
+def test_training_reads_what_transformers_reads_and_ends_articles_where_there_is_an_end(animal, tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text(LONG * 3, encoding="utf-8")
+    config = TrainConfig(model=str(animal.folder), data=str(tmp_path), steps=1, block_size=32, batch_size=1)
+    job = prepare(config, PartialState())
+    ids = animal.ids(LONG * 3) + [i for i in [animal.tokenizer.eos_token_id] if i is not None]
+    assert job.train.input_ids.flatten().tolist()[: len(ids) - 1] == ids[: len(ids) - 1]
+    assert job.notes == animal.lab.notes
+    scratch = prepare(replace(config, method="scratch"), PartialState())
+    assert torch.equal(scratch.train.input_ids, job.train.input_ids)
+
+
+def test_tasks_are_done(animal, call):
+    for command in (
+        ["summarize", "--text", LONG],
+        ["translate", "--text", "moon", "--example", "a = b"],
+        ["answer", "--document", "The moon", "--question", "a", "--example", "b = c"],
+    ):
+        record = call("task", *command, "--max-new-tokens", 3)
+        if isinstance(record, tuple):  # a prompt in single bytes does not fit 64 tokens
+            status, out, err = record
+            assert (status, out) == (2, "") and "tokens" in err.splitlines()[-1], err
+            continue
+        assert record["prompts"] and len(record["generated"]) == len(record["prompts"])
+
+
+def test_text_with_a_token_that_has_no_embedding_is_refused_in_a_line_at_every_door(animal, call, tmp_path):
+    if animal.kind != "added, not resized":
+        pytest.skip("every token of the others has an embedding")
+    refused = r"no embedding for the token <\|pad\|>; remove it"
+    (tmp_path / "text.txt").write_text(f"{LONG * 3}<|pad|>{LONG}")
+    for command in (
+        ["generate", "--prompt", "a <|pad|>"],
+        ["inspect", "--text", "a <|pad|>"],
+        ["perplexity", "--data", tmp_path / "text.txt", "--split", "all"],
+        ["finetune", "--data", tmp_path / "text.txt", "--steps", 1, "--block-size", 32, "--run", "r"],
+    ):
+        status, out, err = call(*command)
+        assert (status, out) == (2, "") and "no embedding for the token <|pad|>" in err.splitlines()[-1]
+    with pytest.raises(LabError, match=refused):
+        animal.lab.encode("<|pad|>")
+
+
+def test_finetuning_on_the_command_line(animal, call, tmp_path):
+    method = {"bert": "full", "adapter": "lora"}.get(animal.kind)
+    if method is None:
+        pytest.skip("their tokens are those of `prepare`, above")
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.txt").write_text(LONG * 3, encoding="utf-8")
+    options = ["--steps", 1, "--block-size", 32, "--batch-size", 1, "--eval-tokens", "all", "--run", "one"]
+    record = call("finetune", "--data", tmp_path, "--method", method, "--precision", "fp32", *options)
+    ids = torch.tensor(animal.ids(LONG * 3) + [i for i in [animal.tokenizer.eos_token_id] if i is not None])
+    with torch.no_grad():
+        nll = [
+            F.cross_entropy(animal.model(block[None]).logits[0, :-1], block[1:], reduction="none")
+            for block in ids.split(32)
+            if len(block) > 1
+        ]
+    assert record["val_loss_before"] == pytest.approx(torch.cat(nll).mean().item(), rel=1e-3)
+    tuned = load_model(record["model_dir"])
+    assert tuned.end_ids == animal.lab.end_ids
+    assert tuned.encode(PROMPT).tolist() == animal.ids(PROMPT)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, request):
+    """The handlers of the whole page by name, where a model is chosen by the name of its kind."""
+    folder = tmp_path_factory.mktemp("page")
+    labs = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
+        patch.setattr(hub, "is_downloaded", lambda name: True)
+        patch.setattr(Shelf, "lab", lambda self, label: replace(labs[label], name=label))
+        patch.setattr(Shelf, "state", lambda self, label: id(labs[label]))
+        demo = build_app(folder / "runs")
+        yield SimpleNamespace(labs=labs, **{event.api_name: event.fn for event in demo.fns.values() if event.api_name})
+
+
+@pytest.fixture
+def tab(animal, page):
+    """The page with the checkpoint as its model."""
+    page.labs["builtin"] = replace(animal.lab, name="builtin")
+    return page
+
+
+def test_model_is_described_with_its_notes(animal, tab):
+    told = tab.describe_model("builtin")
+    assert animal.lab.shape in told
+    assert all(escaped(note) in told for note in animal.lab.notes)
+
+
+def test_generate_tab(animal, tab):
+    lab = tab.labs["builtin"]
+    *_, written = tab.generate(VISITOR, "builtin", ALONE, PROMPT, 1, "rank", (), 5, 0.8, 0.95, 0, 0, 0, 1, 0, "fp32")
+    [text] = texts = written[0]
+    expected = generate(lab, PROMPT, max_new_tokens=5, seed=0, temperature=0.8, top_p=0.95)
+    assert text.generation.text == expected.text
+    assert text.tokens == display_tokens(lab.tokenizer, [step.id for step in expected.steps])
+    assert [shown for shown, _ in written[6]] == [*text.tokens] and all(text.tokens)
+    place, _, words, bars, *_ = tab.generate_token(texts, 1, SimpleNamespace(index=0))
+    assert text.tokens[0] in words and len(bars) == 10
+    *_, branched = tab.generate_branch(VISITOR, texts, place, "rank", 0, SimpleNamespace(index=3))
+    assert branched[0][1].generation.steps[0].id == text.generation.steps[0].alternatives[3].id
+    assert "distinct-1" in tab.generate_measure(texts, 1, 0, "sample")
+
+
+def test_attention_tab(animal, tab):
+    seen = trace(tab.labs["builtin"], PROMPT)
+    shown, _, numbers, _, _, note, explorer, _, table = tab.attention(
+        "builtin", PROMPT, ALONE, "", "induction", 0, 1, False
+    )
+    assert [tuple(row) for row in table] == largest_weights(seen, 0, 1, len(table))
+    assert "head 3" in numbers and explorer and note is not None
+    assert tab.attention_rollout(shown, False)[1]
+    for view in ("head", "model", "neuron"):
+        assert "about" in tab.attention_plan(shown, view, 0, 1)
+        assert "iframe" in tab.attention_bertviz(shown, view, 0, 1, False)[1]
+    for part in ("head", "all heads", "map", "rollout"):
+        file = Path(tab.attention_file(part, "csv", shown, 0, 1, "entropy", "head").value["path"])
+        assert file.stat().st_size > 50
+
+
+def test_inside_tab(animal, tab):
+    lab = tab.labs["builtin"]
+    seen, told, tokens, *_ = tab.inside(VISITOR, "builtin", ALONE, PROMPT, "nats", "10, 100", "rank", False)
+    assert f"{surprisal(lab, PROMPT).loss:.3f} nats per token" in told
+    assert [shown for shown, _ in tokens] == [*display_tokens(lab.tokenizer, animal.ids(PROMPT))]
+    assert tab.inside_colours(seen, "rank")[0] != tokens
+    assert tab.inside_at_position(seen, 1, "", "", 0, 0, False)[0]
+    assert "iframe" in tab.inside_walk_layer(seen, 1, 1, 2, False)
+    *_, swept = tab.inside_sweep(VISITOR, seen, False, False)
+    assert "head 3" in swept[3]
+    assert "nats per token" in tab.inside_off(seen, ["0.1"], False)[0]
+    corrupted = animal.decode(reversed(animal.ids("The moon")))
+    if len(animal.ids(corrupted)) == len(animal.ids(PROMPT)):
+        assert tab.inside_patch(VISITOR, seen, corrupted, "", "", False)
+    for part in ("surprisal", "lens", "attribution", "walk", "every head alone", "heads switched off"):
+        if part in PARTS:
+            values = (1, "", "", "10, 100", "rank", 0, 1, ["0.1"], False, "")
+            assert Path(tab.inside_file(part, "csv", seen, *values).value["path"]).stat().st_size > 20
+
+
+def test_evaluate_tab(animal, tab):
+    questions = {"other": ALONE, "data": "sample", "split": "test", "protocols": ["sliding", "lm-eval", "blocks"]}
+    questions |= {"context": 32, "stride": 0, "quick": 1, "seed": 0, "text": "", "precision": "fp32"}
+    *_, shown = tab.evaluate("builtin", False, *questions.values())
+    [key] = [value for value in shown.values() if isinstance(value, str) and len(value) == 16]
+    protocols = ["sliding", "blocks"] if animal.kind in WITHOUT_END else ["sliding", "lm-eval", "blocks"]
+    articles = drawn_articles(load_text("sample").test, 1, 0)
+    expected = evaluate(tab.labs["builtin"], articles, protocols, context=32)
+    text = " ".join(str(value.value) for value in shown.values() if isinstance(value, gr.Dataframe))
+    assert all(readable(found.perplexity) in text for _, found in expected.results)
+    assert tab.evaluate_words(key, "sliding", 0, False)
+    assert tab.evaluate_by(key, "sliding", "Position in the window", False)[1]
+    assert Path(tab.evaluate_file(key, "sliding", "Part", "all on a page").value["path"]).stat().st_size > 1000
+
+
+def test_tasks_tab(animal, tab):
+    asked = ["translate", "moon", "", "a = b", "{examples}\n{text} =", 3, 0]
+    *_, (_, note, whole) = tab.task(VISITOR, "builtin", *asked)
+    assert whole.startswith("a = b\nmoon =") and note
+
+
+def test_cost_of_a_run_is_estimated(animal, call, tmp_path):
+    if animal.kind != "bert":
+        pytest.skip("the cost depends on the shape alone")
+    (tmp_path / "text.txt").write_text(LONG * 6, encoding="utf-8")
+    options = ["--steps", 2, "--block-size", 32, "--batch-size", 1, "--eval-tokens", 32, "--dry-run"]
+    assert call("finetune", "--data", tmp_path / "text.txt", *options)["in_words"]
