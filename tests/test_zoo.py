@@ -28,12 +28,13 @@ from gpt2lab.inspection.trace import trace
 from gpt2lab.measures import measure
 from gpt2lab.model import Lab, load_model
 from gpt2lab.scoring.evaluation import evaluate
-from gpt2lab.scoring.perplexity import drawn_articles, read
-from gpt2lab.text import Article, load_text
+from gpt2lab.scoring.perplexity import read
+from gpt2lab.text import Article, articles_of, load_text
 from gpt2lab.tokens import TextStream, display_tokens, token_bytes, tokens_and_starts
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.prepare import prepare
 from gpt2lab.ui.app import build_app
+from gpt2lab.ui.evaluate import OWN
 from gpt2lab.ui.handling import ALONE
 from gpt2lab.ui.looked import PARTS
 from gpt2lab.ui.runs import escaped
@@ -85,6 +86,11 @@ def animal(request, tmp_path_factory):
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()
     made = BertTokenizer if request.param == "vocab.txt" else AutoTokenizer
     return Animal(request.param, folder, load_model(str(folder)), model.eval(), made.from_pretrained(base))
+
+
+def only(*kinds: str):
+    """Run a test over some kinds alone."""
+    return pytest.mark.parametrize("animal", kinds, indirect=True, scope="module")
 
 
 @pytest.fixture
@@ -281,9 +287,8 @@ def test_every_part_of_inspect(animal, call):
     assert second
 
 
+@only("bert", "vocab.txt")
 def test_one_character_that_is_a_token_can_be_followed_and_patched(animal, call):
-    if animal.kind not in ("bert", "vocab.txt"):
-        pytest.skip("other vocabularies have no Chinese words")
     record = call("inspect", "--text", "我们是", "--lens", "--token", "我")
     assert record["tokens"] == ["我", "们", "是"]
     patched = call("inspect", "--text", "我们是", "--patch", "我是们", "--token", "我", "--against", "们")
@@ -316,9 +321,8 @@ def test_tasks_are_done(animal, call):
         assert record["prompts"] and len(record["generated"]) == len(record["prompts"])
 
 
+@only("added, not resized")
 def test_text_with_a_token_that_has_no_embedding_is_refused_in_a_line_at_every_door(animal, call, tmp_path):
-    if animal.kind != "added, not resized":
-        pytest.skip("every token of the others has an embedding")
     refused = r"no embedding for the token <\|pad\|>; remove it"
     (tmp_path / "text.txt").write_text(f"{LONG * 3}<|pad|>{LONG}")
     for command in (
@@ -333,10 +337,9 @@ def test_text_with_a_token_that_has_no_embedding_is_refused_in_a_line_at_every_d
         animal.lab.encode("<|pad|>")
 
 
+@only("bert", "adapter")  # of all others the tokens are those of `prepare`, above
 def test_finetuning_on_the_command_line(animal, call, tmp_path):
-    method = {"bert": "full", "adapter": "lora"}.get(animal.kind)
-    if method is None:
-        pytest.skip("their tokens are those of `prepare`, above")
+    method = {"bert": "full", "adapter": "lora"}[animal.kind]
     for split in ("train", "validation"):
         (tmp_path / f"{split}.txt").write_text(LONG * 3, encoding="utf-8")
     options = ["--steps", 1, "--block-size", 32, "--batch-size", 1, "--eval-tokens", "all", "--run", "one"]
@@ -363,6 +366,7 @@ def page(tmp_path_factory, request):
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
         patch.setattr(hub, "is_downloaded", lambda name: True)
         patch.setattr(Shelf, "lab", lambda self, label: replace(labs[label], name=label))
+        patch.setattr("gpt2lab.ui.evaluate.as_image", lambda figure: None)  # no tokens are in it, and it takes a second
         patch.setattr(Shelf, "state", lambda self, label: id(labs[label]))
         demo = build_app(folder / "runs")
         yield SimpleNamespace(labs=labs, **{event.api_name: event.fn for event in demo.fns.values() if event.api_name})
@@ -404,9 +408,8 @@ def test_attention_tab(animal, tab):
     assert [tuple(row) for row in table] == largest_weights(seen, 0, 1, len(table))
     assert "head 3" in numbers and explorer and note is not None
     assert tab.attention_rollout(shown, False)[1]
-    for view in ("head", "model", "neuron"):
-        assert "about" in tab.attention_plan(shown, view, 0, 1)
-        assert "iframe" in tab.attention_bertviz(shown, view, 0, 1, False)[1]
+    assert "about" in tab.attention_plan(shown, "neuron", 0, 1)
+    assert "iframe" in tab.attention_bertviz(shown, "neuron", 0, 1, False)[1]
     for part in ("head", "all heads", "map", "rollout"):
         file = Path(tab.attention_file(part, "csv", shown, 0, 1, "entropy", "head").value["path"])
         assert file.stat().st_size > 50
@@ -433,18 +436,17 @@ def test_inside_tab(animal, tab):
 
 
 def test_evaluate_tab(animal, tab):
-    questions = {"other": ALONE, "data": "sample", "split": "test", "protocols": ["sliding", "lm-eval", "blocks"]}
-    questions |= {"context": 32, "stride": 0, "quick": 1, "seed": 0, "text": "", "precision": "fp32"}
+    questions = {"other": ALONE, "data": OWN, "split": "test", "protocols": ["sliding", "lm-eval", "blocks"]}
+    questions |= {"context": 32, "stride": 0, "quick": 0, "seed": 0, "text": LONG * 4, "precision": "fp32"}
     *_, shown = tab.evaluate("builtin", False, *questions.values())
     [key] = [value for value in shown.values() if isinstance(value, str) and len(value) == 16]
     protocols = ["sliding", "blocks"] if animal.kind in WITHOUT_END else ["sliding", "lm-eval", "blocks"]
-    articles = drawn_articles(load_text("sample").test, 1, 0)
-    expected = evaluate(tab.labs["builtin"], articles, protocols, context=32)
+    expected = evaluate(tab.labs["builtin"], articles_of(LONG * 4, ""), protocols, context=32)
     text = " ".join(str(value.value) for value in shown.values() if isinstance(value, gr.Dataframe))
     assert all(readable(found.perplexity) in text for _, found in expected.results)
     assert tab.evaluate_words(key, "sliding", 0, False)
     assert tab.evaluate_by(key, "sliding", "Position in the window", False)[1]
-    assert Path(tab.evaluate_file(key, "sliding", "Part", "all on a page").value["path"]).stat().st_size > 1000
+    assert Path(tab.evaluate_file(key, "sliding", "Part", "loss of every token, CSV").value["path"]).stat().st_size > 1000
 
 
 def test_tasks_tab(animal, tab):
@@ -453,9 +455,8 @@ def test_tasks_tab(animal, tab):
     assert whole.startswith("a = b\nmoon =") and note
 
 
+@only("bert")  # the cost depends on the shape alone
 def test_cost_of_a_run_is_estimated(animal, call, tmp_path):
-    if animal.kind != "bert":
-        pytest.skip("the cost depends on the shape alone")
     (tmp_path / "text.txt").write_text(LONG * 6, encoding="utf-8")
     options = ["--steps", 2, "--block-size", 32, "--batch-size", 1, "--eval-tokens", 32, "--dry-run"]
     assert call("finetune", "--data", tmp_path / "text.txt", *options)["in_words"]
