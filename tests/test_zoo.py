@@ -147,13 +147,11 @@ def test_greedy_text_is_what_transformers_adds_to_the_prompt(animal, call):
         found = generate(animal.lab, prompt, max_new_tokens=24, temperature=0)
         assert [step.id for step in found.steps] == made[len(ids) :]
         assert found.text == expected
-        status, out, err = call(
-            "generate", "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 24, as_json=False
-        )
-        assert (status, out) == (0, f"{prompt}{expected}\n")
-        assert "Warning" not in err and "[transformers]" not in err
-        record = call("generate", "--prompt", prompt, "--temperature", 0, "--max-new-tokens", 24)
-        assert record["text"] == expected
+    options = ["--prompt", prompt, "--temperature", 0, "--max-new-tokens", 24]  # the last of the two
+    status, out, err = call("generate", *options, as_json=False)
+    assert (status, out) == (0, f"{prompt}{expected}\n")
+    assert "Warning" not in err and "[transformers]" not in err
+    assert call("generate", *options)["text"] == expected
 
 
 def test_text_in_a_stream_is_the_text_at_once(animal):
@@ -421,7 +419,6 @@ def test_inside_tab(animal, tab):
     assert f"{surprisal(lab, PROMPT).loss:.3f} nats per token" in told
     assert [shown for shown, _ in tokens] == [*display_tokens(lab.tokenizer, animal.ids(PROMPT))]
     assert tab.inside_colours(seen, "rank")[0] != tokens
-    assert tab.inside_at_position(seen, 1, "", "", 0, 0, False)[0]
     assert "iframe" in tab.inside_walk_layer(seen, 1, 1, 2, False)
     *_, swept = tab.inside_sweep(VISITOR, seen, False, False)
     assert "head 3" in swept[3]
