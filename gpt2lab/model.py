@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.activations import NewGELUActivation
+from transformers.utils import logging
 
 from gpt2lab import hub
 from gpt2lab.errors import LabError, first_line
@@ -200,7 +201,7 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
     except (RuntimeError, AssertionError, TypeError) as error:
         raise LabError(f"device {device!r} is not to be had here; use 'cpu', or leave it out") from error
     try:
-        with LOADING:
+        with LOADING, _without_notices():
             if source.kind == "hub":  # a folder's was checked with its name
                 kind = AutoConfig.from_pretrained(source.location, **OFFLINE).model_type
                 check_model_type(name, kind)
@@ -293,6 +294,17 @@ def _with_adapter(source: ModelSource, device) -> Lab:
     model.name_or_path = str(folder)  # what an adapter that is trained on it names as its base
     lab = Lab(model.eval(), tokenizer, source.name)
     return replace(lab, notes=(f"A LoRA adapter, merged into {base.name}.", *notes_on(lab)))
+
+
+@contextmanager
+def _without_notices():
+    """While open, transformers writes errors alone: of token ids past the vocabulary, which many checkpoints have."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class Animal:
         for place in (self.tokenizer, self.model.config, self.model.generation_config):
             ends = place.eos_token_id
             ids |= set(ends) if isinstance(ends, list) else {ends}
-        return ids - {None}
+        return {i for i in ids if i is not None and i < self.model.config.vocab_size}
 
     def ids(self, text: str) -> list[int]:
         """What transformers reads of a text when it adds nothing."""
@@ -443,7 +443,9 @@ def test_evaluate_tab(animal, tab):
     assert all(readable(found.perplexity) in text for _, found in expected.results)
     assert tab.evaluate_words(key, "sliding", 0, False)
     assert tab.evaluate_by(key, "sliding", "Position in the window", False)[1]
-    assert Path(tab.evaluate_file(key, "sliding", "Part", "loss of every token, CSV").value["path"]).stat().st_size > 1000
+    assert (
+        Path(tab.evaluate_file(key, "sliding", "Part", "loss of every token, CSV").value["path"]).stat().st_size > 1000
+    )
 
 
 def test_tasks_tab(animal, tab):

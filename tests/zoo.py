@@ -89,6 +89,7 @@ def train(tokenizer: Tokenizer, trainer) -> None:
 def save(folder: Path, tokenizer, *, rows: int | None = None, ends=None, **config) -> None:
     """Save a model with random weights and a tokenizer; `ends` goes into generation_config.json."""
     settings = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    settings = {name: i for name, i in settings.items() if i is not None}  # else GPT-2's 50,256, as in many checkpoints
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=rows or len(tokenizer), **settings | SHAPE | config))
     if ends is not None:
@@ -114,7 +115,7 @@ def chat(folder: Path) -> None:
 
 def vocab_txt(folder: Path) -> None:
     """A BERT tokenizer as it was saved for years: vocab.txt alone, and no word on its class."""
-    save(folder, bert(folder), bos_token_id=None, eos_token_id=None)
+    save(folder, bert(folder))
     (folder / "tokenizer.json").unlink(missing_ok=True)
     (folder / "tokenizer_config.json").unlink(missing_ok=True)
 
