@@ -27,7 +27,7 @@ EXTENSIONS = (*TEXTS, *TABLES)
 MAX_TEXT_BYTES = 600 << 20  # 7 GiB of memory: a byte of English takes 9 to 12 to be read, tokenised and packed
 SHARE_HELD_OUT = 0.1  # of a lone file, for validation and for test each
 SHORT = 1000  # characters: a shorter text is not cut within a word
-LOOK_AHEAD = 0.05  # share of a text in which the end of a sentence is looked for
+NEAR = 0.04  # share of a text before and after a cut in which the end of a sentence is looked for
 MARKS = r"[!?…。！？．｡۔؟।॥։።]+"  # that end a sentence whatever follows
 SPACE = re.compile(r"\s+")
 SENTENCE_END = re.compile(rf"(?:{MARKS}|\.+(?=[\s\"')\]”’»]))[\"')\]”’»」』】）]*\s*|\n\s*")
@@ -298,7 +298,7 @@ def _cut_between_sentences(articles: list[Article], name: str) -> TextSplits:
     """Articles of one row each, cut where the whole text is at 80 and 90 %; the last splits of a short text are empty."""
     text = "".join(article.text for article in articles)
     first = _cut(text, round(len(text) * (1 - 2 * SHARE_HELD_OUT)))
-    cuts = first, _cut(text, max(first, round(len(text) * (1 - SHARE_HELD_OUT))))
+    cuts = first, _cut(text, round(len(text) * (1 - SHARE_HELD_OUT)), first)
     parts, begin = ([], [], []), 0
     for article in articles:
         edges = [min(max(cut - begin, 0), len(article.text)) for cut in cuts]
@@ -308,19 +308,20 @@ def _cut_between_sentences(articles: list[Article], name: str) -> TextSplits:
     return TextSplits(name, *map(tuple, parts), whole=tuple(articles))
 
 
-def _cut(text: str, at: int) -> int:
-    """Where to cut a text near a character: after a sentence, else after white space, else anywhere.
+def _cut(text: str, at: int, before: int = 0) -> int:
+    """Where to cut a text near a character, after the cut before: between sentences, else between words, else anywhere.
 
-    A short text is cut at white space alone, and not at all without it.
+    A short text is cut between words, however far they are, and not at all if there are none after the character.
     """
-    is_short = len(text) < SHORT
-    near = at + round(len(text) * LOOK_AHEAD)
-    for border, until in ((SENTENCE_END, near), (SPACE, len(text) if is_short else near)):
-        found = border.search(text, at, until)
-        if found and (is_short or found.end() < len(text)):
-            return found.end()
-    if is_short:
-        return len(text)
+    reach = round(len(text) * NEAR)
+    for border in (SENTENCE_END, SPACE):
+        ends = (found.end() for found in border.finditer(text, max(0, at - reach), at + reach))
+        if near := [end for end in ends if before < end < len(text)]:
+            return min(near, key=lambda end: abs(end - at))
+    at = max(at, before)
+    if len(text) < SHORT:
+        found = SPACE.search(text, at)
+        return found.end() if found else len(text)
     while at < len(text) and unicodedata.category(text[at]) in ("Mn", "Me", "Cf"):  # belongs to the character before
         at += 1
     return at

@@ -190,7 +190,7 @@ def test_perplexity_prints_counts_and_every_normalisation(call, tiny_folder, tin
     expected = perplexity(tiny_lab, load_text(str(texts / "lines.txt")).test, stride=32)
     assert result["nll"] == pytest.approx(expected.nll)
     assert (result["protocol"], result["context"], result["stride"]) == ("sliding", 64, 32)
-    text = "18 of the moon.\nLine 19 of the moon.\n"
+    text = "Line 18 of the moon.\nLine 19 of the moon.\n"
     assert (result["n_words"], result["n_bytes"]) == (len(text.split()), len(text))
     assert result["n_scored"] == len(tiny_lab.encode(text)) - 1
     assert result["perplexity"] == pytest.approx(exp(result["nll"] / result["n_scored"]))
@@ -256,7 +256,7 @@ def test_perplexity_of_a_lone_file_says_which_part_of_it_is_scored_and_takes_all
     call, tiny_folder, tiny_lab, texts
 ):
     file, asked = texts / "lines.txt", ["perplexity", "--model", tiny_folder, "--data", texts / "lines.txt"]
-    assert "lines.txt, test split: the last 10 % of the file; 'all' is all of it\n" in call(*asked)[1]
+    assert "lines.txt, test split: the last 10.2 % of the file; 'all' is all of it\n" in call(*asked)[1]
     [result] = one_object(call(*asked, "--split", "all", "--json")[1])["results"]
     assert result["n_bytes"] == file.stat().st_size
     assert result["nll"] == perplexity(tiny_lab, read_articles(file)).nll
@@ -305,7 +305,7 @@ def test_perplexity_whose_file_cannot_be_written_says_which(call, tiny_folder, t
     out = texts / "empty.txt" / "found.csv"
     status, _, err = call("perplexity", "--model", tiny_folder, "--data", texts / "articles", "--out", out)
     assert (status, err.count("\n")) == (2, 1)  # before anything is scored
-    assert err.startswith(f"gpt2lab: {out} cannot be written: {out.parent} is no folder that can")
+    assert err.startswith(f"gpt2lab: {out} cannot be written: {out.parent} is not a folder or not writable")
 
 
 def test_perplexity_that_is_broken_off_goes_on_where_it_was(call, tiny_folder, texts, monkeypatch):
@@ -530,15 +530,37 @@ def test_generate_compares_two_models_on_the_same_prompt_and_seed(
 
 
 def test_attention_writes_arrays_of_every_head(call, here, tiny_folder, tiny_lab):
-    status, out, _ = call("attention", "--model", tiny_folder, "--text", "The moon", "--out", "new/a.npz")
+    status, out, _ = call("attention", "--model", tiny_folder, "--text", "The moon", "--out", "a.npz")
     traced = trace(tiny_lab, "The moon")
-    with np.load(here / "new" / "a.npz", allow_pickle=False) as found:
+    with np.load(here / "a.npz", allow_pickle=False) as found:
         assert found["weights"].shape == (2, 4, len(traced.tokens), len(traced.tokens))
         np.testing.assert_allclose(found["weights"], torch.stack([traced.attention(i) for i in range(2)]), atol=1e-6)
         assert tuple(found["tokens"]) == traced.tokens
         assert found["ids"].tolist() == traced.ids.tolist()
     assert status == 0
-    assert out == f"new/a.npz  {(here / 'new' / 'a.npz').stat().st_size:,} bytes\n"
+    assert out == f"a.npz  {(here / 'a.npz').stat().st_size:,} bytes\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["attention", "--text", "The moon", "--out", "OUT.png"],
+        ["inspect", "--text", "The moon", "--out", "OUT.csv"],
+        ["perplexity", "--data", "sample", "--out", "OUT.html"],
+        ["perplexity", "--data", "sample", "--tokens", "OUT.csv"],
+    ],
+    ids=lambda command: f"{command[0]} {command[3]}",
+)
+@pytest.mark.parametrize("place", ["no/such/folder/x", "a-file/x", "folder/taken"])
+def test_file_needs_a_folder_that_is_there_and_is_refused_before_a_model_is_loaded(call, here, command, place):
+    (here / "a-file").write_text("")
+    for suffix in ("png", "csv", "html"):
+        (here / "folder" / f"taken.{suffix}").mkdir(parents=True)
+    before = sorted(here.rglob("*"))
+    status, out, err = call(*(part.replace("OUT", place) for part in command), "--model", "no-such-model")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "cannot be written" in err or "is a folder; name a file in it" in err
+    assert sorted(here.rglob("*")) == before
 
 
 def test_attention_writes_the_part_asked_for(call, here, tiny_folder, tiny_lab):

@@ -198,7 +198,7 @@ def test_table_of_surprisal_has_a_line_per_token_with_its_cost(call, tiny_folder
 
 @pytest.mark.parametrize(("part", "form"), FILES)
 def test_each_part_is_written_in_each_format(call, tmp_path, tiny_folder, part, form):
-    name = f"new/{part}.{form}"
+    name = f"{part}.{form}"
     status, out, _ = call("--model", tiny_folder, "--text", TEXT, *EACH[part], "--out", name)
     content = (tmp_path / name).read_bytes()
     assert (status, out) == (0, f"{name}  {len(content):,} bytes\n")

@@ -184,7 +184,7 @@ def test_lone_plain_file_is_cut_80_10_10_in_its_order(write):
     words = [f"word{i:03}é\n" for i in range(100)]
     splits = load_text(str(write("lone.txt", "".join(words))))
     parts = [splits.split(name)[0].text.splitlines(keepends=True) for name in text.SPLITS]
-    assert parts == [words[:81], words[81:91], words[91:]]
+    assert parts == [words[:80], words[80:90], words[90:]]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_lone_plain_file_is_cut_80_10_10_in_its_order(write):
             "one two three four five six seven eight nine ten end",
             ("one two three four five six seven eight nine ", "ten ", "end"),
         ),
-        ("a b c d e f g h i j k l\n", ("a b c d e f g h i j ", "k l\n")),
+        ("a b c d e f g h i j k l\n", ("a b c d e f g h i j ", "k ", "l\n")),
         ("word " * 8 + "x" * 60 + " end more", ("word " * 8 + "x" * 60 + " ", "end ", "more")),
         ("1234567890 \n\n tail and end", ("1234567890 \n\n tail and ", "end")),
     ],

@@ -126,7 +126,7 @@ def progress(unit: str):
 def check_out(out: Path | None) -> None:
     """Refuse the name of a file before anything is computed for it. Raises: LabError if its folder is not there."""
     if out and not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
-        raise LabError(f"{out} cannot be written: {out.parent} is not a folder that can be written to; choose another")
+        raise LabError(f"{out} cannot be written: {out.parent} is not a folder or not writable; choose another")
     if out and out.is_dir():
         raise LabError(f"{out} is a folder; name a file in it")
 

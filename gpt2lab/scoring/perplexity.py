@@ -10,7 +10,7 @@ from math import inf, log
 import numpy as np
 
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.model import Lab, check_vocabulary
+from gpt2lab.model import Lab
 from gpt2lab.precision import check_precision
 from gpt2lab.scoring.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.scoring.protocols import PROTOCOLS, Reading, described
@@ -157,7 +157,6 @@ def read(
     for article in drawn:
         utf8(article.text)  # tokenizers fail on half a character
     reading = PROTOCOLS[protocol](lab.tokenizer, drawn, context, stride)
-    check_vocabulary(lab, reading.ids)
     return reading if len(drawn) == len(articles) else replace(reading, sample=(len(drawn), len(articles)))
 
 

@@ -17,7 +17,7 @@ import torch
 
 from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
-from gpt2lab.model import Lab, eval_mode, token_nll, weights_digest
+from gpt2lab.model import Lab, check_vocabulary, eval_mode, token_nll, weights_digest
 from gpt2lab.precision import bf16_copy, check_precision, warn_if_slow
 from gpt2lab.scoring.protocols import Reading
 from gpt2lab.sources import cache_folder
@@ -88,6 +88,7 @@ def score_steps(lab: Lab, reading: Reading, precision: str = "fp32") -> Generato
     """`score`, a batch of windows at a time: yields (windows done, windows in all), returns the Scored."""
     check_precision(precision, PRECISIONS)
     warn_if_slow(precision, lab.device)
+    check_vocabulary(lab, reading.ids)
     if precision == "fp32":
         return (yield from _score_steps(lab, reading, precision))
     checked = checked_windows(reading)

@@ -446,7 +446,7 @@ def test_every_article_of_the_real_file_has_its_own_text(gpt2_reading, raw_test)
 
 def test_tokenizer_without_an_end_of_text_is_refused_by_lm_eval(tiny_tokenizer):
     tokenizer = copy.deepcopy(tiny_tokenizer)
-    tokenizer.eos_token = None
+    tokenizer.eos_token = tokenizer.bos_token = None
     with pytest.raises(
         LabError, match="has no beginning or end token, which lm-eval puts before each page; use sliding"
     ):
