@@ -142,6 +142,10 @@ def _model_paths(name: str, sizes: dict[str, int], weights: bool) -> list[str]:
     """A model's files: config.json first, then the tokenizer's small files, then weights as safetensors alone."""
     shards = sorted(path for path in sizes if path.startswith("model-") and path.endswith(".safetensors"))
     stored = ["model.safetensors"] if "model.safetensors" in sizes else shards
+    if "config.json" not in sizes and "adapter_config.json" in sizes:
+        raise LabError(
+            f"{name} holds an adapter alone; download it with hf download {name} --local-dir FOLDER, and give the folder."
+        )
     if "config.json" not in sizes:
         raise LabError(f"{name} has no config.json on the hub; it holds no model.")
     if weights and not stored:

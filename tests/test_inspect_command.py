@@ -62,7 +62,7 @@ def near(expected):
 def test_surprisal_is_what_is_told_where_nothing_is_asked_for(told, tiny_lab):
     found = told()
     seen = surprisal(tiny_lab, TEXT)
-    assert set(found) == {"model", "tokens", "ids", "surprisal", "ranks"}
+    assert set(found) == {"model", "tokens", "ids", "bytes", "surprisal", "ranks"}
     assert found["ranks"] == dict(seen.buckets())
     assert (found["tokens"], found["ids"]) == (list(seen.tokens), seen.ids.tolist())
     first, *others = found["surprisal"]
@@ -168,7 +168,7 @@ def test_walk_is_told_with_every_step_s_numbers(told, tiny_lab):
 
 def test_every_part_can_be_asked_for_at_once(told):
     options = [option for options in EACH.values() for option in options]
-    assert set(told(*options)) == {"model", "tokens", "ids", "ranks", "lens_embedding", *EACH}
+    assert set(told(*options)) == {"model", "tokens", "ids", "bytes", "ranks", "lens_embedding", *EACH}
 
 
 def test_second_model_reads_the_same_text(told, other_folder):

@@ -37,6 +37,7 @@ from gpt2lab.sources import (
     resolve_auto,
     wikitext_files,
 )
+from gpt2lab.text import load_text
 
 REPOSITORY = Path(__file__).parents[1]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -171,6 +172,42 @@ def snapshot(home, repository):
     (folder / "refs").mkdir(parents=True, exist_ok=True)
     (folder / "refs" / "main").write_text(REVISION)
     return folder / "snapshots" / REVISION
+
+
+@pytest.mark.parametrize("name", ["gpt2", "wikitext-2"])
+def test_folder_of_the_same_name_is_named_where_the_hub_is_out_of_reach(monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sources, "is_cached", lambda *_: False)
+    monkeypatch.setattr(sources, "hub_reachable", lambda: False)
+    load = load_text if name == "wikitext-2" else sources.model_source
+    with pytest.raises(LabError) as without:
+        load(name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(LabError, match=rf", or \./{name} for the folder of that name$") as beside:
+        load(name)
+    assert str(beside.value).startswith(str(without.value))
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("no json", "cannot be read"),
+        ("{}", "names no base_model_name_or_path"),
+        ('{"base_model_name_or_path": ""}', "names no base_model_name_or_path"),
+        ('{"base_model_name_or_path": "ADAPTER"}', "is itself an adapter"),
+        ('{"base_model_name_or_path": "/no/such/model"}', "no model '/no/such/model'"),
+        ('{"base_model_name_or_path": "builtin"}', "cannot be merged into 'builtin'"),
+    ],
+)
+def test_adapter_that_cannot_be_merged_is_refused_in_one_line(tmp_path, told, message):
+    (tmp_path / "adapter_config.json").write_text(told.replace("ADAPTER", str(tmp_path)))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(LabError, match=message) as caught:
+        load_model(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "adapter_model.bin")
+    with pytest.raises(LabError, match=r"no adapter_model\.safetensors; pickled weights"):
+        load_model(str(tmp_path))
 
 
 def test_hub_is_given_up_while_its_name_is_still_looked_up(online, stuck_resolver):
