@@ -200,9 +200,14 @@ def test_of_the_checkpoints_the_last_and_the_best_are_kept(finished):
 
 def test_config_of_a_run_has_every_default_filled_in(finished, tiny_folder, moon):
     config = json.loads((finished.folder / "config.json").read_text(encoding="utf-8"))
-    assert {field.name for field in fields(TrainConfig)} | {"base", "machine", "processes", "text", "created"} == set(
-        config
-    )
+    assert {field.name for field in fields(TrainConfig)} | {
+        "base",
+        "machine",
+        "notes",
+        "processes",
+        "text",
+        "created",
+    } == set(config)
     assert (config["model"], config["data"], config["seed"]) == (str(tiny_folder), moon, 0)
     assert (config["steps"], config["block_size"], config["eval_every"]) == (6, BLOCK, 4)
     assert config["prompt"] == finished.prompt

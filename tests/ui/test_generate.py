@@ -6,6 +6,7 @@ import pytest
 
 import gpt2lab.model
 from gpt2lab.generation import best_of, generate, generate_batch
+from gpt2lab.tokens import display_tokens, visible
 from gpt2lab.ui.generate import SAMPLING, build_generate_tab
 from gpt2lab.ui.handling import ALONE
 from gpt2lab.ui.shelf import Shelf
@@ -59,8 +60,10 @@ def test_text_is_the_package_s_own_in_colours_with_its_steps(tab):
     answer = written(tab)
     expected = generate(tab.lab, "The moon", **OPTIONS)
     assert answer.text == f"The moon{expected.text}"
-    assert answer.tokens == [(step.token.replace("\n", "⏎"), round(step.probability, 4)) for step in expected.steps]
-    assert answer.table == step_rows(expected)
+    shown = display_tokens(tab.lab.tokenizer, [step.id for step in expected.steps])
+    assert answer.tokens == [(token, round(step.probability, 4)) for token, step in zip(shown, expected.steps)]
+    assert answer.table == step_rows(answer.texts[0])
+    assert [row[0] for row in answer.table] == [*shown]
     assert re.fullmatch(r"8 tokens, [0-9,]+ a second\.", answer.note)
     assert answer.ending == "**builtin**: 8 tokens; the length asked for is reached."
     [kept] = answer.texts
@@ -127,14 +130,14 @@ def test_a_choice_is_gone_on_from_and_both_texts_are_kept(tab):
     after = (*first.texts[0].generation.steps[:2], step.instead(step.alternatives[3].id))
     expected = generate(tab.lab, "The moon", max_new_tokens=5, temperature=0, top_p=0.95, seed=3, after=after)
     assert last.text == f"The moon{expected.text}"
-    assert (last.tokens, last.table) == (coloured(expected.steps, "rank", 300), step_rows(expected))
+    assert (last.tokens, last.table) == (coloured(last.texts[1], "rank"), step_rows(last.texts[1]))
     assert last.texts[0] == first.texts[0] and last.texts[1].generation == expected
     assert (last.which.value, last.which.visible, last.beside.value) == (2, True, 0)
-    assert f"↳ 2: builtin, {step.alternatives[3].token!r} for token 2 of text 1: " in last.which.choices[1][0]
+    assert f"↳ 2: builtin, {visible(step.alternatives[3].token)} for token 2 of text 1: " in last.which.choices[1][0]
     shown = dict(zip(VIEWS, tab.generate_show(last.texts, 1, 2, "rank"), strict=True))
     assert (shown["text"], shown["text2"]) == (first.text, last.text)
     colours = dict(zip(VIEWS, tab.generate_colours(last.texts, 2, 0, "entropy")))
-    assert colours["tokens"] == coloured(expected.steps, "entropy", 300)
+    assert colours["tokens"] == coloured(last.texts[1], "entropy")
 
 
 def test_a_branch_leaves_what_stands_beside_it(tab):
