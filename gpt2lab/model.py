@@ -251,7 +251,7 @@ def notes_on(lab: Lab) -> tuple[str, ...]:
     if around:
         named = " and ".join(tokenizer.convert_ids_to_tokens(sorted(around)))
         notes.append(
-            f"The tokenizer by itself adds {named} to a text; here nothing is added. Write it into the text to have it read."
+            f"The tokenizer's default adds {named} to a text. gpt2lab adds nothing; write {named} into the text to use it."
         )
     if tokenizer.eos_token_id is None:
         length = "" if lab.end_ids else "a generated text ends at its length, and "
