@@ -137,7 +137,7 @@ def load_text(name: str, *, column: str | None = None) -> TextSplits:
     if name == "auto":
         name = sources.auto_choice().data
     if column is not None and name in sources.DATA:
-        raise LabError(f"column {column!r} is of a table, and {name} is none; leave it out")
+        raise LabError(f"{name} is not a table and has no column {column!r}; leave the column out")
     if name == "sample":
         return _read_folder(sources.BUILTIN / "sample", name)
     if name in sources.WIKITEXT:

@@ -80,7 +80,7 @@ def _read(name: str, content: bytes, limit: int, column: str | None) -> FileText
     if suffix in TABLES:
         return _read_table(name, content, limit, column)
     if column is not None:
-        raise LabError(f"{name} has no columns, and column {column!r} was asked for; leave it out")
+        raise LabError(f"{name} is not a table and has no column {column!r}; leave the column out")
     if suffix == ".zip":
         return _read_archive(name, content, limit)
     return FileText(((path.stem, decoded(name, content)),))
@@ -121,7 +121,7 @@ def _gunzip(name: str, content: bytes, limit: int) -> bytes:
         with gzip.open(BytesIO(content)) as file:
             opened = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise LabError(f"{name} is no whole gzip file ({first_line(error)}); pack it again") from error
+        raise LabError(f"{name} is not a complete gzip file ({first_line(error)}); pack it again") from error
     if len(opened) > limit:
         raise _too_large(name, "more bytes unpacked", limit)
     return opened
@@ -147,7 +147,7 @@ def _read_archive(name: str, content: bytes, limit: int) -> FileText:
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, zlib.error) as error:
         raise LabError(f"{name} cannot be unpacked ({first_line(error)}); pack it again, without a password") from error
     if not parts:
-        raise LabError(f"{name} holds no text file ({', '.join(TEXTS)}); pack texts")
+        raise LabError(f"{name} has no text file in it ({', '.join(TEXTS)}); pack texts")
     return FileText(tuple(parts), note=f"{len(parts):,} text file{'s' * (len(parts) > 1)} of the archive")
 
 

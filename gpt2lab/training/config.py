@@ -117,6 +117,8 @@ class TrainConfig:
         for name, choices in (("method", METHODS), ("precision", PRECISIONS), ("report_to", REPORTS)):
             if getattr(self, name) not in choices:
                 raise LabError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(choices)}")
+        if self.column is not None and not (isinstance(self.column, str) and self.column):
+            raise LabError(f"column {self.column!r} is not a name; give the name of a column, or leave it out")
         for name in ("gradient_checkpointing", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise LabError(f"{name} {getattr(self, name)!r} is neither true nor false")
