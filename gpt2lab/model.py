@@ -30,7 +30,7 @@ from transformers.utils import logging
 from gpt2lab import hub
 from gpt2lab.errors import LabError, first_line
 from gpt2lab.hub import Progress
-from gpt2lab.sources import ModelSource, adapter_base, check_model_type, has_tokenizer, model_source
+from gpt2lab.sources import ModelSource, adapter_base, check_model_type, has_tokenizer, is_cached, model_source
 from gpt2lab.tokens import display_token, encode, start_id, utf8
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
@@ -219,7 +219,9 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
 
 def _tokenizer(location: str) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(location, **OFFLINE)
-    if len(tokenizer) < 2 and (Path(location) / "vocab.txt").is_file():  # of BERT's kind, not named as such
+    folder = Path(location)
+    has_words = (folder / "vocab.txt").is_file() if folder.is_dir() else is_cached(location, "vocab.txt")
+    if len(tokenizer) < 2 and has_words:  # of BERT's kind, and not named as such
         tokenizer = BertTokenizer.from_pretrained(location, **OFFLINE)
     if not tokenizer.is_fast:
         raise LabError(

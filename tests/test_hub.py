@@ -25,6 +25,7 @@ from gpt2lab.model import load_model, random_model
 from gpt2lab.sources import auto_choice
 from gpt2lab.text import load_text
 from tests.hub import Fault, Hub
+from tests.zoo import build
 
 ROOT = Path(gpt2lab.__file__).parents[1]
 WEIGHTS = "model.safetensors"
@@ -45,6 +46,8 @@ def repositories(tmp_path_factory, tiny_folder):
     lab = load_model(str(tiny_folder))
     lab.model.save_pretrained(folder / "someone" / "shards", max_shard_size="40KB")
     lab.tokenizer.save_pretrained(folder / "someone" / "shards")
+    build("vocab.txt", folder / "someone" / "chinese")
+    build("adapter", folder / "someone" / "adapter")
     for split in ("train", "validation", "test"):
         path = folder / "datasets" / "Salesforce" / "wikitext" / "wikitext-2-raw-v1" / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +105,17 @@ def test_model_is_downloaded_once_and_computes_the_same(server, tiny_lab):
     load_model("gpt2")
     assert len(server.requests) == asked
     assert not server.asked("pytorch_model.bin")
+
+
+def test_vocabulary_of_words_is_downloaded_and_read(server):
+    lab = load_model("someone/chinese", on_progress=lambda step: None)
+    assert lab.tokenizer.convert_ids_to_tokens(lab.encode("我们是").tolist()) == ["我", "们", "是"]
+    assert is_downloaded("someone/chinese")
+
+
+def test_adapter_on_the_hub_is_refused_with_the_way_to_load_it(server):
+    with pytest.raises(LabError, match="holds an adapter alone; download it with hf download someone/adapter"):
+        load_model("someone/adapter")
 
 
 def test_text_is_downloaded_and_read(server, repositories):
