@@ -312,7 +312,7 @@ def save_model(job: Job, model: torch.nn.Module, weights: dict[str, torch.Tensor
     if job.config.method == "lora":
         import peft
 
-        model.save_pretrained(result.folder / "adapter", state_dict=weights)
+        model.save_pretrained(result.folder / "adapter", state_dict=weights, save_embedding_layers=False)
         base = base_model(job.config, torch.device("cpu")).model
         with without_peft_warning():
             plain, weights = peft.PeftModel.from_pretrained(base, result.folder / "adapter").merge_and_unload(), None
