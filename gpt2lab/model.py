@@ -18,8 +18,6 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
-    BertTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedTokenizerBase,
@@ -30,8 +28,8 @@ from transformers.utils import logging
 from gpt2lab import hub
 from gpt2lab.errors import LabError, first_line
 from gpt2lab.hub import Progress
-from gpt2lab.sources import ModelSource, adapter_base, check_model_type, has_tokenizer, is_cached, model_source
-from gpt2lab.tokens import display_token, encode, start_id, utf8
+from gpt2lab.sources import ModelSource, adapter_base, check_model_type, has_tokenizer, model_source
+from gpt2lab.tokens import check_tokenizer, display_token, encode, load_tokenizer, start_id, utf8
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time while scoring: 32 MiB; larger parts are no faster
@@ -207,7 +205,7 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
                 check_model_type(name, kind)
             model = make(source)
             model.loss_type = "ForCausalLM"  # what it is; transformers warns of having to guess it
-            tokenizer = _tokenizer(source.location)
+            tokenizer = load_tokenizer(source.location)
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes transformers raise is of many types
@@ -215,34 +213,6 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
     check_tokenizer(name, tokenizer, model.config.vocab_size)
     lab = Lab(with_fused_gelu(model).to(device).eval(), tokenizer, name)
     return replace(lab, notes=notes_on(lab))
-
-
-def _tokenizer(location: str) -> PreTrainedTokenizerBase:
-    tokenizer = AutoTokenizer.from_pretrained(location, **OFFLINE)
-    folder = Path(location)
-    has_words = (folder / "vocab.txt").is_file() if folder.is_dir() else is_cached(location, "vocab.txt")
-    if len(tokenizer) < 2 and has_words:  # of BERT's kind, and not named as such
-        tokenizer = BertTokenizer.from_pretrained(location, **OFFLINE)
-    if not tokenizer.is_fast:
-        raise LabError(
-            f"{type(tokenizer).__name__} is written in Python and does not say where in a text a token begins; save the "
-            "tokenizer as tokenizer.json"
-        )
-    if type(tokenizer.backend_tokenizer.model).__name__ == "BPE":
-        tokenizer.clean_up_tokenization_spaces = False  # transformers ignores it for BPE, with a warning
-    return tokenizer
-
-
-def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
-    """Raises: LabError for a tokenizer that is empty, or has tokens past the vocabulary that were in it from the start."""
-    if len(tokenizer) < 2:
-        raise LabError(f"the tokenizer of {name!r} is empty; save the model's own beside it")
-    past = {i: token for token, i in tokenizer.get_vocab().items() if i >= vocabulary}
-    if wrong := sorted(past.keys() - tokenizer.added_tokens_decoder.keys()):
-        raise LabError(
-            f"the tokenizer of {name!r} has {len(tokenizer):,} tokens, as {past[wrong[0]]!r} with id {wrong[0]:,}, but the "
-            f"model only {vocabulary:,}; save the tokenizer that the model was trained with beside it"
-        )
 
 
 def notes_on(lab: Lab) -> tuple[str, ...]:
@@ -281,7 +251,7 @@ def _with_adapter(source: ModelSource, device) -> Lab:
     base = load_model(adapter_base(folder), device=device)
     try:
         with LOADING:
-            tokenizer = _tokenizer(str(folder)) if has_tokenizer(folder) else base.tokenizer
+            tokenizer = load_tokenizer(str(folder)) if has_tokenizer(folder) else base.tokenizer
             if rows := _embedding_rows(folder / "adapter_model.safetensors"):
                 base.model.resize_token_embeddings(rows, mean_resizing=False)
             with without_peft_warning(), warnings.catch_warnings():

@@ -66,7 +66,7 @@ class TextSplits:
     validation: tuple[Article, ...] = field(repr=False)
     test: tuple[Article, ...] = field(repr=False)
     whole: tuple[Article, ...] = field(default=(), repr=False)  # of a lone file, before it was cut in three
-    note: str = ""  # what of a file was read, where that is not all of it as it stands
+    note: str = ""  # which part of a file was read; "" for all of it
 
     def __repr__(self):
         counts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in SPLITS)

@@ -1,4 +1,4 @@
-"""Convert text to token ids and back with a model's own tokenizer. Knows tokenizers, nothing of models.
+"""Load a model's own tokenizer, and convert text to token ids and back with it. Knows nothing of models.
 
 Every command, function and page reads text through `encode` or `tokens_and_starts`, which add no special tokens.
 """
@@ -8,12 +8,14 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from gpt2lab.errors import LabError
+from gpt2lab.sources import is_cached
 
 PIECE = 1 << 18  # characters tokenised at a time: tokenizers take up to 170 bytes of memory for each
 GAP = re.compile(r"(?<=\S)(?=[ \n])")  # a space or newline after something else: no token of GPT-2's reaches over it
@@ -22,6 +24,35 @@ SPACE = "▁"  # what stands for a space in SentencePiece vocabularies
 FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")  # a byte in SentencePiece vocabularies
 VISIBLE = str.maketrans({" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 _kinds: WeakKeyDictionary[PreTrainedTokenizerBase, str] = WeakKeyDictionary()
+
+
+def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder or of a hub repository in the cache. Raises: LabError for one written in Python."""
+    tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False)
+    folder = Path(location)
+    has_words = (folder / "vocab.txt").is_file() if folder.is_dir() else is_cached(location, "vocab.txt")
+    if len(tokenizer) < 2 and has_words:  # of BERT's kind, and not named as such
+        tokenizer = BertTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise LabError(
+            f"{type(tokenizer).__name__} is written in Python and does not say where in a text a token begins; save the "
+            "tokenizer as tokenizer.json"
+        )
+    if type(tokenizer.backend_tokenizer.model).__name__ == "BPE":
+        tokenizer.clean_up_tokenization_spaces = False  # transformers ignores it for BPE, with a warning
+    return tokenizer
+
+
+def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
+    """Raises: LabError for a tokenizer that is empty, or has tokens past the vocabulary that were in it from the start."""
+    if len(tokenizer) < 2:
+        raise LabError(f"the tokenizer of {name!r} is empty; save the model's own beside it")
+    past = {i: token for token, i in tokenizer.get_vocab().items() if i >= vocabulary}
+    if wrong := sorted(past.keys() - tokenizer.added_tokens_decoder.keys()):
+        raise LabError(
+            f"the tokenizer of {name!r} has {len(tokenizer):,} tokens, as {past[wrong[0]]!r} with id {wrong[0]:,}, but the "
+            f"model only {vocabulary:,}; save the tokenizer that the model was trained with beside it"
+        )
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "sources": {"errors"},
     "hub": {"errors", "units", "steps", "sources"},
     "summary": set(),
-    "tokens": {"errors"},
+    "tokens": {"errors", "sources"},
     "textfiles": {"errors"},
     "text": {"errors", "steps", "sources", "hub", "summary", "textfiles"},
     "blocks": {"errors", "files", "sources", "summary", "text", "tokens"},

@@ -51,9 +51,9 @@ print(gpt2lab.finetune(model=sys.argv[1], data=sys.argv[2], **options).run)
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_result_as_the_last_line_of_a_cell_is_a_short_summary(tiny_lab, name):
-    told = repr(RESULTS[name](tiny_lab))
-    assert told.startswith(name) and len(told) < 1500
-    assert "tensor(" not in told and "array(" not in told and "\n" not in told
+    shown = repr(RESULTS[name](tiny_lab))
+    assert shown.startswith(name) and len(shown) < 1500
+    assert "tensor(" not in shown and "array(" not in shown and "\n" not in shown
 
 
 @pytest.mark.parametrize("name", [name for _, name in FIGURES])
@@ -68,9 +68,9 @@ def test_result_with_a_figure_shows_it(tiny_lab, name, tmp_path):
 
 def test_public_names_are_completed_before_their_first_use():
     code = "import gpt2lab; print(*[name for name in dir(gpt2lab) if not name.startswith('_')])"
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert set(gpt2lab.__all__) <= set(told)
-    assert {"sys", "import_module"} & set(told) == set()
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(gpt2lab.__all__) <= set(shown)
+    assert {"sys", "import_module"} & set(shown) == set()
 
 
 def test_finetuning_with_lora_warns_of_nothing(tiny_lab, tmp_path):

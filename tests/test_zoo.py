@@ -100,8 +100,8 @@ def call(animal, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(command, *arguments, as_json=True):
-        told = [command, *arguments, "--model", animal.folder, *(["--json"] if as_json else [])]
-        monkeypatch.setattr(sys, "argv", ["gpt2lab", *map(str, told)])
+        given = [command, *arguments, "--model", animal.folder, *(["--json"] if as_json else [])]
+        monkeypatch.setattr(sys, "argv", ["gpt2lab", *map(str, given)])
         capsys.readouterr()
         status = 0
         try:
@@ -163,7 +163,7 @@ def test_text_in_a_stream_is_the_text_at_once(animal):
     assert found.text.startswith(written) and set(found.text[len(written) :]) <= {"\ufffd"}
 
 
-def test_every_token_is_shown_and_its_bytes_are_told(animal, call):
+def test_every_token_is_shown_and_json_has_its_bytes(animal, call):
     tokenizer, rows = animal.lab.tokenizer, animal.lab.model.config.vocab_size
     shown = display_tokens(tokenizer, range(rows))
     assert all(text and text.isprintable() for text in shown)
@@ -375,9 +375,9 @@ def tab(animal, page):
 
 
 def test_model_is_described_with_its_notes(animal, tab):
-    told = tab.describe_model("builtin")
-    assert animal.lab.shape in told
-    assert all(escaped(note) in told for note in animal.lab.notes)
+    line = tab.describe_model("builtin")
+    assert animal.lab.shape in line
+    assert all(escaped(note) in line for note in animal.lab.notes)
 
 
 def test_generate_tab(animal, tab):
@@ -412,8 +412,8 @@ def test_attention_tab(animal, tab):
 
 def test_inside_tab(animal, tab):
     lab = tab.labs["builtin"]
-    seen, told, tokens, *_ = tab.inside(VISITOR, "builtin", ALONE, PROMPT, "nats", "10, 100", "rank", False)
-    assert f"{surprisal(lab, PROMPT).loss:.3f} nats per token" in told
+    seen, losses, tokens, *_ = tab.inside(VISITOR, "builtin", ALONE, PROMPT, "nats", "10, 100", "rank", False)
+    assert f"{surprisal(lab, PROMPT).loss:.3f} nats per token" in losses
     assert [shown for shown, _ in tokens] == [*display_tokens(lab.tokenizer, animal.ids(PROMPT))]
     assert tab.inside_colours(seen, "rank")[0] != tokens
     assert "iframe" in tab.inside_walk_layer(seen, 1, 1, 2, False)

@@ -33,7 +33,7 @@ def byte_level(normalizer=None, special=("<|endoftext|>",), **settings) -> PreTr
 
 
 def bert(folder: Path) -> BertTokenizer:
-    """Chinese GPT-2s': a character a token, [CLS] and [SEP] around a text unless told otherwise, no end token."""
+    """Chinese GPT-2s': a character a token, [CLS] and [SEP] around a text by default, no end token."""
     words = [
         "[PAD]",
         "[UNK]",
@@ -129,8 +129,8 @@ def adapter(folder: Path) -> None:
         r=4, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False, task_type="CAUSAL_LM"
     )
     get_peft_model(GPT2LMHeadModel.from_pretrained(base), settings).save_pretrained(folder)
-    told = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(told | {"base_model_name_or_path": str(base)}))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
 
 
 def begin_token() -> processors.PostProcessor:
