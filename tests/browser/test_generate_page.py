@@ -133,14 +133,14 @@ def test_sliders_draw_a_token_s_bars_anew(page, lab):
     expect(bars).to_contain_text(f"{low[0]:.3f} to {high[0]:.3f}")
 
 
-def test_two_models_stream_beside_each_other_and_are_measured(open_page, page, runs_dir, lab, random_gpt2):
+def test_two_models_stream_beside_each_other_and_are_measured(open_page, runs_dir, lab):
     folder = runs_dir / "beside" / "model"
     changed = load_model("builtin")
     for weight in changed.model.transformer.h[0].parameters():
         weight.data.mul_(1.1)
     changed.model.save_pretrained(folder)
     changed.tokenizer.save_pretrained(folder)
-    page.reload()
+    page = open_page(viewport={"width": 1280, "height": 900})
     open_tab(page)
     page.locator("#generate-other input").click()
     page.get_by_role("option", name="beside").click()
