@@ -1,109 +1,143 @@
-"""Makes the built-in checkpoint again: `python -m gpt2lab.builtin.build`.
+"""Makes the built-in checkpoint again: `python -m gpt2lab.builtin.build --text FOLDER`.
 
-Wikipedia articles → a byte-level BPE tokenizer of 4,096 tokens → a small GPT-2 in two lessons:
-first random tokens repeated, then the articles with some repetition mixed in. Natural text alone
-needs billions of tokens before heads learn to look back for a repetition (Olsson et al., In-context
-Learning and Induction Heads, 2022); in the first lesson two heads are told where to look. Several
-processes may share the work: `torchrun --nproc-per-node 2 -m gpt2lab.builtin.build`. The sample text is left out, so that fine-tuning on it shows a
-model text that is new to it.
+Articles → a byte-level BPE tokenizer of 8,192 tokens → a small GPT-2, trained on the articles in a new order every
+pass, with one row in sixteen of random tokens repeated: with so little text, heads that look back for a repetition
+would not form from prose alone (Olsson et al., In-context Learning and Induction Heads, 2022). Matrices learn by Muon,
+everything else by AdamW. The sample text, and every text given with --keep-out, is not trained on.
 
-The work folder keeps checkpoints: an interrupted build goes on from the last one.
-Knows how the assets are made; nothing that runs later imports it.
+The work folder keeps checkpoints: an interrupted build goes on from the last one, and one with more steps from where
+the learning rate began to fall. Knows how the assets are made; nothing that runs later imports it.
 """
 
 import argparse
+import itertools
 import json
 import math
-import os
+import random
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tokenizers import ByteLevelBPETokenizer
-from torch.utils.data import Dataset
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, TrainerCallback, TrainingArguments, set_seed
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, set_seed
 
-from gpt2lab.blocks import IGNORED, pack, token_ids
-from gpt2lab.builtin.corpus import wikipedia_articles
-from gpt2lab.inspection.heads import head_scores
-from gpt2lab.model import Lab, load_model
+from gpt2lab.blocks import IGNORED, token_ids
+from gpt2lab.builtin.corpus import Source, folder_sources, spaced, wikipedia_source, without_overlap
+from gpt2lab.files import write_bytes
+from gpt2lab.inspection.heads import SCORES, head_scores
+from gpt2lab.inspection.lens import logit_lens
+from gpt2lab.inspection.surprisal import surprisal
+from gpt2lab.inspection.trace import trace
+from gpt2lab.model import Lab, eval_mode, load_model, token_nll, with_fused_gelu
+from gpt2lab.precision import autocast, resolve_precision
+from gpt2lab.scoring.wikitext import detokenise
 from gpt2lab.sources import BUILTIN, cache_folder
-from gpt2lab.text import Article
-from gpt2lab.training.trainer import LabTrainer
+from gpt2lab.text import Article, load_text, read_articles
+from gpt2lab.training.allocator import freed_memory_kept
 
 SEED = 0
-VOCABULARY = 4096
+VOCABULARY = 8192
 END = VOCABULARY - 1  # the id of <|endoftext|>: the last, as in GPT-2
-SHAPE = {"n_positions": 256, "n_embd": 192, "n_layer": 4, "n_head": 6}  # head width 32
-HELD_OUT = 16  # one article in so many is kept for evaluation
-SHORT = 64  # tokens of a block in the first lesson: many small steps
-GUIDED = {"previous": (0, 0), "induction": (1, 0)}  # layer and head of the two that are shown what to look at
+SHAPE = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head": 8}  # head width 32
+ROWS = 16  # of n_positions tokens in a step, the last of them random tokens repeated
+MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3  # Muon's, scaled to the size of AdamW's updates, and AdamW's
+WEIGHT_DECAY = 0.1
+WARMUP = 100  # steps
+COOLDOWN = 0.35  # of all steps: the learning rate falls to 0 over the last of them
+AVERAGED = 0.998  # decay a step of the average of the weights
+CHECKPOINT_EVERY = 100  # steps
+FORMS = {"rows": 0.4, "running": 0.4, "spaced": 0.2}  # how often an article is in which form
+SNAPSHOTS = (
+    0,
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+    1536,
+    2048,
+    3072,
+    4096,
+    6144,
+    8192,
+    12288,
+)
+PROBE = (
+    "Marie Curie was born in Warsaw. In 1895 she married Pierre Curie, and in 1903 Marie Curie and Pierre Curie "
+    "shared the Nobel Prize in physics."
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetition-steps", type=int, default=600, help="of the first lesson, of 4,096 tokens")
-    parser.add_argument("--text-steps", type=int, default=4700, help="of the second lesson, of 2,048 tokens")
+    parser.add_argument("--text", type=Path, action="append", default=[], help="a folder of WikiText-form text")
+    parser.add_argument("--leave-out", action="append", default=[], help="a group or source of the folders")
+    parser.add_argument("--keep-out", type=Path, action="append", default=[], help="a text that must not be trained on")
+    parser.add_argument("--steps", type=int, default=6000, help="of 8,192 tokens, from the first of all")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, instead of a new model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work", type=Path, default=cache_folder() / "build", help="where checkpoints are kept")
     parser.add_argument("--out", type=Path, default=BUILTIN / "checkpoint", help="where the finished model goes")
     arguments = parser.parse_args()
-    if arguments.repetition_steps + arguments.text_steps < 1:
+    if arguments.steps < 1:
         parser.error("no steps are left to train")
-    build(arguments.repetition_steps, arguments.text_steps, arguments.start, arguments.work, arguments.out)
+    with freed_memory_kept():
+        build(**vars(arguments))
 
 
-def build(repetition_steps: int, text_steps: int, start: Path | None, work: Path, out: Path) -> None:
+def build(
+    text: Sequence[Path],
+    leave_out: Sequence[str],
+    keep_out: Sequence[Path],
+    steps: int,
+    start: Path | None,
+    device: str,
+    work: Path,
+    out: Path,
+) -> None:
     """Train and save the checkpoint; prints what its model card states."""
     set_seed(SEED)
-    articles = wikipedia_articles()
-    held_out = articles[HELD_OUT // 2 :: HELD_OUT]
-    train = tuple(article for article in articles if article not in held_out)
+    found = [wikipedia_source(), *(source for folder in text for source in folder_sources(folder, leave_out))]
+    measured = [*load_text("sample").split("all"), *(article for path in keep_out for article in read_articles(path))]
+    sources, removed = without_overlap(found, measured)
+    print("not trained on, as texts for measuring have it:", *removed, sep="\n  ", flush=True)
     begun = load_model(str(start)) if start else None
-    tokenizer = begun.tokenizer if begun else make_tokenizer(train)
-    train_ids, eval_ids = (token_ids(tokenizer, part) for part in (train, held_out))
-    print(f"{len(train)} articles, {len(train_ids):,} tokens; {len(held_out)} held out, {len(eval_ids):,}", flush=True)
+    tokenizer = begun.tokenizer if begun else make_tokenizer(sources)
     model = begun.model if begun else new_model()
-    watch = HeadWatch(Lab(model, tokenizer, "builtin"))
-    blocks = pack(eval_ids, SHAPE["n_positions"])
-    for lesson, dropout, settings in (
-        (
-            Repetition(repetition_steps),
-            0.0,
-            {"learning_rate": 1e-3, "lr_scheduler_type": "constant_with_warmup", "weight_decay": 0.01},
-        ),
-        (
-            Articles(train_ids, text_steps),
-            0.1,
-            {"learning_rate": 2e-3, "lr_scheduler_type": "linear", "weight_decay": 0.1},
-        ),
-    ):
-        if not len(lesson):
-            continue
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = dropout
-        arguments = training_arguments(work / type(lesson).__name__.lower(), lesson, settings)
-        kind = GuidedTrainer if isinstance(lesson, Repetition) else LabTrainer
-        trainer = kind(model=model, args=arguments, train_dataset=lesson, eval_dataset=blocks, callbacks=[watch])
-        resumable = any(Path(arguments.output_dir).glob("checkpoint-*"))
-        started = time.time()
-        trainer.train(resume_from_checkpoint=resumable or None)
-        print(f"{type(lesson).__name__}: {(time.time() - started) / 60:.0f} min since this start", flush=True)
-    if not trainer.is_world_process_zero():
-        return
+    documents = Documents(tokenizer, sources)
+    held_out = [article for source in sources for article in source.held_out]
+    training = Training(model.to(device), tokenizer, work, steps)
+    while training.step < steps:
+        training.train(documents)
+        print(training.report(held_out), flush=True)
+    model = training.best(held_out)
+    training.observe()
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     tokenizer.backend_tokenizer.model.save(str(out))  # vocab.json and merges.txt, as GPT-2's own
-    shutil.rmtree(work)  # else the next build would go on from these checkpoints
+    write_history(training.history, out / "history.npz")
 
 
-def make_tokenizer(articles: tuple[Article, ...]) -> GPT2Tokenizer:
-    """A byte-level BPE in GPT-2's own format, learned from articles."""
+def make_tokenizer(sources: Sequence[Source]) -> GPT2Tokenizer:
+    """A byte-level BPE in GPT-2's own format, learned from the articles for training."""
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator((article.text for article in articles), vocab_size=VOCABULARY - 1, show_progress=False)
+    texts = (article.text for source in sources for article in source.train)
+    bpe.train_from_iterator(texts, vocab_size=VOCABULARY - 1, show_progress=False)
     bpe.add_special_tokens(["<|endoftext|>"])
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     return GPT2Tokenizer(vocab=bpe.get_vocab(), merges=merges, model_max_length=SHAPE["n_positions"])
@@ -117,152 +151,224 @@ def new_model() -> GPT2LMHeadModel:
     as large as the token embeddings, of standard deviation 0.02.
     Source: Vaswani et al., Attention Is All You Need (2017), section 3.5.
     """
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=VOCABULARY, bos_token_id=END, eos_token_id=END, attn_pdrop=0.0, **SHAPE)
-    )
+    config = GPT2Config(vocab_size=VOCABULARY, bos_token_id=END, eos_token_id=END, attn_pdrop=0.0, **SHAPE)
+    model = with_fused_gelu(GPT2LMHeadModel(config))
     T, D = SHAPE["n_positions"], SHAPE["n_embd"]
     angles = torch.arange(T)[:, None] * torch.exp(-math.log(10_000) * torch.arange(0, D, 2) / D)  # (T, D/2)
     model.transformer.wpe.weight.data = 0.03 * torch.cat([angles.sin(), angles.cos()], dim=1)
     return model
 
 
-def training_arguments(work: Path, lesson: "Repetition | Articles", settings: dict) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(work),
-        max_steps=len(lesson) // lesson.blocks_a_step,
-        per_device_train_batch_size=lesson.blocks_a_step // int(os.environ.get("WORLD_SIZE", 1)),
-        per_device_eval_batch_size=8,
-        train_sampling_strategy="sequential",  # the lessons are random in themselves, and change as they go
-        warmup_steps=50,
-        adam_beta2=0.98,
-        eval_strategy="steps",
-        eval_steps=200,
-        save_steps=200,
-        save_total_limit=2,
-        logging_steps=50,
-        ddp_find_unused_parameters=False,
-        seed=SEED,
-        use_cpu=not torch.cuda.is_available(),  # said aloud, torchrun joins processes without a GPU too
-        disable_tqdm=True,
-        **settings,
-    )
+class Documents:
+    """Articles as token ids in several forms, and from them the rows of every step of training."""
+
+    def __init__(self, tokenizer: GPT2Tokenizer, sources: Sequence[Source]):
+        articles = [article for source in sources for article in source.train]
+        forms = {
+            "rows": articles,
+            "running": [_with_text(article, detokenise(article.text).strip()) for article in articles],
+            "spaced": [_with_text(article, spaced(article.text)) for article in articles],
+        }
+        self.ids = {}
+        for form in FORMS:
+            ids = token_ids(tokenizer, forms[form])
+            self.ids[form] = np.split(ids, np.flatnonzero(ids == END)[:-1] + 1)  # an article each, END its last
+        counts = [[len(ids) for ids in self.ids["rows"][a:b]] for a, b in _ranges(len(s.train) for s in sources)]
+        self.n_tokens = sum(map(sum, counts))
+        for source, tokens in zip(sources, map(sum, counts)):
+            print(f"{source.name}: {tokens:,} tokens, {tokens / self.n_tokens:.1%}")
+
+    def shuffled(self, number: int) -> np.ndarray:
+        """All articles as they are read in one pass: in an order and each in a form of its own, (n,) int32."""
+        chance = np.random.default_rng((SEED, number))
+        forms = chance.choice(list(FORMS), size=len(self.ids["rows"]), p=list(FORMS.values()))
+        return np.concatenate([self.ids[forms[i]][i] for i in chance.permutation(len(forms))])
+
+    def batches(self, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What is read and what is to be predicted, (ROWS, T) each, from a step on; the same whenever it is asked."""
+        T, prose = SHAPE["n_positions"], ROWS - 1
+        seen = 0
+        for number in itertools.count():
+            ids = self.shuffled(number)
+            count = (len(ids) - 1) // (prose * T)
+            for i in range(max(0, step - seen), count):
+                part = torch.from_numpy(ids[i * prose * T : (i + 1) * prose * T + 1].astype(np.int64))
+                repeated, expected = repeated_tokens(np.random.default_rng((SEED, number, i)), T)
+                yield (
+                    torch.cat([part[:-1].view(prose, T), repeated[None]]),
+                    torch.cat([part[1:].view(prose, T), expected[None]]),
+                )
+            seen += count
 
 
-class Repetition(Dataset):
-    """The first lesson: short blocks of random tokens repeated, anywhere in the context."""
-
-    blocks_a_step = 64
-
-    def __init__(self, steps: int):
-        self.size = steps * self.blocks_a_step
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        random = np.random.default_rng((SEED, 0, i))
-        start = random.integers(SHAPE["n_positions"] - SHORT + 1)
-        return repeated_tokens(random, SHORT, longest=SHORT // 2) | {"position_ids": torch.arange(start, start + SHORT)}
-
-
-class Articles(Dataset):
-    """The second lesson: natural text, and one block in eight of repetition; item i is always the same."""
-
-    blocks_a_step = 8
-
-    def __init__(self, ids: np.ndarray, steps: int):
-        self.ids, self.size = torch.from_numpy(ids.astype(np.int64)), steps * self.blocks_a_step
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        random = np.random.default_rng((SEED, 1, i))
-        T = SHAPE["n_positions"]
-        if i % 8 == 0:
-            return repeated_tokens(random, T, longest=100)
-        start = random.integers(len(self.ids) - T)
-        block = self.ids[start : start + T]
-        return {"input_ids": block, "labels": block}
-
-
-def repeated_tokens(random: np.random.Generator, T: int, longest: int) -> dict[str, torch.Tensor]:
-    """A period of 8 to `longest` different random tokens, over and over: T tokens.
+def repeated_tokens(chance: np.random.Generator, T: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random tokens over and over, (T,), with a period of 8 to T / 2, and the token that follows each.
 
     The first showing cannot be predicted and is left out of the loss.
     """
-    period = random.integers(8, longest + 1)
-    tokens = torch.from_numpy(random.choice(END, size=period, replace=False))
-    block = tokens.repeat(-(-T // period))[:T]
-    labels = block.clone()
-    labels[:period] = IGNORED
-    return {"input_ids": block, "labels": labels}
+    period = int(math.exp(chance.uniform(math.log(8), math.log(T // 2))))
+    tokens = torch.from_numpy(chance.choice(END, size=period, replace=False))
+    row = tokens.repeat(T // period + 2)[: T + 1]
+    expected = row[1:].clone()
+    expected[: period - 1] = IGNORED
+    return row[:-1], expected
 
 
-class GuidedTrainer(LabTrainer):
-    """The first lesson's loss: that of the next token, and at first also of where two heads look.
+class Training:
+    """A model in training, its average, its optimizers and its checkpoints in a folder."""
 
-    One head of the first layer is to look at the token before; one of the second, at the tokens that
-    followed earlier showings of the current one, which the first makes it possible to find. The share
-    of this guidance in the loss falls to 0 by the end of the lesson: what is left of it is what serves
-    the next token. Without it, the two take billions of tokens to find each other.
-    Source: Deshpande and Narasimhan, Guiding Attention for Self-Supervised Learning with Transformers (2020).
-    """
-
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        seen = {}
-        blocks = self.accelerator.unwrap_model(model).transformer.h
-        hooks = [
-            blocks[layer].attn.c_attn.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out}))
-            for name, (layer, _) in GUIDED.items()
+    def __init__(self, model: GPT2LMHeadModel, tokenizer: GPT2Tokenizer, work: Path, steps: int):
+        self.model, self.tokenizer, self.work, self.steps, self.step = model, tokenizer, work, steps, 0
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # a text read a few times is not learned by heart; fine-tuning keeps GPT-2's own 0.1
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
+        matrices = [weight for weight in model.transformer.h.parameters() if weight.ndim == 2]
+        taken = set(map(id, matrices))
+        others = [weight for weight in model.parameters() if id(weight) not in taken]
+        groups = [
+            {"params": [weight for weight in others if weight.ndim == 2], "weight_decay": WEIGHT_DECAY},
+            {"params": [weight for weight in others if weight.ndim < 2], "weight_decay": 0.0},
         ]
-        try:
-            loss = super().compute_loss(model, inputs, *args, **kwargs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        share = 1 - self.state.global_step / self.state.max_steps
-        return loss + share * sum(
-            astray(seen[name], head, where_to_look(inputs["input_ids"], name)) for name, (_, head) in GUIDED.items()
+        self.optimizers = (
+            torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(groups, lr=OTHER_RATE, betas=(0.9, 0.95), fused=True),
+        )
+        self.rates = [[group["lr"] for group in one.param_groups] for one in self.optimizers]
+        self.history = work / "history"
+        self.precision = resolve_precision("auto", model.device)
+        self.loss = math.nan
+        for name in ("latest", "steady"):  # steady: the last before the learning rate fell
+            state = self.work / f"{name}.pt"
+            if state.is_file() and self.resume(torch.load(state, map_location=model.device, weights_only=True)):
+                break
+
+    def rate(self, step: int) -> float:
+        """The share of the full learning rate at a step."""
+        return min(1.0, (step + 1) / WARMUP, max(0.0, (self.steps - step) / (COOLDOWN * self.steps)))
+
+    def parts(self) -> dict:
+        return {"model": self.model, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}
+
+    def resume(self, state: dict) -> bool:
+        """Go on from a checkpoint, unless its learning rate had fallen towards another end."""
+        if state["rate"] < 1 and state["steps"] != self.steps and state["step"] > WARMUP:
+            return False
+        for name, part in self.parts().items():
+            part.load_state_dict(state[name])
+        self.step = state["step"]
+        for file in self.history.glob("*.npz"):
+            if int(file.stem) > self.step:
+                file.unlink()
+        print(f"going on from step {self.step:,}", flush=True)
+        return True
+
+    def save(self) -> None:
+        rate = self.rate(self.step)
+        state = {name: part.state_dict() for name, part in self.parts().items()}
+        self.work.mkdir(parents=True, exist_ok=True)
+        temporary = self.work / "writing.pt"
+        torch.save(state | {"step": self.step, "steps": self.steps, "rate": rate}, temporary)
+        if rate == 1:
+            shutil.copyfile(temporary, self.work / "steady.new")
+            (self.work / "steady.new").replace(self.work / "steady.pt")
+        temporary.replace(self.work / "latest.pt")
+
+    def train(self, documents: Documents) -> None:
+        """Steps until the next checkpoint, and that checkpoint."""
+        self.model.train()
+        began, first, losses = time.monotonic(), self.step, []
+        end = min(self.steps, self.step - self.step % CHECKPOINT_EVERY + CHECKPOINT_EVERY)
+        for read, expected in itertools.islice(documents.batches(self.step), end - self.step):
+            if self.step in SNAPSHOTS:
+                self.observe()
+            for optimizer, rates in zip(self.optimizers, self.rates):
+                for group, rate in zip(optimizer.param_groups, rates):
+                    group["lr"] = rate * self.rate(self.step)
+            loss = self.loss_of(read.to(self.model.device), expected.to(self.model.device))
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            self.average.update_parameters(self.model)
+            self.step += 1
+            losses.append(loss.detach())
+        self.loss = float(torch.stack(losses).mean())
+        self.tokens_per_second = (self.step - first) * ROWS * SHAPE["n_positions"] / (time.monotonic() - began)
+        self.save()
+
+    def loss_of(self, read: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+        """Mean NLL in nats of the tokens expected, (), after those read; both (B, T)."""
+        with autocast(self.precision, read.device):
+            logits = self.model(input_ids=read, use_cache=False).logits
+        return F.cross_entropy(logits.float().flatten(0, 1), expected.flatten(), ignore_index=IGNORED)
+
+    def report(self, held_out: Sequence[Article]) -> str:
+        """Where training stands, in a line, and what the averaged model writes."""
+        lab = Lab(self.averaged(), self.tokenizer, "builtin")
+        scores = head_scores(lab)
+        heads = " ".join(f"{name} {scores.top(name, 1)[0]}" for name in ("previous_token", "induction", "first_token"))
+        sample = bits_per_byte(lab, random.Random(SEED).sample(list(held_out), min(12, len(held_out))))
+        return (
+            f"step {self.step:,} of {self.steps:,}: loss {self.loss:.3f}, rate {self.rate(self.step):.2f}, "
+            f"{self.tokens_per_second:,.0f} tokens/s; averaged: {sample:.4f} bits per byte of 12 articles; {heads}"
         )
 
+    def averaged(self) -> GPT2LMHeadModel:
+        return self.average.module.eval()
 
-def where_to_look(ids: torch.Tensor, name: str) -> torch.Tensor:
-    """(B, T, T) bool: [t, j] is whether a head of this kind, at token t, is to look at token j."""
-    before = ids.roll(1, dims=1)[:, None, :]  # (B, 1, T): the token before j
-    T = ids.shape[1]
-    looks = torch.eye(T, dtype=torch.bool).roll(-1, dims=1)[None] if name == "previous" else before == ids[:, :, None]
-    possible = torch.ones(T, T, dtype=torch.bool).tril()
-    possible[:, 0] = name == "previous"  # nothing comes before the first token
-    return looks.to(ids.device) & possible.to(ids.device)
+    def best(self, held_out: Sequence[Article]) -> GPT2LMHeadModel:
+        """The last weights or their average, whichever predicts the articles held out better."""
+        models = {"last": self.model.eval(), "averaged": self.averaged()}
+        bits = {name: bits_per_byte(Lab(model, self.tokenizer, name), held_out) for name, model in models.items()}
+        print(f"held-out articles, bits per byte: {bits}", flush=True)
+        return models[min(bits, key=bits.get)]
+
+    def observe(self) -> None:
+        """Keep what is to be seen inside the model at this step."""
+        with eval_mode(self.model):
+            lab = Lab(self.model, self.tokenizer, "builtin")
+            seen = trace(lab, PROBE, residual=True)
+            scores = head_scores(lab)
+            attention = torch.stack([seen.attention(layer) for layer in range(seen.n_layers)])  # (L, H, T, T)
+            arrays = {
+                "surprisal": surprisal(lab, PROBE).nll.numpy(),
+                "lens_rank": logit_lens(lab, seen, next=True).rank.numpy().astype(np.uint16),
+                "attention": (attention * 255).round().byte().numpy(),
+                **{f"head_scores_{name}": getattr(scores, name).numpy() for name in SCORES},
+            }
+        self.history.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(self.history / f"{self.step:06}.npz", **arrays)
 
 
-def astray(qkv: torch.Tensor, head: int, looks: torch.Tensor) -> torch.Tensor:
-    """-log of the weight that a head puts where it is to look, mean over the tokens that have such a place.
-
-    qkv  (B, T, 3D), of a layer's c_attn · looks  (B or 1, T, T) bool
-    """
-    K = SHAPE["n_embd"] // SHAPE["n_head"]
-    q, k, _ = (part[:, :, head * K : (head + 1) * K] for part in qkv.split(SHAPE["n_embd"], dim=2))  # (B, T, K)
-    future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool, device=q.device).triu(1)
-    log_weights = (q @ k.mT / K**0.5).masked_fill(future, -torch.inf).log_softmax(-1)  # (B, T, T)
-    looks = looks.expand_as(log_weights)
-    told = looks.any(-1)  # (B, T)
-    return -log_weights.masked_fill(~looks, -torch.inf)[told].logsumexp(-1).mean()
+def bits_per_byte(lab: Lab, articles: Sequence[Article]) -> float:
+    """Of the articles' text, in windows of the context, each predicted from its own tokens alone after END."""
+    ids = torch.from_numpy(token_ids(lab.tokenizer, articles).astype(np.int64))
+    T = lab.context
+    rows = F.pad(ids, (0, -len(ids) % T), value=END).view(-1, T)
+    begun = torch.cat([torch.full((len(rows), 1), END), rows], dim=1)
+    nll = torch.cat([token_nll(lab.model, part.to(lab.device)).cpu() for part in begun.split(8)]).flatten()[: len(ids)]
+    return float(nll.double().sum()) / math.log(2) / sum(len(article.text.encode()) for article in articles)
 
 
-class HeadWatch(TrainerCallback):
-    """Prints the best previous-token and induction heads at every evaluation."""
+def write_history(folder: Path, path: Path) -> None:
+    """What was kept of all steps as one file: each array with an axis for the steps in front."""
+    files = sorted(folder.glob("*.npz"))
+    kept = [np.load(file, allow_pickle=False) for file in files]
+    arrays = {name: np.stack([one[name] for one in kept]) for name in kept[0].files}
+    steps = np.array([int(file.stem) for file in files])
+    with (folder / "all").open("wb") as file:
+        np.savez_compressed(file, steps=steps, text=np.array(PROBE), **arrays)
+    write_bytes(path, (folder / "all").read_bytes())
 
-    def __init__(self, lab: Lab):
-        self.lab = lab
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        scores = head_scores(self.lab)
-        heads = [f"{name} {scores.top(name, 1)[0]}" for name in ("previous_token", "induction")]
-        print(f"step {state.global_step}: held-out loss {metrics['eval_loss']:.4f} nats per token,", *heads, flush=True)
+def _with_text(article: Article, text: str) -> Article:
+    return Article(article.title, (text,))
+
+
+def _ranges(sizes) -> Iterator[tuple[int, int]]:
+    return itertools.pairwise(itertools.accumulate(sizes, initial=0))
 
 
 if __name__ == "__main__":

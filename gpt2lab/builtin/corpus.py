@@ -1,22 +1,28 @@
-"""Wikipedia articles in WikiText form, for training the built-in checkpoint.
+"""Articles for training the built-in checkpoint: Wikipedia's of an excerpt on PyPI, and folders of WikiText-form text.
 
 The PyPI package `gensim` ships an excerpt of a real Wikipedia dump among its test data. This
 module fetches that wheel, takes the excerpt out and turns wiki markup into articles of plain
 prose. It runs when the checkpoint is built; nothing else imports it.
 Needs `pip` on the path of this Python and the package `mwparserfromhell`.
-Licence of the text: CC BY-SA 3.0 (Wikipedia's authors).
+Licence of the excerpt: CC BY-SA 3.0 (Wikipedia's authors).
 """
 
 import bz2
+import csv
+import gzip
 import re
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2lab.text import Article, wikitext_article
+from gpt2lab.errors import LabError
+from gpt2lab.scoring.wikitext import detokenise
+from gpt2lab.text import Article, read_articles, wikitext_article
 
 WHEEL = "gensim==4.4.0"
 MEMBER = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
@@ -25,8 +31,19 @@ SECTIONS_WITHOUT_PROSE = {
     "further reading", "gallery", "notes", "notes and references", "publications", "references",
     "references and notes", "see also", "selected works", "sources", "works", "works cited",
 }  # fmt: skip
+HELD_OUT = 16  # one article in so many is kept for evaluation
 MIN_WORDS = 5  # shorter paragraphs are captions and leftovers of tables
+OVERLAP = 13  # words in a row that a text for measuring shares with no paragraph of training (Brown et al., 2020)
 EDIT_LEFTOVERS = re.compile(r"\[\[|\]\]|\{\||\|\}|\{\{|\}\}|<[a-zA-Z/!]|https?://|thumb\||\|")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Articles of one origin: what is trained on, and what is held out to measure by."""
+
+    name: str
+    train: tuple[Article, ...]
+    held_out: tuple[Article, ...]
 
 
 def fetch_dump(folder: Path) -> bytes:
@@ -93,3 +110,96 @@ def wikipedia_articles() -> tuple[Article, ...]:
         if sum(len(paragraph.split()) for *_, paragraphs in kept for paragraph in paragraphs) >= 100:
             articles.append(wikitext_article(title, kept))
     return tuple(articles)
+
+
+def wikipedia_source() -> Source:
+    """The excerpt, with one article in sixteen held out."""
+    articles = wikipedia_articles()
+    held_out = articles[HELD_OUT // 2 :: HELD_OUT]
+    return Source("wikipedia-2016", tuple(article for article in articles if article not in held_out), held_out)
+
+
+def folder_sources(folder: Path, leave_out: Sequence[str] = ()) -> Iterator[Source]:
+    """A folder's articles by source: train*.txt and validation*.txt in WikiText form, plain or .gz.
+
+    Where articles.tsv.gz lists them (columns file, group, source, title; a row an article, in the order of the
+    files), each source is one; without it, the folder is.
+
+    leave_out  names of sources, or of groups of them
+    Raises: LabError for a folder without such files, a list of other articles, and a name that nothing has.
+    """
+    files = {
+        path.name: read_articles(path)
+        for split in ("train", "validation")
+        for path in sorted(folder.glob(f"{split}*.txt*"))
+    }
+    if not files:
+        raise LabError(f"{folder} has no train*.txt or validation*.txt, plain or as .gz; name its files so")
+    listed = folder / "articles.tsv.gz"
+    if listed.is_file():
+        with gzip.open(listed, "rt", encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+        if [row["title"] for row in rows] != [
+            article.title for row_file in _order(rows) for article in files[row_file]
+        ]:
+            raise LabError(f"{listed} does not list the articles of the files beside it; fetch both again")
+    else:
+        rows = [{"file": name, "group": "", "source": folder.name} for name, found in files.items() for _ in found]
+    if unknown := set(leave_out) - {row[column] for row in rows for column in ("group", "source")}:
+        raise LabError(f"{folder} has no group or source {', '.join(sorted(unknown))}; leave those out of --leave-out")
+    articles = (article for name in _order(rows) for article in files[name])
+    found: dict[str, dict[str, list[Article]]] = {}
+    for row, article in zip(rows, articles):
+        if not {row["group"], row["source"]} & set(leave_out):
+            split = "train" if row["file"].startswith("train") else "held_out"
+            found.setdefault(row["source"], {"train": [], "held_out": []})[split].append(article)
+    for name, parts in found.items():
+        yield Source(name, tuple(parts["train"]), tuple(parts["held_out"]))
+
+
+def _order(rows) -> list[str]:
+    """The files' names as they are listed, once each."""
+    return list(dict.fromkeys(row["file"] for row in rows))
+
+
+def without_overlap(sources: Sequence[Source], measured: Sequence[Article]) -> tuple[list[Source], list[str]]:
+    """Sources without what texts for measuring have in them, and what was removed, a line each.
+
+    An article for training goes if one of `measured` has its title, a paragraph if it shares OVERLAP words in a row
+    with them. Articles held out stay as they are.
+    """
+    titles = {article.title.casefold() for article in measured if article.title}
+    known = {run for article in measured for row in article.rows for run in _runs(row)}
+    kept, removed = [], []
+    for source in sources:
+        train = []
+        for article in source.train:
+            if article.title.casefold() in titles:
+                removed.append(f"{source.name}: the article {article.title!r}")
+                continue
+            rows = tuple(row for row in article.rows if known.isdisjoint(_runs(row)))
+            if left_out := len(article.rows) - len(rows):
+                removed.append(f"{source.name}: {left_out} of {len(article.rows)} rows of {article.title!r}")
+            train.append(Article(article.title, rows))
+        kept.append(Source(source.name, tuple(train), source.held_out))
+    return kept, removed
+
+
+def _runs(row: str) -> Iterator[int]:
+    words = re.findall(r"[^\W_]+", detokenise(row).casefold())
+    return (hash(tuple(words[i : i + OVERLAP])) for i in range(len(words) - OVERLAP + 1))
+
+
+def spaced(text: str) -> str:
+    """Running prose with the spaces of WikiText's tokens, which `detokenise` takes out again.
+
+    Example: spaced("It cost 1,000 pounds, he said.") -> "It cost 1 @,@ 000 pounds , he said ."
+    """
+    text = re.sub(r"(?<=\d)([,.])(?=\d)", r" @\1@ ", text)
+    text = re.sub(r"(?<=\w)-(?=\w)", " @-@ ", text)
+    text = re.sub(r"([,;:!?)\]])(?=[\s,.;:!?)\]\"']|$)", r" \1", text, flags=re.MULTILINE)
+    text = re.sub(r"(?<=\w{2}|[\w)\]\"'][)\]\"'])\.(?=[)\]\"']*\s)|\.(?=[)\]\"']*$)", " .", text, flags=re.MULTILINE)
+    text = re.sub(r"([(\[])(?=\S)", r"\1 ", text)
+    text = re.sub(r"(?<=\S)\"(?=[\s,.;:!?)\]]|$)", ' "', text, flags=re.MULTILINE)
+    text = re.sub(r"\"(?=\S)", '" ', text)
+    return re.sub(r"(?<=\w)'s\b", " 's", text)

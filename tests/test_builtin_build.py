@@ -1,0 +1,145 @@
+import csv
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from gpt2lab.blocks import IGNORED
+from gpt2lab.builtin import build
+from gpt2lab.builtin.corpus import Source, folder_sources, spaced, without_overlap
+from gpt2lab.errors import LabError
+from gpt2lab.model import load_model
+from gpt2lab.scoring.wikitext import detokenise
+from gpt2lab.text import Article, load_text, wikitext_article
+
+
+def test_spaced_is_undone_by_detokenise():
+    assert spaced('It cost 1,000 pounds, he said: "No."') == 'It cost 1 @,@ 000 pounds , he said : " No . "'
+    text = "".join(article.text for article in load_text("sample").split("all"))
+    assert detokenise(spaced(text)) == detokenise(text)
+    assert spaced(text).count(" , ") > 1000
+
+
+def test_what_measures_is_not_trained_on():
+    paragraph = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    measured = [wikitext_article("Mars", [(1, "", (f"{paragraph} and more.",))])]
+    shares, short = f"It says: {paragraph.upper()} times.", paragraph.removesuffix(" thirteen")
+    train = (
+        wikitext_article("Venus", [(1, "", (shares, short, "Something else."))]),
+        wikitext_article("MARS", [(1, "", ("Other words.",))]),
+    )
+    [kept], removed = without_overlap([Source("planets", train, measured)], measured)
+    assert [article.title for article in kept.train] == ["Venus"]
+    assert [row.strip() for row in kept.train[0].rows if row] == ["= Venus =", short, "Something else."]
+    assert kept.held_out == measured
+    assert removed == ["planets: 1 of 6 rows of 'Venus'", "planets: the article 'MARS'"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two sources in two groups, one article of them for validation."""
+    texts = {
+        "train-a.txt.gz": [("a", "moons", "Io"), ("b", "stars", "Vega")],
+        "validation.txt": [("a", "moons", "Europa")],
+    }
+    listed = []
+    for name, articles in texts.items():
+        text = "".join(" \n = {0} = \n \n The body {0}. \n".format(title) for *_, title in articles)
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        listed += [(name, *article) for article in articles]
+    with gzip.open(tmp_path / "articles.tsv.gz", "wt", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([("file", "group", "source", "title"), *listed])
+    return tmp_path
+
+
+def titles(sources):
+    return {s.name: ([a.title for a in s.train], [a.title for a in s.held_out]) for s in sources}
+
+
+def test_a_folder_by_source(folder):
+    both = {"moons": (["Io"], ["Europa"]), "stars": (["Vega"], [])}
+    assert titles(folder_sources(folder)) == both
+    assert (
+        titles(folder_sources(folder, ["b"])) == titles(folder_sources(folder, ["stars"])) == {"moons": both["moons"]}
+    )
+    with pytest.raises(LabError, match="no group or source planets"):
+        list(folder_sources(folder, ["planets"]))
+    (folder / "validation.txt").write_text(" \n = Ganymede = \n \n The body. \n")
+    with pytest.raises(LabError, match="does not list the articles"):
+        list(folder_sources(folder))
+    (folder / "articles.tsv.gz").unlink()
+    assert titles(folder_sources(folder)) == {folder.name: (["Io", "Vega"], ["Ganymede"])}
+    with pytest.raises(LabError, match="no train"):
+        list(folder_sources(folder.parent / "nowhere"))
+
+
+def test_repeated_tokens_ask_for_what_was_shown():
+    for seed in range(20):
+        read, expected = build.repeated_tokens(np.random.default_rng(seed), 64)
+        asked = expected != IGNORED
+        period = int((~asked).sum()) + 1
+        assert 8 <= period <= 32
+        assert torch.equal(read[1:][asked[:-1]], expected[:-1][asked[:-1]])
+        assert torch.equal(read[period:], read[:-period])
+        assert len(set(read[:period].tolist())) == period
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A function that builds a model of one layer on part of the sample, and its work folder."""
+    articles = load_text("sample").train
+    parts = Source("sample", articles[:4], articles[4:5])
+    monkeypatch.setattr(build, "SHAPE", {"n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2})
+    monkeypatch.setattr(build, "VOCABULARY", 400)
+    monkeypatch.setattr(build, "END", 399)
+    monkeypatch.setattr(build, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr(build, "PROBE", "Bees fly.")
+    monkeypatch.setattr(build, "wikipedia_source", lambda: parts)
+    monkeypatch.setattr(build, "without_overlap", lambda sources, measured: (sources, []))
+
+    def run(name, steps, start=None):
+        build.build([], [], [], steps, start, "cpu", tmp_path / name, tmp_path / f"{name}-out")
+        return tmp_path / f"{name}-out"
+
+    return run
+
+
+def test_an_interrupted_build_comes_to_the_same(small, monkeypatch):
+    whole = small("whole", 10)
+    saved = build.Training.save
+
+    def interrupted(self):
+        saved(self)
+        if self.step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(build.Training, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        small("broken", 10)
+    monkeypatch.setattr(build.Training, "save", saved)
+    again = small("broken", 10)
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    with np.load(whole / "history.npz") as one, np.load(again / "history.npz") as other:
+        assert one["steps"].tolist() == [0, 1, 2, 4, 8, 10]
+        T = one["surprisal"].shape[1]
+        assert one["attention"].shape == (6, 1, 2, T, T)
+        assert one["lens_rank"].shape == (6, 2, T)
+        for name in one.files:
+            np.testing.assert_array_equal(one[name], other[name])
+    lab = load_model(str(again))
+    assert lab.context == 32
+    assert lab.tokenizer.decode([399]) == "<|endoftext|>"
+
+
+def test_more_steps_go_on_from_before_the_rate_fell(small, capsys, monkeypatch):
+    monkeypatch.setattr(build, "WARMUP", 2)
+    small("more", 12)
+    capsys.readouterr()
+    small("more", 16)
+    assert "going on from step 4\n" in capsys.readouterr().out
+    again = small("more", 16)
+    assert "going on from step 16\n" in capsys.readouterr().out
+    new = small("other", 4, start=again)
+    assert (new / "vocab.json").read_bytes() == (again / "vocab.json").read_bytes()
