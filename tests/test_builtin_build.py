@@ -11,7 +11,7 @@ from gpt2lab.builtin.corpus import Source, folder_sources, spaced, without_overl
 from gpt2lab.errors import LabError
 from gpt2lab.model import load_model
 from gpt2lab.scoring.wikitext import detokenise
-from gpt2lab.text import Article, load_text, wikitext_article
+from gpt2lab.text import load_text, wikitext_article
 
 
 def test_spaced_is_undone_by_detokenise():
@@ -45,7 +45,7 @@ def folder(tmp_path):
     }
     listed = []
     for name, articles in texts.items():
-        text = "".join(" \n = {0} = \n \n The body {0}. \n".format(title) for *_, title in articles)
+        text = "".join(f" \n = {title} = \n \n The body {title}. \n" for *_, title in articles)
         path = tmp_path / name
         path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
         listed += [(name, *article) for article in articles]
