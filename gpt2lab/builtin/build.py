@@ -45,6 +45,7 @@ VOCABULARY = 8192
 END = VOCABULARY - 1  # the id of <|endoftext|>: the last, as in GPT-2
 SHAPE = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head": 8}  # head width 32
 ROWS = 16  # of n_positions tokens in a step, the last of them random tokens repeated
+ROWS_AT_ONCE = 4  # in one forward pass: 64 MiB of logits
 MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3  # Muon's, scaled to the size of AdamW's updates, and AdamW's
 WEIGHT_DECAY = 0.1
 WARMUP = 100  # steps
@@ -285,24 +286,29 @@ class Training:
             for optimizer, rates in zip(self.optimizers, self.rates):
                 for group, rate in zip(optimizer.param_groups, rates):
                     group["lr"] = rate * self.rate(self.step)
-            loss = self.loss_of(read.to(self.model.device), expected.to(self.model.device))
-            loss.backward()
+            losses.append(self.accumulate(read.to(self.model.device), expected.to(self.model.device)))
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for optimizer in self.optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
             self.average.update_parameters(self.model)
             self.step += 1
-            losses.append(loss.detach())
-        self.loss = float(torch.stack(losses).mean())
+        self.loss = sum(losses) / len(losses)
         self.tokens_per_second = (self.step - first) * ROWS * SHAPE["n_positions"] / (time.monotonic() - began)
         self.save()
 
-    def loss_of(self, read: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-        """Mean NLL in nats of the tokens expected, (), after those read; both (B, T)."""
-        with autocast(self.precision, read.device):
-            logits = self.model(input_ids=read, use_cache=False).logits
-        return F.cross_entropy(logits.float().flatten(0, 1), expected.flatten(), ignore_index=IGNORED)
+    def accumulate(self, read: torch.Tensor, expected: torch.Tensor) -> float:
+        """Add the gradients of the mean NLL of the tokens expected after those read, both (ROWS, T); return it, in nats."""
+        count, total = int((expected != IGNORED).sum()), 0.0
+        for rows, targets in zip(read.split(ROWS_AT_ONCE), expected.split(ROWS_AT_ONCE)):
+            with autocast(self.precision, read.device):
+                logits = self.model(input_ids=rows, use_cache=False).logits
+            loss = F.cross_entropy(
+                logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+            (loss / count).backward()
+            total += loss.item()
+        return total / count
 
     def report(self, held_out: Sequence[Article]) -> str:
         """Where training stands, in a line, and what the averaged model writes."""
