@@ -1,6 +1,6 @@
 """The page, for `python app.py`, for gradio's own tools and for Hugging Face Spaces."""
 
-from gpt2lab.ui import build_app, serve
+from gpt2lab.app import build_app, serve
 
 demo = build_app()
 

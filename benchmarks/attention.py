@@ -4,7 +4,7 @@
 
 Heads of GPT-2 small's shape with seeded random, uneven attention. Pages: their bytes, and how long Chromium takes from
 opening one to having drawn it; ours and bertviz' take turns, each one's best counts. bertviz' page is made to work
-offline first, by `gpt2lab.views.bertviz` with its limits lifted. A long layer's page: also the longest time between
+offline first, by `gpt2lab.pages.bertviz` with its limits lifted. A long layer's page: also the longest time between
 two frames until it is drawn, for which a reader would have waited. Traces of 1,024 tokens: each measurement is a
 process of its own, so that its peak memory is its own.
 """
@@ -78,7 +78,7 @@ def random_trace(layers: int, tokens: int):
 def compare_bytes() -> None:
     from bertviz import head_view
 
-    from gpt2lab.views.explorer import explorer_page
+    from gpt2lab.pages.explorer import explorer_page
 
     short = random_trace(L, 128)
     attention = [short.attention(layer)[None] for layer in range(L)]
@@ -95,7 +95,7 @@ def megabytes(html: str) -> float:
 def compare_drawing(repeat: int) -> None:
     from playwright.sync_api import sync_playwright
 
-    from gpt2lab.views.explorer import explorer_page
+    from gpt2lab.pages.explorer import explorer_page
 
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
@@ -119,7 +119,7 @@ def compare_drawing(repeat: int) -> None:
 
 def bertviz_page(trace):
     """bertviz' head view of all layers and heads, offline, of more tokens than gpt2lab shows in it."""
-    from gpt2lab.views import bertviz
+    from gpt2lab.pages import bertviz
 
     bertviz.MAX_TOKENS = bertviz.MAX_LINES = bertviz.MAX_NUMBERS = sys.maxsize
     return bertviz.head_view_page(trace)
@@ -195,8 +195,8 @@ def measure(arguments) -> dict:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
-    from gpt2lab.model import Lab, with_fused_gelu
-    from gpt2lab.sources import BUILTIN
+    from gpt2lab.data.sources import BUILTIN
+    from gpt2lab.model.lab import Lab, with_fused_gelu
 
     torch.manual_seed(0)
     eager = arguments.measure in ("peer", "bare")

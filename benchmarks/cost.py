@@ -71,7 +71,7 @@ def gpt2_shaped(folder: Path) -> Path:
     """A checkpoint of GPT-2 small's shape with random weights, and the built-in tokenizer."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from gpt2lab.model import load_model
+    from gpt2lab.model.lab import load_model
 
     GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
     load_model("builtin").tokenizer.save_pretrained(folder)

@@ -65,7 +65,7 @@ def measure(side: str, case: str, steps: int, precision: str) -> dict:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
-    from gpt2lab.blocks import Blocks
+    from gpt2lab.data.blocks import Blocks
     from gpt2lab.training.allocator import freed_memory_kept
 
     T, B, method, _ = CASES[case]
@@ -89,7 +89,7 @@ def measure(side: str, case: str, steps: int, precision: str) -> dict:
             )
             trainer = Trainer(model=model, args=settings, train_dataset=blocks, callbacks=[Clock()])
         else:
-            from gpt2lab.model import Lab, with_fused_gelu
+            from gpt2lab.model.lab import Lab, with_fused_gelu
             from gpt2lab.training.config import TrainConfig
             from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 

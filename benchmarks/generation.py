@@ -14,11 +14,11 @@ import side_by_side
 import torch
 import torch.nn.functional as F
 
-from gpt2lab.blocks import pack, token_ids
-from gpt2lab.decoding import Decoder
-from gpt2lab.generation import Request, generate, steps_of
-from gpt2lab.model import Lab, load_model, with_fused_gelu
-from gpt2lab.sampling import Sampling
+from gpt2lab.data.blocks import pack, token_ids
+from gpt2lab.generation.decoding import Decoder
+from gpt2lab.generation.generate import Request, generate, steps_of
+from gpt2lab.generation.sampling import Sampling
+from gpt2lab.model.lab import Lab, load_model, with_fused_gelu
 
 PROMPT, NEW = 16, 128
 BLOCK, BLOCKS = 256, 40  # at most 10,240 tokens of a text

@@ -42,7 +42,7 @@ def small():
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from gpt2lab.model import Lab, load_model, with_fused_gelu
+    from gpt2lab.model.lab import Lab, load_model, with_fused_gelu
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config()).eval()

@@ -49,10 +49,10 @@ def measure(asked) -> dict:
     """Return one side's speed (tokens/s), memory (MB) and perplexity."""
     import torch
 
-    from gpt2lab.model import Lab, with_fused_gelu
-    from gpt2lab.scoring.perplexity import measured, read
-    from gpt2lab.scoring.scorer import score
-    from gpt2lab.text import Article, original_text
+    from gpt2lab.data.text import Article, original_text
+    from gpt2lab.evaluation.perplexity import measured, read
+    from gpt2lab.evaluation.scorer import score
+    from gpt2lab.model.lab import Lab, with_fused_gelu
 
     # weights larger than GPT-2's first ones, so that tokens differ in their loss as those of a trained model do
     model = side_by_side.gpt2_small(initializer_range=0.05)

@@ -35,7 +35,7 @@ def machine() -> str:
     """Describe what the figures depend on: cores, threads, bf16 units, load."""
     import torch
 
-    from gpt2lab.precision import has_fast_bf16
+    from gpt2lab.model.precision import has_fast_bf16
 
     units = "yes" if has_fast_bf16(torch.device("cpu")) else "no"
     threads, load = torch.get_num_threads(), os.getloadavg()[0]
@@ -50,7 +50,7 @@ def row(name: str, ours: float, peer: float | None, form: str = ".1f", aim: str 
 
 def texts(data: Path | None) -> dict[str, tuple]:
     """Return the articles to measure on, by name: the sample's test split, and WikiText-2's or another one's."""
-    from gpt2lab.text import load_text
+    from gpt2lab.data.text import load_text
 
     found = {"sample": load_text("sample").split("test")}
     if data:
@@ -64,7 +64,7 @@ def tokenizer(data: Path | None):
     """Return GPT-2's tokenizer from a folder where it is there, else the built-in one."""
     from transformers import GPT2Tokenizer
 
-    from gpt2lab.model import load_model
+    from gpt2lab.model.lab import load_model
 
     folder = data / "gpt2-tokenizer" if data else None
     if folder and folder.is_dir():

@@ -10,25 +10,25 @@ from importlib import import_module
 _ROOMS = {
     "LabError": "errors",
     "ablate": "inspection.ablation",
-    "Sampling": "sampling",
+    "Sampling": "generation.sampling",
     "TrainConfig": "training.config",
-    "answer": "tasks",
-    "attach": "notebook",
+    "answer": "generation.tasks",
+    "attach": "figures.notebook",
     "compare": "inspection.compare",
-    "evaluate": "scoring.evaluation",
+    "evaluate": "evaluation.evaluate",
     "finetune": "training.finetuning",
-    "generate": "generation",
-    "generate_batch": "generation",
+    "generate": "generation.generate",
+    "generate_batch": "generation.generate",
     "head_scores": "inspection.heads",
-    "load_model": "model",
+    "load_model": "model.lab",
     "logit_lens": "inspection.lens",
-    "load_text": "text",
-    "perplexity": "scoring.perplexity",
+    "load_text": "data.text",
+    "perplexity": "evaluation.perplexity",
     "resume": "training.finetuning",
-    "summarize": "tasks",
+    "summarize": "generation.tasks",
     "surprisal": "inspection.surprisal",
     "trace": "inspection.trace",
-    "translate": "tasks",
+    "translate": "generation.tasks",
 }
 __all__ = list(_ROOMS)
 
@@ -46,4 +46,4 @@ def __dir__() -> list[str]:
 
 
 if "IPython" in sys.modules and (_shell := sys.modules["IPython"].get_ipython()):
-    import_module("gpt2lab.notebook").show_figures(_shell)
+    import_module("gpt2lab.figures.notebook").show_figures(_shell)

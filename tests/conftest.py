@@ -13,8 +13,9 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from gpt2lab import cli
-from gpt2lab.model import Lab, load_model
+from gpt2lab.model.lab import Lab, load_model
 
+pytest_plugins = ["tests.traces"]
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 VOCABULARY = 300
 SHAPE = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2lab.blocks import IGNORED
 from gpt2lab.builtin import build
 from gpt2lab.builtin.corpus import Source, folder_sources, spaced, without_overlap
+from gpt2lab.data.blocks import IGNORED
+from gpt2lab.data.text import load_text, wikitext_article
 from gpt2lab.errors import LabError
-from gpt2lab.model import load_model
-from gpt2lab.scoring.wikitext import detokenise
-from gpt2lab.text import load_text, wikitext_article
+from gpt2lab.evaluation.wikitext import detokenise
+from gpt2lab.model.lab import load_model
 
 
 def test_spaced_is_undone_by_detokenise():

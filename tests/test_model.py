@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Tokenizer
 
-from gpt2lab import model
 from gpt2lab.errors import LabError
-from gpt2lab.model import Lab, load_model, random_model, token_nll, weights_digest
+from gpt2lab.model import lab as model
+from gpt2lab.model.lab import Lab, load_model, random_model, token_nll, weights_digest
 
 DAMAGE = {
     "weights cut short": lambda folder: cut_short(folder / "model.safetensors"),

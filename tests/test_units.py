@@ -1,6 +1,6 @@
 import pytest
 
-from gpt2lab.units import duration
+from gpt2lab.results import duration
 
 
 @pytest.mark.parametrize(

@@ -26,18 +26,18 @@ from tokenizers import ByteLevelBPETokenizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, set_seed
 
-from gpt2lab.blocks import IGNORED, token_ids
 from gpt2lab.builtin.corpus import Source, folder_sources, spaced, wikipedia_source, without_overlap
+from gpt2lab.data.blocks import IGNORED, token_ids
+from gpt2lab.data.sources import BUILTIN, cache_folder
+from gpt2lab.data.text import Article, load_text, read_articles
+from gpt2lab.evaluation.wikitext import detokenise
 from gpt2lab.files import write_bytes
 from gpt2lab.inspection.heads import SCORES, head_scores
 from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
-from gpt2lab.model import Lab, eval_mode, load_model, token_nll, with_fused_gelu
-from gpt2lab.precision import autocast, resolve_precision
-from gpt2lab.scoring.wikitext import detokenise
-from gpt2lab.sources import BUILTIN, cache_folder
-from gpt2lab.text import Article, load_text, read_articles
+from gpt2lab.model.lab import Lab, eval_mode, load_model, token_nll, with_fused_gelu
+from gpt2lab.model.precision import autocast, resolve_precision
 from gpt2lab.training.allocator import freed_memory_kept
 
 SEED = 0

@@ -20,9 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2lab.data.text import Article, read_articles, wikitext_article
 from gpt2lab.errors import LabError
-from gpt2lab.scoring.wikitext import detokenise
-from gpt2lab.text import Article, read_articles, wikitext_article
+from gpt2lab.evaluation.wikitext import detokenise
 
 WHEEL = "gensim==4.4.0"
 MEMBER = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"

@@ -62,8 +62,8 @@ def serve(
     runs: Runs = Path("runs"),
 ) -> None:
     """The laboratory in the browser."""
-    from gpt2lab.ui import build_app
-    from gpt2lab.ui import serve as serve_page
+    from gpt2lab.app import build_app
+    from gpt2lab.app import serve as serve_page
 
     serve_page(build_app(runs), host=host, port=port)
 

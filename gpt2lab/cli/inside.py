@@ -56,7 +56,7 @@ def inspect(
     from gpt2lab.cli.parts import PARTS
     from gpt2lab.inspection.ablation import parts_named
     from gpt2lab.inspection.surprisal import RANKS, limits_of
-    from gpt2lab.views.export import format_of
+    from gpt2lab.pages.export import format_of
 
     given = {"surprisal": surprisal, "lens": lens, "heads": heads, "attribution": attribution, "sweep": sweep}
     given |= {"ablate": ablate, "patch": patch, "walk": walk}
@@ -102,7 +102,7 @@ def inspect(
 def record(lab, text: str, found: dict, asked: Asked) -> dict:
     """What --json tells of one model."""
     from gpt2lab.cli.parts import PARTS
-    from gpt2lab.tokens import display_tokens, token_bytes
+    from gpt2lab.data.tokens import display_tokens, token_bytes
 
     ids = lab.encode(text).tolist()
     parts = {}

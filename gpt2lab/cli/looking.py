@@ -45,10 +45,10 @@ def generate(
 ) -> None:
     """Text that follows a prompt; with --json every step, its probability, rank, entropy and alternatives."""
     quiet()
-    from gpt2lab.generation import prompt_hint, request
-    from gpt2lab.measures import measure as measured
-    from gpt2lab.measures import training_ids
-    from gpt2lab.sampling import Sampling
+    from gpt2lab.generation.generate import prompt_hint, request
+    from gpt2lab.generation.measures import measure as measured
+    from gpt2lab.generation.measures import training_ids
+    from gpt2lab.generation.sampling import Sampling
 
     if int8 and precision not in (None, "int8"):
         raise LabError(f"--int8 and --precision {precision} contradict each other; give one of them.")
@@ -106,7 +106,7 @@ def generate(
 
 def record(lab, generation) -> dict:
     """A Generation as --json gives it: all but what steps keep for other samplers, and the bytes of each token."""
-    from gpt2lab.tokens import token_bytes
+    from gpt2lab.data.tokens import token_bytes
 
     values = asdict(generation)
     for step in values["steps"]:
@@ -119,7 +119,7 @@ def record(lab, generation) -> dict:
 
 def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) -> Iterator:
     """The Generations that are asked for, each printed after `start`: one as it comes, several when they are there."""
-    from gpt2lab.generation import batch_steps, beam_search, best_of, collect_batch, steps_of
+    from gpt2lab.generation.generate import batch_steps, beam_search, best_of, collect_batch, steps_of
 
     if count == 1 and beams is None:
         yield printed(asked, steps_of(asked), start, stream)
@@ -137,8 +137,8 @@ def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) 
 
 def printed(asked, steps, start: str, stream):
     """The Generation of steps that are printed as they come, whole characters at a time, less the beginning of a stop string."""
-    from gpt2lab.generation import collect
-    from gpt2lab.tokens import TextStream
+    from gpt2lab.data.tokens import TextStream
+    from gpt2lab.generation.generate import collect
 
     taken, shown, waiting, text = [], 0, "", TextStream(asked.lab.tokenizer, asked.before)
     print(start, end="", file=stream, flush=True)
@@ -172,7 +172,7 @@ def attention(
     from gpt2lab.inspection.compare import compare as paired
     from gpt2lab.inspection.heads import rollout, scores_of
     from gpt2lab.inspection.trace import trace
-    from gpt2lab.views.export import attention_file, format_of, map_file, rollout_file
+    from gpt2lab.pages.export import attention_file, format_of, map_file, rollout_file
 
     format = format_of(out)
     check_out(out)
@@ -205,7 +205,7 @@ def attention(
 
 def check_view(view: str, format: str) -> None:
     """Raises: LabError for a view that does not exist, and for a format that it does not have."""
-    from gpt2lab.views.bertviz import VIEWS
+    from gpt2lab.pages.bertviz import VIEWS
 
     if view not in (known := [EXPLORER, ROLLOUT, *VIEWS]):
         raise LabError(f"view {view!r} is unknown; use {', '.join(known)}")
@@ -215,7 +215,7 @@ def check_view(view: str, format: str) -> None:
 
 def tell_part(seen, what: str) -> None:
     """Say what part of a text is shown, where that is not all of it."""
-    from gpt2lab.views.explorer import extent
+    from gpt2lab.pages.explorer import extent
 
     if seen.left_out:
         print(f"{seen.name} reads of {what}: {extent(seen)}", file=sys.stderr)
@@ -223,8 +223,8 @@ def tell_part(seen, what: str) -> None:
 
 def bertviz_file(seen, view: str, layer: int | None, head: int | None) -> bytes:
     """One of bertviz' views as a page."""
-    from gpt2lab.views.bertviz import VIEWS, plan
-    from gpt2lab.views.export import bertviz_options
+    from gpt2lab.pages.bertviz import VIEWS, plan
+    from gpt2lab.pages.export import bertviz_options
 
     options = bertviz_options(view, layer, head)
     print(plan(seen, view, **options), file=sys.stderr)

@@ -52,10 +52,10 @@ def perplexity(
     What is scored is kept, so that the same windows cost nothing a second time, and Ctrl-C loses nothing.
     """
     quiet()
-    from gpt2lab.scoring.breakdown import BREAKDOWNS
-    from gpt2lab.scoring.evaluation import evaluate
-    from gpt2lab.text import load_text
-    from gpt2lab.views.evaluation import tokens_csv
+    from gpt2lab.data.text import load_text
+    from gpt2lab.evaluation.breakdown import BREAKDOWNS
+    from gpt2lab.evaluation.evaluate import evaluate
+    from gpt2lab.figures.evaluation import tokens_csv
 
     check_files(out, tokens, protocol)
     if by and by not in BREAKDOWNS:
@@ -107,7 +107,7 @@ def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
 
 def tell(extent: str, evaluation, by: str | None) -> None:
     """Print the figures as a table, with what they mean."""
-    from gpt2lab.views.evaluation import SHARE_HEAD, meaning_lines, result_table, share_rows
+    from gpt2lab.figures.evaluation import SHARE_HEAD, meaning_lines, result_table, share_rows
 
     print(f"{', '.join(evaluation.models)} on {extent}\n")
     print_table(*result_table(evaluation.results))
@@ -122,7 +122,8 @@ def tell(extent: str, evaluation, by: str | None) -> None:
 
 def page_or_table(out: Path, extent: str, evaluation, by: str | None) -> bytes:
     """What a file is to hold, by the end of its name."""
-    from gpt2lab.views.evaluation import evaluation_page, results_csv, shares_csv
+    from gpt2lab.figures.evaluation import results_csv, shares_csv
+    from gpt2lab.pages.evaluation import evaluation_page
 
     if out.suffix.lower() == ".html":
         return evaluation_page(

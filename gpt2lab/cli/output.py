@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
-from gpt2lab.units import finite, readable
+from gpt2lab.results import finite, readable
 
 Model = Annotated[str, typer.Option(help="auto, builtin, a hub id such as gpt2, or a folder from save_pretrained")]
 Data = Annotated[
@@ -50,7 +50,7 @@ def quiet() -> None:
 
 def resolve(model: str, data: str = "", *, training: bool = False) -> tuple[str, str]:
     """Return the names with "auto" replaced, and say on standard error what it stands for and why."""
-    from gpt2lab.sources import auto_choice
+    from gpt2lab.data.sources import auto_choice
 
     if "auto" not in (model, data):
         return model, data
@@ -64,7 +64,7 @@ def resolve(model: str, data: str = "", *, training: bool = False) -> tuple[str,
 
 def load(model: str):
     """Load a model by name, as load_model, and print what is unusual of it; "auto" is resolved as for looking at one."""
-    from gpt2lab.model import load_model
+    from gpt2lab.model.lab import load_model
 
     lab = load_model(resolve(model)[0])
     print_notes(lab.name, lab.notes)

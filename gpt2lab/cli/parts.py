@@ -5,14 +5,8 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.ablation import Ablation, ablate, sweep
-from gpt2lab.inspection.heads import SCORES, HeadScores, head_scores
-from gpt2lab.inspection.lens import Attribution, Lens, attribution, logit_lens
-from gpt2lab.inspection.patching import Patching, patching
-from gpt2lab.inspection.surprisal import Surprisal, surprisal
-from gpt2lab.inspection.walk import Walk, walk
-from gpt2lab.views.export import map_file
-from gpt2lab.views.inside import (
+from gpt2lab.figures.heads import head_map_rows
+from gpt2lab.figures.inside import (
     SURPRISAL_HEAD,
     attribution_rows,
     lens_head,
@@ -20,8 +14,14 @@ from gpt2lab.views.inside import (
     patching_rows,
     surprisal_rows,
 )
-from gpt2lab.views.inside_export import attribution_file, lens_file, patching_file, surprisal_file, walk_file
-from gpt2lab.views.maps import head_map_rows
+from gpt2lab.inspection.ablation import Ablation, ablate, sweep
+from gpt2lab.inspection.heads import SCORES, HeadScores, head_scores
+from gpt2lab.inspection.lens import Attribution, Lens, attribution, logit_lens
+from gpt2lab.inspection.patching import Patching, patching
+from gpt2lab.inspection.surprisal import Surprisal, surprisal
+from gpt2lab.inspection.walk import Walk, walk
+from gpt2lab.pages.export import map_file
+from gpt2lab.pages.inside_export import attribution_file, lens_file, patching_file, surprisal_file, walk_file
 
 
 class Part(NamedTuple):

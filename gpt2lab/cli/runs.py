@@ -9,7 +9,7 @@ import typer
 
 from gpt2lab.cli.output import Json, Runs, progress, quiet, report
 from gpt2lab.cli.training import go_on
-from gpt2lab.units import readable
+from gpt2lab.results import readable
 
 runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, score, report.", invoke_without_command=True)
 RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs list` shows it")]
@@ -88,7 +88,7 @@ def runs_pause(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> 
 def runs_report(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Write a run's report.html again: curves, texts, what was learned by heart, heads."""
     quiet()
-    from gpt2lab.reports import write_report
+    from gpt2lab.pages.run_report import write_report
     from gpt2lab.training.runs import find_run
 
     report({"run": run, "report": str(write_report(find_run(runs, run)))}, as_json)
@@ -98,7 +98,7 @@ def runs_report(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) ->
 def runs_score(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Score the whole validation split before and after a run whose validations scored a sample of it."""
     quiet()
-    from gpt2lab.steps import finished
+    from gpt2lab.progress import finished
     from gpt2lab.training.runs import find_run
     from gpt2lab.training.whole import load_scoring
 

@@ -24,13 +24,13 @@ from gpt2lab.cli.output import (
     resolve,
 )
 from gpt2lab.errors import LabError
-from gpt2lab.units import readable
+from gpt2lab.results import readable
 
 
 def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its report")] = Path("runs")) -> None:
     """The whole job on the built-in model and sample text: one to two minutes, no network."""
     quiet()
-    from gpt2lab.demo import run_demo
+    from gpt2lab.cli.demo import run_demo
 
     done = run_demo(out)
     result = done.result
@@ -206,7 +206,7 @@ def tell(result, as_json: bool) -> None:
 
 def add_report(folder: Path) -> None:
     """Write a run's report.html. Where it cannot be written, the run is as good without: that is told, and how to try again."""
-    from gpt2lab.reports import write_report
+    from gpt2lab.pages.run_report import write_report
 
     again = f"`gpt2lab runs report {folder.name} --runs {folder.parent}` writes it"
     try:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.heads import HeadMap
 from gpt2lab.inspection.surprisal import Surprisal, surprisal_of_ids
-from gpt2lab.model import Lab, eval_mode
-from gpt2lab.steps import finished
-from gpt2lab.summary import Summary
+from gpt2lab.model.lab import Lab, eval_mode
+from gpt2lab.progress import finished
+from gpt2lab.results import Summary
 
 ROWS_AT_ONCE = 4096  # tokens that run through a block at a time
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time: 32 MiB

@@ -10,7 +10,7 @@ import torch
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.heads import HeadMap, Score, highest
 from gpt2lab.inspection.trace import Trace
-from gpt2lab.summary import Summary
+from gpt2lab.results import Summary
 
 DISTANCE = Score(
     "total variation distance",

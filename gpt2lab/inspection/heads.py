@@ -12,8 +12,8 @@ import torch
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.trace import Trace, trace_batch, trace_ids
-from gpt2lab.model import Lab
-from gpt2lab.summary import Summary
+from gpt2lab.model.lab import Lab
+from gpt2lab.results import Summary
 
 REPEATED_TOKENS = 50  # length of the random sequence that is shown twice
 REPEATED_SEQUENCES = 4  # over which induction is averaged

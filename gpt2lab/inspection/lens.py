@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from gpt2lab.data.tokens import display_token, token_names
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.trace import Trace, with_residual
-from gpt2lab.model import Lab, eval_mode
-from gpt2lab.summary import Summary
-from gpt2lab.tokens import display_token, token_names
+from gpt2lab.model.lab import Lab, eval_mode
+from gpt2lab.results import Summary
 
 LOGITS_AT_ONCE = 1 << 21  # floats of one distribution held at a time: 8 MiB; up to eight are held at once
 MAX_TOP = 100

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
+from gpt2lab.data.tokens import display_token, display_tokens
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.ablation import ROWS_AT_ONCE, above
 from gpt2lab.inspection.lens import log_probabilities, token_id
 from gpt2lab.inspection.trace import trace_ids
-from gpt2lab.model import Lab, eval_mode
-from gpt2lab.steps import finished
-from gpt2lab.summary import Summary
-from gpt2lab.tokens import display_token, display_tokens
+from gpt2lab.model.lab import Lab, eval_mode
+from gpt2lab.progress import finished
+from gpt2lab.results import Summary
 
 MAX_PATCHED = 256  # tokens of prompts whose states are patched: as many forward passes of them per layer
 LEAST_DIFFERENCE = 1e-4  # of two logit differences, which are float32

@@ -10,11 +10,11 @@ from math import log
 
 import torch
 
+from gpt2lab.data.tokens import display_tokens, token_names
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.model import Lab, eval_mode
-from gpt2lab.steps import finished
-from gpt2lab.summary import Summary
-from gpt2lab.tokens import display_tokens, token_names
+from gpt2lab.model.lab import Lab, eval_mode
+from gpt2lab.progress import finished
+from gpt2lab.results import Summary
 
 LOGITS_AT_ONCE = 1 << 22  # floats of logits held at a time: 16 MiB
 MAX_CHARACTERS = 200_000  # of a text: 50,000 tokens, minutes of GPT-2 small on two cores

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from gpt2lab.data.tokens import display_tokens
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.model import Lab, all_finite, eval_mode
-from gpt2lab.summary import Summary
-from gpt2lab.tokens import display_tokens
+from gpt2lab.model.lab import Lab, all_finite, eval_mode
+from gpt2lab.results import Summary
 
 MAX_CHARACTERS = 1_000_000  # of a text that is cut: tokenising more, to count what is left out, takes seconds
 

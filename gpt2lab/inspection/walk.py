@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
+from gpt2lab.data.tokens import display_tokens
 from gpt2lab.errors import whole_number
 from gpt2lab.inspection.lens import log_probabilities
 from gpt2lab.inspection.trace import Trace, with_residual
-from gpt2lab.model import Lab, eval_mode
-from gpt2lab.summary import Summary
-from gpt2lab.tokens import display_tokens
+from gpt2lab.model.lab import Lab, eval_mode
+from gpt2lab.results import Summary
 
 FAVOURITES = 10  # of what the state after the block would predict
 

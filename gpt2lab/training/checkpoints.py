@@ -10,7 +10,7 @@ from pathlib import Path
 
 import safetensors
 
-from gpt2lab.model import Lab
+from gpt2lab.model.lab import Lab
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.watch import CHECKPOINTS_KEPT, best_step

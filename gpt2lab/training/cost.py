@@ -17,9 +17,10 @@ import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback
 
-from gpt2lab.blocks import Blocks
-from gpt2lab.precision import precision_note
-from gpt2lab.sources import resolve_auto
+from gpt2lab.data.blocks import Blocks
+from gpt2lab.data.sources import resolve_auto
+from gpt2lab.model.precision import precision_note
+from gpt2lab.results import duration
 from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
@@ -28,7 +29,6 @@ from gpt2lab.training.jobs import machine_lock
 from gpt2lab.training.prepare import Job, free_bytes, prepare
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 from gpt2lab.training.whole import is_affordable
-from gpt2lab.units import duration
 
 PROBE_STEPS = 6  # at most, after one that warms up
 PROBE_SECONDS = 6.0  # of measured steps, after which no further one begins

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+from gpt2lab.data.sources import BUILTIN, HUB_MODELS
 from gpt2lab.errors import LabError
-from gpt2lab.sources import BUILTIN, HUB_MODELS
 
 SMALL = 30_000_000  # parameters; below it are models for a CPU, above it GPT-2's own sizes, 82 M and more
 

@@ -19,11 +19,11 @@ import transformers
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from gpt2lab.data.sources import resolve_auto
 from gpt2lab.errors import LabError, first_line
-from gpt2lab.generation import generate
-from gpt2lab.model import Lab, all_finite, without_peft_warning
-from gpt2lab.sources import resolve_auto
-from gpt2lab.steps import finished
+from gpt2lab.generation.generate import generate
+from gpt2lab.model.lab import Lab, all_finite, without_peft_warning
+from gpt2lab.progress import finished
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.checkpoints import drop_torn_checkpoints, go_back, is_due, step_of, validated_in

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from gpt2lab.data.sources import cache_folder
 from gpt2lab.errors import LabError
-from gpt2lab.sources import cache_folder
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
 

@@ -13,13 +13,13 @@ import torch
 import transformers
 from accelerate import PartialState
 
-from gpt2lab import hub
-from gpt2lab.blocks import Blocks, pack, token_ids
+from gpt2lab.data import hub
+from gpt2lab.data.blocks import Blocks, pack, token_ids
+from gpt2lab.data.sources import model_source
+from gpt2lab.data.text import TextSplits, load_text
 from gpt2lab.errors import LabError
-from gpt2lab.model import Lab, check_vocabulary, downloaded, load_model, random_model, weights_digest
-from gpt2lab.precision import precision_note, resolve_precision, warn_if_slow
-from gpt2lab.sources import model_source
-from gpt2lab.text import TextSplits, load_text
+from gpt2lab.model.lab import Lab, check_vocabulary, downloaded, load_model, random_model, weights_digest
+from gpt2lab.model.precision import precision_note, resolve_precision, warn_if_slow
 from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.defaults import defaults_for

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
-from gpt2lab.model import Lab
-from gpt2lab.summary import Summary
+from gpt2lab.model.lab import Lab
+from gpt2lab.results import Summary, perplexity_of, readable
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.runs import check_fields, record_of, write_json
 from gpt2lab.training.validation import Change
-from gpt2lab.units import perplexity_of, readable
 
 METHODS = {
     "full": "All weights",

@@ -34,7 +34,7 @@ import psutil
 
 from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
-from gpt2lab.units import perplexity_of, readable
+from gpt2lab.results import perplexity_of, readable
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 ALIVE = ("queued", "running", "stopping")  # a process is at work, or will be

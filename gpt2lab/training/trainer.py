@@ -10,9 +10,9 @@ import torch.nn.functional as F
 import transformers
 from transformers import Trainer, TrainingArguments
 
-from gpt2lab.blocks import IGNORED
-from gpt2lab.model import Lab, token_nll, without_peft_warning
-from gpt2lab.precision import autocast, resolve_precision
+from gpt2lab.data.blocks import IGNORED
+from gpt2lab.model.lab import Lab, token_nll, without_peft_warning
+from gpt2lab.model.precision import autocast, resolve_precision
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.validation import block_sums
 from gpt2lab.training.watch import Interrupted, LossMeter

@@ -10,12 +10,12 @@ from math import ceil, exp
 import numpy as np
 import torch
 
-from gpt2lab.blocks import IGNORED, Blocks
+from gpt2lab.data.blocks import IGNORED, Blocks
 from gpt2lab.errors import LabError
-from gpt2lab.model import Lab, eval_mode, token_nll
-from gpt2lab.precision import autocast
-from gpt2lab.scoring.bootstrap import expanded_interval, resampled_sums
-from gpt2lab.units import perplexity_of
+from gpt2lab.evaluation.bootstrap import expanded_interval, resampled_sums
+from gpt2lab.model.lab import Lab, eval_mode, token_nll
+from gpt2lab.model.precision import autocast
+from gpt2lab.results import perplexity_of
 
 EVALUATIONS = 10  # validations after the one before training, where the budget allows them
 BUDGET = 0.1  # of the training time, for all validations together

@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
+from gpt2lab.results import perplexity_of, readable
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.units import perplexity_of, readable
 
 STATUS_SECONDS = 1.0  # between heartbeats
 CHECKPOINTS_KEPT = 2  # the last and the best

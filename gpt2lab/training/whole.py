@@ -9,9 +9,9 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from gpt2lab.blocks import Blocks
+from gpt2lab.data.blocks import Blocks
 from gpt2lab.errors import LabError
-from gpt2lab.model import Lab, load_model
+from gpt2lab.model.lab import Lab, load_model
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.prepare import config_of, prepare
 from gpt2lab.training.result import FinetuneResult, read_result, write_card, write_result

@@ -6,14 +6,14 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import expect
 
+from gpt2lab.app.attention import EXAMPLES
+from gpt2lab.app.handling import ALONE
+from gpt2lab.app.tasks import EXAMPLES as TASK_EXAMPLES
+from gpt2lab.figures.heads import head_map_cells
+from gpt2lab.generation.tasks import translate
 from gpt2lab.inspection.trace import trace
-from gpt2lab.model import load_model
-from gpt2lab.tasks import translate
-from gpt2lab.ui.attention import EXAMPLES
-from gpt2lab.ui.handling import ALONE
-from gpt2lab.ui.tasks import EXAMPLES as TASK_EXAMPLES
-from gpt2lab.views.export import largest_weights
-from gpt2lab.views.maps import head_map_cells
+from gpt2lab.model.lab import load_model
+from gpt2lab.pages.export import largest_weights
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 

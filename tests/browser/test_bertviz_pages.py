@@ -8,8 +8,8 @@ import torch
 from playwright.sync_api import expect
 
 from gpt2lab.inspection.trace import trace, trace_ids
-from gpt2lab.views import bertviz
-from gpt2lab.views.bertviz import VIEWS, head_view_page, model_view_page, neuron_view_page
+from gpt2lab.pages import bertviz
+from gpt2lab.pages.bertviz import VIEWS, head_view_page, model_view_page, neuron_view_page
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",

@@ -13,14 +13,14 @@ import pytest
 from gradio_client import Client
 from playwright.sync_api import expect
 
-from gpt2lab.model import load_model
-from gpt2lab.scoring.breakdown import surprisals
-from gpt2lab.scoring.evaluation import evaluate
-from gpt2lab.scoring.perplexity import perplexity
-from gpt2lab.sources import cache_folder
-from gpt2lab.text import articles_of, load_text
-from gpt2lab.ui.evaluate import BREAKDOWNS
-from gpt2lab.views.evaluation import result_table, share_rows
+from gpt2lab.app.evaluate import BREAKDOWNS
+from gpt2lab.data.sources import cache_folder
+from gpt2lab.data.text import articles_of, load_text
+from gpt2lab.evaluation.breakdown import surprisals
+from gpt2lab.evaluation.evaluate import evaluate
+from gpt2lab.evaluation.perplexity import perplexity
+from gpt2lab.figures.evaluation import result_table, share_rows
+from gpt2lab.model.lab import load_model
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 PROTOCOLS = ("sliding", "lm-eval", "blocks")

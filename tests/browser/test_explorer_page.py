@@ -14,8 +14,8 @@ from playwright.sync_api import expect
 
 from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.trace import Trace, trace
-from gpt2lab.model import load_model
-from gpt2lab.views.explorer import explorer_page
+from gpt2lab.model.lab import load_model
+from gpt2lab.pages.explorer import explorer_page
 
 TEXT = "The moon is a small world that goes around the earth.\nThe sea follows it."
 HOSTILE = (

@@ -4,10 +4,10 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-import gpt2lab.generation
-from gpt2lab.generation import generate
-from gpt2lab.model import load_model
-from gpt2lab.sampling import Sampling, redrawn
+import gpt2lab.generation.generate
+from gpt2lab.generation.generate import generate
+from gpt2lab.generation.sampling import Sampling, redrawn
+from gpt2lab.model.lab import load_model
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 OPTIONS = {"max_new_tokens": 12, "temperature": 0, "top_p": 0.95}
@@ -56,7 +56,7 @@ def choose(page, name, option):
 
 def generating():
     """Threads that are inside a generation, or a draw that a test has slowed down."""
-    names = (gpt2lab.generation.__file__, __file__)
+    names = (gpt2lab.generation.generate.__file__, __file__)
 
     def frames(frame):
         while frame:
@@ -73,7 +73,7 @@ def generating():
 @pytest.fixture
 def drawn(monkeypatch):
     """The tokens drawn so far, each of which takes a fifth of a second."""
-    tokens, draw = [], gpt2lab.generation.draw
+    tokens, draw = [], gpt2lab.generation.generate.draw
 
     def slow(*args, **options):
         time.sleep(0.2)
@@ -81,7 +81,7 @@ def drawn(monkeypatch):
         tokens.append(step.token)
         return step
 
-    monkeypatch.setattr(gpt2lab.generation, "draw", slow)
+    monkeypatch.setattr(gpt2lab.generation.generate, "draw", slow)
     return tokens
 
 

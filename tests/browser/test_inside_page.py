@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect
 
+from gpt2lab.app.learn import PLACES
+from gpt2lab.figures.heads import head_map_cells
 from gpt2lab.inspection.ablation import ablate, sweep
 from gpt2lab.inspection.lens import attribution, logit_lens
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.walk import walk
-from gpt2lab.model import load_model
-from gpt2lab.ui.learn import PLACES
-from gpt2lab.views.maps import head_map_cells
+from gpt2lab.model.lab import load_model
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 TEXT = "The moon is a small world."

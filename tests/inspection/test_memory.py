@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.side_by_side import allocated_peak_mb
 from gpt2lab.inspection.lens import LOGITS_AT_ONCE, logit_lens
 from gpt2lab.inspection.trace import trace_ids
-from gpt2lab.model import Lab, all_finite, with_fused_gelu
+from gpt2lab.model.lab import Lab, all_finite, with_fused_gelu
 
 T, L, D = 512, 4, 128
 CONFIG = {"n_positions": T, "n_embd": D, "n_layer": L, "n_head": 8}

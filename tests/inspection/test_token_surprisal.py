@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import surprisal as module
 from gpt2lab.inspection.surprisal import MAX_CHARACTERS, surprisal, surprisal_of_ids, surprisal_steps
-from gpt2lab.steps import finished
+from gpt2lab.progress import finished
 
 TEXT = "The moon is a small world that goes around the earth, and the sea follows it twice."
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpt2lab.blocks import pack
+from gpt2lab.data.blocks import pack
 from gpt2lab.errors import LabError
 from gpt2lab.training import cost, jobs
 from gpt2lab.training.config import TrainConfig

@@ -4,7 +4,7 @@ import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gpt2lab.errors import LabError
-from gpt2lab.model import load_model
+from gpt2lab.model.lab import load_model
 from gpt2lab.training.config import METHODS
 from gpt2lab.training.defaults import SMALL, TABLE, defaults_for, named_parameters, parameters_of
 

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import gpt2lab.precision
+import gpt2lab.model.precision
+from gpt2lab.data.text import load_text
 from gpt2lab.errors import LabError
-from gpt2lab.generation import generate
-from gpt2lab.model import load_model
-from gpt2lab.steps import finished as finish_steps
-from gpt2lab.text import load_text
+from gpt2lab.generation.generate import generate
+from gpt2lab.model.lab import load_model
+from gpt2lab.progress import finished as finish_steps
 from gpt2lab.training import finetuning, runs, watch
 from gpt2lab.training import prepare as preparing
 from gpt2lab.training.checkpoints import go_back
@@ -745,14 +745,14 @@ def test_bf16_trains_float32_weights_to_nearly_the_same_loss(tune):
 
 
 def test_bf16_without_units_is_allowed_with_a_warning(tune, monkeypatch):
-    monkeypatch.setattr(gpt2lab.precision, "has_fast_bf16", lambda device: False)
+    monkeypatch.setattr(gpt2lab.model.precision, "has_fast_bf16", lambda device: False)
     with pytest.warns(UserWarning, match="bf16 is slow here: the processor has no bf16 units"):
         assert tune(precision="bf16", steps=1).precision == "bf16"
 
 
 @pytest.mark.parametrize(("fast", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_auto_precision_is_bf16_where_the_processor_has_it(tune, monkeypatch, fast, precision):
-    monkeypatch.setattr(gpt2lab.precision, "has_fast_bf16", lambda device: fast)
+    monkeypatch.setattr(gpt2lab.model.precision, "has_fast_bf16", lambda device: fast)
     result = tune(precision="auto", steps=1)
     config = json.loads((result.folder / "config.json").read_text())
     assert (config["precision"], config["machine"]["precision"].split()[0]) == (precision, precision)

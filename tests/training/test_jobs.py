@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from gpt2lab import cli
+from gpt2lab.data.sources import cache_folder
 from gpt2lab.errors import LabError
-from gpt2lab.sources import cache_folder
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.config import TrainConfig
 

@@ -19,7 +19,7 @@ import torch
 
 import gpt2lab
 from gpt2lab.errors import LabError
-from gpt2lab.model import load_model
+from gpt2lab.model.lab import load_model
 from gpt2lab.training import jobs, runs, watch
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import finetune, resume
@@ -581,8 +581,8 @@ def test_process_that_the_system_asks_to_end_pauses_its_run(tiny_folder, moon, t
 
 def test_process_that_the_system_asks_to_end_while_it_writes_the_report_ends(tiny_folder, moon, tmp_path):
     program = """if True:
-        import time, gpt2lab.reports
-        gpt2lab.reports.write_report = lambda folder: (print("writing", flush=True), time.sleep(100))
+        import time, gpt2lab.pages.run_report
+        gpt2lab.pages.run_report.write_report = lambda folder: (print("writing", flush=True), time.sleep(100))
         from gpt2lab.cli import main
         main()"""
     told = arguments_for(tiny_folder, moon, **SETTINGS, run="mine", runs=tmp_path)

@@ -5,9 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gpt2lab.blocks import pack
+from gpt2lab.data.blocks import pack
 from gpt2lab.errors import LabError
-from gpt2lab.steps import finished
+from gpt2lab.progress import finished
 from gpt2lab.training.validation import (
     BUDGET,
     MIN_TOKENS,

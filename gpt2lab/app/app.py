@@ -1,0 +1,178 @@
+"""The page: what all tabs share, the tabs, and how it is served."""
+
+import os
+import threading
+from pathlib import Path
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no request leaves this machine
+
+import gradio as gr
+
+from gpt2lab.app.attention import build_attention_tab
+from gpt2lab.app.download import Downloads, build_download
+from gpt2lab.app.evaluate import build_evaluate_tab
+from gpt2lab.app.finetune import build_finetune_tab
+from gpt2lab.app.generate import build_generate_tab
+from gpt2lab.app.handling import ALONE, IS_DARK, uncover, user_errors
+from gpt2lab.app.inside import build_inside_tab
+from gpt2lab.app.learn import build_learn_tab
+from gpt2lab.app.runs import escaped
+from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.tasks import build_tasks_tab
+from gpt2lab.data import hub
+from gpt2lab.data.sources import auto_choice
+from gpt2lab.errors import LabError
+from gpt2lab.training.allocator import return_freed_memory
+
+INTRO = """# gpt2lab
+Fine-tune GPT-2, then see what changed: its words, its perplexity, its attention, what each layer believes."""
+CSS = """
+.gradio-container { max-width: 1200px !important; margin: auto !important; }
+#finetune-log textarea { font-family: ui-monospace, monospace; }
+.tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
+.table { overflow-x: auto; contain: inline-size; }
+#learn-cost { overflow-x: auto; contain: inline-size; }
+#learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
+#learn-block { overflow-x: auto; contain: inline-size; }
+.table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
+"""
+FONTS = ["system-ui", "sans-serif"]
+MAX_THREADS = 16  # that run handlers: models run one at a time, the others wait or read files
+MAX_SESSIONS = 64  # pages whose state is held; each takes about a megabyte
+
+
+def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
+    """The page, not yet served. Runs started in it, and their models, are in `runs_dir`."""
+    shelf = Shelf(Path(runs_dir))
+    with gr.Blocks(title="gpt2lab", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        gr.Markdown(INTRO)
+        dark = gr.Checkbox(visible=False)
+        model = gr.Dropdown(shelf.labels(), value="builtin", label="Model", elem_id="model")
+        status = gr.Markdown(elem_id="status")
+        downloads = Downloads()
+        downloaded = build_download(downloads, model, "model")
+        with gr.Tabs() as tabs:
+            with gr.Tab("Fine-tune", id="finetune", elem_id="tab-finetune"):
+                build_finetune_tab(demo, shelf, model, dark, downloads)
+            with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate"):
+                other = build_evaluate_tab(shelf, model, dark, downloads)
+            with gr.Tab("Attention", id="attention", elem_id="tab-attention"):
+                attention = build_attention_tab(demo, shelf, tabs, model, dark)
+            with gr.Tab("Generate", id="generate", elem_id="tab-generate"):
+                generate = build_generate_tab(shelf, model)
+            with gr.Tab("Tasks", elem_id="tab-tasks"):
+                build_tasks_tab(shelf, model)
+            with gr.Tab("Inside", id="inside", elem_id="tab-inside"):
+                inside = build_inside_tab(shelf, model, dark)
+            with gr.Tab("Learn", elem_id="tab-learn"):
+                build_learn_tab(tabs)
+        for source in (attention, generate):
+            carried = source.look.click(
+                lambda *texts: (gr.Tabs(selected="inside"), next(filter(None, texts), "")),
+                source.texts,
+                [tabs, inside.text],
+                api_visibility="private",
+            )
+            uncover(carried.then(**inside.show, api_visibility="private"), inside.show["outputs"])
+
+        @user_errors
+        def describe(label: str) -> str:
+            return model_line(shelf, label)
+
+        @user_errors
+        def arrive(label: str):
+            labels = shelf.labels()
+            told = f"{auto_line()}\n\n{model_line(shelf, label)}"
+            others = gr.Dropdown(choices=[ALONE, *labels])
+            return gr.Dropdown(choices=labels), *([others] * 4), told
+
+        model.change(describe, model, status, api_name="describe_model")
+        downloaded.then(describe, model, status, api_visibility="private")
+        demo.load(
+            arrive,
+            model,
+            [model, other, attention.other, generate.other, inside.other, status],
+            api_visibility="private",
+        )
+        demo.load(None, None, dark, js=IS_DARK)
+
+        def leave(request: gr.Request):
+            forget_session(demo, request.session_hash)
+
+        demo.unload(leave)
+    demo.queue(api_open=False, max_size=32)
+    return demo
+
+
+def forget_session(page: gr.Blocks, session: str) -> None:
+    """Drop what gradio holds for a page that was closed: its state, and a copy of every component's configuration.
+
+    gradio itself keeps the state for an hour, and the copies until `state_session_capacity` others have come.
+    """
+    page.state_holder.session_data.pop(session, None)
+
+
+def model_line(shelf: Shelf, label: str) -> str:
+    """Describe a model in a line, loading it if it is on this machine."""
+    if not hub.is_downloaded(shelf.location(label)):
+        return ""  # the row of its download says so
+    lab = shelf.lab(label)
+    notes = "".join(f" {escaped(note)}" for note in lab.notes)
+    return f"**{label}**: {lab.shape}, on {lab.device.type}.{notes}"
+
+
+def auto_line() -> str:
+    """Say which model and text this machine suits, and why."""
+    choice = auto_choice()
+    return f"Suits this machine: {choice.model} with {choice.data} ({choice.reason})."
+
+
+def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port: int | None = None) -> str:
+    """Serve a page, and return its address at once where `block` is false.
+
+    host, port  gradio's defaults: 127.0.0.1, or GRADIO_SERVER_NAME; the first free port from 7860 on
+
+    torch and transformers take seconds to import: that begins once the page can be opened.
+    Raises: LabError where the port is taken.
+    """
+    return_freed_memory()
+    try:
+        url = _launch(demo, host, port)
+    except OSError as error:
+        raise LabError(
+            f"the page cannot be served at {host or '127.0.0.1'}:{port} ({error}); try another --port"
+        ) from error
+    print(f"gpt2lab is at {url}", flush=True)
+    threading.Thread(target=_warm_up, daemon=True).start()
+    if block:
+        demo.block_thread()
+    return url
+
+
+def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
+    _, url, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size="16mb",
+        max_threads=MAX_THREADS,
+        state_session_capacity=MAX_SESSIONS,
+        footer_links=[],
+        theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
+        css=CSS,
+    )
+    return url
+
+
+def _warm_up() -> None:
+    from transformers.utils import logging
+
+    import gpt2lab.inspection.trace
+    import gpt2lab.training.finetuning  # noqa: F401
+
+    logging.disable_progress_bar()

@@ -1,0 +1,151 @@
+"""Where a text is hard: its loss by document, by position in the window, by how frequent a token is, by part of the article.
+
+Each is a function from a Scored to Shares that add up to the whole. Knows scored readings alone.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.evaluation.perplexity import document_totals
+from gpt2lab.evaluation.scorer import Scored
+from gpt2lab.results import finite, perplexity_of
+
+TITLE = re.compile(r"^ ?= (?![= ]).*(?<![= ]) = ?$", re.MULTILINE)
+HEADING = re.compile(r"^ ?=(?: ?=)++ .*[^=\s] =(?: ?=)++ ?$", re.MULTILINE)  # possessive: linear in the line's length
+FREQUENCIES = {"once": 1, "2 to 9 times": 2, "10 to 99 times": 10, "100 to 999 times": 100, "1,000 times or more": 1000}
+PARTS = ("prose", "title", "heading")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of what was scored, never without a prediction.
+
+    nll      nats of all its tokens
+    n_bytes  of its original text, where it is a document
+    """
+
+    label: str
+    n_scored: int
+    nll: float
+    n_bytes: int | None = None
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return self.nll / self.n_scored
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the loss."""
+        return perplexity_of(self.loss)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Of a document's original text; None of other parts."""
+        return self.nll / self.n_bytes / log(2) if self.n_bytes else None
+
+    def record(self) -> dict:
+        """Every figure, as JSON has them; infinite ones are None."""
+        names = ("label", "n_scored", "nll", "loss", "perplexity", "bits_per_byte")
+        return finite({name: getattr(self, name) for name in names})
+
+
+def by_document(scored: Scored) -> tuple[Share, ...]:
+    """Every article (lm-eval: page), the hardest token for token first."""
+    nll, counts = document_totals(scored)
+    shares = (
+        Share(title, n, total, document.n_bytes)
+        for title, document, n, total in zip(titles(scored), scored.reading.documents, counts.tolist(), nll.tolist())
+        if n
+    )
+    return tuple(sorted(shares, key=lambda share: -share.loss))
+
+
+def titles(scored: Scored) -> list[str]:
+    """What to call each document: its title, its number where it has none or another has the same."""
+    given = [document.title for document in scored.reading.documents]
+    often = Counter(given)
+    return [
+        f"{title or 'document'} {'' if often[title] == 1 and title else i + 1}".rstrip()
+        for i, title in enumerate(given)
+    ]
+
+
+def by_position(scored: Scored) -> tuple[Share, ...]:
+    """By how many tokens of its window stood before a token: 1, 2 to 3, 4 to 7, …, doubling."""
+    position = scored.reading.position
+    last = int(position.max())
+    doublings = np.frexp(np.maximum(position, 1))[1] - 1  # floor(log2), exactly
+    ranges = [(1 << k, min((2 << k) - 1, last)) for k in range(last.bit_length())]
+    return _shares(scored, doublings, [f"{low:,} to {high:,}" if low < high else f"{low:,}" for low, high in ranges])
+
+
+def by_frequency(scored: Scored) -> tuple[Share, ...]:
+    """By how often a token stands in the text that was read."""
+    ids = scored.reading.ids
+    times = np.bincount(ids)[ids]  # (n,)
+    return _shares(scored, np.searchsorted([*FREQUENCIES.values()], times, side="right") - 1, [*FREQUENCIES])
+
+
+def by_part(scored: Scored) -> tuple[Share, ...]:
+    """By what a token is of: the title of an article, a heading, or prose. All is prose in plain text."""
+    reading = scored.reading
+    text, part = reading.text, np.zeros(len(reading.text) + 1, dtype=np.int8)
+    begins = reading.starts[np.unique(reading.document, return_index=True)[1]]  # of the documents, in the text
+    for found in TITLE.finditer(text):
+        begin = begins[np.searchsorted(begins, found.start(), side="right") - 1]
+        if not text[begin : found.start()].strip():  # elsewhere it is a formula
+            part[found.start() : found.end()] = PARTS.index("title")
+    for found in HEADING.finditer(text):
+        part[found.start() : found.end()] = PARTS.index("heading")
+    return _shares(scored, part[reading.starts], PARTS)
+
+
+BREAKDOWNS: dict[str, Callable[[Scored], tuple[Share, ...]]] = {
+    "document": by_document,
+    "position": by_position,
+    "frequency": by_frequency,
+    "part": by_part,
+}
+
+
+def breakdown(scored: Scored, by: str) -> tuple[Share, ...]:
+    """One of BREAKDOWNS by name. Raises: LabError for another."""
+    if by not in BREAKDOWNS:
+        raise LabError(f"breakdown {str(by)[:40]!r} is unknown; use {', '.join(BREAKDOWNS)}")
+    return BREAKDOWNS[by](scored)
+
+
+def surprisals(scored: Scored, document: int) -> list[tuple[str, float | None]]:
+    """A document's text in pieces, each with its NLL in nats, None where nothing predicts it.
+
+    Tokens that hold parts of one character are one piece, with their NLLs added.
+    """
+    reading = scored.reading
+    document = whole_number("document", document, 0, len(reading.documents) - 1)
+    low, high = np.searchsorted(reading.document, [document, document + 1]).tolist()
+    if low == high:
+        return []
+    begins, first = np.unique(reading.starts[low:high], return_index=True)
+    ends = [*begins[1:].tolist(), int(reading.starts[high]) if high < len(reading.ids) else len(reading.text)]
+    losses = scored.nll[low:high]
+    nll = np.add.reduceat(np.nan_to_num(losses), first)
+    known = np.add.reduceat(~np.isnan(losses), first) > 0
+    return [
+        (reading.text[begin:end], cost if has else None)
+        for begin, end, cost, has in zip(begins.tolist(), ends, nll.tolist(), known.tolist())
+    ]
+
+
+def _shares(scored: Scored, group: np.ndarray, labels) -> tuple[Share, ...]:
+    """The share of each group number, (n,), by its label; those without a prediction are left out."""
+    known = scored.predicted
+    counts = np.bincount(group[known], minlength=len(labels)).tolist()
+    totals = np.bincount(group[known], scored.nll[known], len(labels)).tolist()
+    return tuple(Share(label, n, total) for label, n, total in zip(labels, counts, totals) if n)

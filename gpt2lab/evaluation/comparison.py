@@ -1,0 +1,122 @@
+"""Two models on one text: is the second better, and could that be chance? Knows scored readings alone."""
+
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+
+from gpt2lab.errors import LabError
+from gpt2lab.evaluation.bootstrap import FEWEST, expanded_interval, resampled_sums
+from gpt2lab.evaluation.perplexity import UNPREDICTED_MATTERS, document_totals
+from gpt2lab.evaluation.protocols import Reading
+from gpt2lab.evaluation.scorer import Scored
+from gpt2lab.results import perplexity_of
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The loss of a second model less that of a first, on the same documents.
+
+    difference   below 0 where the second is better
+    unit         "nats per token" where both read the same tokens, else "bits per byte"
+    interval     95 % bootstrap interval of the difference, pairs of documents drawn; None below two
+    better_in    documents in which the second is better, of n_documents
+    verdict      "better", "worse", or "cannot tell" where the interval holds 0 or documents are too few
+    """
+
+    before: str
+    after: str
+    difference: float
+    unit: str
+    interval: tuple[float, float] | None
+    n_documents: int
+    better_in: int
+    verdict: str
+    protocol: str
+
+    @property
+    def ratio(self) -> float:
+        """What the second model's perplexity is of the first's: per token or, in bits per byte, per byte."""
+        return perplexity_of(self.difference * (log(2) if self.unit == "bits per byte" else 1))
+
+    def __str__(self) -> str:
+        """The verdict in a sentence."""
+        within = "" if self.interval is None else f" (95 % interval {self.interval[0]:+.4f} to {self.interval[1]:+.4f})"
+        found = {
+            "better": f"{self.after} is better than {self.before}",
+            "worse": f"{self.after} is worse than {self.before}",
+        }
+        few = f"; fewer than {FEWEST} can agree by chance" if self.n_documents < FEWEST else ""
+        verdict = found.get(self.verdict, f"whether {self.after} is better than {self.before} cannot be told")
+        return (
+            f"{verdict}: {self.difference:+.4f} {self.unit}{within}, {self.ratio - 1:+.1%} perplexity, "
+            f"lower in {self.better_in:,} of {self.n_documents:,} documents{few}"
+        )
+
+
+def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
+    """A paired bootstrap over documents of the difference between two models.
+
+    Where both read the same ids, tokens that either has no prediction for are left out. Where their tokenizers
+    differ, all that each scored is divided by the documents' bytes.
+
+    Raises: LabError where precision, protocol or text differ, or tokenizers differ and not all of the text is predicted.
+    """
+    one, two = before.reading, after.reading
+    if before.precision != after.precision:
+        raise LabError(
+            f"{before.model} was scored in {before.precision} and {after.model} in {after.precision}; "
+            "score both in the same precision."
+        )
+    if why := incomparable(one, two):
+        raise LabError(f"{before.model} and {after.model} cannot be compared by {one.protocol}: {why}")
+    if np.array_equal(one.ids, two.ids):
+        unit, both = "nats per token", before.predicted & after.predicted
+        n, owner = len(one.documents), one.document[both]
+        weights = np.bincount(owner, minlength=n).astype(float)
+        differences = np.bincount(owner, after.nll[both] - before.nll[both], n)
+    else:
+        unit, weights = "bits per byte", np.array([document.n_bytes for document in one.documents], dtype=float)
+        differences = (document_totals(after)[0] - document_totals(before)[0]) / log(2)
+    differences, weights = differences[weights > 0], weights[weights > 0]
+    interval = None
+    if len(weights) > 1:
+        totals, sizes = resampled_sums(np.array([differences, weights]), seed=seed)
+        interval = expanded_interval(totals / sizes, len(weights))
+    return Comparison(
+        before=before.model,
+        after=after.model,
+        difference=float(differences.sum() / weights.sum()),
+        unit=unit,
+        interval=interval,
+        n_documents=len(weights),
+        better_in=int((differences < 0).sum()),
+        verdict=verdict_of(interval, len(weights)),
+        protocol=one.protocol,
+    )
+
+
+def incomparable(one: Reading, two: Reading) -> str | None:
+    """Why two readings say nothing about each other; None where they do."""
+    if (one.protocol, one.text) != (two.protocol, two.text):
+        return (
+            f"they were not scored on the same text by the same protocol ({one.protocol}, {len(one.text):,} characters; "
+            f"{two.protocol}, {len(two.text):,})"
+        )
+    if np.array_equal(one.ids, two.ids):
+        return None
+    if one.documents != two.documents:
+        return "their tokenizers differ, so that it keeps other parts of the text for each; lm-eval keeps all"
+    if max(one.unpredicted, two.unpredicted) > UNPREDICTED_MATTERS:
+        return "their tokenizers differ, and so do the tokens without a prediction; use lm-eval, or overlapping windows"
+    return None
+
+
+def verdict_of(interval: tuple[float, float] | None, n_documents: int) -> str:
+    """What an interval of a difference in loss says; that of few documents nothing.
+
+    Example: verdict_of((-0.2, -0.1), 60) -> "better"
+    """
+    if interval is None or n_documents < FEWEST or interval[0] <= 0 <= interval[1]:
+        return "cannot tell"
+    return "better" if interval[1] < 0 else "worse"

@@ -1,0 +1,192 @@
+"""One model or two on one text, by any protocols: everything that is measured, in one place.
+
+Knows models, articles and the rest of this room.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+from gpt2lab.data.text import Article
+from gpt2lab.errors import LabError
+from gpt2lab.evaluation.breakdown import Share, breakdown, surprisals, titles
+from gpt2lab.evaluation.comparison import Comparison, compare, incomparable
+from gpt2lab.evaluation.perplexity import Perplexity, measured, protocol_names, read
+from gpt2lab.evaluation.protocols import ProtocolError, Reading
+from gpt2lab.evaluation.scorer import PRECISIONS, Scored, score_steps
+from gpt2lab.model.lab import Lab
+from gpt2lab.model.precision import check_precision
+from gpt2lab.progress import finished
+from gpt2lab.results import readable
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Evaluation:
+    """What was scored: for every protocol, one model after the other.
+
+    refused  (protocol, why) of those that the text is too short for, or that need a token the tokenizer lacks
+    """
+
+    scored: tuple[Scored, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self):
+        figures = (f"{model}, {r.protocol}: perplexity {readable(r.perplexity)}" for model, r in self.results)
+        return f"Evaluation({'; '.join(figures)})"
+
+    @cached_property
+    def results(self) -> tuple[tuple[str, Perplexity], ...]:
+        """(model, Perplexity) of each."""
+        return tuple((scored.model, measured(scored)) for scored in self.scored)
+
+    @cached_property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """The second model against the first, by each protocol that can tell; none of one model."""
+        return tuple(compare(*pair) for pair in self._pairs() if not incomparable(pair[0].reading, pair[1].reading))
+
+    @cached_property
+    def verdicts(self) -> list[tuple[str, str]]:
+        """(protocol, sentence) of what the comparisons say, or why there is none; and of protocols that were refused."""
+        told = {comparison.protocol: str(comparison) for comparison in self.comparisons}
+        pairs = {one.reading.protocol: incomparable(one.reading, two.reading) for one, two in self._pairs()}
+        verdicts = [(protocol, told.get(protocol) or f"not compared: {why}") for protocol, why in pairs.items()]
+        return [*verdicts, *((protocol, f"not scored: {why}") for protocol, why in self.refused)]
+
+    @property
+    def models(self) -> list[str]:
+        """Their names."""
+        return list(dict.fromkeys(scored.model for scored in self.scored))
+
+    @property
+    def protocols(self) -> list[str]:
+        """Those that were scored."""
+        return list(dict.fromkeys(scored.reading.protocol for scored in self.scored))
+
+    def of(self, protocol: str) -> tuple[Scored, ...]:
+        """What was scored by a protocol, of each model. Raises: LabError for one that was not."""
+        mine = tuple(scored for scored in self.scored if scored.reading.protocol == protocol)
+        if not mine:
+            have = ", ".join(self.protocols)
+            raise LabError(f"nothing was scored by protocol {str(protocol)[:40]!r}; there is {have}")
+        return mine
+
+    def pieces(self, protocol: str) -> list[tuple[str, str, list[tuple[str, float | None]]]]:
+        """(model, title, surprisals) of every document of every model."""
+        return [
+            (scored.model, title, surprisals(scored, i))
+            for scored in self.of(protocol)
+            for i, title in enumerate(titles(scored))
+        ]
+
+    def record(self, by: str | None = None) -> dict:
+        """All of it as JSON has it: the first model's results; those of a second, and what the comparison says.
+
+        by  a breakdown that each result gets
+        """
+        first, *second = (
+            [
+                self._line(scored, result, by)
+                for scored, (name, result) in zip(self.scored, self.results)
+                if name == model
+            ]
+            for model in self.models
+        )
+        first = {"results": first, "verdicts": [f"{protocol}: {said}" for protocol, said in self.verdicts]}
+        if not second:
+            return first
+        comparisons = [asdict(c) | {"ratio": c.ratio} for c in self.comparisons]
+        return first | {"compare": self.models[1], "compare_results": second[0], "comparisons": comparisons}
+
+    def _line(self, scored: Scored, result: Perplexity, by: str | None) -> dict:
+        shares = {"breakdown": {by: [share.record() for share in breakdown(scored, by)]}} if by else {}
+        return result.record() | shares
+
+    def _pairs(self) -> list[tuple[Scored, ...]]:
+        pairs = [self.of(protocol) for protocol in self.protocols]
+        return [pair for pair in pairs if len(pair) == 2]
+
+    def shares(self, by: str, protocol: str) -> dict[str, tuple[Share, ...]]:
+        """Where the text is hard, by model; `by` as of `breakdown`. Raises: LabError for an unknown one."""
+        return {scored.model: breakdown(scored, by) for scored in self.of(protocol)}
+
+
+def evaluate(
+    labs: Lab | Sequence[Lab],
+    articles: tuple[Article, ...],
+    protocols: str | Sequence[str] = "all",
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    quick: int | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """One model, or two of different names, on articles by protocols.
+
+    protocols    names, also as one string with commas; "all" for all of them
+    context      tokens in a window; by default the model's own, of two models the smaller one
+    stride       of "sliding" alone; the context by default
+    quick, seed  score only so many articles, drawn with the seed
+    precision    "fp32" or "bf16", of both models, as of `perplexity`
+    on_progress  called with (model and protocol, windows done, windows in all)
+
+    A protocol that cannot read the text (too short, or no beginning token) is left out where another can.
+    Raises: LabError as `perplexity`, before anything is scored; and for two models of one name.
+    """
+    told = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
+    steps = evaluation_steps(labs, articles, protocols, **told)
+    return finished(steps, on_progress)
+
+
+def evaluation_steps(
+    labs: Lab | Sequence[Lab],
+    articles: tuple[Article, ...],
+    protocols: str | Sequence[str] = "all",
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    precision: str = "fp32",
+    **told,
+) -> Generator[tuple[str, int, int], None, Evaluation]:
+    """`evaluate`, a batch of windows at a time: reads the text at once, then yields what it tells of progress.
+
+    The generator returns the Evaluation. Models run in it alone, and not before it is asked for its first step.
+    """
+    check_precision(precision, PRECISIONS)
+    labs = list(labs) if isinstance(labs, Sequence) and not isinstance(labs, str) else [labs]
+    named = [getattr(lab, "name", str(lab)) for lab in labs]
+    if not 1 <= len(labs) <= 2 or len(set(named)) < len(labs):
+        raise LabError(f"models {', '.join(named) or 'none'}: give one, or two different ones to compare")
+    if context is None and all(isinstance(lab, Lab) for lab in labs):
+        context = min(lab.context for lab in labs)
+    names, readings, refused = protocol_names(protocols), [], []
+    for name in names:
+        strides = stride if name == "sliding" or "sliding" not in names else None
+        try:
+            readings.append([read(lab, articles, name, context=context, stride=strides, **told) for lab in labs])
+        except ProtocolError as error:
+            refused.append((name, str(error)))
+    if not readings:
+        raise LabError(refused[0][1])
+    return _scored(labs, readings, tuple(refused), precision)
+
+
+def _scored(
+    labs: list[Lab], readings: list[list[Reading]], refused: tuple[tuple[str, str], ...], precision: str
+) -> Generator[tuple[str, int, int], None, Evaluation]:
+    scored = []
+    for several in readings:
+        for lab, reading in zip(labs, several):
+            steps = score_steps(lab, reading, precision)
+            scored.append((yield from _named(f"{lab.name}, {reading.protocol}", steps)))
+    return Evaluation(tuple(scored), refused)
+
+
+def _named(what: str, steps: Generator) -> Generator[tuple[str, int, int], None, Scored]:
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        yield what, *progress

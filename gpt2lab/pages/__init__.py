@@ -1,0 +1,1 @@
+"""Offline HTML documents of results, and results as files."""

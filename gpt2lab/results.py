@@ -1,0 +1,71 @@
+"""What results have in common: a short repr, numbers that people can read, and values that JSON can hold.
+
+Losses are nats per token everywhere, and a perplexity is their exponential; times are seconds.
+"""
+
+from dataclasses import fields, is_dataclass
+from math import exp, inf, isfinite
+
+import numpy as np
+import torch
+
+MOST = 4  # entries of a tuple that are shown
+LONGEST = 200  # characters of a text that are shown
+LARGE = 1e9  # from here on digits are counted rather than read
+MAX_EXPONENT = 709.0  # exp of more is past a float
+
+
+class Summary:
+    """A dataclass (with `repr=False`) whose repr is a line: tensors by type and shape, long texts by their beginning.
+
+    Example: Trace(name='builtin', tokens=(3 entries), ids=int64 (3), q=float32 (4, 6, 3, 64), …)
+    """
+
+    def __repr__(self) -> str:
+        shown = (f"{field.name}={_short(getattr(self, field.name))}" for field in fields(self) if field.repr)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _short(value) -> str:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(map(str, value.shape))})"
+    if isinstance(value, str):
+        return repr(value if len(value) <= LONGEST else f"{value[:LONGEST]}…")
+    if isinstance(value, dict) or (isinstance(value, tuple | list) and _is_long(value)):
+        return f"({len(value)} entries)"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_short, value))})"
+    return repr(value)
+
+
+def _is_long(values) -> bool:
+    return len(values) > MOST or any(is_dataclass(value) and not isinstance(value, Summary) for value in values)
+
+
+def perplexity_of(nats: float) -> float:
+    """exp(nats per token), infinite where that is past a float. Example: perplexity_of(0.0) -> 1.0"""
+    return exp(nats) if nats <= MAX_EXPONENT else inf
+
+
+def readable(value: float, digits: int = 2) -> str:
+    """A number that people read: thousands apart, one too large for that by its power of ten.
+
+    Example: readable(1234.5) -> "1,234.50"; readable(1.2e195) -> "1.2e+195"
+    """
+    return f"{value:,.{digits}f}" if abs(value) < LARGE or not isfinite(value) else f"{value:.1e}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that people would use. Example: duration(5400) -> "1.5 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def finite(value):
+    """The value with infinite numbers as null, since JSON has none."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,5 +1,0 @@
-"""The laboratory in the browser: `build_app()` makes the page, `serve()` serves it. The only room that imports gradio."""
-
-from gpt2lab.ui.app import build_app, serve
-
-__all__ = ["build_app", "serve"]

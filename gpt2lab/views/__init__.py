@@ -1,1 +1,0 @@
-"""Pictures and pages from results. Each function returns a figure or a page; showing it is the caller's choice."""

@@ -1,0 +1,81 @@
+"""What a notebook's user meets: completion, short results, figures, no warnings."""
+
+import subprocess
+import sys
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from PIL import Image
+
+import gpt2lab
+from gpt2lab.data.text import load_text
+from gpt2lab.evaluation.evaluate import evaluate
+from gpt2lab.figures.notebook import FIGURES, show_figures
+from gpt2lab.generation.generate import generate
+from gpt2lab.generation.tasks import translate
+from gpt2lab.inspection.ablation import ablate, sweep
+from gpt2lab.inspection.compare import compare
+from gpt2lab.inspection.heads import head_scores, rollout
+from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.patching import patching
+from gpt2lab.inspection.surprisal import surprisal
+from gpt2lab.inspection.trace import trace
+from gpt2lab.inspection.walk import walk
+
+TEXT = "The moon and the sea"
+RESULTS = {
+    "Generation": lambda lab: generate(lab, TEXT, max_new_tokens=30, seed=1),
+    "Done": lambda lab: translate(lab, "a", examples=[("b", "c")], max_new_tokens=5),
+    "Trace": lambda lab: trace(lab, TEXT, logits=True, residual=True),
+    "Rollout": lambda lab: rollout(trace(lab, TEXT)),
+    "Comparison": lambda lab: compare(trace(lab, "abcd efgh"), trace(lab, "hgfe dcba")),
+    "HeadScores": head_scores,
+    "Lens": lambda lab: logit_lens(lab, TEXT),
+    "Attribution": lambda lab: attribution(lab, TEXT),
+    "Surprisal": lambda lab: surprisal(lab, TEXT),
+    "Ablation": lambda lab: ablate(lab, TEXT, [(0, 1)]),
+    "Sweep": lambda lab: sweep(lab, TEXT),
+    "Patching": lambda lab: patching(lab, "zqz", "zxz", answer="a", against="b"),
+    "Walk": lambda lab: walk(lab, TEXT, 0, 0, -1),
+    "Evaluation": lambda lab: evaluate(lab, load_text("sample").test[:3]),
+    "TextSplits": lambda lab: load_text("sample"),
+    "Lab": lambda lab: lab,
+}
+FINETUNE = """
+import warnings; warnings.simplefilter("error", FutureWarning)
+import sys, gpt2lab
+options = {"method": "lora", "steps": 1, "block_size": 16, "batch_size": 1, "eval_tokens": 16, "run": "one"}
+print(gpt2lab.finetune(model=sys.argv[1], data=sys.argv[2], **options).run)
+"""
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_result_as_the_last_line_of_a_cell_is_a_short_summary(tiny_lab, name):
+    shown = repr(RESULTS[name](tiny_lab))
+    assert shown.startswith(name) and len(shown) < 1500
+    assert "tensor(" not in shown and "array(" not in shown and "\n" not in shown
+
+
+@pytest.mark.parametrize("name", [name for _, name in FIGURES])
+def test_result_with_a_figure_shows_it(tiny_lab, name, tmp_path):
+    shell = InteractiveShell()
+    show_figures(shell)
+    png = shell.display_formatter.formatters["image/png"](RESULTS[name](tiny_lab))
+    (tmp_path / "figure.png").write_bytes(png)
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert min(picture.size) > 100 and len(picture.convert("L").getcolors()) > 5
+
+
+def test_public_names_are_completed_before_their_first_use():
+    code = "import gpt2lab; print(*[name for name in dir(gpt2lab) if not name.startswith('_')])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert set(gpt2lab.__all__) <= set(shown)
+    assert {"sys", "import_module"} & set(shown) == set()
+
+
+def test_finetuning_with_lora_warns_of_nothing(tiny_lab, tmp_path):
+    (tmp_path / "text.txt").write_text("The moon goes around the earth. " * 100)
+    command = [sys.executable, "-c", FINETUNE, tiny_lab.name, "text.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "one", done.stderr
+    assert "Warning" not in done.stderr
