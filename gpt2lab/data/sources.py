@@ -17,7 +17,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from gpt2lab.errors import LabError
 
-BUILTIN = Path(__file__).parent / "builtin"
+BUILTIN = Path(__file__).parents[1] / "builtin"
 HUB_MODELS = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WIKITEXT_REPO = "Salesforce/wikitext"
 WIKITEXT = {"wikitext-2": "wikitext-2-raw-v1", "wikitext-2-v1": "wikitext-2-v1"}

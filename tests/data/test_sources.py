@@ -40,7 +40,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.model import lab as model
 from gpt2lab.model.lab import load_model, token_nll
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 HUB_ROWS = {
     "train": ["", " = Moon = \n", "", " The moon . \n", "", " = Sea = \n", "", " The sea . \n"],

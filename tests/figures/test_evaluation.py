@@ -16,6 +16,8 @@ from gpt2lab.evaluation.perplexity import Perplexity
 from gpt2lab.evaluation.protocols import Document, Reading
 from gpt2lab.evaluation.published import Published
 from gpt2lab.evaluation.scorer import Scored
+from gpt2lab.figures import drawing
+from gpt2lab.figures import evaluation as figures
 from gpt2lab.figures.drawing import INK, PAPER, figure_bytes
 from gpt2lab.figures.evaluation import (
     BY,
@@ -30,8 +32,7 @@ from gpt2lab.figures.evaluation import (
     shares_figure,
     tokens_csv,
 )
-from gpt2lab.pages import evaluation as views
-from gpt2lab.pages import figures
+from gpt2lab.pages import evaluation as pages
 from gpt2lab.pages.evaluation import evaluation_body, evaluation_page
 from gpt2lab.pages.page import POLICY
 
@@ -102,9 +103,9 @@ def evaluation():
 @pytest.fixture
 def sketched(monkeypatch, read_html):
     """A function: what `evaluation_page` takes → the page as a parser reads it, with its pictures left empty."""
-    monkeypatch.setattr(figures, "figure_bytes", lambda figure, format: b"")
+    monkeypatch.setattr(drawing, "figure_bytes", lambda figure, format: b"")
     for name in ("result_figure", "shares_figure"):
-        monkeypatch.setattr(views, name, lambda *args, dark: None)
+        monkeypatch.setattr(pages, name, lambda *args, dark: None)
     return lambda *told: read_html(evaluation_page(*told).html)
 
 
@@ -282,7 +283,7 @@ def test_models_are_named_where_there_are_several():
 
 
 def test_no_more_bars_are_drawn_than_a_page_has_rows(monkeypatch):
-    monkeypatch.setattr(views, "MAX_ROWS", 2)
+    monkeypatch.setattr(figures, "MAX_ROWS", 2)
     figure = shares_figure("part", {"a": SHARES})
     assert ticks(figure) == ["prose", "title"]
     assert bar_sets(figure)[0][0] == [2.5, 2.0]
@@ -440,7 +441,7 @@ def test_page_of_one_model_has_no_verdict(sketched):
 
 
 def test_page_of_more_documents_than_it_has_rows_says_so(sketched, monkeypatch):
-    monkeypatch.setattr(views, "MAX_ROWS", 2)
+    monkeypatch.setattr(pages, "MAX_ROWS", 2)
     losses = {"m": [np.nan, 2.0, 3.0, 4.0, 5.0, 6.0]}
     cut = sketched("t", made_evaluation(losses, ("one", "two", "three")), ["document"])
     assert "The first 2." in cut.text

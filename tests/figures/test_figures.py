@@ -18,10 +18,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from gpt2lab.errors import LabError
+from gpt2lab.figures import attention
 from gpt2lab.figures.attention import MAX_SIDE, attention_grid, attention_heatmap, shrunk
 from gpt2lab.figures.drawing import DPI, MAX_LABELS, figure_bytes
 from gpt2lab.figures.training import loss_curve
-from gpt2lab.pages import figures
 from gpt2lab.training.runs import Metric
 
 METRICS = tuple(
@@ -306,7 +306,7 @@ def test_grid_of_1200_heads_takes_at_most_500_megabytes():
 
 def test_grid_of_many_layers_is_drawn_in_parts_without_a_seam(tiny_trace, monkeypatch):
     whole = pixels(attention_grid(tiny_trace))
-    monkeypatch.setattr(figures, "DRAWN_AT_ONCE", 1)
+    monkeypatch.setattr(attention, "DRAWN_AT_ONCE", 1)
     parts = attention_grid(tiny_trace)
     assert len(parts.axes[0].images) == 2
     np.testing.assert_array_equal(pixels(parts), whole)

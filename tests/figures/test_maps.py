@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from gpt2lab.errors import LabError
+from gpt2lab.figures import heads as maps
 from gpt2lab.figures.drawing import LINES, MAX_LABELS, PAPER, figure_bytes
 from gpt2lab.figures.heads import (
     MISSING,
@@ -25,7 +26,6 @@ from gpt2lab.figures.heads import (
 )
 from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.heads import ROLLOUT_CAVEAT, rollout
-from gpt2lab.pages import maps
 
 HOSTILE = ("$\\frac$", "$", "_a^{", "</script>", "$$", "\\$", "a$b_c", "&<>\"'")
 VALUES = torch.tensor([[0.0, 0.25, 0.5], [0.75, 1.0, 0.1]])

@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from gpt2lab.evaluation.evaluate import Evaluation
 from gpt2lab.evaluation.protocols import Document, Reading
 from gpt2lab.evaluation.scorer import Scored
+from gpt2lab.figures import drawing
 from gpt2lab.figures.attention import attention_heatmap
 from gpt2lab.figures.drawing import figure_bytes, image
 from gpt2lab.figures.evaluation import result_figure, shares_figure
@@ -20,7 +21,6 @@ from gpt2lab.figures.tables import table
 from gpt2lab.figures.training import loss_curve, validation_rows
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.pages import evaluation as evaluation_module
-from gpt2lab.pages import figures
 from gpt2lab.pages import report as report_module
 from gpt2lab.pages.page import POLICY
 from gpt2lab.pages.report import (
@@ -102,7 +102,7 @@ def report(tiny_trace, evaluation, read_html):
 @pytest.fixture
 def sketched(monkeypatch, tiny_trace, evaluation, read_html):
     """A function: changes → the report as a parser reads it, with its pictures left empty."""
-    monkeypatch.setattr(figures, "figure_bytes", lambda figure, format: b"")
+    monkeypatch.setattr(drawing, "figure_bytes", lambda figure, format: b"")
     for name in ("loss_curve", "attention_grid", "attention_heatmap"):
         monkeypatch.setattr(report_module, name, lambda *args, dark: None)
     for name in ("result_figure", "shares_figure"):
