@@ -12,7 +12,7 @@ demo: .venv/ready           ## the same job without a browser, in one to two min
 
 test: .venv/ready-dev       ## lint and all tests; those of pages need Debian's or Ubuntu's chromium
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 notebooks: .venv/ready-dev  ## run the notebooks from top to bottom and keep their outputs
 	$(BIN)/python -m jupyter execute --inplace notebooks/*.ipynb

@@ -30,7 +30,7 @@ from gpt2lab.results import readable
 def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its report")] = Path("runs")) -> None:
     """The whole job on the built-in model and sample text: one to two minutes, no network."""
     quiet()
-    from gpt2lab.cli.demo import run_demo
+    from gpt2lab.cli.demo_job import run_demo
 
     done = run_demo(out)
     result = done.result

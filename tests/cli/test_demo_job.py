@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gpt2lab import cli
-from gpt2lab.cli import demo
+from gpt2lab.cli import demo_job as demo
 from gpt2lab.data.text import load_text
 from gpt2lab.evaluation.perplexity import perplexity
 from gpt2lab.inspection.heads import head_scores
