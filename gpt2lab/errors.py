@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 
 class LabError(ValueError):
-    """Bad input, told in one line a user can act on.
+    """Bad input, reported in one line that a user can act on.
 
     The command line turns it into exit status 2, the app into a toast.
     """

@@ -1,4 +1,4 @@
-"""Work that is done in steps: a generator that tells how far it is, and returns what came of it."""
+"""Work that is done in steps: a generator that yields its progress and returns the result."""
 
 from collections.abc import Callable, Generator
 

@@ -158,7 +158,7 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Slider]:
             settings[name] = gr.Number(0, precision=0, label=label, info=info, elem_id=elem_id, min_width=100)
     with gr.Accordion("More", open=False, elem_id="generate-more"):
         settings["min_p"] = gr.Slider(
-            0, 1, 0, step=0.01, label="Min-p", info="share of the favourite's probability; 0 keeps all"
+            0, 1, 0, step=0.01, label="Min-p", info="share of the top prediction's probability; 0 keeps all"
         )
         settings["repetition_penalty"] = gr.Slider(0.5, 2, 1, step=0.05, label="Repetition penalty", info="1 is none")
         settings["window"] = gr.Number(
@@ -252,7 +252,7 @@ def build_tables(
     """Every token of the text, and measures of the texts shown when they are asked for."""
     with gr.Accordion("Every token, and what it was chosen from", open=False):
         table = gr.Dataframe(
-            headers=["token", "probability", "rank", "entropy (nats)", "the model's favourites"],
+            headers=["token", "probability", "rank", "entropy (nats)", "the model's top predictions"],
             column_count=5,
             interactive=False,
             show_label=False,

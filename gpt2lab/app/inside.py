@@ -202,7 +202,9 @@ def build_attribution() -> tuple:
     with gr.Row():
         shared = {"info": "text of one token, or #id; press Enter", "max_lines": 1, "min_width": 200}
         token = gr.Textbox(label="Token; empty: what comes next", elem_id="inside-follow", **shared)
-        against = gr.Textbox(label="Over; empty: the favourite among the others", elem_id="inside-against", **shared)
+        against = gr.Textbox(
+            label="Over; empty: the top prediction among the others", elem_id="inside-against", **shared
+        )
     added = pair("inside-added", "What each head adds; the table below has every part")
     with gr.Accordion("Every part", open=False, elem_id="inside-parts-all"):
         parts = gr.HTML(elem_id="inside-parts")

@@ -135,7 +135,7 @@ def lens_pictures(shelf: Shelf, seen: Seen | None, measure: str, dark: bool) -> 
 
 
 def attributions(shelf: Shelf, seen: Seen | None, place: Place) -> list:
-    """An Attribution of each model: by default of the token that comes next, against the favourite among the others."""
+    """An Attribution of each model: by default of the token that comes next, against the top prediction among the others."""
     from gpt2lab.inspection.lens import attribution
 
     def of(lens, lab):
@@ -244,7 +244,7 @@ def ablated(shelf: Shelf, seen: Seen | None, names: list[str], mean: bool) -> tu
     for one in found:
         for each in (one.before, one.after):
             head.append(each.name)
-            columns.append([f"{name} {p:.3f}" for _, name, p in each.favourites(-1)])
+            columns.append([f"{name} {p:.3f}" for _, name, p in each.top_predictions(-1)])
     return f"{told}. {scale}", tokens, table(head, list(zip(*columns)))
 
 

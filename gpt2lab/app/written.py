@@ -32,7 +32,7 @@ ENDINGS = {
 }
 COLOURS = {
     "probability": "of the token to the model, 0 to 1",
-    "rank": "the favourite has no colour, the last of all V tokens the fullest, by the logarithm",
+    "rank": "the top prediction has no colour, the last of all V tokens the fullest, by the logarithm",
     "entropy": "the fuller, the less certain the model was, 0 to ln V nats",
 }
 
@@ -213,7 +213,7 @@ def coloured(text: Text, by: str) -> list[tuple[str, float]]:
 
 
 def choices_of(texts: Sequence[Text], at, temperature, top_p, top_k, min_p) -> tuple[str, dict[str, float]]:
-    """What a token was chosen from, in words, and for bars: the model's favourites, by what a sampler draws them with."""
+    """What a token was chosen from, in words, and for bars: the model's top predictions, by what a sampler draws them with."""
     from gpt2lab.data.tokens import visible
     from gpt2lab.generation.sampling import Sampling, redrawn
 
@@ -232,12 +232,12 @@ def choices_of(texts: Sequence[Text], at, temperature, top_p, top_k, min_p) -> t
         f"Token {at[1]} of text {found.number}, `{code(found.tokens[at[1]])}`: probability {step.probability:.4f}, rank "
         f"{step.rank:,}, entropy {step.entropy:.3f} nats. It was {'chosen by hand; the sampler draws it' if by_hand else 'drawn'} "
         f"with {step.sampled_probability:.4f}; the filters took {step.removed:.3f} away. The bars: the "
-        f"{len(step.alternatives)} favourites with temperature {temperature:g}, top-p {top_p:g}, top-k {top_k or 'all'}, "
+        f"{len(step.alternatives)} top predictions with temperature {temperature:g}, top-p {top_p:g}, top-k {top_k or 'all'}, "
         f"min-p {min_p:g}."
     ]
     if (high - low)[: len(bars)].max(initial=0) >= EXACT:
         words.append(
-            f"What is kept of the step, {len(step.favourites)} favourites with {np.exp(step.favourites).sum():.3f} of the "
+            f"What is kept of the step, {len(step.top_logprobs)} top predictions with {np.exp(step.top_logprobs).sum():.3f} of the "
             "probability, is **not enough** to draw them exactly: the bars are the least, the most stands beside."
         )
     if found.start.settings["repetition_penalty"] != 1 and sampling != own_sampling(found):

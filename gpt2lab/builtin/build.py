@@ -5,7 +5,7 @@ pass, with one row in sixteen of random tokens repeated: with so little text, he
 would not form from prose alone (Olsson et al., In-context Learning and Induction Heads, 2022). Matrices learn by Muon,
 everything else by AdamW. The sample text, and every text given with --keep-out, is not trained on.
 
-The work folder keeps checkpoints: an interrupted build goes on from the last one, and one with more steps from where
+The work folder keeps checkpoints: an interrupted build resumes from the last one, and one with more steps from where
 the learning rate began to fall. Knows how the assets are made; nothing that runs later imports it.
 """
 
@@ -222,7 +222,7 @@ class Training:
         self.model, self.tokenizer, self.work, self.steps, self.step = model, tokenizer, work, steps, 0
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # a text read a few times is not learned by heart; fine-tuning keeps GPT-2's own 0.1
+                module.p = 0.0  # a text read a few times is not memorised; fine-tuning keeps GPT-2's own 0.1
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
         matrices = [weight for weight in model.transformer.h.parameters() if weight.ndim == 2]
         taken = set(map(id, matrices))

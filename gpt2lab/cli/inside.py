@@ -100,7 +100,7 @@ def inspect(
 
 
 def record(lab, text: str, found: dict, asked: Asked) -> dict:
-    """What --json tells of one model."""
+    """Return the JSON object of one model."""
     from gpt2lab.cli.parts import PARTS
     from gpt2lab.data.tokens import display_tokens, token_bytes
 

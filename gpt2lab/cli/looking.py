@@ -1,4 +1,4 @@
-"""The commands that show what a model does with a text: it goes on with it, it attends to it."""
+"""The commands `generate` and `attention`."""
 
 import io
 import sys
@@ -22,11 +22,14 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution")] = 0.8,
     top_k: Annotated[int | None, typer.Option(help="draw among the k most probable tokens")] = None,
     top_p: Annotated[float, typer.Option(help="draw among the fewest tokens that reach this probability")] = 0.95,
-    min_p: Annotated[float, typer.Option(help="draw among tokens with this share of the favourite's probability")] = 0,
+    min_p: Annotated[
+        float, typer.Option(help="draw among tokens with this share of the top prediction's probability")
+    ] = 0,
     repetition_penalty: Annotated[float, typer.Option(help="above 1 makes tokens that were there less probable")] = 1,
     stop: Annotated[list[str] | None, typer.Option(help="end where this string comes; may be given again")] = None,
     window: Annotated[
-        int | None, typer.Option(help="go on past the context by reading so many last tokens anew; else end there")
+        int | None,
+        typer.Option(help="continue past the context with a sliding window of this many tokens; else stop there"),
     ] = None,
     seed: Annotated[int, typer.Option(help="the same seed gives the same text")] = 0,
     count: Annotated[int, typer.Option(help="continuations, with this seed and those after it")] = 1,
@@ -88,9 +91,9 @@ def generate(
     results = []
     training = {} if measure is None else {one.lab: training_ids(one.lab, measure, column=column) for one in asked}
     for one in asked:
-        told = f"[{one.lab.name}] " if compare else ""
+        prefix = f"[{one.lab.name}] " if compare else ""
         records = []
-        for text in texts(one, count, best, beams, f"{told}{prompt}", stream):
+        for text in texts(one, count, best, beams, f"{prefix}{prompt}", stream):
             records.append(record(one.lab, text) | {"model": one.lab.name})
             if training:
                 found = measured(one.lab, text, labs=labs, training=training[one.lab])
@@ -110,7 +113,7 @@ def record(lab, generation) -> dict:
 
     values = asdict(generation)
     for step in values["steps"]:
-        del step["favourites"]
+        del step["top_logprobs"]
         for token in (step, *step["alternatives"]):
             raw = token_bytes(lab.tokenizer, token["id"])
             token["bytes"] = None if raw is None else list(raw)

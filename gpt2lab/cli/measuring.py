@@ -64,9 +64,9 @@ def perplexity(
     text = load_text(data, column=column)
     print_notes(data, [text.note] if text.note else [])
     labs = [load(name) for name in (model, compare) if name is not None]
-    told = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
+    options = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
     with progress("windows") as show, kept_when_interrupted():
-        evaluation = evaluate(labs, text.split(split), protocol, on_progress=show, **told)
+        evaluation = evaluate(labs, text.split(split), protocol, on_progress=show, **options)
     if as_json:
         drawn = {} if quick is None else {"quick": quick, "seed": seed}
         report({"model": model, "data": data, "split": split, **drawn, **evaluation.record(by)}, as_json)
@@ -85,7 +85,7 @@ def kept_when_interrupted():
     try:
         yield
     except KeyboardInterrupt:
-        print("\nbroken off; what was scored is kept, and the same command goes on from there", file=sys.stderr)
+        print("\ninterrupted; scored windows are kept, and the same command continues from there", file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, heeded)

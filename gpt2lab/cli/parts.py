@@ -1,4 +1,4 @@
-"""The parts of `inspect`: how each is made, told in a table, in JSON and as a file. Imported when they are asked for."""
+"""The parts of `inspect`: how each is computed, printed as a table, and written as JSON or a file. Imported when used."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -70,7 +70,7 @@ def lens_record(found: Lens) -> tuple[list, list]:
 
 def lens_cell(found: Lens, entry: int, at: int) -> dict:
     """One layer at one position."""
-    top = [{"token": name, "id": i, "probability": p} for i, name, p in found.favourites(entry, at)]
+    top = [{"token": name, "id": i, "probability": p} for i, name, p in found.top_predictions(entry, at)]
     numbers = {
         name: getattr(found, name)[entry, at].item() for name in ("rank", "probability", "entropy", "divergence")
     }
@@ -98,7 +98,7 @@ def ablation_rows(found: Ablation) -> tuple[list[str], list]:
     """The losses, and what is expected after the text, before and after."""
     both = found.before, found.after
     rows = [["loss, nats per token", *(f"{one.loss:.4f}" for one in both)]]
-    for place, pair in enumerate(zip(*(one.favourites(-1)[:5] for one in both)), 1):
+    for place, pair in enumerate(zip(*(one.top_predictions(-1)[:5] for one in both)), 1):
         rows.append([f"expected next, {place}", *(f"{name} {p:.3f}" for _, name, p in pair)])
     return ["", "as it is", "switched off"], rows
 
@@ -106,7 +106,7 @@ def ablation_rows(found: Ablation) -> tuple[list[str], list]:
 def ablation_record(found: Ablation) -> dict:
     """Losses, nats per token, and what is expected after the text."""
     tops = {
-        name: [{"token": word, "id": i, "probability": p} for i, word, p in one.favourites(-1)]
+        name: [{"token": word, "id": i, "probability": p} for i, word, p in one.top_predictions(-1)]
         for name, one in (("top", found.before), ("top_ablated", found.after))
     }
     return {"loss": found.before.loss, "loss_ablated": found.after.loss, **tops}

@@ -44,7 +44,7 @@ def runs_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 
 @runs_app.command("show")
 def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """One run: its state, what it was told, its losses, and the end of its log."""
+    """Show one run: its state, settings, losses, and the end of its log."""
     from gpt2lab.training.runs import find_run, log_tail, read_config, read_lines, read_metrics, read_status
 
     folder = find_run(runs, run)
@@ -53,8 +53,17 @@ def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
         samples = read_lines(folder / "samples.jsonl")
         shown = {"id": run, **asdict(status), "config": config, "metrics": [asdict(m) for m in metrics]}
         return report(shown | {"samples": samples, "log": log_tail(folder)}, as_json)
-    told = ("state", "step", "total_steps", "best_step", "loss_before", "loss_best", "tokens_per_second", "eta_seconds")
-    known = {name: getattr(status, name) for name in (*told, "message") if getattr(status, name) not in (None, "")}
+    names = (
+        "state",
+        "step",
+        "total_steps",
+        "best_step",
+        "loss_before",
+        "loss_best",
+        "tokens_per_second",
+        "eta_seconds",
+    )
+    known = {name: getattr(status, name) for name in (*names, "message") if getattr(status, name) not in (None, "")}
     report({"id": run, "model": config.get("model"), "data": config.get("data"), **known}, as_json)
     for metric in metrics:
         if metric.split == "validation":
@@ -80,13 +89,13 @@ def runs_stop(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
 
 @runs_app.command("pause")
 def runs_pause(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """End a run for now, with a checkpoint only: quicker than stop; resume goes on from there."""
+    """Pause a run: save a checkpoint only, which is quicker than stop; resume continues from there."""
     end(run, runs, "pause", as_json)
 
 
 @runs_app.command("report")
 def runs_report(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Write a run's report.html again: curves, texts, what was learned by heart, heads."""
+    """Write a run's report.html again: curves, samples, memorised passages, heads."""
     quiet()
     from gpt2lab.pages.run_report import write_report
     from gpt2lab.training.runs import find_run

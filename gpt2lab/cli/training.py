@@ -86,7 +86,7 @@ def finetune(
     queue: Annotated[bool, typer.Option("--queue", help="wait for the run that holds the machine")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what it would cost: time, memory, disk")] = False,
     resume: Annotated[
-        str | None, typer.Option(help="go on with this run, as it was told; other options are left out")
+        str | None, typer.Option(help="continue this run with its own settings; other options are ignored")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -196,7 +196,7 @@ def tell(result, as_json: bool) -> None:
         add_report(result.folder)
     else:
         where = f"{result.run} --runs {result.folder.parent}"
-        print(f"paused at step {result.steps}; `gpt2lab runs resume {where}` goes on", file=sys.stderr)
+        print(f"paused at step {result.steps}; `gpt2lab runs resume {where}` continues it", file=sys.stderr)
     keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
     keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "precision", "stopped"]
     values = {key: plain(getattr(result, key)) for key in keys}
@@ -205,7 +205,7 @@ def tell(result, as_json: bool) -> None:
 
 
 def add_report(folder: Path) -> None:
-    """Write a run's report.html. Where it cannot be written, the run is as good without: that is told, and how to try again."""
+    """Write a run's report.html. If that fails, print how to try again; the run itself is complete."""
     from gpt2lab.pages.run_report import write_report
 
     again = f"`gpt2lab runs report {folder.name} --runs {folder.parent}` writes it"

@@ -47,7 +47,7 @@ class Comparison:
             "worse": f"{self.after} is worse than {self.before}",
         }
         few = f"; fewer than {FEWEST} can agree by chance" if self.n_documents < FEWEST else ""
-        verdict = found.get(self.verdict, f"whether {self.after} is better than {self.before} cannot be told")
+        verdict = found.get(self.verdict, f"whether {self.after} is better than {self.before} is undecided")
         return (
             f"{verdict}: {self.difference:+.4f} {self.unit}{within}, {self.ratio - 1:+.1%} perplexity, "
             f"lower in {self.better_in:,} of {self.n_documents:,} documents{few}"

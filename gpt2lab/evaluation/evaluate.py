@@ -47,9 +47,9 @@ class Evaluation:
     @cached_property
     def verdicts(self) -> list[tuple[str, str]]:
         """(protocol, sentence) of what the comparisons say, or why there is none; and of protocols that were refused."""
-        told = {comparison.protocol: str(comparison) for comparison in self.comparisons}
+        verdicts_by = {comparison.protocol: str(comparison) for comparison in self.comparisons}
         pairs = {one.reading.protocol: incomparable(one.reading, two.reading) for one, two in self._pairs()}
-        verdicts = [(protocol, told.get(protocol) or f"not compared: {why}") for protocol, why in pairs.items()]
+        verdicts = [(protocol, verdicts_by.get(protocol) or f"not compared: {why}") for protocol, why in pairs.items()]
         return [*verdicts, *((protocol, f"not scored: {why}") for protocol, why in self.refused)]
 
     @property
@@ -134,8 +134,8 @@ def evaluate(
     A protocol that cannot read the text (too short, or no beginning token) is left out where another can.
     Raises: LabError as `perplexity`, before anything is scored; and for two models of one name.
     """
-    told = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
-    steps = evaluation_steps(labs, articles, protocols, **told)
+    options = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
+    steps = evaluation_steps(labs, articles, protocols, **options)
     return finished(steps, on_progress)
 
 
@@ -147,9 +147,9 @@ def evaluation_steps(
     context: int | None = None,
     stride: int | None = None,
     precision: str = "fp32",
-    **told,
+    **options,
 ) -> Generator[tuple[str, int, int], None, Evaluation]:
-    """`evaluate`, a batch of windows at a time: reads the text at once, then yields what it tells of progress.
+    """`evaluate`, a batch of windows at a time: reads the text at once, then yields its progress.
 
     The generator returns the Evaluation. Models run in it alone, and not before it is asked for its first step.
     """
@@ -164,7 +164,7 @@ def evaluation_steps(
     for name in names:
         strides = stride if name == "sliding" or "sliding" not in names else None
         try:
-            readings.append([read(lab, articles, name, context=context, stride=strides, **told) for lab in labs])
+            readings.append([read(lab, articles, name, context=context, stride=strides, **options) for lab in labs])
         except ProtocolError as error:
             refused.append((name, str(error)))
     if not readings:

@@ -110,7 +110,7 @@ def perplexity(
 ) -> Perplexity:
     """Perplexity of articles under a protocol.
 
-    protocol     "sliding", "lm-eval" or "blocks": see `scoring.protocols`
+    protocol     "sliding", "lm-eval" or "blocks": see `evaluation.protocols`
     context      tokens a window holds; the model's own context by default
     stride       tokens from window to window, of "sliding" alone; by default the context: disjoint windows
     quick        score only so many articles, drawn with `seed`

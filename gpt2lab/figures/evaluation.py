@@ -141,7 +141,9 @@ def shares_figure(by: str, shares: dict[str, Sequence[Share]], *, dark: bool = F
     axes.set(xlabel="loss (nats per token)", title=BY[by])
     axes.grid(axis="x", alpha=0.4)
     if len(shares) > 1:
-        models = [_short(model) for model in shares]  # told outright: matplotlib leaves out labels that begin with "_"
+        models = [
+            _short(model) for model in shares
+        ]  # passed explicitly: matplotlib leaves out labels that begin with "_"
         figure.legend(axes.containers, models, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return for_dark_pages(figure) if dark else figure
 
@@ -197,7 +199,7 @@ def tokens_csv(documents: Sequence[tuple[str, str, Sequence[tuple[str, float | N
 
 
 def _short(name: str) -> str:
-    """A model's name beside a figure: its end, which tells runs apart."""
+    """A model's name beside a figure: its end, by which runs differ."""
     return label(name if len(name) <= MAX_LABEL else f"…{name[1 - MAX_LABEL :]}")
 
 

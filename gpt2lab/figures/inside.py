@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gpt2lab.inspection.patching import Patching
     from gpt2lab.inspection.surprisal import Surprisal
 
-MAX_WORDS = 26  # tokens of a text whose favourites are written into the cells
+MAX_WORDS = 26  # tokens of a text whose top predictions are written into the cells
 MAX_WORD = 9  # characters of one
 CELL, ROW = 0.62, 0.32  # inches: a cell with a word, and a layer's row
 NARROW = 0.16  # inches: a cell without
@@ -40,7 +40,7 @@ class Measure(NamedTuple):
 
 
 LENS = {
-    "rank": Measure("rank of the followed token", "1 is the favourite", log=True),
+    "rank": Measure("rank of the followed token", "1 is the top prediction", log=True),
     "probability": Measure("probability of the followed token", "0 to 1"),
     "entropy": Measure("entropy", "nats"),
     "divergence": Measure("divergence of the last layer's prediction from this one", "nats"),
@@ -48,7 +48,7 @@ LENS = {
 
 
 def lens_figure(lens: Lens, measure: str = "rank", *, dark: bool = False) -> Figure:
-    """Layers down, positions across; each cell coloured by a measure, with the layer's favourite written in short texts.
+    """Layers down, positions across; each cell coloured by a measure, with the layer's top prediction written in short texts.
 
     measure  a name in LENS
 
@@ -120,13 +120,13 @@ def patching_rows(patching: Patching) -> tuple[list[str], list[tuple[str, ...]]]
 
 
 def lens_rows(lens: Lens, position: int) -> list[tuple[str, ...]]:
-    """One position for those who read: a row per layer, its favourites, and what it makes of the followed token."""
+    """One position for those who read: a row per layer, its top predictions, and what it makes of the followed token."""
     rows = []
     for entry in range(len(lens.rank)):
         rows.append(
             (
                 entry_name(entry),
-                ", ".join(f"{name} {p:.3f}" for _, name, p in lens.favourites(entry, position)),
+                ", ".join(f"{name} {p:.3f}" for _, name, p in lens.top_predictions(entry, position)),
                 f"{float(lens.probability[entry, position]):.4f}",
                 f"{int(lens.rank[entry, position]):,}",
                 f"{float(lens.entropy[entry, position]):.3f}",
@@ -142,7 +142,7 @@ def lens_head(lens: Lens, position: int) -> list[str]:
     if not -T <= position < T:
         raise LabError(f"position {position} is out of range; use a whole number from {-T} to {T - 1}")
     word = lens.names[int(lens.targets[position])]
-    return ["after", "favourites", f"probability of {word}", "its rank", "entropy, nats", "to the last, nats"]
+    return ["after", "top predictions", f"probability of {word}", "its rank", "entropy, nats", "to the last, nats"]
 
 
 def attribution_map(found: Attribution) -> HeadMap:
@@ -191,7 +191,7 @@ def surprisal_rows(found: Surprisal, other: Surprisal | None = None) -> list[lis
         if at == 0:
             row = [at, token, "", "", "", "", ""]
         else:
-            expected = ", ".join(f"{name} {p:.3f}" for _, name, p in found.favourites(at)[:5])
+            expected = ", ".join(f"{name} {p:.3f}" for _, name, p in found.top_predictions(at)[:5])
             row = [at, token, f"{nll:.3f}", f"{bits:.3f}", rank, f"{float(found.entropy[at]):.3f}", expected]
         rows.append(row if change is None else [*row, "" if at == 0 else f"{change[at]:+.3f}"])
     return rows

@@ -9,7 +9,7 @@ from gpt2lab.figures.drawing import RUN_COLOURS, for_dark_pages
 from gpt2lab.results import MAX_EXPONENT, readable
 from gpt2lab.training.runs import Metric
 
-COLOURS = {"train": "#8da0cb", "validation": "#d95f02"}  # told apart by the colour-blind, and in grey
+COLOURS = {"train": "#8da0cb", "validation": "#d95f02"}  # distinct for the colour-blind, and in grey
 
 
 def loss_curve(metrics: tuple[Metric, ...], *, dark: bool = False) -> Figure:

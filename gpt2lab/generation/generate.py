@@ -55,7 +55,7 @@ class Request(Summary):
     ids      (T,) that the model begins from: those of the prompt, or its beginning token where that is empty
     after    tokens that follow the prompt already
     stop     strings at which the text ends
-    window   tokens that are read anew where the context is full; None ends the text there
+    window   tokens that are read again when the context is full; None ends the text there
     """
 
     lab: Lab
@@ -94,11 +94,11 @@ def request(
     sampling        a Sampling; or give its fields here: temperature=0.8, top_p=0.95, seed=1
     max_new_tokens  1 or more, or 0 after steps; the text ends earlier at one of `lab.end_ids`, at a stop string, or where
                     the context is full
-    alternatives    how many of the model's favourites each step keeps
-    after           steps of an earlier generation of the prompt, kept: the text goes on from them
+    alternatives    how many of the model's top predictions each step keeps
+    after           steps of an earlier generation of the prompt, kept: the text continues from them
     stop            a string, or several, at which the text ends
-    window          1 to `lab.context` - 1: past the context, so many last tokens are read anew, and the
-                    text goes on; also of a prompt that is too long. None: it ends there
+    window          1 to `lab.context` - 1: past the context, so many last tokens are read again, and the
+                    text continues; also of a prompt that is too long. None: it ends there
     precision       "fp32"; "bf16": faster on processors with bf16 units; "int8": 8-bit weights, faster still on x86
                     processors. Both change probabilities a little
 
@@ -234,7 +234,7 @@ def beam_search(
 
 
 def collect(asked: Request, steps: Sequence[Step]) -> Generation:
-    """The Generation that some steps of a request amount to, finished or not; those it goes on from count too."""
+    """The Generation that some steps of a request amount to, finished or not; those it continues from count too."""
     lab, steps = asked.lab, (*asked.after, *steps)
     text = text_of(lab, steps, before=asked.before)
     new = len(steps) - len(asked.after)
@@ -328,5 +328,5 @@ def _rows(asked: Request, count: int) -> Iterator[tuple[Step | None, ...]]:
 
 
 def _step_options(asked: Request) -> dict:
-    """What `draw` and `step_of` are told besides the logits: how many alternatives a step keeps, and how they are spelt."""
+    """Arguments of `draw` and `step_of` besides the logits: how many alternatives a step keeps, and their display strings."""
     return {"alternatives": asked.alternatives, "spell": partial(token_text, asked.lab.tokenizer)}

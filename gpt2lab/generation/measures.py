@@ -56,7 +56,7 @@ def measure(
     """What `Measures` holds.
 
     writer    the model that wrote it
-    labs      models for which its perplexity is told
+    labs      models whose perplexity is computed
     training  ids (N,) of the writer's tokenizer: the text it may have copied from
 
     Example: measure(lab, generate(lab, "The moon"), labs=[lab]).distinct

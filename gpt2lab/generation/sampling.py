@@ -21,11 +21,11 @@ from transformers.generation import (
 from gpt2lab.errors import LabError, number, whole_number
 from gpt2lab.results import Summary
 
-MIN_TEMPERATURE = 1e-6  # below it the favourite has all the probability, to a float's precision: greedy
+MIN_TEMPERATURE = 1e-6  # below it the top prediction has all the probability, to a float's precision: greedy
 MAX_TEMPERATURE = 100.0  # past it every token is as likely as any other to three digits
 MAX_PENALTY = 100.0
 MAX_SEED = 2**63 - 1  # torch.Generator's own limit
-FAVOURITES = 512  # probabilities that a step keeps: 2 kB
+TOP_LOGPROBS = 512  # probabilities that a step keeps: 2 kB
 
 
 class TopP(TopPLogitsWarper):
@@ -50,7 +50,7 @@ class Sampling:
     temperature  0 always takes the most probable token (greedy); 1 is the model's own distribution
     top_k        draw among the k most probable tokens; None for all
     top_p        draw among the fewest tokens whose probabilities reach p
-    min_p        draw among the tokens with at least this share of the favourite's probability
+    min_p        draw among the tokens with at least this share of the top prediction's probability
     repetition_penalty  logits of tokens that were there before are divided by it, or multiplied where
                  they are negative; 1 is none. Source: Keskar et al., CTRL (2019), section 4.1
     seed         the same seed gives the same text on the same machine
@@ -123,13 +123,13 @@ class Step(Summary):
 
     token                 its own text; its bytes, as "⟨F0 9F⟩", where it is a part of a character
     probability           the model's own, before temperature and filters
-    rank                  1 is the model's favourite
+    rank                  1 is the model's top prediction
     entropy               of the model's own distribution, nats
-    alternatives          the model's favourites, most probable first
+    alternatives          the model's top predictions, most probable first
     sampled_probability   what the sampler drew the token with, after temperature and filters
     removed               probability, after temperature, that top-k, top-p and min-p took away
-    favourites            log probabilities (M,) of the model's FAVOURITES favourites, for `redrawn`
-    seam                  whether the model read only the last tokens anew, as many as `window`, to get here
+    top_logprobs          log probabilities (M,) of the model's TOP_LOGPROBS top predictions, for `redrawn`
+    seam                  whether the model read only the last `window` tokens again to get here
     """
 
     token: str
@@ -140,7 +140,7 @@ class Step(Summary):
     alternatives: tuple[Alternative, ...]
     sampled_probability: float
     removed: float
-    favourites: np.ndarray = field(repr=False, compare=False)
+    top_logprobs: np.ndarray = field(repr=False, compare=False)
     seam: bool = False
 
     def instead(self, id: int) -> "Step":
@@ -155,37 +155,37 @@ class Step(Summary):
 
 
 class Redrawn(NamedTuple):
-    """Bounds (M,) of the probabilities that a sampler would draw a step's favourites with."""
+    """Bounds (M,) of the probabilities that a sampler would draw a step's top predictions with."""
 
     low: np.ndarray
     high: np.ndarray
 
 
 def redrawn(step: Step, sampling: Sampling, V: int) -> Redrawn:
-    """What another sampler would draw a step's favourites with, by the probabilities kept of them: no model runs.
+    """What another sampler would draw a step's top predictions with, by the probabilities kept of them: no model runs.
 
     V  tokens of the vocabulary
 
-    Of the others it is known what they add up to, and that none is larger than the last favourite: bounds meet where
+    Of the others it is known what they add up to, and that none is larger than the last top prediction: bounds meet where
     that is enough, as at temperature 1, or where the filters keep none of them. It knows no repetition penalty.
     Example: redrawn(step, Sampling(top_k=1), V).low -> (1, 0, 0, …)
     """
-    logs = step.favourites.astype(np.float64)
+    logs = step.top_logprobs.astype(np.float64)
     M = len(logs)
     if sampling.greedy:
         only = np.eye(1, M)[0]
         return Redrawn(only, only)
-    w = np.exp((logs - logs[0]) / sampling.temperature)  # weights, the first favourite's 1
+    w = np.exp((logs - logs[0]) / sampling.temperature)  # weights, the first top prediction's 1
     others = _others(logs, V - M, sampling.temperature)
     if sampling.top_k is not None:
         w = np.where(w >= w[min(sampling.top_k, M) - 1], w, 0)
         left = max(0, min(sampling.top_k, V) - M)
         others = (others[0] * left / max(1, V - M), min(others[1], left * w[-1]))
     reached = w.cumsum()
-    least = int((w >= sampling.min_p).sum())  # favourites that min-p leaves
+    least = int((w >= sampling.min_p).sum())  # top predictions that min-p leaves
 
     def kept(rest: float) -> tuple[int, float, float]:
-        """How many favourites the filters leave, and least and most that all they leave adds up to."""
+        """How many top predictions the filters leave, and least and most that all they leave adds up to."""
         enough = sampling.top_p * (reached[-1] + rest)
         n = min(int((reached - w < enough).sum()), least)
         if least < M or reached[-1] >= enough:
@@ -198,7 +198,7 @@ def redrawn(step: Step, sampling: Sampling, V: int) -> Redrawn:
 
 
 def _others(logs: np.ndarray, n: int, temperature: float) -> tuple[float, float]:
-    """Least and most that the weights of n tokens past the favourites add up to, as each has at most the last one's."""
+    """Least and most that the weights of n tokens past the top predictions add up to, as each has at most the last one's."""
     if n == 0:
         return 0.0, 0.0
     power, first, last = 1 / temperature, np.exp(logs[0]), logs[-1] - logs[0]
@@ -207,7 +207,7 @@ def _others(logs: np.ndarray, n: int, temperature: float) -> tuple[float, float]
     def even(total: float) -> float:  # all alike: of powers below 1 the largest sum, of those above the smallest
         return n * (total / n) ** power
 
-    def uneven(total: float) -> float:  # each as large as the last favourite, or nothing
+    def uneven(total: float) -> float:  # each as large as the last top prediction, or nothing
         return total * np.exp(last * (power - 1)) if total else 0.0
 
     low, high = (uneven, even) if power < 1 else (even, uneven)
@@ -249,7 +249,7 @@ def step_of(
     own = logs.exp()
     if drawn_from is None:
         drawn_from = torch.zeros_like(own).index_fill_(0, torch.tensor([chosen]), 1.0)
-    top = logs.topk(min(FAVOURITES, len(logs)))
+    top = logs.topk(min(TOP_LOGPROBS, len(logs)))
     best = top.indices[:alternatives]
     rows = zip(best.tolist(), own[best].tolist(), drawn_from[best].tolist())
     return Step(
@@ -261,5 +261,5 @@ def step_of(
         alternatives=tuple(Alternative(spell(i), i, p, sampled) for i, p, sampled in rows),
         sampled_probability=float(drawn_from[chosen]),
         removed=removed,
-        favourites=top.values.numpy(),
+        top_logprobs=top.values.numpy(),
     )

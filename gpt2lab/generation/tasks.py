@@ -1,4 +1,4 @@
-"""The GPT-2 paper's tasks, which a language model does as text that goes on: summarise, translate, answer.
+"""The GPT-2 paper's tasks, as continuations of a prompt: summarise, translate, answer.
 
 Knows generation; nothing of pages. Source of each recipe: Radford et al., Language Models are Unsupervised Multitask
 Learners (2019), the section that `recipes` names.

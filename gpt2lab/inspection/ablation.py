@@ -36,7 +36,7 @@ class Means(Summary):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablation(Summary):
-    """A text as the model reads it, and as it reads it with parts switched off, which the name of `after` tells."""
+    """A text's surprisal without and with ablation; the name of `after` lists the ablated parts."""
 
     before: Surprisal
     after: Surprisal
@@ -148,7 +148,7 @@ def ablate(
 
     text         2 to `lab.context` tokens
     heads, mlps  as for `ablated`
-    mean         each writes its mean over this text, instead of nothing: how much it writes stays, what it tells goes
+    mean         each writes its mean over this text, instead of nothing: its size stays, its information goes
 
     Example: ablate(lab, "The moon is round", [(0, 3)]).change
     Raises: LabError for a text that is empty or does not fit, and for parts that do not exist.

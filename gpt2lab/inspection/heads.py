@@ -60,7 +60,7 @@ SCORES: dict[str, Score] = {
     "distance": Score("distance", "tokens", "Mean number of tokens that a head looks back, by its weights."),
 }
 TEXT_SCORES = tuple(name for name in SCORES if name != "induction")  # those that any text of 2 tokens has
-KINDS = {  # of heads, by the score that tells, and what that is a share of
+KINDS = {  # of heads, by their score, and what that is a share of
     "previous_token": ("a previous-token head", "of its attention goes to the token before"),
     "duplicate_token": (
         "a duplicate-token head",
@@ -76,7 +76,7 @@ KINDS = {  # of heads, by the score that tells, and what that is a share of
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeadScores(Summary):
-    """How much each head behaves in a known way; what each score is, `SCORES` tells.
+    """How much each head behaves in a known way; `SCORES` defines each score.
 
     previous_token, induction, first_token  (L, H)  in [0, 1]
     duplicate_token                         (L, H)  in [0, 1]; NaN where no text repeats a token

@@ -25,12 +25,12 @@ class Lens(Summary):
     Entry 0 of L+1 enters the first block, entry L leaves the last: the model's own prediction. Position t holds what
     is predicted to follow token t.
 
-    names        display strings of targets and favourites, by id
+    names        display strings of targets and top predictions, by id
     targets      (T,)         int64, the token that is followed through the layers
-    top          (L+1, T, n)  int64, ids of the favourites, most probable first
+    top          (L+1, T, n)  int64, ids of the top predictions, most probable first
     top_probability (L+1, T, n)
     probability  (L+1, T)     of the target
-    rank         (L+1, T)     int64, of the target; 1 is the favourite
+    rank         (L+1, T)     int64, of the target; 1 is the top prediction
     entropy      (L+1, T)     nats
     divergence   (L+1, T)     KL(last ‖ this), nats: what a reader of this layer's prediction loses where the last is right
     """
@@ -45,14 +45,14 @@ class Lens(Summary):
     entropy: torch.Tensor
     divergence: torch.Tensor
 
-    def favourites(self, entry: int, position: int) -> list[tuple[int, str, float]]:
+    def top_predictions(self, entry: int, position: int) -> list[tuple[int, str, float]]:
         """(id, display string, probability) of what an entry predicts after a position."""
         ids, probabilities = self.top[entry, position].tolist(), self.top_probability[entry, position].tolist()
         return [(i, self.names[i], p) for i, p in zip(ids, probabilities)]
 
     @property
     def settled(self) -> torch.Tensor:
-        """(T,): the first entry from which on the favourite is the last layer's, 0 to L."""
+        """(T,): the first entry from which on the top prediction is the last layer's, 0 to L."""
         agrees = self.top[..., 0] == self.top[-1, :, 0]  # (L+1, T)
         return len(agrees) - agrees.flip(0).int().cumprod(0).sum(0)
 
@@ -64,10 +64,10 @@ def logit_lens(
     """The prediction after every layer, by the model's own last norm, with each layer's own statistics, and unembedding.
 
     text    or a trace of it with its residual stream
-    top     favourites kept of each prediction
+    top     top predictions kept of each prediction
     target  a token to follow through the layers, as its id or as text of one token; None follows the
-            model's last favourite at each position
-    next    follow the token that comes next in the text instead; after its end the last favourite
+            model's last top prediction at each position
+    next    follow the token that comes next in the text instead; after its end the last top prediction
     cut     as for `trace`
 
     Example: logit_lens(lab, "The moon").rank[-1] -> (1, 1)
@@ -79,7 +79,7 @@ def logit_lens(
         raise LabError(f"follow token {target!r} or the next one, not both")
     seen = with_residual(lab, text, cut=cut)
     T, at_once = len(seen.ids), max(1, LOGITS_AT_ONCE // lab.model.config.vocab_size)
-    wanted = torch.full((T,), -1 if target is None else token_id(lab, target))  # -1: the last favourite
+    wanted = torch.full((T,), -1 if target is None else token_id(lab, target))  # -1: the last top prediction
     if next:
         wanted[:-1] = seen.ids[1:]
     places = [slice(i, i + at_once) for i in range(0, T, at_once)]
@@ -89,7 +89,7 @@ def logit_lens(
 
 
 def _lens_of(lab: Lab, residual: torch.Tensor, top: int, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The fields of a Lens for some positions: residual (L+1, t, D), tokens to follow (t,), -1 for the last favourite."""
+    """The fields of a Lens for some positions: residual (L+1, t, D), tokens to follow (t,), -1 for the last top prediction."""
     last = log_probabilities(lab, residual[-1])  # (t, V)
     p_last = last.exp()
     targets = torch.where(wanted < 0, last.argmax(-1), wanted)
@@ -189,8 +189,8 @@ def attribution(
 
     text      or a trace of it with its residual stream
     position  of the token after which is predicted; -1 is the last
-    token     as its id or as text of one token; None: the model's favourite
-    against   None: the favourite among all others
+    token     as its id or as text of one token; None: the model's top prediction
+    against   None: the top prediction among all others
 
     Example: attribution(lab, "The moon").heads.argmax()
     Raises: LabError as `logit_lens`, for a position that does not exist, and for twice the same token.

@@ -97,8 +97,8 @@ def _patched(
     clean, corrupted = (
         trace_ids(lab, ids, residual=True).residual.to(lab.device, model.dtype) for ids in pair
     )  # (L+1, T, D)
-    favourites = [int(log_probabilities(lab, states[-1, -1]).argmax()) for states in (clean, corrupted)]
-    chosen = [known if token is None else token_id(lab, token) for token, known in zip((answer, against), favourites)]
+    predicted = [int(log_probabilities(lab, states[-1, -1]).argmax()) for states in (clean, corrupted)]
+    chosen = [known if token is None else token_id(lab, token) for token, known in zip((answer, against), predicted)]
     words = tuple(display_token(lab.tokenizer, token) for token in chosen)
     if chosen[0] == chosen[1]:
         raise LabError(f"answer and other answer are the same token, {words[0]!r}; name two that differ")

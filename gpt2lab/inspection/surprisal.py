@@ -26,12 +26,12 @@ class Surprisal(Summary):
     """How little a model expected each token, given those before it.
 
     tokens  T display strings, as of a trace
-    names   display strings of the favourites, by id
+    names   display strings of the top predictions, by id
     ids     (T,)       int64
     nll     (T,)       nats; NaN for the first token, which nothing predicts
-    rank    (T,)       int64, over the whole vocabulary; 1 is the favourite, 0 for the first token
+    rank    (T,)       int64, over the whole vocabulary; 1 is the top prediction, 0 for the first token
     entropy (T+1,)     nats, of the prediction at each place; the last is of what would follow, NaN for the first
-    top     (T+1, n)   int64, the favourites at each place, most probable first; -1 for the first
+    top     (T+1, n)   int64, the top predictions at each place, most probable first; -1 for the first
     top_probability (T+1, n); NaN for the first
     """
 
@@ -55,7 +55,7 @@ class Surprisal(Summary):
         """(display string, nats) of each token; None for the first."""
         return list(zip(self.tokens, (None, *self.nll[1:].tolist())))
 
-    def favourites(self, place: int) -> list[tuple[int, str, float]]:
+    def top_predictions(self, place: int) -> list[tuple[int, str, float]]:
         """(id, display string, probability) of what was expected at a place; -1 is what would follow the text."""
         ids, probabilities = self.top[place].tolist(), self.top_probability[place].tolist()
         return [(i, self.names[i], p) for i, p in zip(ids, probabilities) if i >= 0]
@@ -112,7 +112,7 @@ def surprisal(lab: Lab, text: str, *, top: int = 10) -> Surprisal:
     """How little each token of a text was expected.
 
     text  of any length up to MAX_CHARACTERS; past the model's context each token sees at least half of it before
-    top   favourites kept at each place
+    top   top predictions kept at each place
 
     Example: surprisal(lab, "The moon is round").nll -> (nan, 5.1, 2.2, 9.8)
     Raises: LabError for a text that is empty or too long.

@@ -14,7 +14,7 @@ from gpt2lab.inspection.trace import Trace, with_residual
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.results import Summary
 
-FAVOURITES = 10  # of what the state after the block would predict
+TOP_LOGPROBS = 10  # of what the state after the block would predict
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,7 +94,7 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
         active = _on_cpu(block.mlp.act, up, lab)
         down = _on_cpu(block.mlp.c_proj, active, lab)
     leaves = between + down
-    best = log_probabilities(lab, leaves).exp().topk(min(FAVOURITES, lab.model.config.vocab_size))
+    best = log_probabilities(lab, leaves).exp().topk(min(TOP_LOGPROBS, lab.model.config.vocab_size))
     mine = mixed[head, 0]
     root = ", which is 1/√d_k" if abs(seen.scaling[layer] - len(q) ** -0.5) < 1e-9 else ""
     activation = {"gelu_new": "GELU"}.get(lab.model.config.activation_function, lab.model.config.activation_function)

@@ -32,7 +32,7 @@ REQUIRE = '<script src="https://cdnjs.cloudflare.com/ajax/libs/require.js/2.3.6/
 LIBRARIES = {"mpld3": "d3.v5.min.js", "XStatic-jQuery": "jquery.min.js"}
 SHIM = """window.requirejs = window.require = (names, draw) => draw(window.jQuery, window.d3);
 window.require.config = () => {};"""
-# bertviz draws in the colours of one mode: a page for both is drawn anew when the reader's system changes
+# bertviz draws in the colours of one mode: a page for both is redrawn when the reader's system changes
 AUTO = """{name}.display_mode = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => location.reload());
 """

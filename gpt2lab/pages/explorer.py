@@ -169,7 +169,7 @@ def carried_in_words(carried: list[tuple[int, int, int]], total: int) -> str:
 
 
 def side_names(seen: Trace | Comparison) -> list[str]:
-    """A name for each side; where both have the same, what tells them apart is their place."""
+    """A name for each side; where both have the same name, by their place."""
     if isinstance(seen, Trace):
         return [seen.name]
     names = [seen.base.name, seen.other.name]

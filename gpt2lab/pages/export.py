@@ -20,7 +20,7 @@ from gpt2lab.inspection.trace import Trace
 from gpt2lab.pages.explorer import explorer_page
 from gpt2lab.pages.page import ARTICLE, document
 
-MOST = 50  # shares that the page of a rollout tells in words
+MOST = 50  # shares that the page of a rollout lists
 MAX_ROWS = 5_000_000  # of a CSV file: 200 MB, and five times what a spreadsheet opens
 
 
@@ -104,7 +104,7 @@ def map_file(shown: HeadMap, format: str) -> bytes:
         format,
         called,
         draw=lambda dark=False: head_map(**shown._asdict(), dark=dark),
-        told=lambda: numbers,
+        html_of=lambda: numbers,
         lines=(["layer", "head", called], lines),
         arrays=arrays,
     )
@@ -124,7 +124,7 @@ def rollout_file(rollout: Rollout, format: str) -> bytes:
         format,
         f"Attention rollout: {rollout.trace.name}",
         draw=lambda dark=False: rollout_heatmap(rollout, dark=dark),
-        told=lambda: (
+        html_of=lambda: (
             f"<p>The {len(most)} largest shares:</p>" + table(["token", "at", "comes from", "at", "share"], most)
         ),
         lines=(head, lines),
@@ -137,11 +137,11 @@ def figure_file(
     title: str,
     *,
     draw: Callable,
-    told: Callable[[], str],
+    html_of: Callable[[], str],
     lines: tuple[list[str], Iterable[Iterable]],
     arrays: dict[str, np.ndarray],
 ) -> bytes:
-    """A figure and its numbers in one of FORMATS; `told` gives them as HTML, `lines` as (head, rows) of a CSV file."""
+    """A figure and its numbers in one of FORMATS; `html_of` gives them as HTML, `lines` as (head, rows) of a CSV file."""
     check_format(format)
     match format:
         case "csv":
@@ -149,7 +149,7 @@ def figure_file(
         case "npz":
             return _archive(arrays)
         case "html":
-            body = f"<h1>{html.escape(title)}</h1>{image(draw, title)}{told()}"
+            body = f"<h1>{html.escape(title)}</h1>{image(draw, title)}{html_of()}"
             return document(title, body, style=ARTICLE).html.encode()
     return figure_bytes(draw(), format)
 

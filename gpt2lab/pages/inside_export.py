@@ -49,8 +49,8 @@ def lens_file(lens: Lens, format: str, *, measure: str = "rank") -> bytes:
         format,
         f"{LENS[measure].title}: {lens.trace.name}",
         draw=lambda dark=False: lens_figure(lens, measure, dark=dark),
-        told=lambda: table(["after", *tokens], [(entry_name(i), *row) for i, row in enumerate(words)]),
-        lines=(["entry", "at", "token", "favourite", *LENS], lines),
+        html_of=lambda: table(["after", *tokens], [(entry_name(i), *row) for i, row in enumerate(words)]),
+        lines=(["entry", "at", "token", "top prediction", *LENS], lines),
         arrays={name: getattr(lens, name).numpy() for name in fields} | {"tokens": np.array(tokens)},
     )
 
@@ -76,7 +76,7 @@ def surprisal_file(found: Surprisal, other: Surprisal | None, format: str, *, li
         format,
         f"Surprisal: {found.name}",
         draw=lambda dark=False: rank_figure(each, limits, dark=dark),
-        told=str,
+        html_of=str,
         lines=(head, rows),
         arrays=arrays,
     )
@@ -90,7 +90,7 @@ def attribution_file(found: Attribution, format: str) -> bytes:
         format,
         drawn.title,
         draw=lambda dark=False: head_map(**drawn._asdict(), dark=dark),
-        told=lambda: table(["part", "logits"], attribution_rows(found)),
+        html_of=lambda: table(["part", "logits"], attribution_rows(found)),
         lines=(["part", "logits"], [[name, float(f"{value:.6g}")] for name, value in found.parts]),
         arrays={
             "heads": found.heads.numpy(),
@@ -108,7 +108,7 @@ def patching_file(found: Patching, format: str) -> bytes:
         format,
         f"Activation patching: {found.name}",
         draw=lambda dark=False: patching_figure(found, dark=dark),
-        told=lambda: table(head, rows),
+        html_of=lambda: table(head, rows),
         lines=(head, [[name, *map(float, shares)] for name, *shares in rows]),
         arrays={
             "values": found.values.numpy(),
@@ -134,4 +134,4 @@ def walk_file(found: Walk, format: str) -> bytes:
         )
         return csv_bytes(["step", "formula", "at", "value"], lines)
     arrays = {step.name: step.values.numpy() for step in found.steps} | {"tokens": np.array(found.tokens)}
-    return figure_file(format, "", draw=None, told=str, lines=([], []), arrays=arrays)
+    return figure_file(format, "", draw=None, html_of=str, lines=([], []), arrays=arrays)

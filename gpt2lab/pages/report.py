@@ -1,4 +1,4 @@
-"""A run as one offline page: what it was told, its curve, its words before and after, its attention.
+"""A run as one offline page: its settings, its curve, samples before and after, its attention.
 
 Knows result types; computes nothing.
 """

@@ -1,4 +1,4 @@
-"""A run's report.html: what the folder tells, and what only the models tell, on one page.
+"""A run's report.html: what the folder records, and what is computed from the models, on one page.
 
 Knows every room but the app.
 """

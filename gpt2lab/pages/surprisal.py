@@ -90,9 +90,9 @@ def _page(title: str, key: str, spans: list[str], n: int, rows: str, theme: str)
     return document(title, body, style=STYLE, theme=theme, height=520)
 
 
-def _span(text: str, kind: str, told: str) -> str:
+def _span(text: str, kind: str, title: str) -> str:
     shown = html.escape(text.replace("\n", "⏎\n") if text.strip(" ") else text)
-    return f'<span class="{kind}" title="{told}">{shown}</span>'
+    return f'<span class="{kind}" title="{title}">{shown}</span>'
 
 
 def _level(value: float, limits: tuple[float, ...]) -> int:

@@ -48,7 +48,7 @@ def validated_in(checkpoint: Path | None) -> dict[int, float]:
 
 
 def is_due(checkpoint: Path | None, config: TrainConfig) -> bool:
-    """Whether the step that training goes on from is still to be validated."""
+    """Whether the step that training resumes from is still to be validated."""
     step = step_of(checkpoint)
     return step % config.eval_every == 0 and step not in validated_in(checkpoint)
 

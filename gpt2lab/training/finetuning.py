@@ -124,7 +124,7 @@ def refuse_to_wait(process: PartialState) -> None:
 
 @contextmanager
 def by_first(process: PartialState, context: AbstractContextManager):
-    """A context that the first process enters; where it may not, none goes on."""
+    """A context that the first process enters; where it may not, none continues."""
     with ExitStack() as stack:
         in_all(process, lambda: stack.enter_context(context))
         yield
@@ -188,14 +188,14 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         in_all(process, lambda: None)  # torchrun ends the first process if another ends badly: all wait for its model
         return result
     except KeyboardInterrupt:
-        watch.close("stopped", "interrupted; resume goes on from the last checkpoint")
+        watch.close("stopped", "interrupted; resume continues from the last checkpoint")
         raise
     except BaseException as error:
         if process.is_main_process:
             drop_torn_checkpoints(folder)  # first of all: it makes room where the disk is full
         message = f"{type(error).__name__}: {error}"
         if is_of_the_disk(error):
-            message = f"step {watch.step} cannot be written ({first_line(error)}); make room; resume goes on from the checkpoint before"
+            message = f"step {watch.step} cannot be written ({first_line(error)}); make room; resume continues from the checkpoint before"
         with suppress(OSError):
             watch.close("failed", message)
         if is_of_the_disk(error):
@@ -214,7 +214,7 @@ def is_of_the_disk(error: BaseException) -> bool:
 def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult | None:
     """The best model saved with its card, and the last word on the run; only that word after a pause.
 
-    A run that is told to stop before its first step has nothing to keep either.
+    A run that is asked to stop before its first step has nothing to keep either.
     """
     config, folder = job.config, watch.folder
     watch.closing = True
@@ -251,7 +251,9 @@ def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult |
         validation=change,
     )
     if paused:
-        watch.close("stopped", f"{'paused' if watch.step else 'ended'} at step {watch.step}; resume goes on from there")
+        watch.close(
+            "stopped", f"{'paused' if watch.step else 'ended'} at step {watch.step}; resume continues from there"
+        )
         return result
     save_model(job, trainer.model, weights, result)
     write_result(result)

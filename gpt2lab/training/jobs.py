@@ -23,7 +23,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
 
-STOP_SECONDS = 60.0  # without a sign of life, after which a run that was told to end is terminated
+STOP_SECONDS = 60.0  # without a sign of life, after which a run that was asked to stop is terminated
 TERM_SECONDS = 5.0  # between asking the system to end a process and making it
 POLL_SECONDS = 0.2
 WAIT_SECONDS = 1.0  # between looks whether the machine is free
@@ -207,7 +207,7 @@ def refuse_second(runs_dir: Path, queue: bool) -> None:
     active, elsewhere = active_run(runs_dir), holder()
     if active:
         raise LabError(f"run {active.id!r} is under way on this machine; stop it, wait, or queue this run")
-    if elsewhere and (told := runs.describe(elsewhere)) and told.state in runs.ALIVE:
+    if elsewhere and (status := runs.describe(elsewhere)) and status.state in runs.ALIVE:
         raise LabError(f"{held_by()}; stop it, wait until it has ended, or queue this run")
 
 
@@ -245,7 +245,7 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
     """Ask a run to save and end, and wait until it has; its last status.
 
     want     "stop" keeps a model of what is learned so far; "pause" only a checkpoint, and is quicker
-    seconds  without a sign of life, after which its process is terminated; the run goes on from its last checkpoint
+    seconds  without a sign of life, after which its process is terminated; the run resumes from its last checkpoint
 
     Raises: LabError for a run that is not at work.
     """
@@ -260,7 +260,7 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
     status = runs.read_status(folder)
     if status.state != "crashed":
         return status  # it had its last word in the end
-    then = "goes on from its last checkpoint" if runs.whole_checkpoints(folder) else "begins it again"
+    then = "continues from its last checkpoint" if runs.whole_checkpoints(folder) else "begins it again"
     message = f"it gave no sign of life for {seconds:g} s and was terminated; resume {then}"
     runs.write_status(folder, replace(status, state="stopped", message=message))
     return runs.read_status(folder)
@@ -295,7 +295,7 @@ def price(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
     Raises: LabError with the process's own line where it fails.
     """
     names = {"learning_rate": "lr"}
-    told = [
+    options = [
         part
         for name, value in asdict(config).items()
         if value is not None and not isinstance(value, bool)
@@ -303,8 +303,8 @@ def price(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
     ]
     flags = [f"--{name.replace('_', '-')}" for name in ("gradient_checkpointing", "compile") if getattr(config, name)]
     command = [sys.executable, "-m", "gpt2lab", "finetune", "--dry-run", "--json", "--runs", str(runs_dir)]
-    done = subprocess.run([*command, *told, *flags], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run([*command, *options, *flags], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise LabError(f"the cost cannot be told: {last[0].removeprefix('gpt2lab: ')}")
+        raise LabError(f"the cost cannot be estimated: {last[0].removeprefix('gpt2lab: ')}")
     return json.loads(done.stdout.splitlines()[-1])["in_words"]

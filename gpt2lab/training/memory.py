@@ -1,4 +1,4 @@
-"""How much of a text was learned by heart: its longest stretch that stands word for word in the training text.
+"""How much of a text is memorised: its longest passage that is in the training text word for word.
 
 Knows token ids alone.
 """
@@ -11,7 +11,7 @@ import numpy as np
 def longest_verbatim(ids: Sequence[int], training: np.ndarray) -> tuple[int, int]:
     """The longest run of tokens that stands in the training text just so.
 
-    ids       of the text looked at · training  (n,) of the training text
+    ids       of the text · training  (n,) of the training text
 
     returns   (its first position in `ids`, its length); (0, 0) where not one token is shared
 

@@ -32,7 +32,7 @@ class FinetuneResult(Summary):
     model_dir  the fine-tuned model; None for a run that was paused
     steps      done · best_step  the one whose model was kept: the lowest validation loss
     tokens     of text read in training, repeats counted · seconds  of training, evaluations left out
-    stopped    it was told to stop or to pause before its last step
+    stopped    it was asked to stop or to pause before its last step
     memory     peak bytes of the first process, or of its GPU; since a run was last resumed
     """
 

@@ -1,6 +1,6 @@
 """A run folder: everything about a run, on disk, for whoever wants to read it.
 
-    <runs>/<id>/config.json    what it was told, and the machine it ran on
+    <runs>/<id>/config.json    its settings, and the machine it ran on
                status.json     how far it is; written by the run's own process alone once it is under way
                control.json    what others want of it: to stop, or to pause
                metrics.jsonl   a line per loss measured
@@ -143,7 +143,7 @@ class RunStatus:
 class Run:
     """A run as a list shows it.
 
-    status   as its status.json tells; None where that cannot be read
+    status   as its status.json says; None where that cannot be read
     message  why it ended as it did, or what of its folder cannot be read
     """
 
@@ -226,7 +226,7 @@ def find_run(runs_dir: Path, run: str) -> Path:
 
 
 def list_runs(runs_dir: Path) -> list[Run]:
-    """Every run of a folder, newest first; one that cannot be read is told as failed, with the reason."""
+    """Every run of a folder, newest first; one that cannot be read is listed as failed, with the reason."""
     folders = [path for path in Path(runs_dir).glob("*") if path.is_dir() and RUN_ID.fullmatch(path.name)]
     runs = [describe(folder) for folder in folders if not folder.is_symlink()]
     return sorted((run for run in runs if run), key=lambda run: run.created, reverse=True)
@@ -329,7 +329,7 @@ def read_status(folder: Path) -> RunStatus:
 
 
 def read_config(folder: Path) -> dict:
-    """What the run was told. Raises: LabError where that cannot be read."""
+    """The run's settings. Raises: LabError where that cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

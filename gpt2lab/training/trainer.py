@@ -17,7 +17,7 @@ from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.validation import block_sums
 from gpt2lab.training.watch import Interrupted, LossMeter
 
-TRAIN_LOSS_POINTS = 100  # on the loss curve: as many as can be told apart
+TRAIN_LOSS_POINTS = 100  # on the loss curve: as many as can be distinguished
 
 
 class LabTrainer(Trainer):

@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.2  # between looks at the control file
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: a wish
-    """The run was told to stop or to pause in the middle of a validation."""
+    """The run was asked to stop or to pause in the middle of a validation."""
 
 
 class LossMeter(TrainerCallback, ExportableState):
@@ -140,7 +140,7 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def on_substep_end(self, args, state, control, **kwargs):
         self.beat()
-        if self.told():  # the step is given up, and done again after the pause with the same dropout
+        if self.requested():  # the step is given up, and done again after the pause with the same dropout
             random, self.meter.loss, self.meter.tokens = self.at_step_begin
             set_random_state(random)
             control.should_training_stop = True
@@ -149,11 +149,11 @@ class RunWatch(TrainerCallback, ExportableState):
     def on_step_end(self, args, state, control, **kwargs):
         self.training_seconds += time.monotonic() - self.step_began
         self.step = state.global_step
-        told = self.told()
-        if told or self.step % self.config.save_every == 0:
+        requested = self.requested()
+        if requested or self.step % self.config.save_every == 0:
             control.should_save = True
             self.check(self.is_finite(), "a weight is not a finite number")
-        if told:
+        if requested:
             control.should_training_stop = True
         if self.bar is not None:
             self.bar.update()
@@ -163,8 +163,8 @@ class RunWatch(TrainerCallback, ExportableState):
         self.validated += 1
         self.doing = f"validating, {self.validated / len(eval_dataloader):.0%}" if eval_dataloader else "validating"
         self.beat()  # the heart beats through long validations
-        if self.told() == "pause" or (self.wish and not self.step):
-            raise Interrupted  # to stop needs what this validation will tell of the model that is to be kept
+        if self.requested() == "pause" or (self.wish and not self.step):
+            raise Interrupted  # to stop needs what this validation will measure of the model that is to be kept
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "loss" in logs:
@@ -197,11 +197,11 @@ class RunWatch(TrainerCallback, ExportableState):
             rotate_checkpoints(args.output_dir, CHECKPOINTS_KEPT, best_model_checkpoint=best)
         self.beat()
 
-    def told(self) -> str | None:
+    def requested(self) -> str | None:
         """What was asked from outside, looked for a few times a second; the same in all processes.
 
-        A run that has nothing left to train ends by itself. One that was told to stop, and validates what it will
-        keep, can still be told to pause instead.
+        A run that has nothing left to train ends by itself. One that was asked to stop, and validates what it will
+        keep, can still be asked to pause instead.
         """
         if self.step >= self.config.steps or (self.closing and self.wish is None):
             return None

@@ -76,7 +76,7 @@ def test_words_say_where_what_is_kept_is_not_enough(shelf):
     words, bars = choices_of(texts, (1, 0), 1.0, 0.02, 0, 0)
     assert "not enough" not in words and all(value > 0 for value in bars.values())
     words, bars = choices_of(texts, (1, 0), 0.5, 1, 0, 0)
-    assert "not enough" in words and "512 favourites" in words
+    assert "not enough" in words and "512 top predictions" in words
     exact = (2 * logits[0]).softmax(-1).topk(4).values.tolist()
     for bar, true in zip(bars, exact):
         least, most = (float(number) for number in bar.rsplit(", ", 1)[1].split(" to "))

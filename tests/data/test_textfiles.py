@@ -102,7 +102,9 @@ def test_folder_of_tables_has_their_splits(write):
 
 
 def test_gzip_and_zip_of_texts_are_opened(write):
-    assert load_text(str(write("a.txt.gz", gzip.compress(b"word " * 300, mtime=0)))).split("all")[0].text == "word " * 300
+    assert (
+        load_text(str(write("a.txt.gz", gzip.compress(b"word " * 300, mtime=0)))).split("all")[0].text == "word " * 300
+    )
     files = {"b/two.txt": "Second.", "a.md": "# First", "__MACOSX/._a.md": b"\0", "picture.png": b"\x89PNG"}
     found = read_file(write("texts.zip", zipped(files)), LIMIT)
     assert found.parts == (("a.md", "# First"), ("b/two.txt", "Second."))
@@ -126,7 +128,10 @@ def test_nothing_of_an_archive_reaches_the_disk(write, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("bomb.txt.gz", gzip.compress(b"x" * 5000, mtime=0)), ("bomb.zip", zipped({"a.txt": b"x" * 600, "b.txt": b"x" * 600}))],
+    [
+        ("bomb.txt.gz", gzip.compress(b"x" * 5000, mtime=0)),
+        ("bomb.zip", zipped({"a.txt": b"x" * 600, "b.txt": b"x" * 600})),
+    ],
 )
 def test_what_unpacks_to_more_than_the_limit_is_refused(write, name, content):
     with pytest.raises(LabError, match=r"more bytes unpacked; the limit is 1,000"):

@@ -74,7 +74,7 @@ def test_lens_figure_has_the_numbers_of_its_measure(lens, measure):
     assert bar.get_ylabel() == LENS[measure].unit
 
 
-def test_each_layer_s_favourite_stands_in_its_cell(lens):
+def test_each_layer_s_top_prediction_stands_in_its_cell(lens):
     texts = lens_figure(lens).axes[0].texts
     places = {tuple(map(int, text.get_position())): text.get_text() for text in texts}
     assert len(places) == 3 * len(lens.trace.tokens)
@@ -216,9 +216,9 @@ def test_entries_are_named_by_what_has_been_done():
 def test_lens_rows_tell_a_position_layer_by_layer(lens, position):
     rows = lens_rows(lens, position)
     assert [row[0] for row in rows] == ENTRIES
-    for entry, (_, favourites, probability, rank, entropy, divergence) in enumerate(rows):
+    for entry, (_, top_predictions, probability, rank, entropy, divergence) in enumerate(rows):
         best = [f"{lens.names[i]} {p:.3f}" for i, p in zip(*(x[entry, position].tolist() for x in top_of(lens)))]
-        assert favourites == ", ".join(best)
+        assert top_predictions == ", ".join(best)
         assert float(probability) == pytest.approx(float(lens.probability[entry, position]), abs=5.1e-5)
         assert int(rank.replace(",", "")) == int(lens.rank[entry, position])
         assert float(entropy) == pytest.approx(float(lens.entropy[entry, position]), abs=5.1e-4)
@@ -232,7 +232,14 @@ def top_of(lens):
 
 def test_lens_head_names_the_token_that_is_followed(lens):
     head = lens_head(lens, 0)
-    assert head == ["after", "favourites", "probability of ·moon", "its rank", "entropy, nats", "to the last, nats"]
+    assert head == [
+        "after",
+        "top predictions",
+        "probability of ·moon",
+        "its rank",
+        "entropy, nats",
+        "to the last, nats",
+    ]
     assert len(lens_rows(lens, 0)[0]) == len(head)
 
 

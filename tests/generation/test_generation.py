@@ -89,7 +89,7 @@ def ids_of(generation):
 
 
 def end_at_call(lab, call):
-    """From its given call on, the LM head has `<|endoftext|>` as its certain favourite."""
+    """From its given call on, the LM head has `<|endoftext|>` as its certain top prediction."""
     calls, end = itertools.count(1), lab.tokenizer.eos_token_id
 
     def favour(module, args, output):
@@ -134,13 +134,13 @@ def test_each_step_states_the_probabilities_of_a_forward_pass_from_scratch(tiny_
     for step in generation.steps:
         with torch.no_grad():
             own = tiny_lab.model(torch.tensor([prefix])).logits[0, -1].double().softmax(-1)
-        favourites = own.sort(descending=True)
+        top_predictions = own.sort(descending=True)
         assert step.probability == pytest.approx(own[step.id].item(), rel=1e-4)
         assert step.rank == 1 + int((own > own[step.id]).sum())
         assert step.entropy == pytest.approx(-(own * own.log()).sum().item(), rel=1e-4)
-        assert [alternative.id for alternative in step.alternatives] == favourites.indices[:4].tolist()
+        assert [alternative.id for alternative in step.alternatives] == top_predictions.indices[:4].tolist()
         assert [alternative.probability for alternative in step.alternatives] == pytest.approx(
-            favourites.values[:4].tolist(), rel=1e-4
+            top_predictions.values[:4].tolist(), rel=1e-4
         )
         assert all(
             alternative.token == token_text(tiny_lab.tokenizer, alternative.id) for alternative in step.alternatives

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers.generation import TopKLogitsWarper, TopPLogitsWarper
 
-from gpt2lab.generation.sampling import FAVOURITES, Sampling, TopP, draw, redrawn, step_of
+from gpt2lab.generation.sampling import TOP_LOGPROBS, Sampling, TopP, draw, redrawn, step_of
 
 PROBABILITIES = (0.5, 0.2, 0.15, 0.1, 0.05)
 DRAWS = 4000
@@ -36,9 +36,9 @@ def test_nucleus_equals_brute_force_over_the_vocabulary(temperature, top_p, top_
         Sampling(temperature=temperature, top_p=top_p, top_k=top_k).warpers()(None, logits.clone()).softmax(-1)[0]
     )
     weights = {i: math.exp(logit / temperature) for i, logit in enumerate(logits[0].tolist())}
-    favourites = sorted(weights, key=weights.get, reverse=True)[:top_k]
-    total, reached, nucleus = sum(weights[i] for i in favourites), 0.0, []
-    for i in favourites:
+    top_predictions = sorted(weights, key=weights.get, reverse=True)[:top_k]
+    total, reached, nucleus = sum(weights[i] for i in top_predictions), 0.0, []
+    for i in top_predictions:
         if reached >= top_p * total:
             break
         nucleus.append(i)
@@ -125,9 +125,9 @@ def uneven(seed, V=2000, scale=3.0):
 
 
 def exact(logits, **sampling):
-    """(M,) what transformers' processors leave of the favourites, in float64."""
+    """(M,) what transformers' processors leave of the top predictions, in float64."""
     warped = Sampling(**sampling).warpers()(None, logits[None].double()).softmax(-1)[0]
-    return warped[logits.sort(descending=True).indices[:FAVOURITES]].numpy()
+    return warped[logits.sort(descending=True).indices[:TOP_LOGPROBS]].numpy()
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0, 8.0])
@@ -183,9 +183,9 @@ def test_redrawn_of_a_vocabulary_that_is_kept_whole_is_exact():
         assert high == pytest.approx(low, abs=1e-6)
 
 
-def test_redrawn_greedily_the_favourite_is_certain():
+def test_redrawn_greedily_the_top_prediction_is_certain():
     low, high = redrawn(drawn(uneven(4)), Sampling(temperature=0), 2000)
-    assert low.tolist() == high.tolist() == [1.0] + [0.0] * (FAVOURITES - 1)
+    assert low.tolist() == high.tolist() == [1.0] + [0.0] * (TOP_LOGPROBS - 1)
 
 
 def test_redrawn_of_a_certain_step_is_certain():
@@ -219,11 +219,13 @@ def test_penalty_is_drawn_with_and_its_mass_counts_as_removed():
     assert step.removed == pytest.approx(1 - float(own[kept].sum()), abs=1e-6)
 
 
-def test_favourites_are_the_largest_log_probabilities_in_order():
+def test_top_predictions_are_the_largest_log_probabilities_in_order():
     logits = uneven(5)
     step = step_of(logits[None], 3, alternatives=4, spell=str)
-    assert step.favourites == pytest.approx(logits.log_softmax(-1).sort(descending=True).values[:FAVOURITES].numpy())
-    assert [each.probability for each in step.alternatives] == pytest.approx(np.exp(step.favourites[:4]), rel=1e-5)
+    assert step.top_logprobs == pytest.approx(
+        logits.log_softmax(-1).sort(descending=True).values[:TOP_LOGPROBS].numpy()
+    )
+    assert [each.probability for each in step.alternatives] == pytest.approx(np.exp(step.top_logprobs[:4]), rel=1e-5)
 
 
 @pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.95, 0.999999])

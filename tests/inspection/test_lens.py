@@ -66,12 +66,12 @@ def test_parts_of_a_long_text_are_joined(lab, monkeypatch):
         torch.testing.assert_close(getattr(whole, name), getattr(parts, name), atol=1e-6, rtol=1e-5)
 
 
-def test_answer_settles_where_the_favourite_is_the_last_one_from_there_on(lab):
+def test_answer_settles_where_the_top_prediction_is_the_last_one_from_there_on(lab):
     found = logit_lens(lab, TEXT)
     for t, settled in enumerate(found.settled.tolist()):
-        favourites = found.top[:, t, 0].tolist()
-        assert all(one == favourites[-1] for one in favourites[settled:])
-        assert settled == 0 or favourites[settled - 1] != favourites[-1]
+        top_predictions = found.top[:, t, 0].tolist()
+        assert all(one == top_predictions[-1] for one in top_predictions[settled:])
+        assert settled == 0 or top_predictions[settled - 1] != top_predictions[-1]
 
 
 def test_a_token_that_is_named_is_followed_at_every_position(lab):
@@ -93,7 +93,7 @@ def test_the_next_token_is_followed_up_to_the_last_position(lab):
     torch.testing.assert_close(-found.probability[-1, :-1].log(), nll, atol=1e-4, rtol=1e-4)
 
 
-def test_names_hold_every_favourite_and_target(lab):
+def test_names_hold_every_top_prediction_and_target(lab):
     found = logit_lens(lab, TEXT)
     assert set(found.names) == {*found.top.unique().tolist(), *found.targets.tolist()}
 

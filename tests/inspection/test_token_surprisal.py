@@ -84,7 +84,7 @@ def test_change_is_the_second_less_the_first(tiny_lab, random_lab):
         first.change(surprisal(tiny_lab, "The sea"))
 
 
-def test_names_hold_every_favourite_as_it_is_shown(tiny_lab):
+def test_names_hold_every_top_prediction_as_it_is_shown(tiny_lab):
     found = surprisal(tiny_lab, TEXT)
     assert set(found.names) == set(found.top[1:].unique().tolist())
     assert all(found.names.values())

@@ -120,7 +120,7 @@ def test_measures_have_pictures_of_their_own(found):
 def test_lens_csv_has_every_measure_at_every_place(found):
     lens = found["lens"]
     head, *lines = rows(lens_file(lens, "csv"))
-    assert head == ["entry", "at", "token", "favourite", *LENS]
+    assert head == ["entry", "at", "token", "top prediction", *LENS]
     T = len(lens.trace.tokens)
     assert [(int(line[0]), int(line[1])) for line in lines] == [(i, t) for i in range(3) for t in range(T)]
     assert [line[2] for line in lines] == [*lens.trace.tokens] * 3
