@@ -229,7 +229,7 @@ def test_second_model_is_compared_with_the_first(tab, labs):
     made = expected(labs, "builtin", "gpt2", protocols=["sliding", "lm-eval"])
     assert last["verdict"].split("\n\n") == [f"**{c.protocol}**: {plain(str(c))}" for c in made.comparisons]
     assert len(made.comparisons) == 2
-    assert all(re.search("better|worse|cannot be told", line) for line in last["verdict"].split("\n\n"))
+    assert all(re.search("better|worse|undecided", line) for line in last["verdict"].split("\n\n"))
     head, rows = cells(last["table"])
     assert head == ["", "builtin", "gpt2"]
     assert rows == [list(row) for row in result_table(made.results)[1]]

@@ -336,7 +336,7 @@ def test_perplexity_that_is_broken_off_goes_on_where_it_was(call, tiny_folder, t
     monkeypatch.setattr(scorer, "token_nll", until(5))
     status, out, err = call(*asked)
     assert (status, out) == (130, "")
-    assert "broken off; what was scored is kept" in err
+    assert "interrupted; scored windows are kept" in err
     calls.clear()
     monkeypatch.setattr(scorer, "token_nll", until(10**9))
     result = one_object(call(*asked)[1])["results"][0]

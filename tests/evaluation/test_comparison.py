@@ -279,7 +279,7 @@ def test_verdict_in_a_sentence():
         "tuned is worse than base: +0.2500 nats per token (95 % interval +0.2000 to +0.3000), +28.4% perplexity"
     )
     assert str(comparison(interval=None, verdict="cannot tell", n_documents=1, better_in=1)) == (
-        "whether tuned is better than base cannot be told: -0.2500 nats per token, -22.1% perplexity, "
+        "whether tuned is better than base is undecided: -0.2500 nats per token, -22.1% perplexity, "
         "lower in 1 of 1 documents; fewer than 6 can agree by chance"
     )
 

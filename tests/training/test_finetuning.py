@@ -335,7 +335,7 @@ def test_wish_to_pause_ends_the_run_early_with_a_checkpoint_and_no_model(tune, t
     result = tune(run="mine", steps=100, eval_every=2, learning_rate=1e-2)
     assert (result.stopped, result.steps, result.model_dir) == (True, 3, None)
     status = read_status(result.folder)
-    assert (status.state, status.step, status.message) == ("stopped", 3, "paused at step 3; resume goes on from there")
+    assert (status.state, status.step, status.message) == ("stopped", 3, "paused at step 3; resume continues from there")
     assert [step for step, _ in losses(result.folder, "validation")] == [0, 2]
     assert not (result.folder / "model").exists()
     assert (result.folder / "checkpoints" / "checkpoint-3" / "trainer_state.json").is_file()
@@ -354,7 +354,7 @@ def test_run_that_is_stopped_at_its_start_has_nothing_to_keep_and_can_go_on(tune
     result = tune(run="mine", on_start=lambda folder: runs.ask(folder, "stop"))
     assert (result.stopped, result.steps, result.tokens, result.model_dir) == (True, 0, 0, None)
     status = read_status(result.folder)
-    assert (status.state, status.message) == ("stopped", "ended at step 0; resume goes on from there")
+    assert (status.state, status.message) == ("stopped", "ended at step 0; resume continues from there")
     assert runs.wish(result.folder) is None
     assert resume(result.folder).steps == 4
 
@@ -604,7 +604,7 @@ def test_interrupted_run_is_stopped_and_can_go_on(tune, tmp_path, at_validation)
         tune(run="cut", steps=6, eval_every=2)
     status = read_status(tmp_path / "runs" / "cut")
     assert (status.state, status.step) == ("stopped", 4)
-    assert status.message == "interrupted; resume goes on from the last checkpoint"
+    assert status.message == "interrupted; resume continues from the last checkpoint"
     assert resume(tmp_path / "runs" / "cut").steps == 6
     assert read_status(tmp_path / "runs" / "cut").state == "finished"
 

@@ -439,5 +439,5 @@ def test_cost_that_cannot_be_told_has_the_reason_of_the_process(tmp_path, monkey
         return subprocess.CompletedProcess(command, 2, "", "a warning\ngpt2lab: no text '/no': no such file\n")
 
     monkeypatch.setattr(jobs.subprocess, "run", run)
-    with pytest.raises(LabError, match=r"^the cost cannot be told: no text '/no': no such file$"):
+    with pytest.raises(LabError, match=r"^the cost cannot be estimated: no text '/no': no such file$"):
         jobs.price(CONFIG, tmp_path)

@@ -302,7 +302,7 @@ def test_run_paused_between_steps_resumes_to_the_same_bits(number, changes, begi
     status = runs.read_status(folder)
     assert (status.state, status.message) == (
         "stopped",
-        f"paused at step {status.step}; resume goes on from there",
+        f"paused at step {status.step}; resume continues from there",
     )
     assert status.step < 24
     assert not (folder / "model").exists()
@@ -467,7 +467,7 @@ def test_run_whose_files_may_not_grow_fails_and_goes_on_from_the_checkpoint_befo
 def assert_failed_between_checkpoints(folder):
     status = runs.read_status(folder)
     assert status.state == "failed"
-    assert "make room; resume goes on from the checkpoint before" in status.message
+    assert "make room; resume continues from the checkpoint before" in status.message
     kept = runs.whole_checkpoints(folder)
     assert kept
     assert set(kept) == set((folder / "checkpoints").glob("checkpoint-*"))
@@ -572,7 +572,7 @@ def test_process_that_the_system_asks_to_end_pauses_its_run(tiny_folder, moon, t
                 running.kill()
     status = runs.read_status(folder)
     assert running.returncode == 0
-    assert (status.state, status.message) == ("stopped", f"paused at step {status.step}; resume goes on from there")
+    assert (status.state, status.message) == ("stopped", f"paused at step {status.step}; resume continues from there")
     assert 0 < status.step < 2_000
     assert (folder / "checkpoints" / f"checkpoint-{status.step}" / "trainer_state.json").is_file()
     found = json.loads(out)
@@ -629,7 +629,7 @@ def test_of_two_starts_at_once_one_is_refused_and_the_other_outlives_a_pause(tin
             assert time.monotonic() < deadline
             time.sleep(0.01)
         status = jobs.stop(folder, want="pause")
-        assert (status.state, status.message) == ("stopped", f"paused at step {status.step}; resume goes on from there")
+        assert (status.state, status.message) == ("stopped", f"paused at step {status.step}; resume continues from there")
         assert "fine-tune" in runs.log_tail(folder)
     finally:
         status = runs.read_status(folder)

@@ -238,7 +238,7 @@ def test_wish_is_that_of_the_process_that_writes(make, tmp_path):
     agreed = []
     watch = make(writes=False, agree=lambda wish: agreed.append(wish) or "pause")
     runs.ask(tmp_path, "stop")
-    assert watch.told() == "pause"
+    assert watch.requested() == "pause"
     assert agreed == [None]
 
 
