@@ -10,9 +10,10 @@ app: .venv/ready            ## the laboratory in the browser, at http://127.0.0.
 demo: .venv/ready           ## the same job without a browser, in one to two minutes
 	$(BIN)/python -m gpt2lab demo
 
-test: .venv/ready-dev       ## lint and all tests; those of pages need Debian's or Ubuntu's chromium
+test: .venv/ready-dev       ## lint and all tests, those in a browser last; they need Debian's or Ubuntu's chromium
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/browser
+	$(BIN)/python -m pytest tests/browser
 
 notebooks: .venv/ready-dev  ## run the notebooks from top to bottom and keep their outputs
 	$(BIN)/python -m jupyter execute --inplace notebooks/*.ipynb
