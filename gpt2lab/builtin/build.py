@@ -161,7 +161,7 @@ def new_model() -> GPT2LMHeadModel:
 
 
 class Documents:
-    """Articles as token ids in several forms, and from them the rows of every step of training."""
+    """The articles as token ids in several forms, and the batches of every training step."""
 
     def __init__(self, tokenizer: GPT2Tokenizer, sources: Sequence[Source]):
         articles = [article for source in sources for article in source.train]
@@ -180,13 +180,13 @@ class Documents:
             print(f"{source.name}: {tokens:,} tokens, {tokens / self.n_tokens:.1%}")
 
     def shuffled(self, number: int) -> np.ndarray:
-        """All articles as they are read in one pass: in an order and each in a form of its own, (n,) int32."""
+        """Return the ids of one pass over all articles, shuffled, each in a random form: (n,) int32."""
         chance = np.random.default_rng((SEED, number))
         forms = chance.choice(list(FORMS), size=len(self.ids["rows"]), p=list(FORMS.values()))
         return np.concatenate([self.ids[forms[i]][i] for i in chance.permutation(len(forms))])
 
     def batches(self, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """What is read and what is to be predicted, (ROWS, T) each, from a step on; the same whenever it is asked."""
+        """Yield input and target ids, (ROWS, T) each, of every step from `step` on; deterministic."""
         T, prose = SHAPE["n_positions"], ROWS - 1
         seen = 0
         for number in itertools.count():
@@ -252,7 +252,7 @@ class Training:
         return {"model": self.model, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}
 
     def resume(self, state: dict) -> bool:
-        """Go on from a checkpoint, unless its learning rate had fallen towards another end."""
+        """Resume from a checkpoint, unless its learning rate had decayed for another number of steps."""
         if state["rate"] < 1 and state["steps"] != self.steps and state["step"] > WARMUP:
             return False
         for name, part in self.parts().items():
@@ -276,7 +276,7 @@ class Training:
         temporary.replace(self.work / "latest.pt")
 
     def train(self, documents: Documents) -> None:
-        """Steps until the next checkpoint, and that checkpoint."""
+        """Train until the next checkpoint and save it."""
         self.model.train()
         began, first, losses = time.monotonic(), self.step, []
         end = min(self.steps, self.step - self.step % CHECKPOINT_EVERY + CHECKPOINT_EVERY)
@@ -311,7 +311,7 @@ class Training:
         return total / count
 
     def report(self, held_out: Sequence[Article]) -> str:
-        """Where training stands, in a line, and what the averaged model writes."""
+        """Describe the state of training in a line."""
         lab = Lab(self.averaged(), self.tokenizer, "builtin")
         scores = head_scores(lab)
         heads = " ".join(f"{name} {scores.top(name, 1)[0]}" for name in ("previous_token", "induction", "first_token"))
@@ -325,14 +325,14 @@ class Training:
         return self.average.module.eval()
 
     def best(self, held_out: Sequence[Article]) -> GPT2LMHeadModel:
-        """The last weights or their average, whichever predicts the articles held out better."""
+        """Return the last weights or their average, whichever predicts the held-out articles better."""
         models = {"last": self.model.eval(), "averaged": self.averaged()}
         bits = {name: bits_per_byte(Lab(model, self.tokenizer, name), held_out) for name, model in models.items()}
         print(f"held-out articles, bits per byte: {bits}", flush=True)
         return models[min(bits, key=bits.get)]
 
     def observe(self) -> None:
-        """Keep what is to be seen inside the model at this step."""
+        """Record head scores, attention, surprisal and lens ranks of the probe at this step."""
         with eval_mode(self.model):
             lab = Lab(self.model, self.tokenizer, "builtin")
             seen = trace(lab, PROBE, residual=True)
@@ -349,7 +349,7 @@ class Training:
 
 
 def bits_per_byte(lab: Lab, articles: Sequence[Article]) -> float:
-    """Of the articles' text, in windows of the context, each predicted from its own tokens alone after END."""
+    """Return bits per byte of the articles' text, in windows of the context, each after an END token."""
     ids = torch.from_numpy(token_ids(lab.tokenizer, articles).astype(np.int64))
     T = lab.context
     rows = F.pad(ids, (0, -len(ids) % T), value=END).view(-1, T)
@@ -359,7 +359,7 @@ def bits_per_byte(lab: Lab, articles: Sequence[Article]) -> float:
 
 
 def write_history(folder: Path, path: Path) -> None:
-    """What was kept of all steps as one file: each array with an axis for the steps in front."""
+    """Join the observations of all steps in one file: each array gets a first axis of steps."""
     files = sorted(folder.glob("*.npz"))
     kept = [np.load(file, allow_pickle=False) for file in files]
     arrays = {name: np.stack([one[name] for one in kept]) for name in kept[0].files}

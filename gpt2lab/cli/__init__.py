@@ -1,4 +1,4 @@
-"""The command line: one command per capability, each a call of the package and a few lines of output.
+"""The command line: one command per capability.
 
 Results go to standard output, progress to standard error. With --json, standard output is one JSON
 object on one line. Exit status 0; 2 for bad usage or input, with one line that says why; 1 for a fault.
@@ -61,7 +61,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
     runs: Runs = Path("runs"),
 ) -> None:
-    """The laboratory in the browser."""
+    """Open the app in the browser."""
     from gpt2lab.app import build_app
     from gpt2lab.app import serve as serve_page
 

@@ -1,4 +1,4 @@
-"""The main job from end to end on the built-in model and sample text: fine-tune, evaluate, generate, look inside.
+"""The demo: fine-tune the built-in model on the sample text, evaluate, generate and inspect it.
 
 Knows every room but the app.
 """
@@ -19,7 +19,7 @@ EPOCHS, LEARNING_RATE = 4, 5e-4
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Demo(Summary):
-    """What the job came to: the run, the heads of the tuned model, and the page that shows it all."""
+    """Result of the demo: the run, the head scores of the tuned model, and the path of the report."""
 
     result: FinetuneResult
     scores: HeadScores

@@ -1,4 +1,4 @@
-"""The command that looks inside: what each layer believes, what each token cost, what each head is for."""
+"""The `inspect` command: surprisal, logit lens, head scores, attribution, ablation, patching, walkthrough."""
 
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -10,7 +10,7 @@ from gpt2lab.errors import LabError
 
 
 class Asked(NamedTuple):
-    """What the parts of `inspect` are asked for."""
+    """Options of the parts of `inspect`."""
 
     heads: list[tuple[int, int]]
     mlps: list[int]
@@ -51,7 +51,7 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="write one part as .html, .png, .svg, .csv or .npz")] = None,
     as_json: Json = False,
 ) -> None:
-    """Inside a model: surprisal, logit lens, heads, what they add, what is lost without them, a block by its formulas."""
+    """Inspect a model on a text: surprisal, logit lens, head scores, attribution, ablation, patching, walkthrough."""
     quiet()
     from gpt2lab.cli.parts import PARTS
     from gpt2lab.inspection.ablation import parts_named

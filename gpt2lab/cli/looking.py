@@ -46,7 +46,7 @@ def generate(
     column: Column = None,
     as_json: Json = False,
 ) -> None:
-    """Text that follows a prompt; with --json every step, its probability, rank, entropy and alternatives."""
+    """Generate text from a prompt; with --json, every step with its probability, rank, entropy and alternatives."""
     quiet()
     from gpt2lab.generation.generate import prompt_hint, request
     from gpt2lab.generation.measures import measure as measured
@@ -108,7 +108,7 @@ def generate(
 
 
 def record(lab, generation) -> dict:
-    """A Generation as --json gives it: all but what steps keep for other samplers, and the bytes of each token."""
+    """Return the JSON object of a Generation, with the bytes of each token."""
     from gpt2lab.data.tokens import token_bytes
 
     values = asdict(generation)
@@ -121,7 +121,7 @@ def record(lab, generation) -> dict:
 
 
 def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) -> Iterator:
-    """The Generations that are asked for, each printed after `start`: one as it comes, several when they are there."""
+    """Yield the requested Generations, printing each after `start`: a single one as a stream, several when complete."""
     from gpt2lab.generation.generate import batch_steps, beam_search, best_of, collect_batch, steps_of
 
     if count == 1 and beams is None:
@@ -170,7 +170,7 @@ def attention(
         str, typer.Option(help="explorer; rollout, of all layers; or, as .html, bertviz' head, model or neuron")
     ] = EXPLORER,
 ) -> None:
-    """Attention weights of a text, or of two models or texts, as a page, a picture, a table or arrays."""
+    """Save the attention weights of a text, or of two models or texts, as a page, an image, a table or arrays."""
     quiet()
     from gpt2lab.inspection.compare import compare as paired
     from gpt2lab.inspection.heads import rollout, scores_of
@@ -217,7 +217,7 @@ def check_view(view: str, format: str) -> None:
 
 
 def tell_part(seen, what: str) -> None:
-    """Say what part of a text is shown, where that is not all of it."""
+    """Print which part of a text is shown, if not all of it."""
     from gpt2lab.pages.explorer import extent
 
     if seen.left_out:
@@ -225,7 +225,7 @@ def tell_part(seen, what: str) -> None:
 
 
 def bertviz_file(seen, view: str, layer: int | None, head: int | None) -> bytes:
-    """One of bertviz' views as a page."""
+    """Save one of bertviz' views as a page."""
     from gpt2lab.pages.bertviz import VIEWS, plan
     from gpt2lab.pages.export import bertviz_options
 

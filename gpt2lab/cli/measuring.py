@@ -1,4 +1,4 @@
-"""The `perplexity` command: one model or two, any protocol, and where the text is hard."""
+"""The `perplexity` command: one model or two, any protocol, with breakdowns of the loss."""
 
 import signal
 import sys
@@ -47,7 +47,7 @@ def perplexity(
     tokens: Annotated[Path | None, typer.Option(help="also write what every token cost, as .csv")] = None,
     as_json: Json = False,
 ) -> None:
-    """Perplexity of a text by named protocols, with exact counts, published figures beside it and 95 % intervals.
+    """Measure the perplexity of a text by named protocols, with exact counts, published figures and 95 % intervals.
 
     What is scored is kept, so that the same windows cost nothing a second time, and Ctrl-C loses nothing.
     """
@@ -80,7 +80,7 @@ def perplexity(
 
 @contextmanager
 def kept_when_interrupted():
-    """Ctrl-C, and the system's request to end, break off what is scored, and what is done is kept."""
+    """Let Ctrl-C and SIGTERM interrupt scoring, and keep the windows scored so far."""
     heeded = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -92,7 +92,7 @@ def kept_when_interrupted():
 
 
 def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
-    """Refuse names of files before anything is scored. Raises: LabError."""
+    """Check the output paths before scoring. Raises: LabError."""
     if out and out.suffix.lower() not in (".html", ".csv"):
         raise LabError(f"{str(out)!r} ends in no format known here; use .html or .csv")
     if tokens and tokens.suffix.lower() != ".csv":
@@ -106,7 +106,7 @@ def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
 
 
 def tell(extent: str, evaluation, by: str | None) -> None:
-    """Print the figures as a table, with what they mean."""
+    """Print the results as a table, with explanations."""
     from gpt2lab.figures.evaluation import SHARE_HEAD, meaning_lines, result_table, share_rows
 
     print(f"{', '.join(evaluation.models)} on {extent}\n")
@@ -121,7 +121,7 @@ def tell(extent: str, evaluation, by: str | None) -> None:
 
 
 def page_or_table(out: Path, extent: str, evaluation, by: str | None) -> bytes:
-    """What a file is to hold, by the end of its name."""
+    """Return the content of an output file, by its extension."""
     from gpt2lab.figures.evaluation import results_csv, shares_csv
     from gpt2lab.pages.evaluation import evaluation_page
 

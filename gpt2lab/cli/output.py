@@ -1,4 +1,4 @@
-"""What all commands share: options, what is printed where, progress. Knows nothing of models."""
+"""Options, output and progress bars that all commands share."""
 
 import json
 import os
@@ -27,7 +27,7 @@ Runs = Annotated[Path, typer.Option("--runs", help="the folder that run folders 
 
 
 def fail(message: str) -> None:
-    """End with status 2 and one line."""
+    """Exit with status 2 and a one-line message."""
     if is_first():
         print(f"gpt2lab: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
@@ -89,7 +89,7 @@ def report(values: dict, as_json: bool) -> None:
 
 
 def print_table(head: list[str], rows: list) -> None:
-    """Columns as wide as they need to be, figures to the right."""
+    """Print a table with numbers aligned to the right."""
     lines = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     for first, *others in lines:
@@ -102,13 +102,13 @@ def plain(value):
 
 
 def one_line(text: str) -> str:
-    """Text without newlines, for a terminal."""
+    """Replace newlines, for one line in a terminal."""
     return " ".join(text.split())
 
 
 @contextmanager
 def progress(unit: str):
-    """A callback for (what, done, total) that draws a bar on standard error for each thing that is done."""
+    """Return a callback for (label, done, total) that draws a progress bar on standard error."""
     bars = {}
 
     def show(what: str, done: int, total: int) -> None:
@@ -124,7 +124,7 @@ def progress(unit: str):
 
 
 def check_out(out: Path | None) -> None:
-    """Refuse the name of a file before anything is computed for it. Raises: LabError if its folder is not there."""
+    """Check an output path before anything is computed. Raises: LabError if its folder does not exist."""
     if out and not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
         raise LabError(f"{out} cannot be written: {out.parent} is not a folder or not writable; choose another")
     if out and out.is_dir():

@@ -25,7 +25,7 @@ from gpt2lab.pages.inside_export import attribution_file, lens_file, patching_fi
 
 
 class Part(NamedTuple):
-    """One thing that `inspect` can be asked for.
+    """One analysis of `inspect`: how it is computed, printed and written.
 
     make    (lab, text, asked) -> found
     rows    (found, asked) -> (head, rows) for a reader
@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
 
 def head_rows(values) -> tuple[list[str], list]:
-    """A number per head, a row per layer."""
+    """Table rows of one number per head, a row per layer."""
     return ["", *(f"head {head}" for head in range(values.shape[1]))], head_map_rows(values)
 
 

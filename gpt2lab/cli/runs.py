@@ -17,7 +17,7 @@ RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs l
 
 @runs_app.callback()
 def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Runs: list, show, stop, pause, resume, score, report. Without a word, the list."""
+    """List, show, stop, pause, resume, score or report runs; without a subcommand, list them."""
     given = {"runs": runs, "as_json": as_json}
     context.default_map = dict.fromkeys(("list", "show", "stop", "pause", "resume", "score", "report"), given)
     if context.invoked_subcommand is None:
@@ -26,7 +26,7 @@ def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Jso
 
 @runs_app.command("list")
 def runs_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Every run, newest first."""
+    """List all runs, newest first."""
     from gpt2lab.training.runs import list_runs
 
     found = list_runs(runs)
@@ -73,7 +73,7 @@ def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
 
 
 def end(run: str, runs: Path, want: str, as_json: bool) -> None:
-    """Stop or pause a run and say how it ended."""
+    """Stop or pause a run and print its last status."""
     from gpt2lab.training import jobs
     from gpt2lab.training.runs import find_run
 
@@ -83,7 +83,7 @@ def end(run: str, runs: Path, want: str, as_json: bool) -> None:
 
 @runs_app.command("stop")
 def runs_stop(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """End a run now and keep a model of what it has learned; it can be resumed."""
+    """Stop a run after a last validation and keep its model; it can be resumed."""
     end(run, runs, "stop", as_json)
 
 
@@ -127,7 +127,7 @@ def runs_resume(
     queue: Annotated[bool, typer.Option("--queue", help="wait for the run that holds the machine")] = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a stopped, failed or crashed run from its last checkpoint."""
+    """Resume a stopped, failed or crashed run from its last checkpoint."""
     quiet()
     from gpt2lab.training import jobs
     from gpt2lab.training.runs import find_run

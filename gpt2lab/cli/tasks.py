@@ -29,7 +29,7 @@ def summarize(
     max_new_tokens: Tokens = None,
     as_json: Json = False,
 ) -> None:
-    """The first sentences that follow a text and `TL;DR:`."""
+    """Summarise a text: the first sentences generated after it and `TL;DR:`."""
     if (text is None) == (file is None):
         raise LabError("give the text as --text or as --file, one of them")
     text = read_text(file, MAX_BYTES) if file else text
@@ -46,7 +46,7 @@ def translate(
     max_new_tokens: Tokens = None,
     as_json: Json = False,
 ) -> None:
-    """A sentence in the language that examples show, English to French if none are given."""
+    """Translate a sentence as in the examples, English to French if none are given."""
     run_task("translate", model, as_json, prompt, max_new_tokens, text=text, **examples_of(example))
 
 
@@ -60,7 +60,7 @@ def answer(
     max_new_tokens: Tokens = None,
     as_json: Json = False,
 ) -> None:
-    """What follows a document, questions with their answers, and a question."""
+    """Answer a question about a document, after example questions and answers."""
     run_task(
         "answer", model, as_json, prompt, max_new_tokens, document=document, question=question, **examples_of(example)
     )
@@ -74,7 +74,7 @@ def examples_of(examples: list[str] | None) -> dict:
 
 
 def run_task(name: str, model: str, as_json: bool, prompt: str | None, max_new_tokens: int | None, **options) -> None:
-    """Do a task and print what came of it; what to expect of it goes to standard error."""
+    """Run a task and print its result; what to expect of it goes to standard error."""
     quiet()
     from gpt2lab.generation import tasks
     from gpt2lab.generation.recipes import SMALLER, TASKS

@@ -1,4 +1,4 @@
-"""The commands that train: the demo, and fine-tuning in this process or one of its own."""
+"""The commands `demo` and `finetune`."""
 
 import signal
 import sys
@@ -28,7 +28,7 @@ from gpt2lab.results import readable
 
 
 def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its report")] = Path("runs")) -> None:
-    """The whole job on the built-in model and sample text: one to two minutes, no network."""
+    """Fine-tune, evaluate, generate and inspect the built-in model on the sample text, offline, in one to two minutes."""
     quiet()
     from gpt2lab.cli.demo_job import run_demo
 
@@ -90,7 +90,7 @@ def finetune(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fine-tune a model; its run folder gets the losses, the checkpoints and the model.
+    """Fine-tune a model; losses, checkpoints and the model go into a run folder.
 
     Settings that are not given follow from the model's size and the method; they are printed at the start.
     """
@@ -149,7 +149,7 @@ def resolved(config):
 
 
 def price(config, runs: Path, as_json: bool) -> None:
-    """Say what a run would cost."""
+    """Print the estimated cost of a run."""
     from gpt2lab.training.cost import preview
 
     cost = preview(resolved(config), runs)
@@ -158,7 +158,7 @@ def price(config, runs: Path, as_json: bool) -> None:
 
 
 def go_on(folder: Path, queue: bool, as_json: bool) -> None:
-    """Resume a run in this process, and report what it came to."""
+    """Resume a run in this process, and print its result."""
     from gpt2lab.training.finetuning import resume
 
     with redirect_stdout(sys.stderr):  # for what libraries print
@@ -187,7 +187,7 @@ def begun(folder: Path) -> None:
 
 
 def tell(result, as_json: bool) -> None:
-    """Report what a run came to; of several processes, only the first has a result."""
+    """Print the result of a run; of several processes, only the first has one."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing left to pause
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if result is None:

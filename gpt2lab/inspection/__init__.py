@@ -1,1 +1,1 @@
-"""What happens inside a GPT-2: traces of a forward pass, and what they say. Knows nothing of pictures."""
+"""Analyses of a forward pass: traces, head scores, logit lens, surprisal, attribution, ablation, patching."""

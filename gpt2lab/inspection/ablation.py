@@ -1,4 +1,4 @@
-"""What is a head for? Heads and MLPs switched off, one after another or together.
+"""Ablation: the loss of a text with heads or MLPs set to zero or to their mean, together or one at a time.
 
 Causal, where attention weights are not. Knows nothing of pictures.
 """

@@ -1,4 +1,4 @@
-"""Two traces side by side: how far each head's attention moved. Two models on one text, or one model on two prompts.
+"""Compare the attention of two traces: two models on one text, or one model on two texts.
 
 Knows nothing of pictures.
 """

@@ -1,4 +1,4 @@
-"""What kind of head is this? Scores per head, a head in words, and attention followed through all layers.
+"""Head scores (previous token, induction, …), a head described in a sentence, and attention rollout.
 
 From traces, a layer at a time. Knows nothing of pictures.
 """

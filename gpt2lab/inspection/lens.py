@@ -1,4 +1,4 @@
-"""What each layer already believes: the logit lens, and what each part adds to a logit.
+"""Logit lens: the prediction after each layer. Direct logit attribution: what each head and MLP adds to a logit.
 
 From traces with their residual stream, and the model's last norm and unembedding. Knows nothing of pictures.
 """

@@ -1,4 +1,4 @@
-"""Where in the model do two prompts differ? States of a clean run put into a corrupted one, one at a time.
+"""Activation patching: states of a clean prompt put into a corrupted one, one at a time.
 
 Knows nothing of pictures.
 """

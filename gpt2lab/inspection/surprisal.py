@@ -1,4 +1,4 @@
-"""How little each token of a text was expected: its NLL, its rank, how unsure the model was, what it expected instead.
+"""Surprisal of each token of a text: NLL, rank, entropy, and the top predictions in its place.
 
 Of texts of any length, by a window that moves on. Knows nothing of pictures.
 """

@@ -1,4 +1,4 @@
-"""One forward pass, kept: tokens, and q, k, v of every head; logits and the residual stream on request.
+"""Record a forward pass: tokens, and q, k, v of every head; logits and the residual stream on request.
 
 The SDPA model runs once with hooks; attention weights are recomputed from q and k for the heads
 that are inspected, so that nothing of size L × H × T × T is ever held.

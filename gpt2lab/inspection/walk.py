@@ -1,4 +1,4 @@
-"""One token, one layer, one head, through every formula of a block, with the model's own numbers.
+"""Walkthrough of a block: every formula for one token, layer and head, with the model's own numbers.
 
 Knows nothing of pictures.
 """

@@ -1,4 +1,4 @@
-"""Fine-tune a GPT-2: blocks in, a run folder with a model out.
+"""Fine-tune a GPT-2 into a run folder.
 
 Under torchrun or accelerate, every process runs this, and the first one writes.
 Knows blocks, models and run folders; nothing of pages and pictures.
@@ -85,7 +85,7 @@ def finetune(
 def resume(
     folder: str | Path, *, on_start: Callable[[Path], None] | None = None, queue: bool = False
 ) -> FinetuneResult | None:
-    """Go on with a run that was stopped, failed or crashed, or that waits to be started; as `finetune` returns.
+    """Resume a run that was stopped, failed or crashed, or start one that waits; returns as `finetune`.
 
     On a CPU the model that comes out is the same, to the last bit, as that of a run never interrupted.
     Where it cannot go on after all, it stays what it was.
@@ -146,14 +146,14 @@ def in_all(process: PartialState, make: Callable):
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that have been in use: of the GPU, else of this process."""
+    """Return the peak memory in bytes: of the GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | None:
-    """Train from the last checkpoint, or from the beginning, to the end or to a wish to stop."""
+    """Train from the last checkpoint, or from the beginning, until the end or a request to stop."""
     lab, config = job.lab, job.config
     meter = LossMeter()
     watch = RunWatch(
@@ -212,7 +212,7 @@ def is_of_the_disk(error: BaseException) -> bool:
 
 
 def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult | None:
-    """The best model saved with its card, and the last word on the run; only that word after a pause.
+    """Save the best model with its card and close the run; after a pause, only close it.
 
     A run that is asked to stop before its first step has nothing to keep either.
     """
@@ -298,7 +298,7 @@ def score_whole_split(job: Job, watch: RunWatch, result: FinetuneResult) -> Fine
 
 
 def sample_text(lab: Lab, config: TrainConfig) -> str:
-    """A text with the run's prompt and seed, by the model as it is now."""
+    """Generate a text with the run's prompt and seed from the current model."""
     was_training = lab.model.training
     lab.model.eval()
     text = generate(
@@ -309,7 +309,7 @@ def sample_text(lab: Lab, config: TrainConfig) -> str:
 
 
 def save_model(job: Job, model: torch.nn.Module, weights: dict[str, torch.Tensor], result: FinetuneResult) -> None:
-    """Write `model/` with its card, whole or not at all; of a LoRA run the additions too, in `adapter/`."""
+    """Write `model/` with its card atomically; for LoRA, also the adapter to `adapter/`."""
     lab, plain = job.lab, job.lab.model
     if job.config.method == "lora":
         import peft

@@ -70,7 +70,7 @@ def taken(lock: FileLock) -> bool:
 
 
 def sign(folder: Path) -> None:
-    """Say which run holds the machine, for those who are refused."""
+    """Record which run holds the machine."""
     note({"run": str(folder.resolve())})
 
 
@@ -90,13 +90,13 @@ def noted() -> dict:
 
 
 def holder() -> Path | None:
-    """The folder of the run that holds the machine; None where none does, or it has not said so."""
+    """Return the folder of the run that holds the machine; None if there is none or it is unknown."""
     run = noted().get("run")
     return Path(run) if isinstance(run, str) else None
 
 
 def held_by() -> str:
-    """What holds the machine, in words."""
+    """Describe what holds the machine."""
     if noted().get("preview"):
         return "the cost of a run is being measured on this machine"
     run = holder()
@@ -104,13 +104,13 @@ def held_by() -> str:
 
 
 def active_run(runs_dir: Path) -> runs.Run | None:
-    """The run of a folder that is at work on this machine, or about to be; None where none is."""
+    """Return the run of a folder that is active on this machine or about to be; None if there is none."""
     listed = (run for run in runs.list_runs(runs_dir) if run.state in runs.ALIVE)
     return next((run for run in listed if runs.is_here(run.status)), None)
 
 
 def start(config: TrainConfig, runs_dir: Path, *, run: str | None = None, queue: bool = False) -> Path:
-    """Start a run in a process of its own, which outlives this one; its folder, once it trains, or waits to.
+    """Start a run in a process of its own that outlives this one; return its folder once it trains or is queued.
 
     Raises: LabError for a taken id, while another run is at work and `queue` is false, or for what that process
     refuses; then no folder is left.
@@ -135,7 +135,7 @@ def dropped_if_refused(folder: Path) -> Iterator[None]:
 
 
 def resume(folder: Path, *, queue: bool = False) -> None:
-    """Go on with a stopped, failed or crashed run, in a process of its own; returns once it trains, or waits to.
+    """Resume a stopped, failed or crashed run in a process of its own; return once it trains or is queued.
 
     Raises: LabError for a run that is finished or at work, or for what that process refuses; the run is then as it was.
     """
@@ -147,7 +147,7 @@ def resume(folder: Path, *, queue: bool = False) -> None:
 
 
 def check_resumable(folder: Path) -> runs.RunStatus:
-    """The status of a run that can go on; one that cannot be read counts as crashed.
+    """Return the status of a run that can be resumed; one that cannot be read counts as crashed.
 
     Raises: LabError for a run that is finished, or that a process is at work on.
     """
@@ -196,12 +196,12 @@ def reopened(folder: Path) -> Iterator[None]:
 
 
 def mark(folder: Path, state: str, message: str) -> None:
-    """Give a run another state, in this process's name."""
+    """Set the state of a run, with this process as its owner."""
     runs.write_status(folder, replace(runs.read_status(folder), state=state, message=message, **runs.this_process()))
 
 
 def refuse_second(runs_dir: Path, queue: bool) -> None:
-    """Raises: LabError while a run is at work, of this folder or another, unless the new one may wait."""
+    """Check that no other run is active on this machine, unless the new one may wait. Raises: LabError."""
     if queue:
         return
     active, elsewhere = active_run(runs_dir), holder()
@@ -212,7 +212,7 @@ def refuse_second(runs_dir: Path, queue: bool) -> None:
 
 
 def spawn(folder: Path, queue: bool) -> None:
-    """Start the process that trains a run: in a session of its own, its output in the run's log, never a pipe.
+    """Start the process that trains a run, in a session of its own, with its output in the run's log.
 
     Returns once that process trains, or waits for the machine. Raises: LabError, with its reason, where it ends before.
     """
@@ -242,12 +242,12 @@ def spawn(folder: Path, queue: bool) -> None:
 
 
 def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> runs.RunStatus:
-    """Ask a run to save and end, and wait until it has; its last status.
+    """Ask a run to save and end, wait for it, and return its last status.
 
     want     "stop" keeps a model of what is learned so far; "pause" only a checkpoint, and is quicker
-    seconds  without a sign of life, after which its process is terminated; the run resumes from its last checkpoint
+    seconds  without a heartbeat after which its process is terminated; the run resumes from its last checkpoint
 
-    Raises: LabError for a run that is not at work.
+    Raises: LabError for a run that is not active.
     """
     check_alive(folder)
     runs.ask(folder, want)
@@ -267,14 +267,14 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
 
 
 def check_alive(folder: Path) -> None:
-    """Raises: LabError for a run that is not at work."""
+    """Check that a run is active. Raises: LabError."""
     state = runs.read_status(folder).state
     if state not in runs.ALIVE:
         raise LabError(f"run {folder.name!r} is {state}; there is nothing to stop")
 
 
 def terminate(status: runs.RunStatus) -> None:
-    """End a run's process, asking first. Raises: LabError where it is on another machine, or another user's."""
+    """Terminate a run's process. Raises: LabError if it is on another machine or belongs to another user."""
     if not runs.is_here(status):
         raise LabError(f"the run's process is on {status.host}; stop it there")
     with suppress(psutil.NoSuchProcess):
@@ -290,7 +290,7 @@ def terminate(status: runs.RunStatus) -> None:
 
 
 def price(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
-    """What a run would cost, in words: a dry run in a process of its own, whose memory is that of a run.
+    """Estimate the cost of a run, as text: a dry run in a process of its own, so that memory is measured too.
 
     Raises: LabError with the process's own line where it fails.
     """

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def longest_verbatim(ids: Sequence[int], training: np.ndarray) -> tuple[int, int]:
-    """The longest run of tokens that stands in the training text just so.
+    """Return the longest sequence of tokens that is also in the training text.
 
     ids       of the text · training  (n,) of the training text
 

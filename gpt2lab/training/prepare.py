@@ -1,4 +1,4 @@
-"""What a run needs before its first step: model, blocks, and settings with their defaults filled in.
+"""Prepare a run: model, blocks, and settings with their defaults filled in.
 
 Knows models, texts and settings; trains nothing.
 """
@@ -28,7 +28,7 @@ from gpt2lab.training.validation import plan_validation, sample_blocks
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything that a run needs before it begins.
+    """Model, blocks and settings of a run before its first step.
 
     validation  the blocks that each validation scores · split  all blocks of the validation split
     config      without a setting left to be chosen

@@ -1,4 +1,4 @@
-"""What a fine-tuning run came to, and the card that goes with its model. Knows numbers and texts; runs nothing."""
+"""The result of a fine-tuning run, and the model card."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ CHANGES = {"validation", "whole_validation"}
 
 @dataclass(frozen=True, repr=False)
 class FinetuneResult(Summary):
-    """What a run came to. Losses are nats per token.
+    """Result of a run. Losses are nats per token.
 
     validation        before and after on the blocks that the run's validations score; None for a paused run
     whole_validation  before and after on the whole validation split, where that was scored too
@@ -74,13 +74,13 @@ class FinetuneResult(Summary):
 
 
 def write_result(result: FinetuneResult) -> None:
-    """Keep a result in its run's folder, as result.json."""
+    """Write a result to its run's folder, as result.json."""
     content = asdict(result) | {"folder": None, "model_dir": None}
     write_json(result.folder / "result.json", content)
 
 
 def read_result(folder: Path) -> FinetuneResult:
-    """What a run that left a model came to. Raises: LabError where there is none yet, or result.json cannot be read."""
+    """Read the result of a run. Raises: LabError if there is none yet, or result.json cannot be read."""
     try:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         if isinstance(content, dict):
@@ -111,7 +111,7 @@ def write_card(lab: Lab, result: FinetuneResult, config: TrainConfig, processes:
 
 
 def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig, processes: int = 1) -> str:
-    """The README.md that goes with a fine-tuned model."""
+    """Return the README.md of a fine-tuned model."""
     base = Path(config.model).name if Path(config.model).is_dir() else config.model
     return f"""---
 library_name: transformers

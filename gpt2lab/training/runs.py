@@ -1,4 +1,4 @@
-"""A run folder: everything about a run, on disk, for whoever wants to read it.
+"""The run folder: everything about a run, on disk.
 
     <runs>/<id>/config.json    its settings, and the machine it ran on
                status.json     how far it is; written by the run's own process alone once it is under way
@@ -50,7 +50,7 @@ robin rowan saffron sage slate sorrel sparrow teal thistle topaz umber violet wi
 
 
 def record_of(kind: type, content):
-    """A dataclass from what was read of it; fields of a later version are passed over.
+    """Make a dataclass from a dictionary; fields of a later version are ignored.
 
     Raises: ValueError where it is no JSON object, or a field is missing or is not what it should be.
     """
@@ -102,7 +102,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How far a run is.
+    """State and progress of a run.
 
     state              one of STATES
     pid, pid_started   its process, and when that started (seconds since 1970): a pid alone is reused
@@ -135,13 +135,13 @@ class RunStatus:
 
     @property
     def alive(self) -> bool:
-        """Whether a process is at work on the run, or about to be."""
+        """Whether a process works on the run or is about to."""
         return self.state in ALIVE
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as a list shows it.
+    """A run as an entry of a list.
 
     status   as its status.json says; None where that cannot be read
     message  why it ended as it did, or what of its folder cannot be read
@@ -168,7 +168,7 @@ class Run:
 
     @property
     def progress(self) -> str:
-        """Steps done, and perplexities before training and at best. Example: "40/80, perplexity 97.03 → 93.10"."""
+        """Describe steps done and perplexities before training and at best. Example: "40/80, perplexity 97.03 → 93.10"."""
         losses = (self.status.loss_before, self.status.loss_best) if self.status else ()
         known = [readable(perplexity_of(loss)) for loss in losses if loss is not None]
         steps = f"{self.step:,}/{'?' if self.total_steps is None else f'{self.total_steps:,}'}"
@@ -176,7 +176,7 @@ class Run:
 
 
 def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
-    """Make the folder of a new run, with its config.json and a status "queued".
+    """Create the folder of a new run, with its config.json and the status "queued".
 
     run  an id of the caller's choice; made from date, model, data and a word otherwise
 
@@ -209,7 +209,7 @@ def writable_or_error(folder: Path) -> Iterator[None]:
 
 
 def check_id(run: str) -> None:
-    """Raises: LabError for what is no run id."""
+    """Check a run id. Raises: LabError."""
     if not isinstance(run, str) or not RUN_ID.fullmatch(run):
         raise LabError(
             f"run {str(run)[:100]!r} is no run id; use 1 to 80 of a-z 0-9 . _ - and begin with a letter or digit"
@@ -217,7 +217,7 @@ def check_id(run: str) -> None:
 
 
 def find_run(runs_dir: Path, run: str) -> Path:
-    """The folder of a run. Raises: LabError for an id that is none, or unknown here."""
+    """Return the folder of a run. Raises: LabError for an invalid or unknown id."""
     check_id(run)
     folder = Path(runs_dir) / run
     if folder.is_symlink() or not folder.is_dir():
@@ -226,14 +226,14 @@ def find_run(runs_dir: Path, run: str) -> Path:
 
 
 def list_runs(runs_dir: Path) -> list[Run]:
-    """Every run of a folder, newest first; one that cannot be read is listed as failed, with the reason."""
+    """Return all runs of a folder, newest first; one that cannot be read is listed as failed, with the reason."""
     folders = [path for path in Path(runs_dir).glob("*") if path.is_dir() and RUN_ID.fullmatch(path.name)]
     runs = [describe(folder) for folder in folders if not folder.is_symlink()]
     return sorted((run for run in runs if run), key=lambda run: run.created, reverse=True)
 
 
 def describe(folder: Path) -> Run | None:
-    """A run in a line; None for a folder that is no run's."""
+    """Describe a run in a line; None for a folder that is not a run."""
     problems, config, status = [], {}, None
     try:
         config = read_config(folder)
@@ -258,7 +258,7 @@ def describe(folder: Path) -> Run | None:
 
 
 def run_id(model: str, data: str) -> str:
-    """A readable id that is unlikely to be given twice. Example: "20260131-0905-builtin-sample-maple-7f"."""
+    """Return a readable id that is unlikely to occur twice. Example: "20260131-0905-builtin-sample-maple-7f"."""
     names = (re.sub(r"[^a-z0-9]+", "-", Path(name).stem.lower()).strip("-")[:20] or "x" for name in (model, data))
     date = datetime.now(UTC).strftime("%Y%m%d-%H%M")
     return "-".join([date, *names, secrets.choice(WORDS), secrets.token_hex(1)])
@@ -275,7 +275,7 @@ def this_process() -> dict:
 
 
 def is_here(status: RunStatus) -> bool:
-    """Whether a run's process is, or was, on this machine."""
+    """Whether a run's process is or was on this machine."""
     return status.host == platform.node()
 
 
@@ -291,12 +291,12 @@ def is_alive(status: RunStatus) -> bool:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Replace a file by JSON, whole or not at all."""
+    """Write JSON to a file atomically."""
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def append_line(path: Path, content: dict) -> None:
-    """Add a line of JSON, in one write; a torn line before it is ended first."""
+    """Append a line of JSON in one write; an incomplete line before it is ended first."""
     line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
     with path.open("a+b") as file:
         if file.seek(0, os.SEEK_END):
@@ -311,7 +311,7 @@ def write_status(folder: Path, status: RunStatus) -> None:
 
 
 def read_status(folder: Path) -> RunStatus:
-    """The run's status: "stopping" where that was asked for, "crashed" where its process is gone without a word.
+    """Return the run's status: "stopping" if that was requested, "crashed" if its process is gone.
 
     Raises: LabError where there is none, or it cannot be read.
     """
@@ -329,7 +329,7 @@ def read_status(folder: Path) -> RunStatus:
 
 
 def read_config(folder: Path) -> dict:
-    """The run's settings. Raises: LabError where that cannot be read."""
+    """Return the run's settings. Raises: LabError if they cannot be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -340,7 +340,7 @@ def read_config(folder: Path) -> dict:
 
 
 def ask(folder: Path, want: str) -> None:
-    """Leave a wish for the run's process: "stop" or "pause"."""
+    """Request that the run's process stops or pauses: "stop" or "pause"."""
     if want not in WISHES:
         raise ValueError(f"{want!r} is none of {WISHES}")
     with writable_or_error(folder):
@@ -348,7 +348,7 @@ def ask(folder: Path, want: str) -> None:
 
 
 def wish(folder: Path) -> str | None:
-    """What others want of the run, "stop" or "pause"; None where nothing, or nothing that can be read, is asked."""
+    """Return the request to the run, "stop" or "pause"; None if there is none that can be read."""
     try:
         want = json.loads((folder / "control.json").read_text(encoding="utf-8"))["want"]
     except (OSError, ValueError, TypeError, KeyError):
@@ -357,7 +357,7 @@ def wish(folder: Path) -> str | None:
 
 
 def log_tail(folder: Path) -> str:
-    """The end of what a detached run printed; of a line redrawn in place, its last form."""
+    """Return the end of a detached run's log; of a line redrawn in place, its last state."""
     try:
         with (folder / "log.txt").open("rb") as file:
             start = file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
@@ -370,7 +370,7 @@ def log_tail(folder: Path) -> str:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The lines of a .jsonl file; one that is torn, or no JSON object, is passed over."""
+    """Return the objects of a .jsonl file; damaged lines are skipped."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError:
@@ -383,7 +383,7 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def read_metrics(folder: Path) -> tuple[Metric, ...]:
-    """Every loss of a run so far, in order; lines that are no metric are passed over."""
+    """Return all losses of a run so far, in order; damaged lines are skipped."""
     metrics = []
     for line in read_lines(folder / "metrics.jsonl"):
         with suppress(ValueError):
@@ -403,7 +403,7 @@ def read_block_losses(folder: Path) -> dict[int, np.ndarray]:
 
 
 def rewind(folder: Path, step: int, validated: set[int]) -> None:
-    """Forget what was measured and written after a step, to go on from its checkpoint.
+    """Remove the records after a step, to resume from its checkpoint.
 
     validated  the steps whose validation the checkpoint knows of; others are done again
     """
@@ -422,7 +422,7 @@ def rewind(folder: Path, step: int, validated: set[int]) -> None:
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:
-    """A run's checkpoints that were written to the end, newest first: trainer_state.json is their last file."""
+    """Return a run's complete checkpoints, newest first: trainer_state.json is written last."""
     found = {}
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -436,7 +436,7 @@ def checkpoint_state(checkpoint: Path) -> dict:
 
 
 def finished_models(runs_dir: Path) -> dict[str, Path]:
-    """The models that runs have left, by run id, newest first."""
+    """Return the models of finished runs by run id, newest first."""
     made = {}
     for config in Path(runs_dir).glob("*/model/config.json"):
         with suppress(FileNotFoundError):  # deleted while we look

@@ -1,4 +1,4 @@
-"""transformers' Trainer, exact about tokens, and our settings in its words.
+"""transformers' Trainer with exact token counts, and its arguments from our settings.
 
 Knows blocks and models; nothing of run folders.
 """
@@ -53,7 +53,7 @@ class LabTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *args, **kwargs):
-        """As transformers'. Told to stop in its midst, the run saves what training had come to, and ends."""
+        """As transformers'. If a stop is requested meanwhile, the run saves its state and ends."""
         began_at = self.state.global_step
         with torch.random.fork_rng():
             try:
@@ -93,7 +93,7 @@ class LabTrainer(Trainer):
 
 
 def trainable(lab: Lab, config: TrainConfig) -> torch.nn.Module:
-    """The lab's model made ready, with low-rank additions inside it for "lora"."""
+    """Prepare the lab's model for training; for "lora", add the adapter."""
     transformers.set_seed(config.seed)
     use_fast_attention(lab.model)
     if lab.model.config.tie_word_embeddings:
@@ -125,7 +125,7 @@ def use_fast_attention(model) -> None:
 def training_arguments(
     config: TrainConfig, checkpoints: Path, lab: Lab, *, evaluates_first: bool = True
 ) -> TrainingArguments:
-    """Our settings in transformers' words."""
+    """Return TrainingArguments for a TrainConfig."""
     on_cpu = lab.device.type == "cpu"
     return TrainingArguments(
         output_dir=str(checkpoints),

@@ -1,4 +1,4 @@
-"""What a run does beside training: its progress into its folder, a bar on the screen, wishes from outside heeded.
+"""The Trainer callback of a run: progress, metrics, samples, checkpoints to keep, requests to stop or pause.
 
 Knows run folders and transformers' callbacks; nothing of models.
 """
@@ -61,7 +61,7 @@ class LossMeter(TrainerCallback, ExportableState):
 
 
 class RunWatch(TrainerCallback, ExportableState):
-    """Writes a run's progress into its folder, draws the bar, keeps the best checkpoint, ends the run in time.
+    """Write a run's progress to its folder, draw the bar, keep the best checkpoint, stop the run when requested.
 
     writes     whether this process is the one that writes: of several, only the first
     agree      a wish → the same wish in every process, or None
@@ -198,7 +198,7 @@ class RunWatch(TrainerCallback, ExportableState):
         self.beat()
 
     def requested(self) -> str | None:
-        """What was asked from outside, looked for a few times a second; the same in all processes.
+        """Return the request of the control file, read a few times a second; the same in all processes.
 
         A run that has nothing left to train ends by itself. One that was asked to stop, and validates what it will
         keep, can still be asked to pause instead.
@@ -214,7 +214,7 @@ class RunWatch(TrainerCallback, ExportableState):
         return self.wish
 
     def record(self, split: str, loss: float, lr: float) -> None:
-        """Append a metric. Raises: RuntimeError where the loss is not a number any more."""
+        """Append a metric. Raises: RuntimeError for a non-finite loss."""
         self.check(isfinite(loss), f"the {split} loss is {loss}")
         self.learning_rate = lr
         if self.writes:
@@ -222,18 +222,18 @@ class RunWatch(TrainerCallback, ExportableState):
             runs.append_line(self.folder / "metrics.jsonl", asdict(metric))
 
     def check(self, finite: bool, what: str) -> None:
-        """Raises: RuntimeError where the run has gone astray."""
+        """Raises: RuntimeError unless a value is finite; `what` says which."""
         if not finite:
             raise RuntimeError(f"{what} at step {self.step}; lower the learning rate")
 
     def beat(self) -> None:
-        """Renew the status, once a second; by the process that writes alone, since each has a second of its own."""
+        """Write the status once a second, in the writing process only."""
         if self.writes and time.monotonic() - self.written > STATUS_SECONDS:
             self.check(isfinite(float(self.meter.loss)), "the training loss is no number")
             self.write("running", self.doing)
 
     def close(self, state: str, message: str = "") -> None:
-        """The last word on a run."""
+        """Write the last status of a run."""
         if self.bar is not None:
             self.bar.close()
         self.write(state, message)
@@ -246,7 +246,7 @@ class RunWatch(TrainerCallback, ExportableState):
         return f"{speed:,.0f} tokens/s, validation perplexity {readable(perplexity_of(loss), 1)}"
 
     def write(self, state: str, message: str = "") -> None:
-        """Replace the run's status."""
+        """Write the run's status."""
         self.written = time.monotonic()
         if not self.writes:
             return
@@ -273,12 +273,12 @@ class RunWatch(TrainerCallback, ExportableState):
 
 
 def random_state() -> list[torch.Tensor]:
-    """PyTorch's random numbers where they stand: the CPU's, then each GPU's."""
+    """Return the state of PyTorch's random number generators: the CPU's, then each GPU's."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else ())]
 
 
 def set_random_state(state: list[torch.Tensor]) -> None:
-    """Put random numbers back where they stood."""
+    """Restore the state of the random number generators."""
     torch.set_rng_state(state[0])
     if state[1:]:
         torch.cuda.set_rng_state_all(state[1:])
@@ -291,6 +291,6 @@ def best_step(validation: dict[int, float]) -> int | None:
 
 
 def out_of_patience(validation: dict[int, float], patience: int) -> bool:
-    """Whether the last `patience` validations were none better than the best before them."""
+    """Whether none of the last `patience` validations improved on the best before them."""
     best = best_step(validation)
     return bool(patience and best) and sum(step > best for step in validation) >= patience

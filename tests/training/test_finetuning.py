@@ -335,7 +335,11 @@ def test_wish_to_pause_ends_the_run_early_with_a_checkpoint_and_no_model(tune, t
     result = tune(run="mine", steps=100, eval_every=2, learning_rate=1e-2)
     assert (result.stopped, result.steps, result.model_dir) == (True, 3, None)
     status = read_status(result.folder)
-    assert (status.state, status.step, status.message) == ("stopped", 3, "paused at step 3; resume continues from there")
+    assert (status.state, status.step, status.message) == (
+        "stopped",
+        3,
+        "paused at step 3; resume continues from there",
+    )
     assert [step for step, _ in losses(result.folder, "validation")] == [0, 2]
     assert not (result.folder / "model").exists()
     assert (result.folder / "checkpoints" / "checkpoint-3" / "trainer_state.json").is_file()

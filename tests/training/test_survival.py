@@ -629,7 +629,10 @@ def test_of_two_starts_at_once_one_is_refused_and_the_other_outlives_a_pause(tin
             assert time.monotonic() < deadline
             time.sleep(0.01)
         status = jobs.stop(folder, want="pause")
-        assert (status.state, status.message) == ("stopped", f"paused at step {status.step}; resume continues from there")
+        assert (status.state, status.message) == (
+            "stopped",
+            f"paused at step {status.step}; resume continues from there",
+        )
         assert "fine-tune" in runs.log_tail(folder)
     finally:
         status = runs.read_status(folder)
