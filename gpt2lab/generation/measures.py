@@ -62,13 +62,13 @@ def measure(
     Example: measure(lab, generate(lab, "The moon"), labs=[lab]).distinct
     """
     ids = [step.id for step in generation.steps]
-    length, end = (None, 0) if training is None else longest_copy(ids, training)
+    start, length = (0, None) if training is None else longest_copy(ids, training)
     return Measures(
         tokens=len(ids),
         distinct=tuple(distinct(ids, n) for n in (1, 2, 3)),
         repeated=None if (share := distinct(ids, REPEATED_N)) is None else 1 - share,
         copied=length,
-        copy=None if length is None else text_after(writer.tokenizer, ids[: end - length], ids[end - length : end]),
+        copy=None if length is None else text_after(writer.tokenizer, ids[:start], ids[start : start + length]),
         perplexity={lab.name: perplexity_under(lab, writer, generation) for lab in labs},
     )
 
@@ -81,13 +81,16 @@ def distinct(ids: Sequence[int], n: int) -> float | None:
 
 
 def longest_copy(ids: Sequence[int], training: np.ndarray) -> tuple[int, int]:
-    """(length, end in ids) of the longest run of tokens that stands in a training text (N,), the first of several."""
-    text, read = ("".join(map(chr, each)) for each in (ids, training.tolist()))  # a search of strings, which is fast
-    best, end = 0, 0
+    """Return (start, length) of the longest sequence of ids that is also in a training text (N,), the first of several.
+
+    Example: longest_copy([7, 1, 2, 9], np.array([0, 1, 2, 3])) -> (1, 2)
+    """
+    text, read = ("".join(map(chr, each)) for each in (ids, training.tolist()))  # searching a string is fast
+    start, length = 0, 0
     for i in range(len(text)):
-        while i + best < len(text) and text[i : i + best + 1] in read:
-            best, end = best + 1, i + best + 1
-    return best, end
+        while i + length < len(text) and text[i : i + length + 1] in read:
+            start, length = i, length + 1
+    return start, length
 
 
 def perplexity_under(lab: Lab, writer: Lab, generation: Generation) -> float | None:

@@ -10,11 +10,11 @@ from gpt2lab.data.blocks import token_ids
 from gpt2lab.data.text import TextSplits, load_text, original_text
 from gpt2lab.data.tokens import text_after
 from gpt2lab.evaluation.evaluate import Evaluation, evaluate
+from gpt2lab.generation.measures import longest_copy
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model.lab import Lab, load_model
 from gpt2lab.pages.report import Sample, run_report
-from gpt2lab.training.memory import longest_verbatim
 from gpt2lab.training.prepare import base_model, config_of
 from gpt2lab.training.result import read_result
 from gpt2lab.training.runs import read_config, read_lines, read_metrics, writable_or_error
@@ -74,6 +74,6 @@ def samples_of(folder: Path, lab: Lab, config: dict) -> tuple[Sample, ...]:
         if not isinstance(step, int) or not isinstance(text, str):
             continue  # edited by hand
         ids = lab.encode(text).tolist()
-        start, length = longest_verbatim(ids, training)
+        start, length = longest_copy(ids, training)
         samples.append(Sample(step, text, text_after(lab.tokenizer, ids[:start], ids[start : start + length]), length))
     return tuple(samples)

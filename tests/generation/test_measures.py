@@ -27,21 +27,35 @@ def test_distinct_n_grams(ids, n, expected):
     assert distinct(ids, n) == (expected if expected is None else pytest.approx(expected))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_longest_copy_equals_a_search_for_every_part(seed):
-    rng = random.Random(seed)
-    training = [rng.randrange(3) for _ in range(80)]
-    ids = [rng.randrange(3) for _ in range(25)]
-    length, end = longest_copy(ids, np.array(training))
-    found = ",".join(map(str, training)) + ","
-    parts = [ids[i:j] for i in range(25) for j in range(i + 1, 26) if ",".join(map(str, ids[i:j])) + "," in found]
-    assert length == max(map(len, parts))
-    assert ids[end - length : end] == next(part for part in sorted(parts, key=lambda part: -len(part)))
+def first_longest(ids, training):
+    """(start, length) of the first of the longest sequences of `ids` in `training`, by trying each."""
+    best = (0, 0)
+    for start in range(len(ids)):
+        for end in range(start + 1, len(ids) + 1):
+            part = ids[start:end]
+            if len(part) > best[1] and any(training[i : i + len(part)] == part for i in range(len(training))):
+                best = (start, len(part))
+    return best
 
 
-@pytest.mark.parametrize(("ids", "training"), [([], [1]), ([1], []), ([2], [1, 3])])
-def test_nothing_is_copied_where_nothing_is_shared(ids, training):
-    assert longest_copy(ids, np.array(training, dtype=np.int64)) == (0, 0)
+def test_longest_copy_equals_a_search_for_every_sequence():
+    for seed in range(60):
+        draw = random.Random(seed)
+        vocabulary = draw.choice([1, 2, 3, 8])
+        ids = [draw.randrange(vocabulary) for _ in range(draw.randrange(14))]
+        training = [draw.randrange(vocabulary) for _ in range(draw.randrange(20))]
+        if seed % 3 == 0 and len(training) > 4:
+            ids[3:3] = training[1:5]
+        assert longest_copy(ids, np.array(training, dtype=np.int32)) == first_longest(ids, training), seed
+    assert longest_copy([2], np.array([1, 3])) == (0, 0)
+
+
+def test_longest_copy_in_the_middle_of_a_long_text():
+    training = np.random.default_rng(0).integers(0, 60_000, 100_000, dtype=np.int32)  # also ids of surrogates
+    ids = training[40_000:40_200].tolist()
+    assert longest_copy(ids, training) == (0, 200)
+    ids[120] = 60_001
+    assert longest_copy(ids, training) == (0, 120)
 
 
 @pytest.mark.parametrize("prompt", ["The moon", ""])
