@@ -1,4 +1,4 @@
-"""Downloads from the Hugging Face hub into its own cache: sizes known before, progress, resumable, errors in one line.
+"""Download from the Hugging Face hub into its cache: known sizes, progress, resumable, one-line errors.
 
 Knows names and files; loads no model. `huggingface_hub` keeps nothing of a download that was broken off; here the part
 that has arrived stays beside the cache's files, and the next call asks for the rest.
@@ -301,5 +301,5 @@ def _with_bar(found: Download, steps: Generator) -> None:
 
 
 def megabytes(n_bytes: float) -> str:
-    """Bytes for people. Example: megabytes(548_105_171) -> "548 MB"."""
+    """Format a number of bytes. Example: megabytes(548_105_171) -> "548 MB"."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.3g} MB"

@@ -1,4 +1,4 @@
-"""What a name means: the built-in assets, a local folder, or a repository on the Hugging Face hub.
+"""Resolve names: the built-in assets, a local folder, or a repository on the Hugging Face hub.
 
 Finds out fast whether the hub can be reached. Loads nothing.
 """
@@ -116,7 +116,7 @@ def is_model_cached(repo: str, *, weights: bool = True) -> bool:
 
 
 def is_connection_error(error: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, is of a hub out of reach and not of what it answered.
+    """Whether an error, or one that led to it, means that the hub is unreachable, rather than its answer.
 
     Told by the classes' names: which of the HTTP libraries raises them differs by version.
     """
@@ -137,7 +137,7 @@ def hub_advice(name: str, instead: str) -> str:
 
 
 def model_source(name: str, *, weights: bool = True) -> ModelSource:
-    """What a model's name stands for.
+    """Resolve a model's name to the place of its files.
 
     weights  whether its weights are needed, beside its configuration and tokenizer
 

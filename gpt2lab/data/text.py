@@ -59,7 +59,7 @@ class Article(Summary):
 
 @dataclass(frozen=True, repr=False)
 class TextSplits:
-    """Articles for training, for choosing and for the last word; a split may be empty."""
+    """Articles for training, validation and test; a split may be empty."""
 
     name: str
     train: tuple[Article, ...] = field(repr=False)
@@ -90,7 +90,7 @@ class TextSplits:
         return articles
 
     def extent(self, name: str) -> str:
-        """What a split is of, as text: a lone file's are parts of it."""
+        """Describe what a split contains; a lone file's splits are parts of it."""
         if not self.whole or name == "all":
             return f"{self.name}, {name} split" if name in SPLITS else f"{self.name}, all of it"
         first, second = self.shares
@@ -121,7 +121,7 @@ def wikitext_article(title: str, sections) -> Article:
 
 
 def load_text(name: str, *, column: str | None = None) -> TextSplits:
-    """Text by name.
+    """Load a text by name.
 
     name    "sample" (built in), "wikitext-2" or "wikitext-2-v1" (hub or its cache), a folder with
             train/validation/test files (or WikiText's wiki.*.raw, wiki.*.tokens), a file, or "auto".

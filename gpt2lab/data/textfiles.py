@@ -71,7 +71,7 @@ def read_text(path: Path, limit: int) -> str:
 
 
 def _read(name: str, content: bytes, limit: int, column: str | None) -> FileText:
-    """`read_file` of a file's content."""
+    """Read the content of a file as `read_file` does."""
     path = Path(name)
     suffix = path.suffix.lower()
     if suffix == ".gz":

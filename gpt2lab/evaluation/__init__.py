@@ -1,1 +1,1 @@
-"""How well a model predicts a text: protocols that say what is counted, one scorer for all of them, and where it is hard."""
+"""Perplexity: protocols, one scorer for all of them, confidence intervals, comparisons and breakdowns."""

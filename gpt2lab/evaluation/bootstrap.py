@@ -1,4 +1,4 @@
-"""How certain a figure is: documents drawn again and again with replacement. Knows numbers alone.
+"""Bootstrap confidence intervals over documents.
 
 Tokens of one document are not independent of each other, documents nearly are.
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13

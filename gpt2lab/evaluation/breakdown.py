@@ -1,4 +1,4 @@
-"""Where a text is hard: its loss by document, by position in the window, by how frequent a token is, by part of the article.
+"""Break the loss of a text down by document, position in the window, token frequency, or part of the article.
 
 Each is a function from a Scored to Shares that add up to the whole. Knows scored readings alone.
 """
@@ -24,7 +24,7 @@ PARTS = ("prose", "title", "heading")
 
 @dataclass(frozen=True)
 class Share:
-    """A part of what was scored, never without a prediction.
+    """A part of the scored tokens; it has at least one prediction.
 
     nll      nats of all its tokens
     n_bytes  of its original text, where it is a document
@@ -57,7 +57,7 @@ class Share:
 
 
 def by_document(scored: Scored) -> tuple[Share, ...]:
-    """Every article (lm-eval: page), the hardest token for token first."""
+    """Shares by article (lm-eval: page), the highest loss per token first."""
     nll, counts = document_totals(scored)
     shares = (
         Share(title, n, total, document.n_bytes)
@@ -68,7 +68,7 @@ def by_document(scored: Scored) -> tuple[Share, ...]:
 
 
 def titles(scored: Scored) -> list[str]:
-    """What to call each document: its title, its number where it has none or another has the same."""
+    """Return a label for each document: its title, or its number if the title is missing or not unique."""
     given = [document.title for document in scored.reading.documents]
     often = Counter(given)
     return [
@@ -78,7 +78,7 @@ def titles(scored: Scored) -> list[str]:
 
 
 def by_position(scored: Scored) -> tuple[Share, ...]:
-    """By how many tokens of its window stood before a token: 1, 2 to 3, 4 to 7, …, doubling."""
+    """Shares by how many tokens of its window stood before a token: 1, 2 to 3, 4 to 7, …, doubling."""
     position = scored.reading.position
     last = int(position.max())
     doublings = np.frexp(np.maximum(position, 1))[1] - 1  # floor(log2), exactly
@@ -87,14 +87,14 @@ def by_position(scored: Scored) -> tuple[Share, ...]:
 
 
 def by_frequency(scored: Scored) -> tuple[Share, ...]:
-    """By how often a token stands in the text that was read."""
+    """Shares by how often a token occurs in the text."""
     ids = scored.reading.ids
     times = np.bincount(ids)[ids]  # (n,)
     return _shares(scored, np.searchsorted([*FREQUENCIES.values()], times, side="right") - 1, [*FREQUENCIES])
 
 
 def by_part(scored: Scored) -> tuple[Share, ...]:
-    """By what a token is of: the title of an article, a heading, or prose. All is prose in plain text."""
+    """Shares by part of the article: title, heading or prose. Plain text is all prose."""
     reading = scored.reading
     text, part = reading.text, np.zeros(len(reading.text) + 1, dtype=np.int8)
     begins = reading.starts[np.unique(reading.document, return_index=True)[1]]  # of the documents, in the text
@@ -123,7 +123,7 @@ def breakdown(scored: Scored, by: str) -> tuple[Share, ...]:
 
 
 def surprisals(scored: Scored, document: int) -> list[tuple[str, float | None]]:
-    """A document's text in pieces, each with its NLL in nats, None where nothing predicts it.
+    """Return a document's text in pieces, each with its NLL in nats, None if nothing predicts it.
 
     Tokens that hold parts of one character are one piece, with their NLLs added.
     """

@@ -1,4 +1,4 @@
-"""Two models on one text: is the second better, and could that be chance? Knows scored readings alone."""
+"""Compare two models on one text by a paired bootstrap."""
 
 from dataclasses import dataclass
 from math import log
@@ -15,7 +15,7 @@ from gpt2lab.results import perplexity_of
 
 @dataclass(frozen=True)
 class Comparison:
-    """The loss of a second model less that of a first, on the same documents.
+    """Difference of two models' losses on the same documents: the second minus the first.
 
     difference   below 0 where the second is better
     unit         "nats per token" where both read the same tokens, else "bits per byte"
@@ -55,7 +55,7 @@ class Comparison:
 
 
 def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
-    """A paired bootstrap over documents of the difference between two models.
+    """Compare two models by a paired bootstrap over documents.
 
     Where both read the same ids, tokens that either has no prediction for are left out. Where their tokenizers
     differ, all that each scored is divided by the documents' bytes.
@@ -97,7 +97,7 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
 
 
 def incomparable(one: Reading, two: Reading) -> str | None:
-    """Why two readings say nothing about each other; None where they do."""
+    """Return why two results cannot be compared; None if they can."""
     if (one.protocol, one.text) != (two.protocol, two.text):
         return (
             f"they were not scored on the same text by the same protocol ({one.protocol}, {len(one.text):,} characters; "
@@ -113,7 +113,7 @@ def incomparable(one: Reading, two: Reading) -> str | None:
 
 
 def verdict_of(interval: tuple[float, float] | None, n_documents: int) -> str:
-    """What an interval of a difference in loss says; that of few documents nothing.
+    """Return the verdict of a confidence interval; "cannot tell" for few documents.
 
     Example: verdict_of((-0.2, -0.1), 60) -> "better"
     """

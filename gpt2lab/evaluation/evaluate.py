@@ -1,4 +1,4 @@
-"""One model or two on one text, by any protocols: everything that is measured, in one place.
+"""Evaluate one or two models on a text, by any protocols.
 
 Knows models, articles and the rest of this room.
 """
@@ -22,7 +22,7 @@ from gpt2lab.results import readable
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
-    """What was scored: for every protocol, one model after the other.
+    """Results of one or two models by one or more protocols.
 
     refused  (protocol, why) of those that the text is too short for, or that need a token the tokenizer lacks
     """
@@ -122,7 +122,7 @@ def evaluate(
     precision: str = "fp32",
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """One model, or two of different names, on articles by protocols.
+    """Evaluate one model, or two of different names, on articles.
 
     protocols    names, also as one string with commas; "all" for all of them
     context      tokens in a window; by default the model's own, of two models the smaller one

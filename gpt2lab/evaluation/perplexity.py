@@ -1,4 +1,4 @@
-"""Perplexity of a text under a model: protocol by name, exact counts, one stored NLL and every normalisation from it.
+"""Perplexity of a text under a model, by a named protocol, with exact counts and every normalisation.
 
 Knows models, articles and protocols; nothing of training or pictures.
 """
@@ -187,7 +187,7 @@ def drawn_articles(articles: tuple[Article, ...], count: int, seed: int = 0) -> 
 
 
 def measured(scored: Scored) -> Perplexity:
-    """What the NLLs of a reading come to."""
+    """Compute the Perplexity of a reading from its NLLs."""
     reading, known = scored.reading, scored.predicted
     nll, n_scored = document_totals(scored)
     words, sizes = ([getattr(d, name) for d in reading.documents] for name in ("n_words", "n_bytes"))
@@ -242,7 +242,7 @@ def _intervals(totals: np.ndarray) -> dict[str, Interval]:
 
 
 def _cautions(result: Perplexity, scored: Scored):
-    """What could mislead who quotes a result, a line each."""
+    """Return cautions for quoting a result, a line each."""
     reading = scored.reading
     if result.precision_difference is not None:
         yield (

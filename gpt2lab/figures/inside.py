@@ -1,4 +1,4 @@
-"""Pictures and tables of what is inside: predictions layer by layer, what adds to a logit, ranks, patched states.
+"""Figures and tables of logit lens, attribution, surprisal ranks and activation patching.
 
 Knows result types; never shows anything, and never touches pyplot's global state.
 """
@@ -146,13 +146,13 @@ def lens_head(lens: Lens, position: int) -> list[str]:
 
 
 def attribution_map(found: Attribution) -> HeadMap:
-    """What each head adds, to be drawn."""
+    """Return each head's contribution as a HeadMap."""
     word, other = found.words
     return HeadMap(found.heads, f"adds to {word!r} over {other!r}: {found.name}", "logits", centred=True)
 
 
 def attribution_rows(found: Attribution) -> list[tuple[str, str]]:
-    """Every part and what it adds, the largest in size first, and the sum of all."""
+    """Return every part's contribution, the largest in size first, and their sum."""
     parts = sorted(found.parts, key=lambda part: -abs(part[1]))
     return [*((name, f"{value:+.4f}") for name, value in parts), ("sum: the logit difference", f"{found.total:+.4f}")]
 

@@ -1,4 +1,4 @@
-"""What a notebook shows: results as figures, and runs in a cell with their state and losses, live.
+"""Notebooks: results shown as figures, and runs watched live from a cell.
 
 Knows results, run folders and figures, which are imported when they are first shown.
 """
@@ -28,7 +28,7 @@ FIGURES = {
 
 
 def show_figures(shell) -> None:
-    """Let an IPython shell show results that have a figure by it, where a cell ends in one."""
+    """Register figures of results with an IPython shell, so that a cell ending in a result shows its figure."""
     formatter = shell.display_formatter.formatters["image/png"]
     for (module, name), (views, draw) in FIGURES.items():
 
@@ -40,7 +40,7 @@ def show_figures(shell) -> None:
 
 
 def attach(run: str, runs_dir: str | Path = "runs", *, seconds: float = 2.0) -> "RunStatus":
-    """Watch a run from a cell, until it ends or the cell is interrupted; the run itself is left alone. Its last status.
+    """Watch a run from a cell until it ends or the cell is interrupted; return its last status. The run is not affected.
 
     run      the run's id · runs_dir  where it is
     seconds  between looks, above 0

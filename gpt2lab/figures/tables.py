@@ -1,4 +1,4 @@
-"""Tables of plain strings and numbers, for pages and for spreadsheets. Knows nothing of what is in them."""
+"""Tables as HTML and CSV."""
 
 import csv
 import html
@@ -9,14 +9,14 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def table(head: list[str], rows: list[tuple[str, ...]]) -> str:
-    """An HTML table of plain strings."""
+    """Return an HTML table of plain strings."""
     cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="table"><table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def csv_bytes(head: list[str], rows: Iterable[Iterable]) -> bytes:
-    """A CSV file.
+    """Return the bytes of a CSV file.
 
     A spreadsheet would run a text that begins with =, +, - or @ as a formula: it gets a single quote before it.
     """

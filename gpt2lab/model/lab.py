@@ -55,7 +55,7 @@ class Lab:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is now."""
+        """The device of the model."""
         return self.model.device
 
     @property
@@ -216,7 +216,7 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
 
 
 def notes_on(lab: Lab) -> tuple[str, ...]:
-    """What a user should know of a model's tokenizer, a sentence each; nothing of GPT-2's own."""
+    """Return notes on an unusual tokenizer, a sentence each; none for GPT-2's own."""
     tokenizer, vocabulary = lab.tokenizer, lab.model.config.vocab_size
     notes = []
     around = set(tokenizer("a")["input_ids"]) - set(encode(tokenizer, "a"))
@@ -364,7 +364,7 @@ def token_nll(model: GPT2LMHeadModel, input_ids: torch.Tensor, *, first: int = 1
 
 @contextmanager
 def eval_mode(model: torch.nn.Module):
-    """Dropout off while open; afterwards the model is in the mode it was in."""
+    """Context manager: eval mode inside, the previous mode afterwards."""
     was_training = model.training
     model.eval()
     try:

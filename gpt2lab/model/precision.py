@@ -1,4 +1,4 @@
-"""float32 or bfloat16: what a processor computes faster, autocast, and copies of models that multiply in bf16.
+"""fp32 or bf16: the faster precision of a device, autocast, and bf16 copies of models.
 
 Knows torch and the layout of transformers' GPT-2.
 """

@@ -1,4 +1,4 @@
-"""An evaluation as one offline page, or as a part of another: tables, figures, verdicts, where the text is hard."""
+"""An evaluation as one offline page, or as a part of another: tables, figures, verdicts, breakdowns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def evaluation_body(evaluation: Evaluation, hard: Sequence[str] = ()) -> str:
-    """What there is to say of an evaluation, as HTML: figures, verdicts, meanings, and where the text is hard.
+    """Return an evaluation as HTML: tables, figures, verdicts, explanations and breakdowns.
 
     hard  keys of BREAKDOWNS; the first protocol's
     """

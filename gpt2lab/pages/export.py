@@ -1,4 +1,4 @@
-"""Attention as files: pictures, a page, a table, arrays. Of heads and pairs of them, of a number per head, of rollout."""
+"""Export attention, head scores and rollout as png, svg, csv, npz or html."""
 
 import html
 import io
@@ -26,7 +26,7 @@ MAX_ROWS = 5_000_000  # of a CSV file: 200 MB, and five times what a spreadsheet
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What a file holds: all heads of a trace, or of the two of a comparison; a layer's, or one head."""
+    """The content of a file: all heads of a trace or a comparison, one layer, or one head."""
 
     seen: Trace | Comparison
     layer: int | None
@@ -61,7 +61,7 @@ class Part:
 def attention_file(
     seen: Trace | Comparison, format: str, *, layer: int | None = None, head: int | None = None
 ) -> bytes:
-    """Attention in one of FORMATS: of all heads, of a layer, or of one head.
+    """Export attention in one of FORMATS: all heads, a layer, or one head.
 
     seen  of a comparison, a picture shows how far each head lies apart, or, of one head, both and their
           difference; tables and arrays hold both

@@ -1,4 +1,4 @@
-"""What is inside, as files: pictures, pages, tables, arrays. Knows result types only."""
+"""Export lens, surprisal, attribution, patching and walkthrough as png, svg, csv, npz or html."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ FINGERPRINTS = {"base": "fingerprint of the model begun with", "text": "fingerpr
 
 @dataclass(frozen=True)
 class Sample:
-    """A text that a run wrote along the way.
+    """A sample generated during a run.
 
     step  optimizer steps done · text  after the prompt
     verbatim  its longest stretch that stands word for word in the training text · tokens  in that
@@ -55,7 +55,7 @@ def run_report(
     evaluation: Evaluation,
     split: str,
 ) -> Page:
-    """The page of a run that has ended.
+    """Return the report page of a finished run.
 
     config  the run's config.json
     scores_before, scores_after  of the heads of the base and of the fine-tuned model

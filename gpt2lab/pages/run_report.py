@@ -66,7 +66,7 @@ def evaluated(base: Lab, tuned: Lab, text: TextSplits, training_speed: float) ->
 
 
 def samples_of(folder: Path, lab: Lab, config: dict) -> tuple[Sample, ...]:
-    """The texts a run wrote, each with its longest stretch that stands in the training text."""
+    """Return the samples of a run, each with its longest passage from the training text."""
     training = token_ids(lab.tokenizer, load_text(config["data"], column=config.get("column")).train)
     samples = []
     for line in read_lines(folder / "samples.jsonl"):

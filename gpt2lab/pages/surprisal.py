@@ -1,4 +1,4 @@
-"""A text coloured by how little a model expected each piece of it, or by what a second model expected better.
+"""A text coloured by surprisal, or by the difference between two models.
 
 Knows strings and numbers alone.
 """
@@ -30,7 +30,7 @@ Pieces = Sequence[tuple[str, float | None]]
 
 
 def surprisal_page(title: str, pieces: Pieces, *, theme: str = "auto") -> Page:
-    """The text, each piece the deeper orange the less it was expected; the number in nats on hover.
+    """Return a page of the text, each piece coloured by surprisal, with the value in nats on hover.
 
     pieces  (text, NLL in nats, None where nothing predicts it), as of `surprisals`
 
@@ -54,7 +54,7 @@ def surprisal_page(title: str, pieces: Pieces, *, theme: str = "auto") -> Page:
 
 
 def change_page(title: str, before: Pieces, after: Pieces, names: tuple[str, str], *, theme: str = "auto") -> Page:
-    """The text, blue where the second model expected it better than the first, orange where worse.
+    """Return a page of the text: blue where the second model's surprisal is lower, orange where it is higher.
 
     before, after  the same pieces under two models
     names          of the two models

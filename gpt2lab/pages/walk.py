@@ -1,4 +1,4 @@
-"""A token's way through a block as a page: every formula, its numbers as a strip of colours, and in writing.
+"""The walkthrough of a block as a page: every formula with its numbers, as colours and as text.
 
 Knows result types only.
 """
@@ -37,7 +37,7 @@ SCORES = ("products", "scaled", "masked", "weights")
 
 
 def walk_page(walk: Walk, *, theme: str = "auto") -> Page:
-    """The whole way, from embedding to what leaves the block, and what the model would predict from there."""
+    """Return the walkthrough page, from the embedding to the block's output and the prediction from there."""
     i = walk.position
     title = f"Token {i}, {walk.tokens[i]!r}, in layer {walk.layer}, head {walk.head} of {walk.name}"
     text = "".join(
