@@ -146,16 +146,16 @@ def test_run_whose_report_cannot_be_written_is_as_good_without(call, here, monke
         raise LabError("the disk is full")
 
     monkeypatch.setattr(gpt2lab.pages.run_report, "write_report", refuse)
-    told = ["--model", tiny_folder, "--data", f"{texts}/splits", "--steps", 1, "--block-size", 16, "--run", "mine"]
-    status, out, err = call("finetune", *told, "--json")
+    options = ["--model", tiny_folder, "--data", f"{texts}/splits", "--steps", 1, "--block-size", 16, "--run", "mine"]
+    status, out, err = call("finetune", *options, "--json")
     assert (status, one_object(out)["run"]) == (0, "mine")
     assert "there is no report.html (the disk is full); `gpt2lab runs report mine --runs runs` writes it" in err
 
 
 def test_what_a_tracker_prints_is_no_output_of_the_command(tiny_folder, texts, tmp_path):
-    told = ["--model", str(tiny_folder), "--data", f"{texts}/splits", "--steps", "2", "--block-size", "16"]
+    options = ["--model", str(tiny_folder), "--data", f"{texts}/splits", "--steps", "2", "--block-size", "16"]
     done = subprocess.run(
-        [sys.executable, "-m", "gpt2lab", "finetune", *told, "--report-to", "trackio", "--run", "tracked", "--json"],
+        [sys.executable, "-m", "gpt2lab", "finetune", *options, "--report-to", "trackio", "--run", "tracked", "--json"],
         env=os.environ
         | {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(gpt2lab.__file__).parents[1])},
         cwd=tmp_path,
@@ -220,8 +220,8 @@ def test_perplexity_by_all_protocols_is_each_one_by_itself(call, tiny_folder, ti
     assert (status, [result["protocol"] for result in found]) == (0, ["sliding", "lm-eval", "blocks"])
     assert [result["stride"] for result in found] == [4, 16, 16]
     for result in found:
-        told = {"stride": 4} if result["protocol"] == "sliding" else {}
-        expected = perplexity(tiny_lab, articles, protocol=result["protocol"], context=16, **told)
+        options = {"stride": 4} if result["protocol"] == "sliding" else {}
+        expected = perplexity(tiny_lab, articles, protocol=result["protocol"], context=16, **options)
         assert result == json.loads(json.dumps(expected.record()))
 
 
@@ -857,8 +857,8 @@ def test_every_command_explains_itself(call, command):
 def process(*arguments, **variables):
     root = Path(gpt2lab.__file__).parents[1]
     command = [sys.executable, "-m", "gpt2lab", *map(str, arguments)]
-    told = {"cwd": root, "env": os.environ | variables, "text": True, "encoding": "utf-8", "timeout": 300}
-    return subprocess.run(command, capture_output=True, check=False, **told)
+    options = {"cwd": root, "env": os.environ | variables, "text": True, "encoding": "utf-8", "timeout": 300}
+    return subprocess.run(command, capture_output=True, check=False, **options)
 
 
 def test_one_of_several_processes_ends_with_its_own_status_and_all_it_has_said(tmp_path):

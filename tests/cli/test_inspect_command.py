@@ -36,7 +36,7 @@ def call(tmp_path, monkeypatch, run_cli):
 
 
 @pytest.fixture
-def told(call, tiny_folder):
+def inspected(call, tiny_folder):
     """A function: options → the JSON object that is all of standard output."""
 
     def run(*options, text=TEXT):
@@ -59,8 +59,8 @@ def near(expected):
     return pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_surprisal_is_what_is_told_where_nothing_is_asked_for(told, tiny_lab):
-    found = told()
+def test_surprisal_is_what_is_told_where_nothing_is_asked_for(inspected, tiny_lab):
+    found = inspected()
     seen = surprisal(tiny_lab, TEXT)
     assert set(found) == {"model", "tokens", "ids", "bytes", "surprisal", "ranks"}
     assert found["ranks"] == dict(seen.buckets())
@@ -72,22 +72,22 @@ def test_surprisal_is_what_is_told_where_nothing_is_asked_for(told, tiny_lab):
         assert one == near({name: float(getattr(seen, name)[at]) for name in one})
 
 
-def test_ranks_are_parted_where_it_is_asked_for(told, tiny_lab):
-    ranks = told("--limits", "1, 50")["ranks"]
+def test_ranks_are_parted_where_it_is_asked_for(inspected, tiny_lab):
+    ranks = inspected("--limits", "1, 50")["ranks"]
     assert ranks == dict(surprisal(tiny_lab, TEXT).buckets((1, 50))) and sum(ranks.values()) == 11
 
 
-def test_surprisal_takes_a_text_past_the_context(told, tiny_lab):
+def test_surprisal_takes_a_text_past_the_context(inspected, tiny_lab):
     text = TEXT * 12
-    found = told("--surprisal", text=text)["surprisal"]
+    found = inspected("--surprisal", text=text)["surprisal"]
     assert len(found) > tiny_lab.context
     assert [one["nll"] for one in found[1:]] == near(surprisal(tiny_lab, text).nll[1:].tolist())
 
 
 @pytest.mark.parametrize("target", [None, " moon", "t"])
-def test_lens_is_told_by_layer_and_position(told, tiny_lab, target):
+def test_lens_is_told_by_layer_and_position(inspected, tiny_lab, target):
     target = target if target is None or len(tiny_lab.encode(target)) == 1 else "o"
-    record = told("--lens", *([] if target is None else ["--token", target]))
+    record = inspected("--lens", *([] if target is None else ["--token", target]))
     found = record["lens"]
     lens = logit_lens(tiny_lab, TEXT, target=target)
     assert [len(row) for row in found] == [len(lens.trace.tokens)] * lens.trace.n_layers
@@ -104,16 +104,16 @@ def test_lens_is_told_by_layer_and_position(told, tiny_lab, target):
             assert cell["target"] == lens.targets[at]
 
 
-def test_last_layer_of_the_lens_is_the_model_s_own_prediction(told, tiny_lab):
-    last = told("--lens")["lens"][-1]
+def test_last_layer_of_the_lens_is_the_model_s_own_prediction(inspected, tiny_lab):
+    last = inspected("--lens")["lens"][-1]
     logits = trace(tiny_lab, TEXT, logits=True).logits
     assert [cell["top"][0]["id"] for cell in last] == logits.argmax(-1).tolist()
     assert [cell["top"][0]["probability"] for cell in last] == near(logits.softmax(-1).amax(-1).tolist())
     assert all(cell["rank"] == 1 and cell["divergence"] == near(0) for cell in last)
 
 
-def test_heads_are_told_as_a_number_per_layer_and_head_of_each_score(told, tiny_lab):
-    found, scores = told("--heads")["heads"], head_scores(tiny_lab, [TEXT])
+def test_heads_are_told_as_a_number_per_layer_and_head_of_each_score(inspected, tiny_lab):
+    found, scores = inspected("--heads")["heads"], head_scores(tiny_lab, [TEXT])
     assert set(found) >= set(SCORES)
     for name in SCORES:
         assert np.shape(found[name]) == (2, 4)
@@ -121,17 +121,17 @@ def test_heads_are_told_as_a_number_per_layer_and_head_of_each_score(told, tiny_
 
 
 @pytest.mark.parametrize("options", [{}, {"position": 2}, {"token": "x", "against": "z"}, {"token": "#65"}])
-def test_attribution_is_told_part_by_part(told, tiny_lab, options):
+def test_attribution_is_told_part_by_part(inspected, tiny_lab, options):
     given = [argument for name, value in options.items() for argument in (f"--{name}", value)]
-    found, expected = told("--attribution", *given)["attribution"], attribution(tiny_lab, TEXT, **options)
+    found, expected = inspected("--attribution", *given)["attribution"], attribution(tiny_lab, TEXT, **options)
     assert found["parts"] == near(dict(expected.parts))
     assert sum(found["parts"].values()) == near(found["total"]) == near(expected.total)
     assert (found["token"], found["against"], found["position"]) == (*expected.words, expected.position)
 
 
 @pytest.mark.parametrize("mean", [False, True])
-def test_sweep_is_told_as_the_loss_without_each_head(told, tiny_lab, mean):
-    found = told("--sweep", *["--mean"][:mean])["sweep"]
+def test_sweep_is_told_as_the_loss_without_each_head(inspected, tiny_lab, mean):
+    found = inspected("--sweep", *["--mean"][:mean])["sweep"]
     expected = sweep(tiny_lab, TEXT, mean=mean)
     assert found["loss"] == near(expected.loss)
     np.testing.assert_allclose(found["losses"], expected.losses, atol=1e-5)
@@ -140,8 +140,8 @@ def test_sweep_is_told_as_the_loss_without_each_head(told, tiny_lab, mean):
 
 
 @pytest.mark.parametrize("mean", [False, True])
-def test_ablation_is_told_as_two_losses_and_what_is_expected(told, tiny_lab, mean):
-    found = told("--ablate", "1.2, 0.mlp", *["--mean"][:mean])["ablate"]
+def test_ablation_is_told_as_two_losses_and_what_is_expected(inspected, tiny_lab, mean):
+    found = inspected("--ablate", "1.2, 0.mlp", *["--mean"][:mean])["ablate"]
     expected = ablate(tiny_lab, TEXT, [(1, 2)], mlps=[0], mean=mean)
     assert [found["loss"], found["loss_ablated"]] == near([expected.before.loss, expected.after.loss])
     assert found["loss"] != near(found["loss_ablated"])
@@ -149,16 +149,16 @@ def test_ablation_is_told_as_two_losses_and_what_is_expected(told, tiny_lab, mea
         assert [one["id"] for one in found[name]] == each.top[-1].tolist()
 
 
-def test_patching_is_told_as_logit_differences(told, tiny_lab):
-    found, expected = told("--patch", CORRUPTED)["patch"], patching(tiny_lab, TEXT, CORRUPTED)
+def test_patching_is_told_as_logit_differences(inspected, tiny_lab):
+    found, expected = inspected("--patch", CORRUPTED)["patch"], patching(tiny_lab, TEXT, CORRUPTED)
     np.testing.assert_allclose(found["values"], expected.values, atol=1e-4)
     assert [found["clean"], found["corrupted"]] == near([expected.clean, expected.corrupted])
     assert (found["answer"], found["against"]) == expected.words
     assert found["values"][-1][-1] == near(found["clean"])
 
 
-def test_walk_is_told_with_every_step_s_numbers(told, tiny_lab):
-    found, expected = told("--walk", "1.3", "--position", 2)["walk"], walk(tiny_lab, TEXT, 1, 3, 2)
+def test_walk_is_told_with_every_step_s_numbers(inspected, tiny_lab):
+    found, expected = inspected("--walk", "1.3", "--position", 2)["walk"], walk(tiny_lab, TEXT, 1, 3, 2)
     assert (found["layer"], found["head"], found["position"]) == (1, 3, 2)
     numbers = found.get("steps", found)
     for step in expected.steps:
@@ -166,13 +166,13 @@ def test_walk_is_told_with_every_step_s_numbers(told, tiny_lab):
         np.testing.assert_allclose(np.nan_to_num(values, nan=-np.inf), step.values, atol=1e-5)
 
 
-def test_every_part_can_be_asked_for_at_once(told):
+def test_every_part_can_be_asked_for_at_once(inspected):
     options = [option for options in EACH.values() for option in options]
-    assert set(told(*options)) == {"model", "tokens", "ids", "bytes", "ranks", "lens_embedding", *EACH}
+    assert set(inspected(*options)) == {"model", "tokens", "ids", "bytes", "ranks", "lens_embedding", *EACH}
 
 
-def test_second_model_reads_the_same_text(told, other_folder):
-    found = told("--surprisal", "--sweep", "--compare", other_folder)
+def test_second_model_reads_the_same_text(inspected, other_folder):
+    found = inspected("--surprisal", "--sweep", "--compare", other_folder)
     other = load_model(str(other_folder))
     assert found["compare"]["ids"] == found["ids"]
     assert [one["nll"] for one in found["compare"]["surprisal"][1:]] == near(surprisal(other, TEXT).nll[1:].tolist())

@@ -190,7 +190,7 @@ def test_folder_of_the_same_name_is_named_where_the_hub_is_out_of_reach(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("config", "message"),
     [
         ("no json", "cannot be read"),
         ("{}", "names no base_model_name_or_path"),
@@ -200,8 +200,8 @@ def test_folder_of_the_same_name_is_named_where_the_hub_is_out_of_reach(monkeypa
         ('{"base_model_name_or_path": "builtin"}', "cannot be merged into 'builtin'"),
     ],
 )
-def test_adapter_that_cannot_be_merged_is_refused_in_one_line(tmp_path, told, message):
-    (tmp_path / "adapter_config.json").write_text(told.replace("ADAPTER", str(tmp_path)))
+def test_adapter_that_cannot_be_merged_is_refused_in_one_line(tmp_path, config, message):
+    (tmp_path / "adapter_config.json").write_text(config.replace("ADAPTER", str(tmp_path)))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"damaged")
     with pytest.raises(LabError, match=message) as caught:
         load_model(str(tmp_path))

@@ -274,9 +274,9 @@ def test_shares_that_came_out_are_stated(write):
     paragraphs = ["word " * 900 + "\n", "word " * 90 + "\n", "word " * 10]
     splits = load_text(str(write("lone.txt", "".join(paragraphs))))
     sizes = [len(splits.split(name)[0].text) for name in text.SPLITS]
-    told = [splits.extent(name) for name in text.SPLITS]
-    assert f"the first {100 * sizes[0] / sum(sizes):.3g} % of the file" in told[0]
-    assert f"the last {100 * sizes[2] / sum(sizes):.3g} % of the file" in told[2]
+    extents = [splits.extent(name) for name in text.SPLITS]
+    assert f"the first {100 * sizes[0] / sum(sizes):.3g} % of the file" in extents[0]
+    assert f"the last {100 * sizes[2] / sum(sizes):.3g} % of the file" in extents[2]
 
 
 def test_lone_wikitext_file_is_cut_between_articles(write):

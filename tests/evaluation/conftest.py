@@ -1,4 +1,4 @@
-"""Fixtures: the real files as GPT-2 reads them, and the loops that the protocols are named for, told again one window at a time."""
+"""Fixtures: the real files as GPT-2 reads them, and the loops that the protocols are named for, written out one window at a time."""
 
 import copy
 import functools

@@ -124,12 +124,12 @@ def test_few_documents_decide_nothing_since_they_agree_by_chance(made_scored):
 
 
 def test_models_that_differ_by_chance_alone_are_rarely_told_apart(made_scored):
-    rng, told = np.random.default_rng(0), 0
+    rng, options = np.random.default_rng(0), 0
     for seed in range(200):
         losses = rng.normal(3, 0.1, size=(2, FEWEST))
         one, two = (made_scored(nll, np.arange(FEWEST)) for nll in losses)
-        told += compare(one, two, seed=seed).verdict != "cannot tell"
-    assert told / 200 <= 0.1
+        options += compare(one, two, seed=seed).verdict != "cannot tell"
+    assert options / 200 <= 0.1
 
 
 # figures
@@ -220,8 +220,8 @@ def test_real_tokenizers_that_differ_are_compared_by_sliding_and_lm_eval_and_ref
     texts = [f"The moon goes around the earth in {i} days , and the sea follows it ." for i in range(100)]
     articles = tuple(wikitext_article(f"Day {i}", [(1, "", [text])]) for i, text in enumerate(texts))
     other = Lab(random_gpt2(1, vocab_size=50_257, initializer_range=0.02), gpt2_tokenizer, "other")
-    for protocol, told in (("sliding", {"stride": 16}), ("lm-eval", {})):
-        one, two = (score(lab, read(lab, articles, protocol, context=32, **told)) for lab in (tiny_lab, other))
+    for protocol, options in (("sliding", {"stride": 16}), ("lm-eval", {})):
+        one, two = (score(lab, read(lab, articles, protocol, context=32, **options)) for lab in (tiny_lab, other))
         found = compare(one, two)
         assert found.unit == "bits per byte"
         assert found.difference == pytest.approx(measured(two).bits_per_byte - measured(one).bits_per_byte)

@@ -24,7 +24,7 @@ def taught_text(letters):
 
 @pytest.fixture(scope="module")
 def taught_lab(random_lab, taught_text, one_thread):
-    """A model that has learned the text by heart, in pieces, and that padding follows its end."""
+    """A model that has memorised the text, in pieces, and that padding follows its end."""
     lab = random_lab(initializer_range=0.1, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
     end = lab.tokenizer.eos_token_id
     stream = torch.cat([lab.encode(taught_text), torch.full((PADDING,), end)])
@@ -206,7 +206,7 @@ def test_v1_has_other_token_counts_than_raw(gpt2_reading, gpt2_tokenizer, v1_tes
     v1 = read(lab, v1_test)
     assert len(gpt2_reading("sliding").ids) == 287_644
     assert len(v1.ids) != 287_644
-    assert v1.n_words == gpt2_reading("sliding").n_words  # so that nothing but the bytes and tokens tells them apart
+    assert v1.n_words == gpt2_reading("sliding").n_words  # so that they differ in bytes and tokens alone
     assert v1.n_bytes < gpt2_reading("sliding").n_bytes
 
 

@@ -394,7 +394,7 @@ def test_no_flipped_bit_of_the_cache_changes_a_score(tiny_lab, letters, monkeypa
         path.write_bytes(damaged)
         try:
             assert np.array_equal(score(tiny_lab, reading).nll, first, equal_nan=True), i
-        except Exception as error:  # gathered, so that one run tells all of them
+        except Exception as error:  # gathered, so that one run reports all of them
             failed.add(f"{type(error).__name__}: {error}")
     assert not failed
 

@@ -106,7 +106,7 @@ def sketched(monkeypatch, read_html):
     monkeypatch.setattr(drawing, "figure_bytes", lambda figure, format: b"")
     for name in ("result_figure", "shares_figure"):
         monkeypatch.setattr(pages, name, lambda *args, dark: None)
-    return lambda *told: read_html(evaluation_page(*told).html)
+    return lambda *texts: read_html(evaluation_page(*texts).html)
 
 
 def parsed(content):
@@ -365,9 +365,9 @@ def test_results_come_out_of_their_file_to_the_last_digit():
     for name in ("interval", "word_interval", "bits_interval"):
         assert (float(rows[0][f"{name}_low"]), float(rows[0][f"{name}_high"])) == getattr(ONE, name)
         assert (rows[1][f"{name}_low"], rows[1][f"{name}_high"]) == ("", "")
-    told = ("articles", "of_articles", "cautions", "comparison")
-    assert [rows[1][name] for name in told] == ["3", "7", "odd; old", "'=m is better"]
-    assert [rows[0][name] for name in told if name != "cautions"] == ["", "", ""]
+    texts = ("articles", "of_articles", "cautions", "comparison")
+    assert [rows[1][name] for name in texts] == ["3", "7", "odd; old", "'=m is better"]
+    assert [rows[0][name] for name in texts if name != "cautions"] == ["", "", ""]
 
 
 def test_shares_come_out_of_their_file_to_the_last_digit():
@@ -473,9 +473,9 @@ def test_page_needs_no_network_and_runs_no_script(sketched, evaluation):
 @pytest.mark.parametrize("place", ["title", "first model", "second model", "document"])
 def test_hostile_text_of_an_evaluation_is_shown_and_not_obeyed(sketched, place):
     def page(text):
-        told = {"title": "t", "first model": "a", "second model": "b", "document": "Moon"} | {place: text}
-        losses = {told["first model"]: [np.nan, 2, 3, 1, 2, 4], told["second model"]: [np.nan, 2, 3, 1, 2, 0]}
-        return sketched(told["title"], made_evaluation(losses, (told["document"], "Sea")), list(BY))
+        texts = {"title": "t", "first model": "a", "second model": "b", "document": "Moon"} | {place: text}
+        losses = {texts["first model"]: [np.nan, 2, 3, 1, 2, 4], texts["second model"]: [np.nan, 2, 3, 1, 2, 0]}
+        return sketched(texts["title"], made_evaluation(losses, (texts["document"], "Sea")), list(BY))
 
     plain, hostile = page("harmless"), page(HOSTILE)
     assert [(tag, list(attributes)) for tag, attributes in hostile.tags] == [

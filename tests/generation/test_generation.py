@@ -454,7 +454,7 @@ def test_text_ends_before_a_stop_string(tiny_lab, place):
 def test_past_the_context_the_text_equals_one_that_reads_the_same_window(tiny_lab, window, prompt):
     found = generate(tiny_lab, prompt, max_new_tokens=150, temperature=0, window=window)
     ids, read, seams = tiny_lab.encode(prompt).tolist(), 0, []
-    for i in range(150):  # reads everything anew at every step
+    for i in range(150):  # reads everything again at every step
         read = read + 1 if read else len(ids)
         if read > 64:
             read = window

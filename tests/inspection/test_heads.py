@@ -338,43 +338,46 @@ def grid(value, L=2, H=4, rest=0.0):
     ],
 )
 def test_head_above_the_threshold_is_named_for_what_it_does(name, kind):
-    told = describe_head(scores_of(**{name: grid(0.83), "distance": grid(1.44, rest=2.0)}), 1, 2)
-    assert told.startswith(f"Layer 1, head 2 is most of all {kind}")
-    assert "(rank 1 of 8 among all heads)" in told
-    assert told.endswith("looks 1.4 tokens back (rank 8 of 8), with an entropy of 0.00 nats (rank 1 of 8).")
+    sentence = describe_head(scores_of(**{name: grid(0.83), "distance": grid(1.44, rest=2.0)}), 1, 2)
+    assert sentence.startswith(f"Layer 1, head 2 is most of all {kind}")
+    assert "(rank 1 of 8 among all heads)" in sentence
+    assert sentence.endswith("looks 1.4 tokens back (rank 8 of 8), with an entropy of 0.00 nats (rank 1 of 8).")
 
 
 def test_description_ranks_a_head_among_all_and_tells_its_second_kind():
     previous = torch.tensor([[0.9, 0.95, 0.1], [0.2, 0.3, 0.6]])
     first = torch.tensor([[0.0, 0.6, 0.7], [0.8, 0.9, 0.55]])
-    told = describe_head(scores_of(previous_token=previous, first_token=first), 1, 2)
-    assert "a previous-token head: 0.60 of its attention goes to the token before (rank 3 of 6 among all heads)" in told
-    assert "; 0.55 of its attention goes to the first token (rank 5 of 6)." in told
+    sentence = describe_head(scores_of(previous_token=previous, first_token=first), 1, 2)
+    assert (
+        "a previous-token head: 0.60 of its attention goes to the token before (rank 3 of 6 among all heads)"
+        in sentence
+    )
+    assert "; 0.55 of its attention goes to the first token (rank 5 of 6)." in sentence
 
 
 def test_head_of_no_known_kind_is_told_so_with_its_largest_share():
-    told = describe_head(scores_of(previous_token=grid(0.12), first_token=grid(STANDS_OUT, rest=0.7)), 1, 2)
-    assert told.startswith(
+    sentence = describe_head(scores_of(previous_token=grid(0.12), first_token=grid(STANDS_OUT, rest=0.7)), 1, 2)
+    assert sentence.startswith(
         "Layer 1, head 2 follows no known pattern that stands out: "
         "at most, 0.50 of its attention goes to the first token (rank 8 of 8 among all heads)."
     )
-    assert "most of all" not in told
+    assert "most of all" not in sentence
 
 
 @pytest.mark.parametrize("T", [2, 3, 20])
 def test_uniform_attention_is_of_no_known_kind_however_short_the_text(T):
     scores = trace_scores(uniform(T))
-    told = describe_head(HeadScores(**scores, induction=torch.zeros(2, 3)), 0, 1)
-    assert "no known pattern that stands out" in told
+    sentence = describe_head(HeadScores(**scores, induction=torch.zeros(2, 3)), 0, 1)
+    assert "no known pattern that stands out" in sentence
 
 
 def test_description_says_where_a_score_is_unknown():
     known = scores_of(first_token=grid(0.9))
     unknown = replace(known, duplicate_token=torch.full((2, 4), torch.nan))
     assert "duplicate score is unknown" not in describe_head(known, 1, 2)
-    told = describe_head(unknown, 1, 2)
-    assert told.endswith("No token was repeated, so that its duplicate score is unknown.")
-    assert "nan" not in told
+    sentence = describe_head(unknown, 1, 2)
+    assert sentence.endswith("No token was repeated, so that its duplicate score is unknown.")
+    assert "nan" not in sentence
 
 
 @pytest.mark.parametrize(("layer", "head", "message"), [(2, 0, "layer 2"), (-1, 0, "layer -1"), (0, 4, "head 4")])

@@ -45,9 +45,9 @@ def test_window_moves_on_by_half_a_context_and_each_token_sees_the_most_it_can(t
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", 300 * 7)
     ids = torch.randint(299, (n,), generator=torch.Generator().manual_seed(n))
     steps = surprisal_of_ids(tiny_lab, ids)
-    told = []
-    found = finished(steps, lambda *progress: told.append(progress))
-    assert told[-1] == (n, n) and [done for done, _ in told] == sorted(done for done, _ in told)
+    steps_seen = []
+    found = finished(steps, lambda *progress: steps_seen.append(progress))
+    assert steps_seen[-1] == (n, n) and [done for done, _ in steps_seen] == sorted(done for done, _ in steps_seen)
     begin = 0
     for t in range(1, n):
         if t > begin + 64:

@@ -20,7 +20,7 @@ SPAN = re.compile(r'<span class="(\w+)" title="([^"]*)">([^<]*)</span>')
 
 
 def spans(page):
-    """(class, what hovering tells, text as shown) of each piece."""
+    """(class, what hovering shows, text as shown) of each piece."""
     body = page.html.partition('<div class="text">')[2].partition("</div>")[0]
     assert SPAN.sub("", body) == ""
     return [tuple(map(html.unescape, found)) for found in SPAN.findall(body)]
@@ -58,12 +58,12 @@ def test_text_of_a_scored_document_is_shown_whole(tiny_lab):
     assert whole(page) == scored.reading.text
     assert kinds(page)[0] == "none"
     assert sum(kind == "none" for kind in kinds(page)) == sum(nll is None for _, nll in pieces) > 1
-    costs = [float(told.split(" nats")[0]) for kind, told, _ in spans(page) if kind != "none"]
+    costs = [float(texts.split(" nats")[0]) for kind, texts, _ in spans(page) if kind != "none"]
     assert sum(costs) == pytest.approx(float(scored.nll[scored.predicted].sum()), abs=0.005 * len(costs))
 
 
 def test_hovering_tells_nats_and_probability():
-    assert [told for _, told, _ in spans(surprisal_page("t", PIECES))] == [
+    assert [texts for _, texts, _ in spans(surprisal_page("t", PIECES))] == [
         "no prediction",
         f"2.00 nats, probability {exp(-2):.2g}",
         f"0.25 nats, probability {exp(-0.25):.2g}",
@@ -270,10 +270,10 @@ def test_hostile_text_is_shown_and_not_obeyed(read_html, place):
 @pytest.mark.parametrize("place", ["title", "piece", "first name", "second name"])
 def test_hostile_text_of_a_change_is_shown_and_not_obeyed(read_html, place):
     def page(text):
-        told = {"title": "t", "piece": "x", "first name": "a", "second name": "b"} | {place: text}
-        before, after = [(told["piece"], 1.0)], [(told["piece"], 2.0)]
-        names = told["first name"], told["second name"]
-        return read_html(change_page(told["title"], before, after, names).html)
+        texts = {"title": "t", "piece": "x", "first name": "a", "second name": "b"} | {place: text}
+        before, after = [(texts["piece"], 1.0)], [(texts["piece"], 2.0)]
+        names = texts["first name"], texts["second name"]
+        return read_html(change_page(texts["title"], before, after, names).html)
 
     plain, hostile = page("harmless"), page(HOSTILE)
     assert [(tag, list(attributes)) for tag, attributes in hostile.tags] == [

@@ -103,8 +103,8 @@ def test_each_vector_is_told_in_numbers_too(read_html, walked):
     text = read_html(walk_page(walked).html).text
     for step in vectors(walked):
         values = step.values
-        told = f"{len(values)} numbers ({step.over}), from {values.min():.3f} to {values.max():.3f}, length {values.norm():.3f}"
-        assert told in text
+        line = f"{len(values)} numbers ({step.over}), from {values.min():.3f} to {values.max():.3f}, length {values.norm():.3f}"
+        assert line in text
         written = ", ".join(f"{value:.3f}" for value in values[:WRITTEN].tolist())
         assert f": {written}{', …' if len(values) > WRITTEN else ''}" in text
     assert f"mean {walked.mean:.4f}, variance {walked.variance:.4f}" in text

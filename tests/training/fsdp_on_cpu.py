@@ -1,6 +1,6 @@
 """gpt2lab's command line with its model in shards (FSDP) on CPUs, for torchrun.
 
-accelerate shards models on accelerators alone; told that its processes have GPUs, it does the same by gloo.
+accelerate shards models on accelerators alone; if it believes that its processes have GPUs, it does the same by gloo.
 """
 
 import os

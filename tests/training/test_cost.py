@@ -19,7 +19,7 @@ BLOCK = 16
 
 
 @pytest.fixture
-def told(tiny_folder, moon, tmp_path):
+def estimate(tiny_folder, moon, tmp_path):
     """A function: changes to a run's settings → what it would cost."""
 
     def ask(**changes):
@@ -29,64 +29,64 @@ def told(tiny_folder, moon, tmp_path):
     return ask
 
 
-def test_full_run_trains_every_parameter(told):
-    found = told(steps=50)
+def test_full_run_trains_every_parameter(estimate):
+    found = estimate(steps=50)
     assert (found.parameters, found.trained) == (PARAMETERS, PARAMETERS)
     assert found.disk == 3 * 3 * 4 * PARAMETERS + 4 * PARAMETERS  # 3 checkpoints of weights and 2 moments; the model
     assert (found.steps, found.tokens) == (50, 50 * 2 * 2 * BLOCK)
 
 
-def test_low_rank_run_trains_its_additions_alone(told):
-    found = told(method="lora", lora_rank=RANK, steps=3)
+def test_low_rank_run_trains_its_additions_alone(estimate):
+    found = estimate(method="lora", lora_rank=RANK, steps=3)
     assert (found.parameters, found.trained) == (PARAMETERS + ADDITIONS, ADDITIONS)
     least = 3 * 3 * 4 * ADDITIONS + 4 * PARAMETERS
     assert least <= found.disk <= least + 4 * ADDITIONS
 
 
-def test_length_in_epochs_is_told_in_steps(told, tiny_lab, moon):
+def test_length_in_epochs_is_told_in_steps(estimate, tiny_lab, moon):
     tokens = len(tiny_lab.encode((Path(moon) / "train.txt").read_text(encoding="utf-8"))) + 1  # the end of the text
     blocks = -(-tokens // BLOCK)
     a_pass = -(-blocks // 4)
-    assert told(epochs=2).steps == 2 * a_pass
+    assert estimate(epochs=2).steps == 2 * a_pass
 
 
-def test_run_that_is_shorter_than_the_probe_is_measured_too(told):
-    found = told(steps=1)
+def test_run_that_is_shorter_than_the_probe_is_measured_too(estimate):
+    found = estimate(steps=1)
     assert (found.steps, found.tokens) == (1, 2 * 2 * BLOCK)
     assert found.seconds > 0
 
 
-def test_cost_is_in_range_of_this_machine(told, tmp_path):
-    found = told(steps=100_000)
+def test_cost_is_in_range_of_this_machine(estimate, tmp_path):
+    found = estimate(steps=100_000)
     assert 0 < found.seconds_doubt < found.seconds
     assert 50e6 < found.memory < 100e9
     free = shutil.disk_usage(tmp_path).free
     assert found.disk_free == pytest.approx(free, rel=0.1)
-    assert told(steps=10).seconds < found.seconds
+    assert estimate(steps=10).seconds < found.seconds
 
 
-def test_asking_what_a_run_would_cost_leaves_nothing_behind(told, tiny_folder, tmp_path, monkeypatch):
+def test_asking_what_a_run_would_cost_leaves_nothing_behind(estimate, tiny_folder, tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     before = {path: path.read_bytes() for path in tiny_folder.iterdir()}
-    told(steps=2)
+    estimate(steps=2)
     assert not (tmp_path / "runs").exists()
     assert [*(tmp_path / "scratch").iterdir()] == []
     assert {path: path.read_bytes() for path in tiny_folder.iterdir()} == before
 
 
-def test_cost_is_not_measured_while_a_run_is_training_here(told, tmp_path):
+def test_cost_is_not_measured_while_a_run_is_training_here(estimate, tmp_path):
     with jobs.machine_lock(tmp_path / "runs" / "busy"), pytest.raises(LabError, match=r"run 'busy' in .* is training"):
-        told(steps=2)
-    assert told(steps=2).steps == 2
+        estimate(steps=2)
+    assert estimate(steps=2).steps == 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"), [({"block_size": 65}, "past the context"), ({"data": "/no"}, "no text")]
 )
-def test_run_that_could_not_begin_has_no_cost(told, change, message):
+def test_run_that_could_not_begin_has_no_cost(estimate, change, message):
     with pytest.raises(LabError, match=message):
-        told(steps=2, **change)
+        estimate(steps=2, **change)
 
 
 COST = Cost(

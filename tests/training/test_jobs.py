@@ -192,8 +192,10 @@ def test_run_is_not_resumed_while_another_of_its_folder_is_at_work_and_stays_as_
 def test_start_is_refused_while_a_run_of_another_folder_holds_the_machine(tmp_path, make, spawned):
     elsewhere = make("busy", "running")
     jobs.sign(elsewhere)
-    told = f"run 'busy' in {elsewhere.parent.resolve()} is training on this machine; stop it, wait until it has ended"
-    with pytest.raises(LabError, match=told):
+    expected = (
+        f"run 'busy' in {elsewhere.parent.resolve()} is training on this machine; stop it, wait until it has ended"
+    )
+    with pytest.raises(LabError, match=expected):
         jobs.start(CONFIG, tmp_path / "others", run="second")
     assert not (tmp_path / "others").exists()
     assert jobs.start(CONFIG, tmp_path / "others", run="second", queue=True).name == "second"
@@ -364,8 +366,8 @@ def test_process_that_does_not_react_is_ended(make, monkeypatch, stubborn):
         status = jobs.stop(folder, seconds=0.5)
         assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     assert (status.state, status.step) == ("stopped", 3)
-    told = "it gave no sign of life for 0.5 s and was terminated; resume begins it again"
-    assert status.message == told
+    expected = "it gave no sign of life for 0.5 s and was terminated; resume begins it again"
+    assert status.message == expected
     assert runs.read_status(folder) == status
 
 
@@ -429,8 +431,8 @@ def test_cost_is_asked_for_with_every_setting(tmp_path, monkeypatch, config):
 
     monkeypatch.setattr(jobs.subprocess, "run", run)
     assert jobs.price(config, tmp_path / "runs") == {"time": "1 s"}
-    [(told, runs_dir, as_json)] = asked
-    assert {field.name: getattr(told, field.name) for field in fields(told)} == asdict(config)
+    [(expected, runs_dir, as_json)] = asked
+    assert {field.name: getattr(expected, field.name) for field in fields(expected)} == asdict(config)
     assert (Path(runs_dir), as_json) == (tmp_path / "runs", True)
 
 

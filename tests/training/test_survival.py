@@ -555,8 +555,8 @@ def arguments_for(model, data, **settings):
 
 def test_process_that_the_system_asks_to_end_pauses_its_run(tiny_folder, moon, tmp_path, go_on):
     settings = SETTINGS | {"steps": 2_000, "eval_every": 500, "save_every": 500}
-    told = arguments_for(tiny_folder, moon, **settings, run="mine", runs=tmp_path)
-    with start_command(["gpt2lab", "finetune", *told, "--json"]) as running:
+    options = arguments_for(tiny_folder, moon, **settings, run="mine", runs=tmp_path)
+    with start_command(["gpt2lab", "finetune", *options, "--json"]) as running:
         psutil_process = psutil.Process(running.pid)
         folder = tmp_path / "mine"
         try:
@@ -585,9 +585,9 @@ def test_process_that_the_system_asks_to_end_while_it_writes_the_report_ends(tin
         gpt2lab.pages.run_report.write_report = lambda folder: (print("writing", flush=True), time.sleep(100))
         from gpt2lab.cli import main
         main()"""
-    told = arguments_for(tiny_folder, moon, **SETTINGS, run="mine", runs=tmp_path)
-    told = [sys.executable, "-c", program, "finetune", *map(str, told)]
-    with subprocess.Popen(told, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as running:
+    options = arguments_for(tiny_folder, moon, **SETTINGS, run="mine", runs=tmp_path)
+    options = [sys.executable, "-c", program, "finetune", *map(str, options)]
+    with subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as running:
         try:
             assert running.stdout.readline() == "writing\n"
             running.send_signal(signal.SIGTERM)
@@ -647,10 +647,10 @@ def two_and_one(no_dropout_folder, text_folder, sentences, tmp_path, begin):
     settings = SETTINGS | {"grad_accum": 1, "steps": 9, "eval_every": 3, "precision": "fp32"}
 
     def run(*program, **changes):
-        told = settings | changes
-        process, alone = begin("alone", model=str(no_dropout_folder), **told | {"data": data, "batch_size": 4})
+        options = settings | changes
+        process, alone = begin("alone", model=str(no_dropout_folder), **options | {"data": data, "batch_size": 4})
         assert end(process) == 0
-        arguments = ["finetune", *arguments_for(no_dropout_folder, data, **told | {"batch_size": 2})]
+        arguments = ["finetune", *arguments_for(no_dropout_folder, data, **options | {"batch_size": 2})]
         launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", 2, *program]
         done = subprocess.run(
             command(*launch, *arguments, "--runs", tmp_path / "together", "--run", "mine", "--json"),

@@ -23,8 +23,8 @@ from gpt2lab.training.trainer import training_arguments
     ],
 )
 def test_setting_reaches_transformers(random_lab, tmp_path, setting, argument, value):
-    told = value[0] if isinstance(value, list) else value
-    config = TrainConfig(**{"steps": 3, "eval_every": 1} | {setting: told})
+    given = value[0] if isinstance(value, list) else value
+    config = TrainConfig(**{"steps": 3, "eval_every": 1} | {setting: given})
     assert getattr(training_arguments(config, tmp_path, random_lab()), argument) == value
 
 
