@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app demo test lint notebooks clean
+.PHONY: app demo test check notebooks clean
 
 app: .venv/ready            ## the laboratory in the browser, at http://127.0.0.1:7860
 	$(BIN)/python app.py
@@ -12,8 +12,15 @@ demo: .venv/ready           ## the same job without a browser, in one to two min
 
 test: .venv/ready-dev       ## lint and all tests, those in a browser last; they need Debian's or Ubuntu's chromium
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --ignore tests/browser
 	$(BIN)/python -m pytest tests/browser
+
+check: .venv/ready-dev      ## lint and the fast tests of data, evaluation, generation, inspection, figures and pages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow" tests/data tests/evaluation tests/generation \
+	  tests/inspection tests/figures tests/pages tests/test_imports.py tests/test_model.py
 
 notebooks: .venv/ready-dev  ## run the notebooks from top to bottom and keep their outputs
 	$(BIN)/python -m jupyter execute --inplace notebooks/*.ipynb

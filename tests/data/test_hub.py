@@ -36,6 +36,7 @@ from tests.hub import Fault, Hub
 from tests.zoo import build
 
 ROOT = Path(gpt2lab.__file__).parents[1]
+pytestmark = pytest.mark.slow  # processes and servers
 WEIGHTS = "model.safetensors"
 ROWS = ["", " = Moon = \n", "", " The moon is round . \n"]
 

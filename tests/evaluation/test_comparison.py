@@ -214,6 +214,7 @@ def test_models_of_different_tokenizers_are_compared_in_bits_per_byte(made_score
     assert compare(after, before).difference == pytest.approx(-found.difference)
 
 
+@pytest.mark.slow
 def test_real_tokenizers_that_differ_are_compared_by_sliding_and_lm_eval_and_refused_by_blocks(
     tiny_lab, gpt2_tokenizer, random_gpt2
 ):

@@ -299,6 +299,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_grid_of_1200_heads_takes_at_most_500_megabytes():
     done = subprocess.run([sys.executable, "-c", GRID_OF_GPT2_XL], capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 500

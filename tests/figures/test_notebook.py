@@ -73,6 +73,7 @@ def test_public_names_are_completed_before_their_first_use():
     assert {"sys", "import_module"} & set(shown) == set()
 
 
+@pytest.mark.slow
 def test_finetuning_with_lora_warns_of_nothing(tiny_lab, tmp_path):
     (tmp_path / "text.txt").write_text("The moon goes around the earth. " * 100)
     command = [sys.executable, "-c", FINETUNE, tiny_lab.name, "text.txt"]

@@ -122,6 +122,7 @@ def test_int8_reads_the_first_tokens_at_full_precision_and_is_off_a_little_after
     assert 0 < float(error) < 0.05 * float(exact.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "limit"), [pytest.param("int8", 0.01, marks=x86), ("bf16", 0.004)])
 @pytest.mark.parametrize("text", ["sample", "WikiText-2"])
 def test_lower_precision_changes_the_loss_little(text, precision, limit, request):

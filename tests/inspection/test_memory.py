@@ -27,6 +27,7 @@ def test_trace_takes_its_result_and_little_more(lab):
     assert result < peak < 2.5 * result < weights
 
 
+@pytest.mark.slow
 def test_lens_takes_as_much_for_many_positions_as_for_some(lab):
     few, many = (
         allocated_peak_mb(lambda n=n: logit_lens(lab, trace_ids(lab, torch.arange(n), residual=True))) for n in (128, T)
