@@ -17,6 +17,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -174,10 +175,10 @@ class Documents:
         for form in FORMS:
             ids = token_ids(tokenizer, forms[form])
             self.ids[form] = np.split(ids, np.flatnonzero(ids == END)[:-1] + 1)  # an article each, END its last
-        counts = [[len(ids) for ids in self.ids["rows"][a:b]] for a, b in _ranges(len(s.train) for s in sources)]
-        self.n_tokens = sum(map(sum, counts))
-        for source, tokens in zip(sources, map(sum, counts)):
-            print(f"{source.name}: {tokens:,} tokens, {tokens / self.n_tokens:.1%}")
+        lengths = iter([len(ids) for ids in self.ids["rows"]])
+        counts = {source.name: sum(itertools.islice(lengths, len(source.train))) for source in sources}
+        for name, tokens in counts.items():
+            print(f"{name}: {tokens:,} tokens, {tokens / sum(counts.values()):.1%}")
 
     def shuffled(self, number: int) -> np.ndarray:
         """Return the ids of one pass over all articles, shuffled, each in a random form: (n,) int32."""
@@ -364,17 +365,13 @@ def write_history(folder: Path, path: Path) -> None:
     kept = [np.load(file, allow_pickle=False) for file in files]
     arrays = {name: np.stack([one[name] for one in kept]) for name in kept[0].files}
     steps = np.array([int(file.stem) for file in files])
-    with (folder / "all").open("wb") as file:
-        np.savez_compressed(file, steps=steps, text=np.array(PROBE), **arrays)
-    write_bytes(path, (folder / "all").read_bytes())
+    content = BytesIO()
+    np.savez_compressed(content, steps=steps, text=np.array(PROBE), **arrays)
+    write_bytes(path, content.getvalue())
 
 
 def _with_text(article: Article, text: str) -> Article:
     return Article(article.title, (text,))
-
-
-def _ranges(sizes) -> Iterator[tuple[int, int]]:
-    return itertools.pairwise(itertools.accumulate(sizes, initial=0))
 
 
 if __name__ == "__main__":
