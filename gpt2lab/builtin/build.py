@@ -1,9 +1,11 @@
 """Makes the built-in checkpoint again: `python -m gpt2lab.builtin.build --text FOLDER`.
 
 Articles → a byte-level BPE tokenizer of 8,192 tokens → a small GPT-2, trained on the articles in a new order every
-pass, with one row in sixteen of random tokens repeated: with so little text, heads that look back for a repetition
-would not form from prose alone (Olsson et al., In-context Learning and Induction Heads, 2022). Matrices learn by Muon,
-everything else by AdamW. The sample text, and every text given with --keep-out, is not trained on.
+pass, first in short rows, then in rows as long as the context: attention to the token before is found sooner where
+there are few to choose from (Press et al., Shortformer, 2021). One token in sixteen belongs to random tokens repeated:
+with so little text, heads that look back for a repetition would not form from prose alone (Olsson et al., In-context
+Learning and Induction Heads, 2022). Matrices learn by Muon, everything else by AdamW. The sample text, and every text
+given with --keep-out, is not trained on.
 
 The work folder keeps checkpoints: an interrupted build resumes from the last one, and one with more steps from where
 the learning rate began to fall. Knows how the assets are made; nothing that runs later imports it.
@@ -19,12 +21,13 @@ import time
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import ByteLevelBPETokenizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, set_seed
 
 from gpt2lab.builtin.corpus import Source, folder_sources, spaced, wikipedia_source, without_overlap
@@ -45,13 +48,15 @@ SEED = 0
 VOCABULARY = 8192
 END = VOCABULARY - 1  # the id of <|endoftext|>: the last, as in GPT-2
 SHAPE = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head": 8}  # head width 32
-ROWS = 16  # of n_positions tokens in a step, the last of them random tokens repeated
-ROWS_AT_ONCE = 4  # in one forward pass: 64 MiB of logits
-MATRIX_RATE, OTHER_RATE = 3e-3, 3e-3  # Muon's, scaled to the size of AdamW's updates, and AdamW's
+TOKENS = 4096  # of a step
+LENGTHS = {0: 64, 1500: 256, 4000: 512}  # of a row, from these steps on
+REPEATED = 1 / 16  # of the rows are random tokens repeated
+TOKENS_AT_ONCE = 2048  # in one forward pass: 64 MiB of logits
+MATRIX_RATE, OTHER_RATE = 6e-3, 3e-3  # Muon's, scaled to the size of AdamW's updates, and AdamW's
 WEIGHT_DECAY = 0.1
 WARMUP = 100  # steps
 COOLDOWN = 0.35  # of all steps: the learning rate falls to 0 over the last of them
-AVERAGED = 0.998  # decay a step of the average of the weights
+AVERAGED = 0.998  # decay a step of the average of the weights, after the first
 CHECKPOINT_EVERY = 100  # steps
 FORMS = {"rows": 0.4, "running": 0.4, "spaced": 0.2}  # how often an article is in which form
 SNAPSHOTS = (
@@ -90,7 +95,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, action="append", default=[], help="a folder of WikiText-form text")
     parser.add_argument("--leave-out", action="append", default=[], help="a group or source of the folders")
     parser.add_argument("--keep-out", type=Path, action="append", default=[], help="a text that must not be trained on")
-    parser.add_argument("--steps", type=int, default=6000, help="of 8,192 tokens, from the first of all")
+    parser.add_argument("--steps", type=int, default=6000, help="of 4,096 tokens, from the first of all")
     parser.add_argument("--start", type=Path, help="a model folder to go on from, instead of a new model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work", type=Path, default=cache_folder() / "build", help="where checkpoints are kept")
@@ -149,16 +154,27 @@ def new_model() -> GPT2LMHeadModel:
     """GPT-2's architecture and initialisation, but for positions: they start as sinusoids, not noise.
 
     A rotation takes one position to the one before it, which makes a previous-token head easy to
-    find; training is free to change them. Amplitude 0.03 makes them
-    as large as the token embeddings, of standard deviation 0.02.
+    find; training is free to change them. Amplitude 0.06: of twice
+    the size of the token embeddings, which soon grow.
     Source: Vaswani et al., Attention Is All You Need (2017), section 3.5.
     """
     config = GPT2Config(vocab_size=VOCABULARY, bos_token_id=END, eos_token_id=END, attn_pdrop=0.0, **SHAPE)
     model = with_fused_gelu(GPT2LMHeadModel(config))
     T, D = SHAPE["n_positions"], SHAPE["n_embd"]
     angles = torch.arange(T)[:, None] * torch.exp(-math.log(10_000) * torch.arange(0, D, 2) / D)  # (T, D/2)
-    model.transformer.wpe.weight.data = 0.03 * torch.cat([angles.sin(), angles.cos()], dim=1)
+    model.transformer.wpe.weight.data = 0.06 * torch.cat([angles.sin(), angles.cos()], dim=1)
     return model
+
+
+class Batch(NamedTuple):
+    """What a step of training reads: token ids, the ids that follow them and their positions, (rows, T) each.
+
+    A row shorter than the context starts at a random position, so that all positions are trained.
+    """
+
+    read: torch.Tensor
+    expected: torch.Tensor
+    positions: torch.Tensor
 
 
 class Documents:
@@ -186,21 +202,26 @@ class Documents:
         forms = chance.choice(list(FORMS), size=len(self.ids["rows"]), p=list(FORMS.values()))
         return np.concatenate([self.ids[forms[i]][i] for i in chance.permutation(len(forms))])
 
-    def batches(self, step: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield input and target ids, (ROWS, T) each, of every step from `step` on; deterministic."""
-        T, prose = SHAPE["n_positions"], ROWS - 1
-        seen = 0
-        for number in itertools.count():
-            ids = self.shuffled(number)
-            count = (len(ids) - 1) // (prose * T)
-            for i in range(max(0, step - seen), count):
-                part = torch.from_numpy(ids[i * prose * T : (i + 1) * prose * T + 1].astype(np.int64))
-                repeated, expected = repeated_tokens(np.random.default_rng((SEED, number, i)), T)
-                yield (
-                    torch.cat([part[:-1].view(prose, T), repeated[None]]),
-                    torch.cat([part[1:].view(prose, T), expected[None]]),
-                )
-            seen += count
+    def batches(self, step: int) -> Iterator[Batch]:
+        """Yield the batch of every step from `step` on; deterministic."""
+        ids, begin = np.empty(0, np.int32), 0
+        number = itertools.count()
+        for here in itertools.count():
+            chance = np.random.default_rng((SEED, here, 1))
+            T = min(SHAPE["n_positions"], max(length for start, length in LENGTHS.items() if start <= here))
+            rows = max(1, TOKENS // T)
+            repeated = int(rows * REPEATED + chance.uniform())
+            prose = rows - repeated
+            if begin + prose * T >= len(ids):
+                ids, begin = self.shuffled(next(number)), 0
+            if here >= step:
+                part = torch.from_numpy(ids[begin : begin + prose * T + 1].astype(np.int64))
+                pairs = [*zip(part[:-1].view(prose, T), part[1:].view(prose, T))]
+                pairs += [repeated_tokens(chance, T) for _ in range(repeated)]
+                read, expected = map(torch.stack, zip(*pairs))
+                offsets = chance.integers(0, SHAPE["n_positions"] - T + 1, (rows, 1))
+                yield Batch(read, expected, torch.from_numpy(offsets) + torch.arange(T))
+            begin += prose * T
 
 
 def repeated_tokens(chance: np.random.Generator, T: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -224,9 +245,15 @@ class Training:
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # a text read a few times is not memorised; fine-tuning keeps GPT-2's own 0.1
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
-        matrices = [weight for weight in model.transformer.h.parameters() if weight.ndim == 2]
-        taken = set(map(id, matrices))
+        self.average = AveragedModel(model, multi_avg_fn=moving_average)
+        blocks = [weight for weight in model.transformer.h.parameters() if weight.ndim == 2]
+        taken = set(map(id, blocks))
+        # Muon makes all directions of an update equally large: queries and keys, of small gradients at first, would
+        # hardly learn in one matrix with the values
+        self.fused = [block.attn.c_attn.weight for block in model.transformer.h]  # (D, 3D) each
+        self.split = [[torch.nn.Parameter(part) for part in weight.data.chunk(3, dim=1)] for weight in self.fused]
+        whole = [weight for weight in blocks if not any(weight is fused for fused in self.fused)]
+        matrices = [*whole, *itertools.chain(*self.split)]
         others = [weight for weight in model.parameters() if id(weight) not in taken]
         groups = [
             {"params": [weight for weight in others if weight.ndim == 2], "weight_decay": WEIGHT_DECAY},
@@ -281,31 +308,35 @@ class Training:
         self.model.train()
         began, first, losses = time.monotonic(), self.step, []
         end = min(self.steps, self.step - self.step % CHECKPOINT_EVERY + CHECKPOINT_EVERY)
-        for read, expected in itertools.islice(documents.batches(self.step), end - self.step):
+        for batch in itertools.islice(documents.batches(self.step), end - self.step):
             if self.step in SNAPSHOTS:
                 self.observe()
             for optimizer, rates in zip(self.optimizers, self.rates):
                 for group, rate in zip(optimizer.param_groups, rates):
                     group["lr"] = rate * self.rate(self.step)
-            losses.append(self.accumulate(read.to(self.model.device), expected.to(self.model.device)))
+            losses.append(self.accumulate(Batch(*(part.to(self.model.device) for part in batch))))
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            for fused, parts in zip(self.fused, self.split):
+                for part, gradient in zip(parts, fused.grad.chunk(3, dim=1)):
+                    part.grad = gradient
             for optimizer in self.optimizers:
                 optimizer.step()
-                optimizer.zero_grad()
+            self.model.zero_grad()
             self.average.update_parameters(self.model)
             self.step += 1
         self.loss = sum(losses) / len(losses)
-        self.tokens_per_second = (self.step - first) * ROWS * SHAPE["n_positions"] / (time.monotonic() - began)
+        self.tokens_per_second = (self.step - first) * TOKENS / (time.monotonic() - began)
         self.save()
 
-    def accumulate(self, read: torch.Tensor, expected: torch.Tensor) -> float:
-        """Add the gradients of the mean NLL of the tokens expected after those read, both (ROWS, T); return it, in nats."""
-        count, total = int((expected != IGNORED).sum()), 0.0
-        for rows, targets in zip(read.split(ROWS_AT_ONCE), expected.split(ROWS_AT_ONCE)):
+    def accumulate(self, batch: Batch) -> float:
+        """Add the gradients of the mean NLL of the expected tokens; return it, in nats."""
+        count, total = int((batch.expected != IGNORED).sum()), 0.0
+        rows = max(1, TOKENS_AT_ONCE // batch.read.shape[1])
+        for read, expected, positions in zip(*(part.split(rows) for part in batch)):
             with autocast(self.precision, read.device):
-                logits = self.model(input_ids=rows, use_cache=False).logits
+                logits = self.model(input_ids=read, position_ids=positions, use_cache=False).logits
             loss = F.cross_entropy(
-                logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
+                logits.float().flatten(0, 1), expected.flatten(), ignore_index=IGNORED, reduction="sum"
             )
             (loss / count).backward()
             total += loss.item()
@@ -347,6 +378,11 @@ class Training:
             }
         self.history.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(self.history / f"{self.step:06}.npz", **arrays)
+
+
+def moving_average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
+    """Move the average of the weights towards those after one more step, `count` steps being in it, in place."""
+    torch._foreach_lerp_(averaged, current, max(1 - AVERAGED, 1 / (int(count) / 10 + 1)))
 
 
 def bits_per_byte(lab: Lab, articles: Sequence[Article]) -> float:
