@@ -1,14 +1,22 @@
 """The one error that reaches a user: what was wrong, the limit, what to do. Knows nothing else."""
 
+from collections.abc import Iterable
 from math import isfinite
 from numbers import Integral, Real
 
 
 class LabError(ValueError):
-    """Bad input, reported in one line that a user can act on.
+    """Invalid input, in one line: what is wrong, the limit, what to do.
 
-    The command line turns it into exit status 2, the app into a toast.
+    `template` is the English sentence with fields as str.format takes them, `values` are what stands in the fields: a
+    translation fills its own template with the same values. The command line turns the error into exit status 2, the
+    app into a toast. Example: str(LabError("{n:,} tokens; the limit is {high:,}", n=2000, high=1024)) -> "2,000
+    tokens; the limit is 1,024"
     """
+
+    def __init__(self, template: str, /, **values):
+        super().__init__(template.format(**values) if values else template)
+        self.template, self.values = template, values
 
 
 def first_line(error: BaseException) -> str:
@@ -16,15 +24,36 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0]
 
 
+def choice(name: str, value, choices: Iterable[str]) -> str:
+    """The value, if it is one of the choices. Raises: LabError otherwise, which lists them."""
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        known = ", ".join(choices)
+        raise LabError("{name} {value} is unknown; use {known}", name=name, value=repr(value)[:80], known=known)
+    return value
+
+
 def whole_number(name: str, value, low: int, high: int) -> int:
     """The value, if it is a whole number in range. Raises: LabError otherwise, for booleans too."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
-        raise LabError(f"{name} {value!r} is out of range; use a whole number from {low:,} to {high:,}")
+        raise LabError(
+            "{name} {value!r} is out of range; use a whole number from {low:,} to {high:,}",
+            name=name,
+            value=value,
+            low=low,
+            high=high,
+        )
     return int(value)
 
 
 def number(name: str, value, low: float, high: float) -> float:
     """The value, if it is a finite number in range. Raises: LabError otherwise, for booleans too."""
     if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value) or not low <= value <= high:
-        raise LabError(f"{name} {value!r} is out of range; use a number from {low:g} to {high:g}")
+        raise LabError(
+            "{name} {value!r} is out of range; use a number from {low:g} to {high:g}",
+            name=name,
+            value=value,
+            low=low,
+            high=high,
+        )
     return float(value)

@@ -106,7 +106,7 @@ def test_figures_take_results_alone():
         below = name.split(".")[1] if name.startswith("gpt2lab.") else "results"
         return (
             chapter == "figures"
-            and below not in ("figures", "results", "files")
+            and below not in ("figures", "results", "files", "errors")
             and not name.split(".")[-1][0].isupper()
         )
 

@@ -140,7 +140,10 @@ def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port:
         url = _launch(demo, host, port)
     except OSError as error:
         raise LabError(
-            f"the page cannot be served at {host or '127.0.0.1'}:{port} ({error}); try another --port"
+            "the page cannot be served at {value}:{port} ({error}); try another --port",
+            value=host or "127.0.0.1",
+            port=port,
+            error=error,
         ) from error
     print(f"gpt2lab is at {url}", flush=True)
     threading.Thread(target=_warm_up, daemon=True).start()

@@ -36,7 +36,11 @@ class Downloads:
         Raises: LabError if the name is not offered, or as `hub.download`.
         """
         if name not in HUBS:
-            raise LabError(f"{str(name)[:80]!r} cannot be downloaded here; choose one of {', '.join(HUBS)}")
+            raise LabError(
+                "{name!r} cannot be downloaded here; choose one of {choices}",
+                name=str(name)[:80],
+                choices=", ".join(HUBS),
+            )
         while (job := self._join(name)) is None:  # a cancelled one has not ended yet
             yield None
             time.sleep(POLL_SECONDS)

@@ -13,7 +13,7 @@ from gpt2lab.app.shelf import Shelf
 from gpt2lab.data import hub
 from gpt2lab.data.sources import DATA
 from gpt2lab.data.text import SPLITS
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, choice
 from gpt2lab.results import duration
 
 OWN = "your own text, below"
@@ -224,13 +224,14 @@ def articles_asked(data, split, text) -> tuple:
     if data in DATA:
         hub.require_downloaded(data)
         return load_text(data).split(split)
-    if data != OWN:
-        raise LabError(f"text {str(data)[:80]!r} is not offered here; choose one of {', '.join([*DATA, OWN])}")
+    choice("text", data, [*DATA, OWN])
     if not isinstance(text, str) or not text.strip():
         raise LabError("your own text is empty; type or paste some under More settings")
     if len(text) > MAX_CHARACTERS:
         raise LabError(
-            f"your own text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}: take a part of it"
+            "your own text has {count:,} characters; the limit is {max_characters:,}: take a part of it",
+            count=len(text),
+            max_characters=MAX_CHARACTERS,
         )
     return articles_of(text, "your own text")
 
@@ -310,8 +311,7 @@ def evaluation_file(shown: Shown, protocol: str, by: str, kind: str):
     from gpt2lab.files import write_bytes
     from gpt2lab.pages.evaluation import evaluation_page
 
-    if kind not in FILES:
-        raise LabError(f"file {str(kind)[:40]!r} is unknown; use {', '.join(FILES)}")
+    choice("file", kind, FILES)
     evaluation, end = shown.evaluation, FILES[kind]
     if end == "csv":
         content = results_csv(evaluation, shown.text)

@@ -8,7 +8,7 @@ from gpt2lab.app.runs import build_runs, escaped, run_ids
 from gpt2lab.app.shelf import Shelf
 from gpt2lab.data import hub
 from gpt2lab.data.sources import DATA
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, choice
 from gpt2lab.training import jobs
 from gpt2lab.training.config import METHODS, OPTIONAL, PRECISIONS, TrainConfig, parse_eval_tokens
 from gpt2lab.training.defaults import defaults_for, named_parameters
@@ -125,10 +125,11 @@ def defaults_line(label: str, location: str, method: str) -> str:
 
 def settings(shelf: Shelf, label: str, *, data, prompt, eval_tokens, **told) -> TrainConfig:
     """Return a visitor's settings as a TrainConfig. Raises: LabError for a choice that is not offered or out of range."""
-    if data not in DATA:
-        raise LabError(f"text {str(data)[:80]!r} is not offered here; choose one of {', '.join(DATA)}")
+    choice("text", data, DATA)
     if eval_tokens is not None and not isinstance(eval_tokens, str):
-        raise LabError(f"eval_tokens {str(eval_tokens)[:40]!r} is unknown; use a whole number or all")
+        raise LabError(
+            "eval_tokens {eval_tokens!r} is unknown; use a whole number or all", eval_tokens=str(eval_tokens)[:40]
+        )
     chosen_later = {name: None for name, value in told.items() if name in OPTIONAL and value == 0}
     told |= {"data": data, "prompt": prompt or None, "eval_tokens": parse_eval_tokens(eval_tokens)}
     for name in (model := shelf.location(label), data):

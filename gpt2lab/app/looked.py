@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gpt2lab.app.handling import ALONE, as_image
 from gpt2lab.app.shelf import Shelf
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import LabError, choice, whole_number
 
 MAX_CHARACTERS = 20_000  # of a visitor's text
 MAX_SHOWN = 1000  # tokens in colours: more make a browser slow
@@ -47,7 +47,11 @@ def checked(shelf: Shelf, label: str, other: str, text: str) -> Seen:
     if not isinstance(text, str) or not text:
         raise LabError("the text is empty; type at least one character")
     if len(text) > MAX_CHARACTERS:
-        raise LabError(f"the text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}: take a part of it")
+        raise LabError(
+            "the text has {count:,} characters; the limit is {max_characters:,}: take a part of it",
+            count=len(text),
+            max_characters=MAX_CHARACTERS,
+        )
     seen = Seen(label, None if other in (None, ALONE) else other, text)
     for one in labels_of(seen):
         shelf.location(one)
@@ -81,8 +85,7 @@ def labels_of(seen: Seen | None) -> list[str]:
 def coloured(found: list, by: str) -> tuple[list[tuple[str, float]], str]:
     """(tokens with a number from 0 to 1, or -1 to 1 for a change; what the colours stand for)."""
     first = found[0]
-    if by not in COLOURS:
-        raise LabError(f"colour {str(by)[:40]!r} is unknown; use {', '.join(COLOURS)}")
+    choice("colour", by, COLOURS)
     if by == "change":
         if len(found) < 2:
             raise LabError("there is no second model to compare with; choose one, and press Look inside")
@@ -152,7 +155,12 @@ def position_in(trace, position) -> int:
     """A position of a trace. Raises: LabError for one that is not there, with why."""
     last = len(trace.ids) - 1
     if trace.left_out and isinstance(position, int) and position > last:
-        raise LabError(f"token {position:,} is past what {trace.name} reads at once; choose one up to {last:,}")
+        raise LabError(
+            "token {position:,} is past what {name} reads at once; choose one up to {last:,}",
+            position=position,
+            name=trace.name,
+            last=last,
+        )
     return whole_number("position", position, 0, last)
 
 
@@ -351,7 +359,7 @@ def file_of(
             *_, found = patched(shelf, seen, corrupted, place.token, place.against)
             content = export.patching_file(found[0], format)
         case _:
-            raise LabError(f"part {str(part)[:40]!r} is unknown; use {', '.join(PARTS)}")
+            choice("part", part, PARTS)
     return f"inside-{part.replace(' ', '-')}.{format}", content
 
 

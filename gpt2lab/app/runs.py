@@ -204,7 +204,9 @@ def has_model(folder: Path) -> bool:
 def check_model(folder: Path) -> None:
     """Raises: LabError for a run that has left no model yet."""
     if not has_model(folder):
-        raise LabError(f"run {folder.name!r} has left no model yet; press Stop, or wait until it has finished")
+        raise LabError(
+            "run {name!r} has left no model yet; press Stop, or wait until it has finished", name=folder.name
+        )
 
 
 def end_run(folder: Path, want: str) -> None:

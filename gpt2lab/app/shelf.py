@@ -13,7 +13,7 @@ from pathlib import Path
 from gpt2lab.app.cache import BoundedCache, bytes_of
 from gpt2lab.data import hub
 from gpt2lab.data.sources import HUB_MODELS
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, choice
 from gpt2lab.progress import finished
 from gpt2lab.training.runs import finished_models
 
@@ -44,8 +44,7 @@ class Shelf:
         if label == "builtin" or label in HUB_MODELS:
             return label
         runs = finished_models(self.runs_dir)
-        if not isinstance(label, str) or label not in runs:
-            raise LabError(f"model {str(label)[:80]!r} is not offered here; choose one of {', '.join(self.labels())}")
+        choice("model", label, ["builtin", *HUB_MODELS, *runs])
         return str(runs[label])
 
     def state(self, label: str) -> int:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from gpt2lab.app.handling import ALONE, as_image
 from gpt2lab.app.shelf import Shelf
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import LabError, choice, whole_number
 
 TABLE_ROWS = 20
 MAX_LINK = 4000  # characters of an address that servers and browsers take
@@ -106,10 +106,9 @@ def file_of(shelf: Shelf, shown: Shown | None, part: str, format: str, *, layer:
         return f"attention-{score}.{format}", map_file(map_of(shelf, shown, score), format)
     if part == "rollout":
         return f"attention-rollout.{format}", rollout_file(rollout_of(shelf, shown), format)
-    if part != "bertviz":
-        raise LabError(f"part {str(part)[:40]!r} is unknown; use {', '.join(PARTS)}")
+    choice("part", part, PARTS)
     if format != "html":
-        raise LabError(f"bertviz' views are pages, no .{str(format)[:40]} files; save them as html")
+        raise LabError("bertviz' views are pages, no .{format} files; save them as html", format=str(format)[:40])
     return f"attention-{view}-view.html", bertviz_of(shelf, shown, view, layer, head, None)[1]().html.encode()
 
 

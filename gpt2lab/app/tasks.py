@@ -7,7 +7,7 @@ import gradio as gr
 from gpt2lab.app.handling import Stops, uncover, user_errors
 from gpt2lab.app.shelf import Shelf
 from gpt2lab.app.written import DRAW_SECONDS
-from gpt2lab.errors import LabError
+from gpt2lab.errors import choice
 from gpt2lab.generation.recipes import PAIRS, SMALLER, TASKS, Task
 
 TEXTS = {
@@ -108,6 +108,5 @@ def plan_of(lab, task: str, text: str, question: str, examples: str, prompt: str
 
 def recipe_of(task: str) -> Task:
     """A task's recipe. Raises: LabError for one that does not exist."""
-    if task not in TASKS:
-        raise LabError(f"task {str(task)[:40]!r} is unknown; use {', '.join(TASKS)}")
+    choice("task", task, TASKS)
     return TASKS[task]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gpt2lab.app.shelf import Shelf
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.results import readable
 
 if TYPE_CHECKING:  # the page opens before torch is imported
@@ -155,7 +155,11 @@ def chosen(texts: Sequence[Text], number) -> Text:
     for text in texts:
         if text.number == number:
             return text
-    raise LabError(f"text {str(number)[:40]} is not here; use one of {', '.join(str(text.number) for text in texts)}")
+    raise LabError(
+        "text {number} is not here; use one of {choices}",
+        number=str(number)[:40],
+        choices=", ".join(str(text.number) for text in texts),
+    )
 
 
 def token_at(texts: Sequence[Text], at) -> tuple[Text, "Step"]:
@@ -201,8 +205,7 @@ def side_of(text: Text, by: str) -> tuple[str, str, list[tuple[str, float]]]:
 
 def coloured(text: Text, by: str) -> list[tuple[str, float]]:
     """Tokens with a number from 0 to 1, and a mark where the model re-read. Raises: LabError for an unknown colour."""
-    if by not in COLOURS:
-        raise LabError(f"colour {str(by)[:40]!r} is unknown; use {', '.join(COLOURS)}")
+    choice("colour", by, COLOURS)
     value = {
         "probability": lambda step: step.probability,
         "rank": lambda step: log(step.rank) / log(text.V),
@@ -279,8 +282,7 @@ def measured(shelf: Shelf, shown: Sequence[Text], data: str) -> str:
     from gpt2lab.figures.tables import table
     from gpt2lab.generation.measures import measure, perplexity_under, training_ids
 
-    if data not in DATA:
-        raise LabError(f"text {str(data)[:80]!r} is not offered here; choose one of {', '.join(DATA)}")
+    choice("text", data, DATA)
     labs = {label: replace(shelf.lab(label), name=label) for label in (text.start.label for text in shown)}
     training = {label: training_ids(lab, data) for label, lab in labs.items()}
     each = []

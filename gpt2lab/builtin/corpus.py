@@ -134,7 +134,9 @@ def folder_sources(folder: Path, leave_out: Sequence[str] = ()) -> Iterator[Sour
         for path in sorted(folder.glob(f"{split}*.txt*"))
     }
     if not files:
-        raise LabError(f"{folder} has no train*.txt or validation*.txt, plain or as .gz; name its files so")
+        raise LabError(
+            "{folder} has no train*.txt or validation*.txt, plain or as .gz; name its files so", folder=folder
+        )
     listed = folder / "articles.tsv.gz"
     if listed.is_file():
         with gzip.open(listed, "rt", encoding="utf-8", newline="") as lines:
@@ -142,11 +144,17 @@ def folder_sources(folder: Path, leave_out: Sequence[str] = ()) -> Iterator[Sour
         if [row["title"] for row in rows] != [
             article.title for row_file in _order(rows) for article in files[row_file]
         ]:
-            raise LabError(f"{listed} does not list the articles of the files beside it; fetch both again")
+            raise LabError(
+                "{listed} does not list the articles of the files beside it; fetch both again", listed=listed
+            )
     else:
         rows = [{"file": name, "group": "", "source": folder.name} for name, found in files.items() for _ in found]
     if unknown := set(leave_out) - {row[column] for row in rows for column in ("group", "source")}:
-        raise LabError(f"{folder} has no group or source {', '.join(sorted(unknown))}; leave those out of --leave-out")
+        raise LabError(
+            "{folder} has no group or source {choices}; leave those out of --leave-out",
+            folder=folder,
+            choices=", ".join(sorted(unknown)),
+        )
     articles = (article for name in _order(rows) for article in files[name])
     found: dict[str, dict[str, list[Article]]] = {}
     for row, article in zip(rows, articles):

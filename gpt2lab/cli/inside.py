@@ -70,7 +70,7 @@ def inspect(
     }
     if any(idle.values()):
         unused = ", ".join(name for name, is_idle in idle.items() if is_idle)
-        raise LabError(f"{unused} changes nothing of {', '.join(names)}; leave it out")
+        raise LabError("{unused} changes nothing of {choices}; leave it out", unused=unused, choices=", ".join(names))
     off = ([], []) if ablate is None else parts_named(ablate.split(","))
     place = -1 if position is None else position
     edges = list(RANKS) if limits is None else limits_of(limits)
@@ -78,7 +78,7 @@ def inspect(
     format = None if out is None else format_of(out)
     check_out(out)
     if out is not None and len(names) > 1:
-        raise LabError(f"--out writes one part, not {', '.join(names)}; ask for one of them")
+        raise LabError("--out writes one part, not {choices}; ask for one of them", choices=", ".join(names))
     if out is not None:
         PARTS[names[0]].check(names[0], format, compare is not None)
     labs = [load(name) for name in (model, compare) if name is not None]
@@ -118,5 +118,5 @@ def head_of(spoken: str) -> tuple[int, int]:
 
     heads, mlps = parts_named(spoken.split(","))
     if len(heads) != 1 or mlps:
-        raise LabError(f"{spoken[:40]!r} names no single head; give layer.head, as 0.3")
+        raise LabError("{spoken!r} names no single head; give layer.head, as 0.3", spoken=spoken[:40])
     return heads[0]

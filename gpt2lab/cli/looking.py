@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gpt2lab.cli.output import Column, Json, Model, check_out, load, quiet, report, write
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, choice
 
 EXPLORER, ROLLOUT = "explorer", "rollout"  # views beside bertviz'
 
@@ -54,7 +54,9 @@ def generate(
     from gpt2lab.generation.sampling import Sampling
 
     if int8 and precision not in (None, "int8"):
-        raise LabError(f"--int8 and --precision {precision} contradict each other; give one of them.")
+        raise LabError(
+            "--int8 and --precision {precision} contradict each other; give one of them.", precision=precision
+        )
     precision = "int8" if int8 else precision or "fp32"
     given = {"--temperature": temperature != 0.8, "--top-p": top_p != 0.95, "--top-k": top_k, "--min-p": min_p}
     given |= {
@@ -66,7 +68,11 @@ def generate(
     given["--best"] = best
     if beams is not None and any(given.values()):
         idle = ", ".join(name for name, value in given.items() if value)
-        raise LabError(f"--beams {beams} searches for one text within the context and draws none; leave {idle} out")
+        raise LabError(
+            "--beams {beams} searches for one text within the context and draws none; leave {idle} out",
+            beams=beams,
+            idle=idle,
+        )
     if best and count == 1:
         raise LabError("--best chooses among several continuations; give --count 2 or more")
     if column is not None and measure is None:
@@ -182,10 +188,12 @@ def attention(
     pair = compare is not None or compare_text is not None
     check_view(view, format)
     if view != EXPLORER and (pair or score is not None):
-        raise LabError(f"--view {view} is of one model and one text; leave --compare… and --score out")
+        raise LabError("--view {view} is of one model and one text; leave --compare… and --score out", view=view)
     whole = f"--score {score}" if score is not None else "--view rollout" if view == ROLLOUT else None
     if whole and (pair or layer is not None or head is not None):
-        raise LabError(f"{whole} is of all heads of one model and text; leave --layer, --head, --compare… out")
+        raise LabError(
+            "{whole} is of all heads of one model and text; leave --layer, --head, --compare… out", whole=whole
+        )
     lab = load(model)
     seen = trace(lab, text, cut=True)
     tell_part(seen, "the text")
@@ -210,10 +218,11 @@ def check_view(view: str, format: str) -> None:
     """Raises: LabError for a view that does not exist, and for a format that it does not have."""
     from gpt2lab.pages.bertviz import VIEWS
 
-    if view not in (known := [EXPLORER, ROLLOUT, *VIEWS]):
-        raise LabError(f"view {view!r} is unknown; use {', '.join(known)}")
+    choice("view", view, [EXPLORER, ROLLOUT, *VIEWS])
     if view in VIEWS and format != "html":
-        raise LabError(f"bertviz' {view} view is a page, no .{format} file; end the file's name in .html")
+        raise LabError(
+            "bertviz' {view} view is a page, no .{format} file; end the file's name in .html", view=view, format=format
+        )
 
 
 def tell_part(seen, what: str) -> None:

@@ -23,7 +23,7 @@ from gpt2lab.cli.output import (
     resolve,
     write,
 )
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, choice
 
 
 def perplexity(
@@ -58,8 +58,8 @@ def perplexity(
     from gpt2lab.figures.evaluation import tokens_csv
 
     check_files(out, tokens, protocol)
-    if by and by not in BREAKDOWNS:
-        raise LabError(f"breakdown {by!r} is unknown; use {', '.join(BREAKDOWNS)}")
+    if by:
+        choice("breakdown", by, BREAKDOWNS)
     model, data = resolve(model, data)
     text = load_text(data, column=column)
     print_notes(data, [text.note] if text.note else [])
@@ -94,15 +94,15 @@ def kept_when_interrupted():
 def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
     """Check the output paths before scoring. Raises: LabError."""
     if out and out.suffix.lower() not in (".html", ".csv"):
-        raise LabError(f"{str(out)!r} ends in no format known here; use .html or .csv")
+        raise LabError("{out!r} ends in no format known here; use .html or .csv", out=str(out))
     if tokens and tokens.suffix.lower() != ".csv":
-        raise LabError(f"{str(tokens)!r} ends in no format known here; use .csv")
+        raise LabError("{tokens!r} ends in no format known here; use .csv", tokens=str(tokens))
     if out and out == tokens:
-        raise LabError(f"--out and --tokens are both {str(out)!r}; give two names")
+        raise LabError("--out and --tokens are both {out!r}; give two names", out=str(out))
     check_out(out)
     check_out(tokens)
     if tokens and (protocol == "all" or "," in protocol):
-        raise LabError(f"--tokens is of one protocol, and {protocol!r} is several; name one")
+        raise LabError("--tokens is of one protocol, and {protocol!r} is several; name one", protocol=protocol)
 
 
 def tell(extent: str, evaluation, by: str | None) -> None:

@@ -126,9 +126,13 @@ def progress(unit: str):
 def check_out(out: Path | None) -> None:
     """Check an output path before anything is computed. Raises: LabError if its folder does not exist."""
     if out and not (out.parent.is_dir() and os.access(out.parent, os.W_OK)):
-        raise LabError(f"{out} cannot be written: {out.parent} is not a folder or not writable; choose another")
+        raise LabError(
+            "{out} cannot be written: {parent} is not a folder or not writable; choose another",
+            out=out,
+            parent=out.parent,
+        )
     if out and out.is_dir():
-        raise LabError(f"{out} is a folder; name a file in it")
+        raise LabError("{out} is a folder; name a file in it", out=out)
 
 
 def write(out: Path, content: bytes) -> None:
@@ -137,4 +141,6 @@ def write(out: Path, content: bytes) -> None:
     try:
         write_bytes(out, content)
     except OSError as error:
-        raise LabError(f"{out} cannot be written ({error.strerror}); choose another file") from error
+        raise LabError(
+            "{out} cannot be written ({strerror}); choose another file", out=out, strerror=error.strerror
+        ) from error

@@ -45,9 +45,9 @@ class Part(NamedTuple):
     def check(self, name: str, format: str, pair: bool) -> None:
         """Before anything is computed. Raises: LabError for a file that there is none of."""
         if pair and self.models == 1:
-            raise LabError(f"a file of --{name} is of one model; leave --compare out, or use --json")
+            raise LabError("a file of --{name} is of one model; leave --compare out, or use --json", name=name)
         if format in ("png", "svg") and not self.picture:
-            raise LabError(f"--{name} has no .{format} file; use .html, .csv or .npz")
+            raise LabError("--{name} has no .{format} file; use .html, .csv or .npz", name=name, format=format)
 
 
 def head_rows(values) -> tuple[list[str], list]:

@@ -85,7 +85,9 @@ def pack(ids: np.ndarray, block_size: int) -> Blocks:
     whole_number("block_size", block_size, 2, 10**6)
     if len(ids) < block_size:
         raise LabError(
-            f"the text has {len(ids):,} tokens, less than one block of {block_size:,}; give more text or a smaller block"
+            "the text has {count:,} tokens, less than one block of {block_size:,}; give more text or a smaller block",
+            count=len(ids),
+            block_size=block_size,
         )
     if len(ids) % block_size == 1:
         ids = ids[:-1]

@@ -99,7 +99,7 @@ def require_downloaded(name: str) -> None:
     """Raises: LabError for a model or a text of the hub that is not in its cache."""
     if not is_downloaded(name):
         where = "Text" if name in sources.WIKITEXT else "Model"
-        raise LabError(f"{name} is not downloaded; choose it as {where} and press Download.")
+        raise LabError("{name} is not downloaded; choose it as {where} and press Download.", name=name, where=where)
 
 
 def find_download(name: str, *, weights: bool = True) -> Download:
@@ -123,7 +123,7 @@ def find_download(name: str, *, weights: bool = True) -> Download:
     sizes = {path: file.size or 0 for path, file in listed.items()}
     wanted = _wikitext_paths(name) if is_text else _model_paths(name, sizes, weights)
     if missing := [path for path in wanted if path not in sizes]:
-        raise LabError(f"{repo} has no {missing[0]} on the hub; it may have been renamed.")
+        raise LabError("{repo} has no {missing} on the hub; it may have been renamed.", repo=repo, missing=missing[0])
     files = tuple((path, sizes[path]) for path in wanted if not sources.is_cached(repo, path, kind))
     tags = (listed[path].lfs.sha256 if listed[path].lfs else listed[path].blob_id for path, _ in files)
     parts = (_cache_folder(repo, kind) / "blobs" / f"{tag}.part" for tag in tags)
@@ -144,12 +144,16 @@ def _model_paths(name: str, sizes: dict[str, int], weights: bool) -> list[str]:
     stored = ["model.safetensors"] if "model.safetensors" in sizes else shards
     if "config.json" not in sizes and "adapter_config.json" in sizes:
         raise LabError(
-            f"{name} holds an adapter alone; download it with hf download {name} --local-dir FOLDER, and give the folder."
+            "{name} holds an adapter alone; download it with hf download {name} --local-dir FOLDER, and give "
+            "the folder.",
+            name=name,
         )
     if "config.json" not in sizes:
-        raise LabError(f"{name} has no config.json on the hub; it holds no model.")
+        raise LabError("{name} has no config.json on the hub; it holds no model.", name=name)
     if weights and not stored:
-        raise LabError(f"{name} has no safetensors on the hub; other formats can run code and are never loaded.")
+        raise LabError(
+            "{name} has no safetensors on the hub; other formats can run code and are never loaded.", name=name
+        )
     small = [path for path in sizes if "/" not in path and path.endswith((".json", ".txt", ".model"))]
     return ["config.json", *sorted({*small} - {"config.json"}), *(stored if weights else [])]
 
@@ -181,7 +185,7 @@ def download_steps(download: Download) -> Generator[Progress, None, None]:
                 sources.check_model_config(download.name, Path(config))
     except Timeout as error:
         raise LabError(
-            f"{download.name} is being downloaded by another process; wait until it has finished."
+            "{name} is being downloaded by another process; wait until it has finished.", name=download.name
         ) from error
     except LabError:
         raise
@@ -196,8 +200,12 @@ def _check_room(download: Download, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < download.n_bytes:
         raise LabError(
-            f"{download.name} needs {megabytes(download.n_bytes)} in {constants.HF_HUB_CACHE}, {megabytes(free)} are "
-            "free; make room, or set HF_HOME to a folder on another disk."
+            "{name} needs {needed} in {hf_hub_cache}, {free} are free; make room, or set HF_HOME "
+            "to a folder on another disk.",
+            name=download.name,
+            needed=megabytes(download.n_bytes),
+            hf_hub_cache=constants.HF_HUB_CACHE,
+            free=megabytes(free),
         )
 
 
@@ -206,7 +214,9 @@ def _fetch(download: Download, path: str, blobs: Path) -> Generator[int, None, N
     url = hf_hub_url(download.repo, path, repo_type=download.repo_type, endpoint=constants.ENDPOINT)
     known = get_hf_file_metadata(url, timeout=STALL_SECONDS)
     if known.etag is None or known.size is None:
-        raise LabError(f"The hub does not say how large {path} of {download.repo} is; try again later.")
+        raise LabError(
+            "The hub does not say how large {path} of {repo} is; try again later.", path=path, repo=download.repo
+        )
     blob, part = blobs / known.etag, blobs / f"{known.etag}.part"
     blobs.mkdir(exist_ok=True)
     if not blob.exists():
@@ -245,7 +255,7 @@ def _check_content(part: Path, etag: str, path: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != etag:
         part.unlink()
-        raise LabError(f"{path} has arrived damaged and was deleted; download it again.")
+        raise LabError("{path} has arrived damaged and was deleted; download it again.", path=path)
 
 
 def hub_error(name: str, error: BaseException) -> LabError:
@@ -267,7 +277,7 @@ def hub_error(name: str, error: BaseException) -> LabError:
         why = "has not arrived whole: the hub stopped answering; download again to continue from there"
     else:
         why = f"cannot be downloaded: {first_line(error)}"
-    return LabError(f"{name!r} {why}.")
+    return LabError("{name!r} {why}.", name=name, why=why)
 
 
 def download(name: str, *, weights: bool = True, on_progress: Callable[[Progress], None] | None = None) -> None:

@@ -152,7 +152,9 @@ def model_source(name: str, *, weights: bool = True) -> ModelSource:
     if name not in HUB_MODELS and folder.is_dir():
         if (folder / "adapter_config.json").is_file() and not any((folder / file).is_file() for file in STORED):
             if not (folder / "adapter_model.safetensors").is_file():
-                raise LabError(f"{folder} has no adapter_model.safetensors; pickled weights (.bin) are never loaded")
+                raise LabError(
+                    "{folder} has no adapter_model.safetensors; pickled weights (.bin) are never loaded", folder=folder
+                )
             return ModelSource(name, "adapter", str(folder))
         check_model_folder(folder, weights=weights)
         return ModelSource(name, "folder", str(folder))
@@ -160,7 +162,7 @@ def model_source(name: str, *, weights: bool = True) -> ModelSource:
         validate_repo_id(name)
     except HFValidationError as error:
         raise LabError(
-            f"no model {name!r}: no such folder, and not the id of a hub model; try 'builtin' or 'gpt2'"
+            "no model {name!r}: no such folder, and not the id of a hub model; try 'builtin' or 'gpt2'", name=name
         ) from error
     if is_model_cached(name, weights=weights):
         return ModelSource(name, "hub", name)
@@ -168,8 +170,10 @@ def model_source(name: str, *, weights: bool = True) -> ModelSource:
         if name in HUB_MODELS:
             raise LabError(hub_advice(name, "builtin"))
         raise LabError(
-            f"no model {name!r}: no such folder, not in the local cache, and the Hugging Face hub does not "
-            f"answer; known names are auto, builtin, {', '.join(HUB_MODELS)}"
+            "no model {name!r}: no such folder, not in the local cache, and the Hugging Face hub does not "
+            "answer; known names are auto, builtin, {choices}",
+            name=name,
+            choices=", ".join(HUB_MODELS),
         )
     return ModelSource(name, "hub", name, cached=False)
 
@@ -203,13 +207,18 @@ def adapter_base(folder: Path) -> str:
     try:
         base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError, OSError) as error:
-        raise LabError(f"{folder}/adapter_config.json cannot be read ({error}); save the adapter again") from error
+        raise LabError(
+            "{folder}/adapter_config.json cannot be read ({error}); save the adapter again", folder=folder, error=error
+        ) from error
     if not base or not isinstance(base, str):
         raise LabError(
-            f"{folder}/adapter_config.json names no base_model_name_or_path; write the base model's name there"
+            "{folder}/adapter_config.json names no base_model_name_or_path; write the base model's name there",
+            folder=folder,
         )
     if (Path(base) / "adapter_config.json").is_file():
-        raise LabError(f"the base model of {folder} is itself an adapter, {base!r}; merge that one first")
+        raise LabError(
+            "the base model of {folder} is itself an adapter, {base!r}; merge that one first", folder=folder, base=base
+        )
     return base
 
 
@@ -222,9 +231,15 @@ def local_path(what: str, name: str, known: str) -> Path:
         path = Path(name).expanduser()
         path.exists()
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise LabError(f"no {what} {str(name)[:80]!r} ({str(error)[:80]}); use {known}") from error
+        raise LabError(
+            "no {what} {name!r} ({error}); use {known}",
+            what=what,
+            name=str(name)[:80],
+            error=str(error)[:80],
+            known=known,
+        ) from error
     if not name:
-        raise LabError(f"no {what} {name!r}; use {known}")
+        raise LabError("no {what} {name!r}; use {known}", what=what, name=name, known=known)
     return path
 
 
@@ -234,16 +249,19 @@ def check_model_folder(folder: Path, *, weights: bool = True) -> None:
     Raises: LabError that names the missing or wrong file.
     """
     if not (folder / "config.json").is_file():
-        raise LabError(f"{folder} has no config.json; give a folder written by save_pretrained()")
+        raise LabError("{folder} has no config.json; give a folder written by save_pretrained()", folder=folder)
     check_model_config(folder, folder / "config.json")
     if weights and not any((folder / file).is_file() for file in STORED):
         raise LabError(
-            f"{folder} has no model.safetensors; pickled weights (.bin, .pt) can run code and are never loaded: "
-            "save the model again with save_pretrained()"
+            "{folder} has no model.safetensors; pickled weights (.bin, .pt) can run code and are never "
+            "loaded: save the model again with save_pretrained()",
+            folder=folder,
         )
     if not has_tokenizer(folder):
         known = ", ".join(" and ".join(files) for files in TOKENIZER_FILES)
-        raise LabError(f"{folder} has no tokenizer ({known}); save the tokenizer beside the model")
+        raise LabError(
+            "{folder} has no tokenizer ({known}); save the tokenizer beside the model", folder=folder, known=known
+        )
 
 
 def check_model_config(where: str | Path, config: Path) -> None:
@@ -251,14 +269,18 @@ def check_model_config(where: str | Path, config: Path) -> None:
     try:
         kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError, OSError) as error:
-        raise LabError(f"{config} is not a model configuration ({error}); save the model again") from error
+        raise LabError(
+            "{config} is not a model configuration ({error}); save the model again", config=config, error=error
+        ) from error
     check_model_type(where, kind)
 
 
 def check_model_type(where: str | Path, kind) -> None:
     """Refuse what a configuration calls another model than GPT-2. Raises: LabError with its type."""
     if kind != "gpt2":
-        raise LabError(f"{where} holds a model of type {kind!r}; gpt2lab reads 'gpt2' checkpoints")
+        raise LabError(
+            "{where} holds a model of type {kind!r}; gpt2lab reads 'gpt2' checkpoints", where=where, kind=kind
+        )
 
 
 def auto_choice(*, training: bool = False) -> Choice:

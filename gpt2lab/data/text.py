@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from gpt2lab.data import hub, sources
 from gpt2lab.data.textfiles import TABLES, TEXTS, FileText, read_file
-from gpt2lab.errors import LabError, first_line
+from gpt2lab.errors import LabError, choice, first_line
 from gpt2lab.results import Summary
 
 TITLE = re.compile(r"^ = (?!= )(?P<title>.+?)(?<! =) = $")
@@ -48,7 +48,9 @@ class Article(Summary):
     def __post_init__(self):
         if not isinstance(self.rows, tuple):
             raise LabError(
-                f"the rows of article {str(self.title)[:40]!r} are a {type(self.rows).__name__}; give a tuple of strings"
+                "the rows of article {title!r} are a {type}; give a tuple of strings",
+                title=str(self.title)[:40],
+                type=type(self.rows).__name__,
             )
 
     @property
@@ -79,13 +81,15 @@ class TextSplits:
         """
         if name == "all":
             return self.whole or self.train + self.validation + self.test
-        if name not in SPLITS:
-            raise LabError(f"split {name!r} is unknown; use one of {', '.join(SPLITS)}, all")
+        choice("split", name, [*SPLITS, "all"])
         articles = getattr(self, name)
         if not articles:
             have = [split for split in SPLITS if getattr(self, split)]
             raise LabError(
-                f"{self.name} has no {name} split; it has {', '.join(have)}: give a longer text, or a folder with all three"
+                "{name} has no {name_2} split; it has {choices}: give a longer text, or a folder with all three",
+                name=self.name,
+                name_2=name,
+                choices=", ".join(have),
             )
         return articles
 
@@ -137,7 +141,9 @@ def load_text(name: str, *, column: str | None = None) -> TextSplits:
     if name == "auto":
         name = sources.auto_choice().data
     if column is not None and name in sources.DATA:
-        raise LabError(f"{name} is not a table and has no column {column!r}; leave the column out")
+        raise LabError(
+            "{name} is not a table and has no column {column!r}; leave the column out", name=name, column=column
+        )
     if name == "sample":
         return _read_folder(sources.BUILTIN / "sample", name)
     if name in sources.WIKITEXT:
@@ -149,7 +155,7 @@ def load_text(name: str, *, column: str | None = None) -> TextSplits:
         found = read_file(path, MAX_TEXT_BYTES, column)
         splits = _splits_in_archive(found, name) or _cut_in_three(_articles_in(found), name)
         return replace(splits, note=found.note)
-    raise LabError(f"no text {name!r}: no such file or folder; use {KNOWN}")
+    raise LabError("no text {name!r}: no such file or folder; use {known}", name=name, known=KNOWN)
 
 
 def wikitext_rows(text: str) -> list[str]:
@@ -256,7 +262,9 @@ def _load_wikitext(name: str) -> TextSplits:
         }
         parts = load_dataset("parquet", data_files=local)
     except Exception as error:  # damaged files make the libraries raise errors of many types
-        raise LabError(f"{name!r} cannot be loaded: {first_line(error)}; try again, or use 'sample'") from error
+        raise LabError(
+            "{name!r} cannot be loaded: {error}; try again, or use 'sample'", name=name, error=first_line(error)
+        ) from error
     return TextSplits(name, **{split: split_articles(parts[split]["text"]) for split in SPLITS})
 
 
@@ -264,8 +272,9 @@ def _read_folder(folder: Path, name: str, column: str | None = None) -> TextSpli
     files = {split: _split_file(folder, split) for split in SPLITS}
     if not any(files.values()):
         raise LabError(
-            f"{folder} has no train, validation or test file ({', '.join(EXTENSIONS)}, or one of them as .gz); "
-            "name its files so"
+            "{folder} has no train, validation or test file ({choices}, or one of them as .gz); name its files so",
+            folder=folder,
+            choices=", ".join(EXTENSIONS),
         )
     found = {split: read_file(path, MAX_TEXT_BYTES, column) for split, path in files.items() if path}
     notes = [f"{split}: {one.note}" for split, one in found.items() if one.note]

@@ -59,14 +59,16 @@ def read_file(path: Path, limit: int, column: str | None = None) -> FileText:
             raise _too_large(str(path), f"{size:,} bytes", limit)
         content = path.read_bytes()
     except OSError as error:
-        raise LabError(f"{path} cannot be read ({error.strerror}); give a readable text file") from error
+        raise LabError(
+            "{path} cannot be read ({strerror}); give a readable text file", path=path, strerror=error.strerror
+        ) from error
     return _read(str(path), content, limit, column)
 
 
 def read_text(path: Path, limit: int) -> str:
     """Read a plain or compressed text file as one text. Raises: LabError as `read_file`, and for a table."""
     if path.suffix.lower() in TABLES:
-        raise LabError(f"{path} is a table; give a text file")
+        raise LabError("{path} is a table; give a text file", path=path)
     return "\n".join(text for _, text in read_file(path, limit).parts)
 
 
@@ -80,7 +82,9 @@ def _read(name: str, content: bytes, limit: int, column: str | None) -> FileText
     if suffix in TABLES:
         return _read_table(name, content, limit, column)
     if column is not None:
-        raise LabError(f"{name} is not a table and has no column {column!r}; leave the column out")
+        raise LabError(
+            "{name} is not a table and has no column {column!r}; leave the column out", name=name, column=column
+        )
     if suffix == ".zip":
         return _read_archive(name, content, limit)
     return FileText(((path.stem, decoded(name, content)),))
@@ -90,9 +94,11 @@ def decoded(name: str, content: bytes) -> str:
     """Bytes of a file as text. Raises: LabError for what is binary, empty, HTML or JSON."""
     text = _utf8(name, content)
     if MARKUP.match(text) or Path(name).suffix.lower() in (".html", ".htm", ".xml"):
-        raise LabError(f"{name} is HTML or XML, whose markup would be learned as text; save its plain text as .txt")
+        raise LabError(
+            "{name} is HTML or XML, whose markup would be learned as text; save its plain text as .txt", name=name
+        )
     if is_json := _json_kind(name, text):
-        raise LabError(f"{name} is {is_json}")
+        raise LabError("{name} is {is_json}", name=name, is_json=is_json)
     return text
 
 
@@ -121,7 +127,9 @@ def _gunzip(name: str, content: bytes, limit: int) -> bytes:
         with gzip.open(BytesIO(content)) as file:
             opened = file.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise LabError(f"{name} is not a complete gzip file ({first_line(error)}); pack it again") from error
+        raise LabError(
+            "{name} is not a complete gzip file ({error}); pack it again", name=name, error=first_line(error)
+        ) from error
     if len(opened) > limit:
         raise _too_large(name, "more bytes unpacked", limit)
     return opened
@@ -136,7 +144,12 @@ def _read_archive(name: str, content: bytes, limit: int) -> FileText:
                 (one for one in archive.infolist() if _is_text_member(one.filename)), key=lambda one: one.filename
             )
             if len(members) > MAX_MEMBERS:
-                raise LabError(f"{name} holds {len(members):,} files; the limit is {MAX_MEMBERS:,}: join them")
+                raise LabError(
+                    "{name} holds {count:,} files; the limit is {max_members:,}: join them",
+                    name=name,
+                    count=len(members),
+                    max_members=MAX_MEMBERS,
+                )
             for member in members:
                 with archive.open(member) as file:
                     found = file.read(left + 1)
@@ -145,9 +158,11 @@ def _read_archive(name: str, content: bytes, limit: int) -> FileText:
                 left -= len(found)
                 parts.append((member.filename, decoded(f"{name}/{member.filename}", found)))
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, zlib.error) as error:
-        raise LabError(f"{name} cannot be unpacked ({first_line(error)}); pack it again, without a password") from error
+        raise LabError(
+            "{name} cannot be unpacked ({error}); pack it again, without a password", name=name, error=first_line(error)
+        ) from error
     if not parts:
-        raise LabError(f"{name} has no text file in it ({', '.join(TEXTS)}); pack texts")
+        raise LabError("{name} has no text file in it ({choices}); pack texts", name=name, choices=", ".join(TEXTS))
     return FileText(tuple(parts), note=f"{len(parts):,} text file{'s' * (len(parts) > 1)} of the archive")
 
 
@@ -162,7 +177,7 @@ def _read_table(name: str, content: bytes, limit: int, column: str | None) -> Fi
     parts = tuple((f"row {i}", text or "") for i, text in enumerate(rows, 1))
     empty = sum(not text.strip() for _, text in parts)
     if empty == len(parts):
-        raise LabError(f"column {column!r} of {name} is empty; give a column with text")
+        raise LabError("column {column!r} of {name} is empty; give a column with text", column=column, name=name)
     if (size := sum(len(text.encode(errors="replace")) for _, text in parts)) > limit:
         raise _too_large(name, f"{size:,} bytes of text", limit)
     others = ", ".join(repr(one) for one in columns if one != column)
@@ -194,16 +209,28 @@ def _column_of(name: str, content: bytes, column: str | None) -> tuple[list, str
             texts = [one for one, kind in kinds.items() if kind in ("string", "large_string")]
             known = ", ".join(f"{one!r}{'' if one in texts else ' (no text)'}" for one in kinds)
             if column is None and len(texts) != 1:
-                raise LabError(f"{name} has {len(texts)} text columns; choose one by --column: it has {known}")
+                raise LabError(
+                    "{name} has {count} text columns; choose one by --column: it has {known}",
+                    name=name,
+                    count=len(texts),
+                    known=known,
+                )
             column = texts[0] if column is None else column
             if column not in texts:
-                raise LabError(f"{name} has no text column {column!r}; it has {known}")
+                raise LabError(
+                    "{name} has no text column {column!r}; it has {known}", name=name, column=column, known=known
+                )
             return table[column][:], column, list(kinds)
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes the libraries raise is of many types
         reason = first_line(error.__cause__ or error)
-        raise LabError(f"{name} cannot be read as {suffix[1:]} ({reason[:200]}); save it again") from error
+        raise LabError(
+            "{name} cannot be read as {suffix} ({reason}); save it again",
+            name=name,
+            suffix=suffix[1:],
+            reason=reason[:200],
+        ) from error
     finally:
         if not shown:
             datasets.enable_progress_bars()
@@ -213,17 +240,21 @@ def _utf8(name: str, content: bytes) -> str:
     """Bytes of a file as text. Raises: LabError for what is binary or empty."""
     for start, what in BINARY.items():
         if content.startswith(start):
-            raise LabError(f"{name} is {what}")
+            raise LabError("{name} is {what}", name=name, what=what)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LabError(f"{name} is not UTF-8 text (byte {error.start:,}); save it as UTF-8") from error
+        raise LabError(
+            "{name} is not UTF-8 text (byte {start:,}); save it as UTF-8", name=name, start=error.start
+        ) from error
     if "\0" in text:
-        raise LabError(f"{name} is binary (a zero byte at {text.index(chr(0)):,}); give a text file")
+        raise LabError(
+            "{name} is binary (a zero byte at {index:,}); give a text file", name=name, index=text.index(chr(0))
+        )
     if not text.strip():
-        raise LabError(f"{name} is empty; give a file with text")
+        raise LabError("{name} is empty; give a file with text", name=name)
     return text
 
 
 def _too_large(name: str, size: str, limit: int) -> LabError:
-    return LabError(f"{name} has {size}; the limit is {limit:,}: cut it into parts")
+    return LabError("{name} has {size}; the limit is {limit:,}: cut it into parts", name=name, size=size, limit=limit)

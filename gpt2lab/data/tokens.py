@@ -35,8 +35,9 @@ def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
         tokenizer = BertTokenizer.from_pretrained(location, local_files_only=True, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise LabError(
-            f"{type(tokenizer).__name__} is written in Python and does not say where in a text a token begins; save the "
-            "tokenizer as tokenizer.json"
+            "{type} is written in Python and does not say where in a text a token begins; save the "
+            "tokenizer as tokenizer.json",
+            type=type(tokenizer).__name__,
         )
     if type(tokenizer.backend_tokenizer.model).__name__ == "BPE":
         tokenizer.clean_up_tokenization_spaces = False  # transformers ignores it for BPE, with a warning
@@ -46,12 +47,17 @@ def load_tokenizer(location: str) -> PreTrainedTokenizerBase:
 def check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, vocabulary: int) -> None:
     """Raises: LabError for a tokenizer that is empty, or has tokens past the vocabulary that were in it from the start."""
     if len(tokenizer) < 2:
-        raise LabError(f"the tokenizer of {name!r} is empty; save the model's own beside it")
+        raise LabError("the tokenizer of {name!r} is empty; save the model's own beside it", name=name)
     past = {i: token for token, i in tokenizer.get_vocab().items() if i >= vocabulary}
     if wrong := sorted(past.keys() - tokenizer.added_tokens_decoder.keys()):
         raise LabError(
-            f"the tokenizer of {name!r} has {len(tokenizer):,} tokens, as {past[wrong[0]]!r} with id {wrong[0]:,}, but the "
-            f"model only {vocabulary:,}; save the tokenizer that the model was trained with beside it"
+            "the tokenizer of {name!r} has {count:,} tokens, as {past!r} with id {wrong:,}, but the model "
+            "only {vocabulary:,}; save the tokenizer that the model was trained with beside it",
+            name=name,
+            count=len(tokenizer),
+            past=past[wrong[0]],
+            wrong=wrong[0],
+            vocabulary=vocabulary,
         )
 
 
@@ -73,11 +79,13 @@ def start_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def utf8(text: str) -> bytes:
     """The text's bytes. Raises: LabError for what is no text, or has lone surrogates."""
     if not isinstance(text, str):
-        raise LabError(f"the text is of type {type(text).__name__}; give a string")
+        raise LabError("the text is of type {type}; give a string", type=type(text).__name__)
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise LabError(f"the text has half a character (a lone surrogate) at {error.start}; remove it") from error
+        raise LabError(
+            "the text has half a character (a lone surrogate) at {start}; remove it", start=error.start
+        ) from error
 
 
 def tokens_and_starts(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from math import log
 
 import numpy as np
 
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import choice, whole_number
 from gpt2lab.evaluation.perplexity import document_totals
 from gpt2lab.evaluation.scorer import Scored
 from gpt2lab.results import finite, perplexity_of
@@ -117,8 +117,7 @@ BREAKDOWNS: dict[str, Callable[[Scored], tuple[Share, ...]]] = {
 
 def breakdown(scored: Scored, by: str) -> tuple[Share, ...]:
     """One of BREAKDOWNS by name. Raises: LabError for another."""
-    if by not in BREAKDOWNS:
-        raise LabError(f"breakdown {str(by)[:40]!r} is unknown; use {', '.join(BREAKDOWNS)}")
+    choice("breakdown", by, BREAKDOWNS)
     return BREAKDOWNS[by](scored)
 
 

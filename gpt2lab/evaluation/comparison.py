@@ -65,11 +65,20 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
     one, two = before.reading, after.reading
     if before.precision != after.precision:
         raise LabError(
-            f"{before.model} was scored in {before.precision} and {after.model} in {after.precision}; "
-            "score both in the same precision."
+            "{model} was scored in {precision} and {other} in {other_precision}; score both in the same precision.",
+            model=before.model,
+            precision=before.precision,
+            other=after.model,
+            other_precision=after.precision,
         )
     if why := incomparable(one, two):
-        raise LabError(f"{before.model} and {after.model} cannot be compared by {one.protocol}: {why}")
+        raise LabError(
+            "{model} and {other} cannot be compared by {protocol}: {why}",
+            model=before.model,
+            other=after.model,
+            protocol=one.protocol,
+            why=why,
+        )
     if np.array_equal(one.ids, two.ids):
         unit, both = "nats per token", before.predicted & after.predicted
         n, owner = len(one.documents), one.document[both]

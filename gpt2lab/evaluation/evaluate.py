@@ -67,7 +67,9 @@ class Evaluation:
         mine = tuple(scored for scored in self.scored if scored.reading.protocol == protocol)
         if not mine:
             have = ", ".join(self.protocols)
-            raise LabError(f"nothing was scored by protocol {str(protocol)[:40]!r}; there is {have}")
+            raise LabError(
+                "nothing was scored by protocol {protocol!r}; there is {have}", protocol=str(protocol)[:40], have=have
+            )
         return mine
 
     def pieces(self, protocol: str) -> list[tuple[str, str, list[tuple[str, float | None]]]]:
@@ -157,7 +159,7 @@ def evaluation_steps(
     labs = list(labs) if isinstance(labs, Sequence) and not isinstance(labs, str) else [labs]
     named = [getattr(lab, "name", str(lab)) for lab in labs]
     if not 1 <= len(labs) <= 2 or len(set(named)) < len(labs):
-        raise LabError(f"models {', '.join(named) or 'none'}: give one, or two different ones to compare")
+        raise LabError("models {value}: give one, or two different ones to compare", value=", ".join(named) or "none")
     if context is None and all(isinstance(lab, Lab) for lab in labs):
         context = min(lab.context for lab in labs)
     names, readings, refused = protocol_names(protocols), [], []

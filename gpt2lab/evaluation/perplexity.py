@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2lab.data.text import Article
 from gpt2lab.data.tokens import utf8
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.evaluation.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.evaluation.protocols import PROTOCOLS, Reading, described
 from gpt2lab.evaluation.published import Published, published_for
@@ -136,19 +136,19 @@ def read(
 ) -> Reading:
     """Articles as a protocol reads them; parameters and errors as of `perplexity`."""
     if not isinstance(lab, Lab):
-        raise LabError(f"the model is a {type(lab).__name__}; give load_model(name)")
+        raise LabError("the model is a {type}; give load_model(name)", type=type(lab).__name__)
     if not isinstance(articles, Sequence) or not all(isinstance(article, Article) for article in articles):
         raise LabError(
-            f"the articles are a {type(articles).__name__}; give load_text(name).test, or a tuple of Articles"
+            "the articles are a {type}; give load_text(name).test, or a tuple of Articles",
+            type=type(articles).__name__,
         )
-    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        raise LabError(
-            f"protocol {str(protocol)[:40]!r} is unknown; use {', '.join(PROTOCOLS)}; evaluate takes several"
-        )
+    choice("protocol", protocol, PROTOCOLS)
     context = whole_number("context", lab.context if context is None else context, 2, lab.context)
     if stride is not None and protocol != "sliding":
         raise LabError(
-            f"stride {stride!r} is of sliding windows, and {protocol} has none; leave it out, or use sliding"
+            "stride {stride!r} is of sliding windows, and {protocol} has none; leave it out, or use sliding",
+            stride=stride,
+            protocol=protocol,
         )
     stride = whole_number("stride", context if stride is None else stride, 1, context)
     seed = whole_number("seed", seed, 0, 2**63 - 1)
@@ -166,13 +166,17 @@ def protocol_names(protocols: str | Sequence[str]) -> list[str]:
     """
     asked = protocols.split(",") if isinstance(protocols, str) else protocols
     if not isinstance(asked, Sequence):
-        raise LabError(f"protocols {str(protocols)[:40]!r} are no names; use {', '.join(PROTOCOLS)} or all")
+        raise LabError(
+            "protocols {protocols!r} are no names; use {choices} or all",
+            protocols=str(protocols)[:40],
+            choices=", ".join(PROTOCOLS),
+        )
     names = list(dict.fromkeys(str(name).strip() for name in asked))
     names = [*PROTOCOLS] if "all" in names else names
-    if wrong := [name for name in names if name not in PROTOCOLS]:
-        raise LabError(f"protocol {wrong[0][:40]!r} is unknown; use {', '.join(PROTOCOLS)} or all")
+    for name in names:
+        choice("protocol", name, [*PROTOCOLS, "all"])
     if not names:
-        raise LabError(f"no protocol is named; use {', '.join(PROTOCOLS)} or all")
+        raise LabError("no protocol is named; use {choices} or all", choices=", ".join(PROTOCOLS))
     return names
 
 

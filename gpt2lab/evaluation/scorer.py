@@ -137,7 +137,9 @@ def _score_steps(
             for (_, first, end), row in zip(batch, rows):
                 if not np.isfinite(row).all():
                     at = first + int(np.flatnonzero(~np.isfinite(row))[0])
-                    raise LabError(f"{lab.name} gives token {at:,} no finite probability; its weights are damaged")
+                    raise LabError(
+                        "{name} gives token {at:,} no finite probability; its weights are damaged", name=lab.name, at=at
+                    )
                 nll[first:end] = row
             done, fresh = done + len(batch), True
             if time.monotonic() - saved > SAVE_SECONDS:

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import CenteredNorm, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, choice
 from gpt2lab.figures.drawing import MAP, MAX_LABELS, RUN_COLOURS, for_dark_pages, label
 from gpt2lab.figures.heads import CROSSOVER, DARK_INK, DIVERGING, LIGHT_INK, luminance, plain
 from gpt2lab.inspection.heads import HeadMap
@@ -54,8 +54,7 @@ def lens_figure(lens: Lens, measure: str = "rank", *, dark: bool = False) -> Fig
 
     Raises: LabError for another measure.
     """
-    if measure not in LENS:
-        raise LabError(f"measure {str(measure)[:40]!r} is unknown; use {', '.join(LENS)}")
+    choice("measure", measure, LENS)
     title, unit, log = LENS[measure]
     words = [[lens.names[i] for i in row] for row in lens.top[..., 0].tolist()]
     values = getattr(lens, measure).double().numpy()
@@ -140,7 +139,12 @@ def lens_head(lens: Lens, position: int) -> list[str]:
     """What the columns of `lens_rows` are. Raises: LabError for a position that does not exist."""
     T = len(lens.targets)
     if not -T <= position < T:
-        raise LabError(f"position {position} is out of range; use a whole number from {-T} to {T - 1}")
+        raise LabError(
+            "position {position} is out of range; use a whole number from {value} to {t}",
+            position=position,
+            value=-T,
+            t=T - 1,
+        )
     word = lens.names[int(lens.targets[position])]
     return ["after", "top predictions", f"probability of {word}", "its rank", "entropy, nats", "to the last, nats"]
 

@@ -99,7 +99,10 @@ def decoder(model: GPT2LMHeadModel, batch: int, room: int, *, precision: str = "
     if not any(isinstance(module, FSDPModule) for module in model.modules()):
         return Decoder(model, batch, room, precision=precision)
     if precision != "fp32":
-        raise LabError(f"Precision {precision} needs the whole model, and its weights are in shards (FSDP); use fp32.")
+        raise LabError(
+            "Precision {precision} needs the whole model, and its weights are in shards (FSDP); use fp32.",
+            precision=precision,
+        )
     return ShardedDecoder(model)
 
 
@@ -111,8 +114,10 @@ def int8_layers(model: GPT2LMHeadModel) -> dict[torch.nn.Module, Callable]:
     """
     if model.device.type != "cpu" or torch.backends.quantized.engine not in INT8:
         raise LabError(
-            f"int8 runs on x86 processors; the model is on {model.device}, torch's engine is "
-            f"{torch.backends.quantized.engine}: use precision fp32 or bf16"
+            "int8 runs on x86 processors; the model is on {device}, torch's engine is {engine}: use "
+            "precision fp32 or bf16",
+            device=model.device,
+            engine=torch.backends.quantized.engine,
         )
     layers = {linear: packed(linear) for block in model.transformer.h for linear in linears(block)}
     return layers | {model.lm_head: packed(model.lm_head)}

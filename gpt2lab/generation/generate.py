@@ -113,10 +113,16 @@ def request(
         whole_number("window", window, 1, lab.context - 1)
     V = lab.model.config.vocab_size
     if sampling.top_k is not None and sampling.top_k > V:
-        raise LabError(f"top_k {sampling.top_k:,} is past the vocabulary of {lab.name}; use 1 to {V:,}")
+        raise LabError(
+            "top_k {top_k:,} is past the vocabulary of {name}; use 1 to {v:,}", top_k=sampling.top_k, name=lab.name, v=V
+        )
     stop = (stop,) if isinstance(stop, str) or not isinstance(stop, Sequence) else tuple(stop)
     if len(stop) > MAX_STOPS or not all(isinstance(each, str) and each for each in stop):
-        raise LabError(f"stop {str(stop)[:60]} is refused; give up to {MAX_STOPS} strings, none of them empty")
+        raise LabError(
+            "stop {stop} is refused; give up to {max_stops} strings, none of them empty",
+            stop=str(stop)[:60],
+            max_stops=MAX_STOPS,
+        )
     check_precision(precision, PRECISIONS)
     warn_if_slow(precision, lab.device)
     if precision == "int8":
@@ -124,7 +130,8 @@ def request(
     ids = prompt_ids(lab, prompt, window)
     if window is None and len(ids) + len(after) > lab.context:
         raise LabError(
-            f"the prompt and what follows it do not fit the context of {lab.context:,}; shorten it, or give a window"
+            "the prompt and what follows it do not fit the context of {context:,}; shorten it, or give a window",
+            context=lab.context,
         )
     return Request(lab, prompt, ids, sampling, max_new_tokens, alternatives, tuple(after), stop, window, precision)
 
@@ -136,7 +143,11 @@ def prompt_ids(lab: Lab, prompt: str, window: int | None = None) -> torch.Tensor
     if window is None or not isinstance(prompt, str):
         return lab.encode_prompt(prompt, room=1)
     if len(prompt) > MAX_PROMPT:
-        raise LabError(f"the prompt has {len(prompt):,} characters; the limit is {MAX_PROMPT:,}: shorten it")
+        raise LabError(
+            "the prompt has {count:,} characters; the limit is {max_prompt:,}: shorten it",
+            count=len(prompt),
+            max_prompt=MAX_PROMPT,
+        )
     return lab.encode(prompt)
 
 

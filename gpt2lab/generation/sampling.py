@@ -151,7 +151,7 @@ class Step(Summary):
                 chosen = {name: getattr(other, name) for name in ("token", "id", "probability", "sampled_probability")}
                 return replace(self, rank=rank, **chosen)
         known = ", ".join(f"{each.id} {each.token!r}" for each in self.alternatives[:5])
-        raise LabError(f"token {id!r} is no alternative of this step; choose one of {known}…")
+        raise LabError("token {id!r} is no alternative of this step; choose one of {known}…", id=id, known=known)
 
 
 class Redrawn(NamedTuple):

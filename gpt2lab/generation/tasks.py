@@ -99,12 +99,22 @@ def summary_plan(
     room = lab.context - max_new_tokens - frame - 1  # 1: the seam between two texts may be a token more
     if room < LEAST_PART:
         raise LabError(
-            f"the prompt's {frame} tokens and {max_new_tokens} new ones leave {max(room, 0)} of {lab.context} for the "
-            f"text; leave {LEAST_PART} at least: ask for fewer new tokens"
+            "the prompt's {frame} tokens and {max_new_tokens} new ones leave {room} of {context} for the "
+            "text; leave {least_part} at least: ask for fewer new tokens",
+            frame=frame,
+            max_new_tokens=max_new_tokens,
+            room=max(room, 0),
+            context=lab.context,
+            least_part=LEAST_PART,
         )
     parts = split(lab, text, room)
     if len(parts) > MAX_PARTS:
-        raise LabError(f"the text makes {len(parts)} parts for {lab.name}; the limit is {MAX_PARTS}: shorten it")
+        raise LabError(
+            "the text makes {count} parts for {name}; the limit is {max_parts}: shorten it",
+            count=len(parts),
+            name=lab.name,
+            max_parts=MAX_PARTS,
+        )
     prompts = tuple(filled(prompt, text=part) for part in parts)
     sampling = Sampling(top_k=top_k, seed=seed)
     requests = tuple(request(lab, one, max_new_tokens=max_new_tokens, sampling=sampling) for one in prompts)
@@ -178,11 +188,14 @@ def filled(prompt: str, **parts: str) -> str:
     Raises: LabError where a place is missing, or there twice.
     """
     if not isinstance(prompt, str):
-        raise LabError(f"the prompt {prompt!r} is no text")
+        raise LabError("the prompt {prompt!r} is no text", prompt=prompt)
     for name in parts:
         if prompt.count(f"{{{name}}}") != 1:
             raise LabError(
-                f"the prompt {prompt[:40]!r} has {{{name}}} {prompt.count(f'{{{name}}}')} times; write it once"
+                "the prompt {prompt!r} has {{{name}}} {count} times; write it once",
+                prompt=prompt[:40],
+                name=name,
+                count=prompt.count(f"{{{name}}}"),
             )
     places = re.compile("|".join(rf"\{{({name})\}}" for name in parts))
     return places.sub(lambda found: parts[found[found.lastindex]], prompt)
@@ -224,9 +237,14 @@ def cut_off(text: str) -> str:
 def checked(name: str, text: str) -> str:
     """A text with something in it, stripped. Raises: LabError otherwise, and past MAX_TEXT characters."""
     if not isinstance(text, str) or not text.strip():
-        raise LabError(f"the {name} is empty; type at least one character")
+        raise LabError("the {name} is empty; type at least one character", name=name)
     if len(text) > MAX_TEXT:
-        raise LabError(f"the {name} has {len(text):,} characters; the limit is {MAX_TEXT:,}: shorten it")
+        raise LabError(
+            "the {name} has {count:,} characters; the limit is {max_text:,}: shorten it",
+            name=name,
+            count=len(text),
+            max_text=MAX_TEXT,
+        )
     return text.strip()
 
 
@@ -234,7 +252,11 @@ def line(name: str, text: str) -> str:
     """A text of one line, stripped. Raises: LabError for several lines, and as `checked`."""
     stripped = checked(name, text)
     if len(stripped.splitlines()) > 1:
-        raise LabError(f"the {name} {stripped[:40]!r} has several lines; the recipe takes one: join them")
+        raise LabError(
+            "the {name} {stripped!r} has several lines; the recipe takes one: join them",
+            name=name,
+            stripped=stripped[:40],
+        )
     return stripped
 
 
@@ -242,7 +264,7 @@ def pairs_of(lines: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs from lines of 'one = other'; empty lines are none. Raises: LabError for a line that is no pair."""
     for one in (lines := [one for one in lines if one.strip()]):
         if " = " not in one:
-            raise LabError(f"example {one[:40]!r} is no pair; write it as 'one = other'")
+            raise LabError("example {one!r} is no pair; write it as 'one = other'", one=one[:40])
     return [tuple(one.split(" = ", 1)) for one in lines]
 
 

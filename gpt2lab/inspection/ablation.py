@@ -82,7 +82,9 @@ def parts_named(names: Iterable[str]) -> tuple[list[tuple[int, int]], list[int]]
     heads, mlps = [], []
     for name in names:
         if not (found := re.fullmatch(r"\s*([0-9]{1,4})\.([0-9]{1,4}|mlp)\s*", str(name))):
-            raise LabError(f"{str(name)[:40]!r} names no head or MLP; give layer.head or layer.mlp, as 0.3 or 1.mlp")
+            raise LabError(
+                "{name!r} names no head or MLP; give layer.head or layer.mlp, as 0.3 or 1.mlp", name=str(name)[:40]
+            )
         layer, part = found.groups()
         if part == "mlp":
             mlps.append(int(layer))
@@ -250,7 +252,8 @@ def above(lab: Lab, x: torch.Tensor, layer: int) -> torch.Tensor:
     """
     if lab.model.config._attn_implementation != "sdpa":
         raise LabError(
-            f"attention is {lab.model.config._attn_implementation!r}; load the model with attn_implementation='sdpa'"
+            "attention is {attn_implementation!r}; load the model with attn_implementation='sdpa'",
+            attn_implementation=lab.model.config._attn_implementation,
         )
     parts = []
     for part in x.split(rows_at_once(x)):

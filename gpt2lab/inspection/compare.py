@@ -75,15 +75,19 @@ def compare(base: Trace, other: Trace) -> Comparison:
     n, m = len(base.tokens), len(other.tokens)
     if n != m:
         raise LabError(
-            f"{n:,} tokens in the first text ({base.name}) and {m:,} in the second ({other.name}) do not pair up; "
-            "lengthen or shorten a text until both have as many"
+            "{n:,} tokens in the first text ({name}) and {m:,} in the second ({other}) do not pair up; "
+            "lengthen or shorten a text until both have as many",
+            n=n,
+            name=base.name,
+            m=m,
+            other=other.name,
         )
     if n < 2:
         raise LabError("one token can only read itself; compare texts of at least 2 tokens")
     shapes = [(t.n_layers, t.n_heads) for t in (base, other)]
     if shapes[0] != shapes[1]:
         first, second = (f"{t.name} has {L} layers of {H} heads" for t, (L, H) in zip((base, other), shapes))
-        raise LabError(f"{first} and {second}; compare models of the same shape")
+        raise LabError("{first} and {second}; compare models of the same shape", first=first, second=second)
     pairs = ((base.attention(layer), other.attention(layer)) for layer in range(base.n_layers))
     moved = [(p - q).abs().sum(-1)[:, 1:].mean(-1) / 2 for p, q in pairs]  # L of (H,); token 0 has no choice
     return Comparison(base, other, torch.stack(moved))

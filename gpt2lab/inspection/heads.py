@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.inspection.trace import Trace, trace_batch, trace_ids
 from gpt2lab.model.lab import Lab
 from gpt2lab.results import Summary
@@ -113,8 +113,7 @@ class HeadScores(Summary):
 
         Raises: LabError for another score.
         """
-        if not isinstance(score, str) or score not in SCORES:
-            raise LabError(f"score {str(score)[:40]!r} is unknown; use {', '.join(SCORES)}")
+        choice("score", score, SCORES)
         return HeadMap(getattr(self, score), f"{SCORES[score].title}: {name}", SCORES[score].unit)
 
 
@@ -157,13 +156,13 @@ def scores_of(lab: Lab, trace: Trace, *, seed: int = 0) -> HeadScores:
 def encoded_texts(lab: Lab, texts: Sequence[str]) -> list[torch.Tensor]:
     """The ids (T,) of each text, T ≥ 2. Raises: LabError as `head_scores`."""
     if isinstance(texts, str):
-        raise LabError(f"texts is a single text, {texts[:20]!r}; give a list of texts, [text]")
+        raise LabError("texts is a single text, {texts!r}; give a list of texts, [text]", texts=texts[:20])
     encoded = [lab.encode_prompt(text) for text in texts]
     if not encoded:
         raise LabError("the list of texts is empty; give at least 1 text, or None for random tokens")
     for text, ids in zip(texts, encoded):
         if len(ids) < 2:
-            raise LabError(f"the text {text!r} has 1 token, and none before it; give at least 2")
+            raise LabError("the text {text!r} has 1 token, and none before it; give at least 2", text=text)
     return encoded
 
 
@@ -212,7 +211,7 @@ def _duplicate_token(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 def _induction(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     n, odd = divmod(len(ids), 2)
     if odd or n < 2 or not torch.equal(ids[:n], ids[n:]):
-        raise LabError(f"{len(ids)} tokens are not a sequence shown twice; induction is measured on such")
+        raise LabError("{count} tokens are not a sequence shown twice; induction is measured on such", count=len(ids))
     return weights.diagonal(1 - n, dim1=1, dim2=2)[:, 1:].mean(-1)  # entry d is row n - 1 + d, and row n comes first
 
 

@@ -76,7 +76,7 @@ def logit_lens(
     """
     whole_number("top", top, 1, min(MAX_TOP, lab.model.config.vocab_size))
     if next and target is not None:
-        raise LabError(f"follow token {target!r} or the next one, not both")
+        raise LabError("follow token {target!r} or the next one, not both", target=target)
     seen = with_residual(lab, text, cut=cut)
     T, at_once = len(seen.ids), max(1, LOGITS_AT_ONCE // lab.model.config.vocab_size)
     wanted = torch.full((T,), -1 if target is None else token_id(lab, target))  # -1: the last top prediction
@@ -136,7 +136,10 @@ def token_id(lab: Lab, token: int | str) -> int:
         if len(ids) != 1:
             parts = " + ".join(repr(display_token(lab.tokenizer, i)) for i in ids[:8]) or "none"
             raise LabError(
-                f"{token[:40]!r} is {len(ids)} tokens ({parts}); give text of one, often with a space before, or #id"
+                "{token!r} is {count} tokens ({parts}); give text of one, often with a space before, or #id",
+                token=token[:40],
+                count=len(ids),
+                parts=parts,
             )
         return ids[0]
     return whole_number("token", token, 0, lab.model.config.vocab_size - 1)
@@ -204,7 +207,7 @@ def attribution(
     token = order[0] if token is None else token_id(lab, token)
     against = next(i for i in order if i != token) if against is None else token_id(lab, against)
     if token == against:
-        raise LabError(f"token {token} against itself is 0; give two tokens")
+        raise LabError("token {token} against itself is 0; give two tokens", token=token)
     model, last = lab.model, seen.residual[-1, at].double()
     norm = model.transformer.ln_f
     direction = (model.lm_head.weight[token] - model.lm_head.weight[against]).cpu().double()  # (D,)

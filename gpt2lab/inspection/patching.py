@@ -76,13 +76,19 @@ def patching_steps(
     lengths = [len(ids) for ids in pair]
     if lengths[0] != lengths[1]:
         raise LabError(
-            f"{lengths[0]} tokens in the clean prompt and {lengths[1]} in the corrupted one do not pair up; "
-            "lengthen or shorten one until both have as many"
+            "{lengths} tokens in the clean prompt and {n_corrupted} in the corrupted one do not pair up; "
+            "lengthen or shorten one until both have as many",
+            lengths=lengths[0],
+            n_corrupted=lengths[1],
         )
     if torch.equal(*pair):
         raise LabError("the two prompts are the same; change a word in one")
     if lengths[0] > MAX_PATCHED:
-        raise LabError(f"the prompts have {lengths[0]} tokens; the limit is {MAX_PATCHED}: shorten them")
+        raise LabError(
+            "the prompts have {lengths} tokens; the limit is {max_patched}: shorten them",
+            lengths=lengths[0],
+            max_patched=MAX_PATCHED,
+        )
     for token in (answer, against):
         if token is not None:
             token_id(lab, token)  # refuses here and now
@@ -101,7 +107,7 @@ def _patched(
     chosen = [known if token is None else token_id(lab, token) for token, known in zip((answer, against), predicted)]
     words = tuple(display_token(lab.tokenizer, token) for token in chosen)
     if chosen[0] == chosen[1]:
-        raise LabError(f"answer and other answer are the same token, {words[0]!r}; name two that differ")
+        raise LabError("answer and other answer are the same token, {words!r}; name two that differ", words=words[0])
     direction = (model.lm_head.weight[chosen[0]] - model.lm_head.weight[chosen[1]]).detach().float()
 
     def difference(x: torch.Tensor) -> torch.Tensor:  # (…, D) that leaves the last layer -> (…)
@@ -110,7 +116,11 @@ def _patched(
     with torch.no_grad():
         ends = [float(difference(states[-1, -1])) for states in (clean, corrupted)]
     if abs(ends[0] - ends[1]) < LEAST_DIFFERENCE:
-        raise LabError(f"both prompts give {words[0]!r} over {words[1]!r} the same logits; name other answers")
+        raise LabError(
+            "both prompts give {words!r} over {against!r} the same logits; name other answers",
+            words=words[0],
+            against=words[1],
+        )
     first = int((pair[0] != pair[1]).nonzero()[0])
     values = torch.full((len(clean), T), ends[1])
     places = torch.arange(first, T, device=lab.device)

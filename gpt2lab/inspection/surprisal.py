@@ -87,7 +87,9 @@ class Surprisal(Summary):
         """
         if not torch.equal(self.ids, other.ids):
             raise LabError(
-                f"{self.name} and {other.name} read other tokens; compare models with one tokenizer and text"
+                "{name} and {other} read other tokens; compare models with one tokenizer and text",
+                name=self.name,
+                other=other.name,
             )
         return other.nll - self.nll
 
@@ -96,7 +98,9 @@ def limits_of(spoken: str) -> list[int]:
     """Limits of buckets from "10, 100, 1000". Raises: LabError for what is no list of numbers."""
     parts = [part.strip() for part in str(spoken).split(",")]
     if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
-        raise LabError(f"limits {str(spoken)[:40]!r} are no numbers with commas between; give 10, 100, 1000")
+        raise LabError(
+            "limits {spoken!r} are no numbers with commas between; give 10, 100, 1000", spoken=str(spoken)[:40]
+        )
     return rising([int(part) for part in parts])
 
 
@@ -104,7 +108,7 @@ def rising(limits: Sequence[int]) -> list[int]:
     """Limits of buckets. Raises: LabError where they do not rise, or are none."""
     edges = [whole_number("limit", limit, 1, 10**9) for limit in limits]
     if not edges or edges != sorted(set(edges)):
-        raise LabError(f"limits {list(limits)} do not rise; give whole numbers such as 10, 100, 1000")
+        raise LabError("limits {limits} do not rise; give whole numbers such as 10, 100, 1000", limits=list(limits))
     return edges
 
 
@@ -126,7 +130,11 @@ def surprisal_steps(lab: Lab, text: str, *, top: int = 10) -> Generator[tuple[in
     Bad values raise here and now.
     """
     if isinstance(text, str) and len(text) > MAX_CHARACTERS:
-        raise LabError(f"the text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}: take a part of it")
+        raise LabError(
+            "the text has {count:,} characters; the limit is {max_characters:,}: take a part of it",
+            count=len(text),
+            max_characters=MAX_CHARACTERS,
+        )
     ids = lab.encode(text)
     if not len(ids):
         raise LabError("the text is empty; type at least one character")

@@ -100,7 +100,11 @@ def trace(lab: Lab, text: str, *, cut: bool = False, logits: bool = False, resid
     Raises: LabError for a text that is empty or does not fit.
     """
     if cut and len(text) > MAX_CHARACTERS:
-        raise LabError(f"the text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}: give its beginning")
+        raise LabError(
+            "the text has {count:,} characters; the limit is {max_characters:,}: give its beginning",
+            count=len(text),
+            max_characters=MAX_CHARACTERS,
+        )
     ids = lab.encode(text) if cut else lab.encode_prompt(text)
     if not len(ids):
         raise LabError("the text is empty; type at least one character")
@@ -133,7 +137,7 @@ def trace_batch(lab: Lab, batch: list[torch.Tensor], *, logits: bool = False, re
         seen["logits"] = model.lm_head(last).float().cpu() if logits else None
     if not all_finite(seen["qkv"]):
         raise LabError(
-            f"{lab.name} computes q, k and v that are not numbers; its weights are damaged: use another model"
+            "{name} computes q, k and v that are not numbers; its weights are damaged: use another model", name=lab.name
         )
     q, k, v = seen["qkv"]
     return [
@@ -155,13 +159,24 @@ def trace_batch(lab: Lab, batch: list[torch.Tensor], *, logits: bool = False, re
 def check_ids(lab: Lab, ids: torch.Tensor) -> None:
     """Raises: LabError for what is not (T,) whole numbers in the vocabulary, with T from 1 to the context."""
     if not isinstance(ids, torch.Tensor) or ids.ndim != 1 or ids.dtype != torch.long:
-        raise LabError(f"token ids are a {type(ids).__name__}; give a tensor (T,) of int64, as lab.encode does")
+        raise LabError(
+            "token ids are a {type}; give a tensor (T,) of int64, as lab.encode does", type=type(ids).__name__
+        )
     if not 1 <= len(ids) <= lab.context:
-        raise LabError(f"{len(ids):,} token ids; {lab.name} reads from 1 to {lab.context:,}")
+        raise LabError(
+            "{count:,} token ids; {name} reads from 1 to {context:,}",
+            count=len(ids),
+            name=lab.name,
+            context=lab.context,
+        )
     vocabulary = lab.model.config.vocab_size
     if ids.min() < 0 or ids.max() >= vocabulary:
         wrong = next(i for i in ids.tolist() if not 0 <= i < vocabulary)
-        raise LabError(f"token id {wrong} is outside the vocabulary; use 0 to {vocabulary - 1:,}")
+        raise LabError(
+            "token id {wrong} is outside the vocabulary; use 0 to {vocabulary:,}",
+            wrong=wrong,
+            vocabulary=vocabulary - 1,
+        )
 
 
 @contextmanager

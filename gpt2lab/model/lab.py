@@ -92,7 +92,7 @@ class Lab:
         first = start_id(self.tokenizer)
         if first is None or first >= self.model.config.vocab_size:
             raise LabError(
-                f"the tokenizer of {self.name} has no token to begin a text from; type at least one character"
+                "the tokenizer of {name} has no token to begin a text from; type at least one character", name=self.name
             )
         return first
 
@@ -123,7 +123,13 @@ class Lab:
 
     def _too_long(self, length: str, room: int) -> LabError:
         spare = f" less {room} to generate" if room else ""
-        return LabError(f"the prompt has {length}; {self.name} reads at most {self.context:,}{spare}: shorten it")
+        return LabError(
+            "the prompt has {length}; {name} reads at most {context:,}{spare}: shorten it",
+            length=length,
+            name=self.name,
+            context=self.context,
+            spare=spare,
+        )
 
 
 def load_model(
@@ -197,7 +203,7 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
     try:
         device = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise LabError(f"device {device!r} is not to be had here; use 'cpu', or leave it out") from error
+        raise LabError("device {device!r} is not to be had here; use 'cpu', or leave it out", device=device) from error
     try:
         with LOADING, _without_notices():
             if source.kind == "hub":  # a folder's was checked with its name
@@ -209,7 +215,7 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes transformers raise is of many types
-        raise LabError(f"{name!r} cannot be loaded as GPT-2: {first_line(error)}") from error
+        raise LabError("{name!r} cannot be loaded as GPT-2: {error}", name=name, error=first_line(error)) from error
     check_tokenizer(name, tokenizer, model.config.vocab_size)
     lab = Lab(with_fused_gelu(model).to(device).eval(), tokenizer, name)
     return replace(lab, notes=notes_on(lab))
@@ -240,7 +246,9 @@ def check_vocabulary(lab: Lab, ids) -> None:
     vocabulary = lab.model.config.vocab_size
     if len(ids) and int(ids.max()) >= vocabulary:
         wrong = display_token(lab.tokenizer, int(ids.max()))
-        raise LabError(f"{lab.name} has no embedding for the token {wrong}; remove it from the text")
+        raise LabError(
+            "{name} has no embedding for the token {wrong}; remove it from the text", name=lab.name, wrong=wrong
+        )
 
 
 def _with_adapter(source: ModelSource, device) -> Lab:
@@ -259,7 +267,10 @@ def _with_adapter(source: ModelSource, device) -> Lab:
                 model = PeftModel.from_pretrained(base.model, folder, local_files_only=True).merge_and_unload()
     except Exception as error:  # what a damaged file makes peft raise is of many types
         raise LabError(
-            f"the adapter in {folder} cannot be merged into {base.name!r}: {first_line(error)}; save it again"
+            "the adapter in {folder} cannot be merged into {name!r}: {error}; save it again",
+            folder=folder,
+            name=base.name,
+            error=first_line(error),
         ) from error
     check_tokenizer(source.name, tokenizer, model.config.vocab_size)
     model.requires_grad_(True)  # peft freezes the base model
@@ -318,7 +329,10 @@ def _pretrained(source: ModelSource) -> GPT2LMHeadModel:
     if loading["missing_keys"] or loading["mismatched_keys"]:
         missing = sorted(map(str, [*loading["missing_keys"], *loading["mismatched_keys"]]))
         raise LabError(
-            f"the weights of {source.name!r} lack {missing[0]} ({len(missing)} in all); save the model again"
+            "the weights of {name!r} lack {missing} ({count} in all); save the model again",
+            name=source.name,
+            missing=missing[0],
+            count=len(missing),
         )
     _check_layers(source.name, model.config.n_layer, loading["unexpected_keys"])
     return model
@@ -329,7 +343,10 @@ def _check_layers(name: str, n_layer: int, unexpected) -> None:
     blocks = [int(found[1]) for key in unexpected if (found := BLOCK.search(key))]
     if blocks and max(blocks) >= n_layer:
         raise LabError(
-            f"the weights of {name!r} have {max(blocks) + 1} layers, but config.json says {n_layer}; save the model again"
+            "the weights of {name!r} have {blocks} layers, but config.json says {n_layer}; save the model again",
+            name=name,
+            blocks=max(blocks) + 1,
+            n_layer=n_layer,
         )
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from transformers import GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import choice
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -60,8 +60,7 @@ def precision_note(precision: str, device: torch.device) -> str:
 
 def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> None:
     """Refuse an unknown precision. Raises: LabError."""
-    if precision not in known:
-        raise LabError(f"Precision {str(precision)[:40]!r} is unknown; use {', '.join(known)}.")
+    choice("precision", precision, known)
 
 
 def warn_if_slow(precision: str, device: torch.device) -> None:

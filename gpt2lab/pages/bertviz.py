@@ -18,7 +18,7 @@ import torch
 from bertviz import head_view, model_view
 from bertviz.neuron_view import show as neuron_view
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, choice
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.pages.page import Page, document, script_json
 
@@ -94,11 +94,15 @@ def plan(trace: Trace, view: str, **options) -> Plan:
     Raises: LabError for an unknown view, for a layer or head that does not exist, for none at all, and
     past MAX_TOKENS tokens, where no cut helps.
     """
-    if view not in VIEWS:
-        raise LabError(f"view {view!r} is unknown; use {', '.join(VIEWS)}")
+    choice("view", view, VIEWS)
     n = len(trace.tokens)
     if n > MAX_TOKENS:
-        raise LabError(f"bertviz' {view} view of {n} tokens would freeze the browser; shorten the text to {MAX_TOKENS}")
+        raise LabError(
+            "bertviz' {view} view of {n} tokens would freeze the browser; shorten the text to {max_tokens}",
+            view=view,
+            n=n,
+            max_tokens=MAX_TOKENS,
+        )
     layers, heads, cut = PARTS[view](trace, **options)
     scripts = [*_libraries(), _library("bertviz", f"{view}_view.js"), script_json(_data(trace, view, layers, heads))]
     size = sum(len(script.encode()) for script in scripts)
@@ -254,7 +258,7 @@ def _neuron_parts(trace: Trace, layer: int = 0, head: int = 0) -> tuple[list[int
     """Layers, heads, and whether they are cut. One head is drawn at a time."""
     trace.heads(layer, head)
     if head is None:
-        raise LabError(f"head None is none to show; use a whole number from 0 to {trace.n_heads - 1}")
+        raise LabError("head None is none to show; use a whole number from 0 to {n_heads}", n_heads=trace.n_heads - 1)
     n = len(trace.tokens)
     most = MAX_NUMBERS // (n * n + 2 * n * trace.q.shape[-1])
     return _windows(trace, layer, head, most, most)
@@ -285,7 +289,11 @@ def _chosen(name: str, numbers: Iterable[int] | None, total: int, check: Callabl
     for one in numbers:
         check(one)
     if not numbers:
-        raise LabError(f"{name}s [] name no {name}; use whole numbers from 0 to {total - 1}, or None for all")
+        raise LabError(
+            "{name}s [] name no {name}; use whole numbers from 0 to {total}, or None for all",
+            name=name,
+            total=total - 1,
+        )
     return sorted(set(map(int, numbers)))
 
 

@@ -115,11 +115,20 @@ def shown_layers(trace: Trace, layer: int, layers: list[int] | None, *, sides: i
         trace.heads(one)  # refuses a layer that does not exist
     found = sorted(set(layers))
     if layer not in found:
-        raise LabError(f"layer {layer} is not among layers {found}; name it too, or show one of them first")
+        raise LabError(
+            "layer {layer} is not among layers {found}; name it too, or show one of them first",
+            layer=layer,
+            found=found,
+        )
     if len(found) > fitting:
         raise LabError(
-            f"{len(found)} layers of {n:,} tokens have {len(found) * each:,} weights; a page holds {MAX_WEIGHTS:,}: "
-            f"name at most {fitting}, or shorten the text"
+            "{count} layers of {n:,} tokens have {n_weights:,} weights; a page holds {max_weights:,}: name at "
+            "most {fitting}, or shorten the text",
+            count=len(found),
+            n=n,
+            n_weights=len(found) * each,
+            max_weights=MAX_WEIGHTS,
+            fitting=fitting,
         )
     return found
 
@@ -140,8 +149,11 @@ def pack(traces: list[Trace], layers: list[int], levels: int) -> tuple[np.ndarra
                 weights = trace.attention(layer, head).numpy()[rows, columns]
                 if not np.isfinite(weights).all():
                     raise LabError(
-                        f"layer {layer}, head {head} of {trace.name} has weights that are not numbers (NaN); "
-                        "its training has diverged: use an earlier checkpoint"
+                        "layer {layer}, head {head} of {name} has weights that are not numbers (NaN); its training has "
+                        "diverged: use an earlier checkpoint",
+                        layer=layer,
+                        head=head,
+                        name=trace.name,
                     )
                 codes[side, i, head] = np.round(levels * np.sqrt(weights))
                 read = (codes[side, i, head] / np.float32(levels)) ** 2

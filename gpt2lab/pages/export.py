@@ -80,7 +80,7 @@ def attention_file(
 def check_layer_of(head: int | None, layer: int | None) -> None:
     """Raises: LabError for a head without its layer."""
     if head is not None and layer is None:
-        raise LabError(f"head {head} of which layer? give the layer too")
+        raise LabError("head {head} of which layer? give the layer too", head=head)
 
 
 def bertviz_options(view: str, layer: int | None, head: int | None) -> dict:
@@ -194,7 +194,11 @@ def _csv(part: Part) -> bytes:
     n = len(part.trace.tokens)
     rows = len(part.layers) * len(part.heads) * n * (n + 1) // 2
     if rows > MAX_ROWS:
-        raise LabError(f"a .csv of {rows:,} rows is past {MAX_ROWS:,}; name a layer and a head, or use .npz")
+        raise LabError(
+            "a .csv of {rows:,} rows is past {max_rows:,}; name a layer and a head, or use .npz",
+            rows=rows,
+            max_rows=MAX_ROWS,
+        )
     head = ["layer", "head", "query", "query_token", "key", "key_token", "weight"]
     if len(part.traces) > 1:
         head += ["other_query_token", "other_key_token", "other_weight"]
@@ -237,12 +241,18 @@ FORMATS = {"html": _page, "png": _picture("png"), "svg": _picture("svg"), "csv":
 def check_format(format: str) -> None:
     """Raises: LabError for a format that is none of FORMATS."""
     if not isinstance(format, str) or format not in FORMATS:
-        raise LabError(f"format {str(format)[:40]!r} is unknown; end the file's name in .{', .'.join(FORMATS)}")
+        raise LabError(
+            "format {format!r} is unknown; end the file's name in .{choices}",
+            format=str(format)[:40],
+            choices=", .".join(FORMATS),
+        )
 
 
 def format_of(path: str | Path) -> str:
     """The format that a file's name asks for. Raises: LabError where it is none of FORMATS."""
     format = Path(path).suffix.lstrip(".").lower()
     if format not in FORMATS:
-        raise LabError(f"{str(path)!r} ends in no format known here; use .{', .'.join(FORMATS)}")
+        raise LabError(
+            "{path!r} ends in no format known here; use .{choices}", path=str(path), choices=", .".join(FORMATS)
+        )
     return format

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, choice
 from gpt2lab.figures.heads import head_map
 from gpt2lab.figures.inside import (
     LENS,
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 def lens_file(lens: Lens, format: str, *, measure: str = "rank") -> bytes:
     """A lens in one of the formats; a table and arrays hold every measure. Raises: LabError for another format or measure."""
-    if measure not in LENS:
-        raise LabError(f"measure {str(measure)[:40]!r} is unknown; use {', '.join(LENS)}")
+    choice("measure", measure, LENS)
     tokens, T = lens.trace.tokens, len(lens.trace.tokens)
     words = [[lens.names[i] for i in row] for row in lens.top[..., 0].tolist()]
     lines = (
@@ -123,7 +122,7 @@ def walk_file(found: Walk, format: str) -> bytes:
     """A walked block: a page, or its numbers as a table or arrays. Raises: LabError for a picture, which it has none of."""
     check_format(format)
     if format in ("png", "svg"):
-        raise LabError(f"a walked block is a page, no .{format} file; use .html, .csv or .npz")
+        raise LabError("a walked block is a page, no .{format} file; use .html, .csv or .npz", format=format)
     if format == "html":
         return walk_page(found).html.encode()
     if format == "csv":

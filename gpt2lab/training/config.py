@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gpt2lab.errors import LabError, number, whole_number
+from gpt2lab.errors import LabError, choice, number, whole_number
 
 MAX_BLOCKS_A_STEP = 4096  # 4 M tokens of GPT-2's context: more than any GPT-2 was trained with at a time
 
@@ -84,7 +84,11 @@ class TrainConfig:
 
     def __post_init__(self):
         if self.steps is not None and self.epochs is not None:
-            raise LabError(f"steps {self.steps} and epochs {self.epochs} are both given; give one of them")
+            raise LabError(
+                "steps {steps} and epochs {epochs} are both given; give one of them",
+                steps=self.steps,
+                epochs=self.epochs,
+            )
         for name, low, high in (
             ("steps", 1, 10**7),
             ("block_size", 2, 10**6),
@@ -109,19 +113,23 @@ class TrainConfig:
                 number(name, getattr(self, name), low, high)
         if self.eval_tokens not in (None, "all"):
             if isinstance(self.eval_tokens, str):
-                raise LabError(f"eval_tokens {self.eval_tokens[:40]!r} is unknown; use a whole number or all")
+                raise LabError(
+                    "eval_tokens {eval_tokens!r} is unknown; use a whole number or all",
+                    eval_tokens=self.eval_tokens[:40],
+                )
             whole_number("eval_tokens", self.eval_tokens, 1, 10**9)
         for name in ("epochs", "learning_rate"):
             if getattr(self, name) == 0:
-                raise LabError(f"{name} 0 trains nothing; use a number above 0")
+                raise LabError("{name} 0 trains nothing; use a number above 0", name=name)
         for name, choices in (("method", METHODS), ("precision", PRECISIONS), ("report_to", REPORTS)):
-            if getattr(self, name) not in choices:
-                raise LabError(f"{name} {getattr(self, name)!r} is unknown; use {', '.join(choices)}")
+            choice(name, getattr(self, name), choices)
         if self.column is not None and not (isinstance(self.column, str) and self.column):
-            raise LabError(f"column {self.column!r} is not a name; give the name of a column, or leave it out")
+            raise LabError(
+                "column {column!r} is not a name; give the name of a column, or leave it out", column=self.column
+            )
         for name in ("gradient_checkpointing", "compile"):
             if not isinstance(getattr(self, name), bool):
-                raise LabError(f"{name} {getattr(self, name)!r} is neither true nor false")
+                raise LabError("{name} {getattr!r} is neither true nor false", name=name, getattr=getattr(self, name))
 
 
 def parse_eval_tokens(text: str | None) -> int | str | None:

@@ -59,7 +59,7 @@ def defaults_for(method: str, parameters: int) -> Defaults:
     """
     row = ("small" if parameters < SMALL else "gpt2", method)
     if row not in TABLE:
-        raise LabError(f"method {str(method)[:40]!r} is unknown; use full, lora, scratch")
+        raise LabError("method {method!r} is unknown; use full, lora, scratch", method=str(method)[:40])
     return TABLE[row]
 
 
@@ -87,4 +87,6 @@ def named_parameters(name: str) -> int:
             json.loads(Path(known).read_text(encoding="utf-8")) if isinstance(known, str | Path) else {}
         )
     except (OSError, ValueError, TypeError) as error:
-        raise LabError(f"The configuration of {name!r} cannot be read ({error}); save the model again.") from error
+        raise LabError(
+            "The configuration of {name!r} cannot be read ({error}); save the model again.", name=name, error=error
+        ) from error

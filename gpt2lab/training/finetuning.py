@@ -110,7 +110,11 @@ def resume(
                 ("processes", "number of processes"),
             ):
                 if known.get(name) not in (None, now[name]):
-                    raise LabError(f"the {what} of run {folder.name!r} has changed since it began; start a new run")
+                    raise LabError(
+                        "the {what} of run {name!r} has changed since it began; start a new run",
+                        what=what,
+                        name=folder.name,
+                    )
             in_all(process, lambda: check_disk(job, folder))
             in_all(process, lambda: runs.write_json(folder / "config.json", known | now))
             return train(job, folder, process)
@@ -119,7 +123,10 @@ def resume(
 def refuse_to_wait(process: PartialState) -> None:
     """Raises: LabError for several processes: the others give up a first one that waits for the machine too long."""
     if process.num_processes > 1:
-        raise LabError(f"{process.num_processes} processes cannot queue; start them when the machine is free")
+        raise LabError(
+            "{num_processes} processes cannot queue; start them when the machine is free",
+            num_processes=process.num_processes,
+        )
 
 
 @contextmanager
@@ -199,7 +206,7 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         with suppress(OSError):
             watch.close("failed", message)
         if is_of_the_disk(error):
-            raise LabError(f"run {folder.name!r} has failed: {message}") from error
+            raise LabError("run {name!r} has failed: {message}", name=folder.name, message=message) from error
         raise
 
 

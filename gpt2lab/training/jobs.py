@@ -44,9 +44,9 @@ def machine_lock(folder: Path | None = None, *, queue: bool = False, preview: bo
         cache_folder().mkdir(parents=True, exist_ok=True)
         while not taken(lock):
             if not queue and not noted().get("preview"):
-                raise LabError(f"{held_by()}; stop it, wait until it has ended, or queue this run")
+                raise LabError("{held_by}; stop it, wait until it has ended, or queue this run", held_by=held_by())
             if folder and runs.wish(folder):
-                raise LabError(f"run {folder.name!r} was stopped while it waited for the machine")
+                raise LabError("run {name!r} was stopped while it waited for the machine", name=folder.name)
             if folder:
                 mark(folder, "queued", held_by())
             time.sleep(WAIT_SECONDS)
@@ -159,9 +159,9 @@ def check_resumable(folder: Path) -> runs.RunStatus:
         status = runs.RunStatus("crashed", **unknown, **runs.this_process())
     ours = status.state in ("queued", "stopping") and status.pid == os.getpid()  # handed to this process to begin
     if status.state == "finished":
-        raise LabError(f"run {folder.name!r} is finished; start a new run to train on")
+        raise LabError("run {name!r} is finished; start a new run to train on", name=folder.name)
     if status.alive and not ours:
-        raise LabError(f"run {folder.name!r} is {status.state}; there is nothing to resume")
+        raise LabError("run {name!r} is {state}; there is nothing to resume", name=folder.name, state=status.state)
     return status
 
 
@@ -206,9 +206,9 @@ def refuse_second(runs_dir: Path, queue: bool) -> None:
         return
     active, elsewhere = active_run(runs_dir), holder()
     if active:
-        raise LabError(f"run {active.id!r} is under way on this machine; stop it, wait, or queue this run")
+        raise LabError("run {id!r} is under way on this machine; stop it, wait, or queue this run", id=active.id)
     if elsewhere and (status := runs.describe(elsewhere)) and status.state in runs.ALIVE:
-        raise LabError(f"{held_by()}; stop it, wait until it has ended, or queue this run")
+        raise LabError("{held_by}; stop it, wait until it has ended, or queue this run", held_by=held_by())
 
 
 def spawn(folder: Path, queue: bool) -> None:
@@ -270,13 +270,13 @@ def check_alive(folder: Path) -> None:
     """Check that a run is active. Raises: LabError."""
     state = runs.read_status(folder).state
     if state not in runs.ALIVE:
-        raise LabError(f"run {folder.name!r} is {state}; there is nothing to stop")
+        raise LabError("run {name!r} is {state}; there is nothing to stop", name=folder.name, state=state)
 
 
 def terminate(status: runs.RunStatus) -> None:
     """Terminate a run's process. Raises: LabError if it is on another machine or belongs to another user."""
     if not runs.is_here(status):
-        raise LabError(f"the run's process is on {status.host}; stop it there")
+        raise LabError("the run's process is on {host}; stop it there", host=status.host)
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(status.pid)
         try:
@@ -286,7 +286,7 @@ def terminate(status: runs.RunStatus) -> None:
             process.kill()
             process.wait(TERM_SECONDS)
         except psutil.AccessDenied as error:
-            raise LabError(f"process {status.pid} belongs to another user; ask them to stop it") from error
+            raise LabError("process {pid} belongs to another user; ask them to stop it", pid=status.pid) from error
 
 
 def price(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
@@ -306,5 +306,5 @@ def price(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
     done = subprocess.run([*command, *options, *flags], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise LabError(f"the cost cannot be estimated: {last[0].removeprefix('gpt2lab: ')}")
+        raise LabError("the cost cannot be estimated: {removeprefix}", removeprefix=last[0].removeprefix("gpt2lab: "))
     return json.loads(done.stdout.splitlines()[-1])["in_words"]

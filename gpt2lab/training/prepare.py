@@ -54,10 +54,13 @@ def prepare(config: TrainConfig, process: PartialState) -> Job:
     config = with_defaults(config, lab)
     if config.block_size > lab.context:
         raise LabError(
-            f"a block of {config.block_size:,} tokens is past the context of {lab.name}, {lab.context:,}; use less"
+            "a block of {block_size:,} tokens is past the context of {name}, {context:,}; use less",
+            block_size=config.block_size,
+            name=lab.name,
+            context=lab.context,
         )
     if config.report_to != "none" and not importlib.util.find_spec(config.report_to):
-        raise LabError(f"report_to {config.report_to!r} is not installed; pip install {config.report_to}")
+        raise LabError("report_to {report_to!r} is not installed; pip install {report_to}", report_to=config.report_to)
     train, split = (
         pack(token_ids(lab.tokenizer, splits.split(name)), config.block_size) for name in ("train", "validation")
     )
@@ -115,7 +118,9 @@ def with_validation(config: TrainConfig, split: Blocks, train_tokens: int) -> tu
     asked = split.n_tokens if config.eval_tokens == "all" else config.eval_tokens
     if asked and asked > split.n_tokens:
         raise LabError(
-            f"eval_tokens {asked:,} is past the validation split, which has {split.n_tokens:,}; use less, or all"
+            "eval_tokens {asked:,} is past the validation split, which has {n_tokens:,}; use less, or all",
+            asked=asked,
+            n_tokens=split.n_tokens,
         )
     eval_every, tokens = plan_validation(
         config.method, config.steps, train_tokens, split.n_tokens, eval_every=config.eval_every, eval_tokens=asked
@@ -149,8 +154,11 @@ def check_disk(job: Job, folder: Path) -> None:
     needed, free = disk_needed(job.lab, job.config) - there, free_bytes(folder)
     if free < needed:
         raise LabError(
-            f"the run needs about {needed / 1e6:,.0f} MB in {folder}, {free / 1e6:,.0f} MB are free; "
-            "make room, or choose another folder for runs"
+            "the run needs about {needed:,.0f} MB in {folder}, {free:,.0f} MB are free; make room, or choose "
+            "another folder for runs",
+            needed=needed / 1000000.0,
+            folder=folder,
+            free=free / 1000000.0,
         )
 
 

@@ -90,9 +90,13 @@ def read_result(folder: Path) -> FinetuneResult:
         if None in (result.val_loss_before, result.val_loss_after):
             raise ValueError("it has no losses")
     except FileNotFoundError as error:
-        raise LabError(f"run {folder.name!r} has left no model yet, so there is nothing to report") from error
+        raise LabError("run {name!r} has left no model yet, so there is nothing to report", name=folder.name) from error
     except (OSError, ValueError) as error:
-        raise LabError(f"{folder / 'result.json'} cannot be read ({error}), so there is nothing to report") from error
+        raise LabError(
+            "{folder} cannot be read ({error}), so there is nothing to report",
+            folder=folder / "result.json",
+            error=error,
+        ) from error
     return result
 
 

@@ -190,7 +190,9 @@ def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
         try:
             folder.mkdir(parents=True)
         except FileExistsError as error:
-            raise LabError(f"run {run!r} is already there in {runs_dir}; choose another id") from error
+            raise LabError(
+                "run {run!r} is already there in {runs_dir}; choose another id", run=run, runs_dir=runs_dir
+            ) from error
         write_json(folder / "config.json", config | {"created": created})
         write_status(folder, RunStatus("queued", 0, config.get("steps"), **this_process()))
     return folder
@@ -203,8 +205,9 @@ def writable_or_error(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise LabError(
-            f"{folder} cannot be written ({error.strerror or error}); make room, make it writable, "
-            "or choose another folder"
+            "{folder} cannot be written ({value}); make room, make it writable, or choose another folder",
+            folder=folder,
+            value=error.strerror or error,
         ) from error
 
 
@@ -212,7 +215,8 @@ def check_id(run: str) -> None:
     """Check a run id. Raises: LabError."""
     if not isinstance(run, str) or not RUN_ID.fullmatch(run):
         raise LabError(
-            f"run {str(run)[:100]!r} is no run id; use 1 to 80 of a-z 0-9 . _ - and begin with a letter or digit"
+            "run {run!r} is no run id; use 1 to 80 of a-z 0-9 . _ - and begin with a letter or digit",
+            run=str(run)[:100],
         )
 
 
@@ -221,7 +225,9 @@ def find_run(runs_dir: Path, run: str) -> Path:
     check_id(run)
     folder = Path(runs_dir) / run
     if folder.is_symlink() or not folder.is_dir():
-        raise LabError(f"there is no run {run!r} in {runs_dir}; `runs list` shows those that are")
+        raise LabError(
+            "there is no run {run!r} in {runs_dir}; `runs list` shows those that are", run=run, runs_dir=runs_dir
+        )
     return folder
 
 
@@ -318,7 +324,9 @@ def read_status(folder: Path) -> RunStatus:
     try:
         status = record_of(RunStatus, json.loads((folder / "status.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
-        raise LabError(f"{folder} has no readable status.json ({error}); is it a run folder?") from error
+        raise LabError(
+            "{folder} has no readable status.json ({error}); is it a run folder?", folder=folder, error=error
+        ) from error
     if not status.alive:
         return status
     if not is_alive(status):
@@ -333,9 +341,11 @@ def read_config(folder: Path) -> dict:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LabError(f"{folder} has no readable config.json ({error}); is it a run folder?") from error
+        raise LabError(
+            "{folder} has no readable config.json ({error}); is it a run folder?", folder=folder, error=error
+        ) from error
     if not isinstance(config, dict):
-        raise LabError(f"{folder / 'config.json'} is not a JSON object; is it a run folder?")
+        raise LabError("{folder} is not a JSON object; is it a run folder?", folder=folder / "config.json")
     return config
 
 

@@ -54,9 +54,13 @@ def load_scoring(folder: Path) -> SplitScoring:
     result, known = read_result(folder), read_config(folder)
     job = prepare(config_of(known), PartialState())
     if job.config.eval_tokens == "all":
-        raise LabError(f"The validations of run {folder.name!r} have scored the whole validation split already.")
+        raise LabError(
+            "The validations of run {name!r} have scored the whole validation split already.", name=folder.name
+        )
     if known.get("text") != f"{job.train.digest} {job.split.digest}":
-        raise LabError(f"The text of run {folder.name!r} has changed since it began; its split cannot be scored.")
+        raise LabError(
+            "The text of run {name!r} has changed since it began; its split cannot be scored.", name=folder.name
+        )
     return SplitScoring(
         job.lab, load_model(str(result.model_dir)), job.split, job.config, result, known.get("processes") or 1
     )

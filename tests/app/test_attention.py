@@ -160,7 +160,7 @@ def test_head_that_does_not_exist_is_told(tab, layer, head, message):
 
 
 def test_model_that_is_gone_is_told(tab):
-    with pytest.raises(ValueError, match="is not offered here"):
+    with pytest.raises(ValueError, match="is unknown"):
         seen_of(tab.shelf, ("a-run", TEXT, None, None))
 
 
@@ -324,7 +324,7 @@ def test_page_without_a_link_is_left_as_it_is(tab):
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [({"model": "/etc"}, "not offered"), ({"other": "../x"}, "not offered"), ({"text": ""}, "is empty")],
+    [({"model": "/etc"}, "is unknown"), ({"other": "../x"}, "is unknown"), ({"text": ""}, "is empty")],
 )
 def test_link_with_bad_parts_is_told_and_its_text_is_kept(tab, asked, message):
     request = SimpleNamespace(query_params={"text": TEXT, "layer": "1"} | asked)

@@ -105,7 +105,7 @@ def test_label_is_the_models_name_and_a_runs_label_its_folder(shelf):
 def test_label_that_is_not_offered_is_refused_and_nothing_is_loaded(shelf, loaded, traced, label):
     leave_model(shelf, "my-run")
     for ask in (shelf.location, shelf.lab, lambda label: shelf.trace(label, "x")):
-        with pytest.raises(LabError, match=r"is not offered here; choose one of builtin, gpt2, .*, my-run"):
+        with pytest.raises(LabError, match=r"is unknown; use builtin, gpt2, .*, my-run"):
             ask(label)
     assert loaded == traced == []
     assert not shelf.lock.locked()
@@ -113,7 +113,7 @@ def test_label_that_is_not_offered_is_refused_and_nothing_is_loaded(shelf, loade
 
 def test_path_of_a_runs_model_is_not_taken_for_its_label(shelf, loaded):
     folder = leave_model(shelf, "my-run")
-    with pytest.raises(LabError, match="is not offered here"):
+    with pytest.raises(LabError, match="is unknown"):
         shelf.lab(folder)
     assert loaded == []
 

@@ -352,9 +352,9 @@ def client(app_url):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "/etc"}, "not in the list|not offered"),
-        ({"other": "../../x"}, "not in the list|not offered"),
-        ({"data": "/etc/passwd"}, "not in the list|not offered"),
+        ({"model": "/etc"}, "not in the list|is unknown"),
+        ({"other": "../../x"}, "not in the list|is unknown"),
+        ({"data": "/etc/passwd"}, "not in the list|is unknown"),
         ({"split": "nope"}, "not in the list|unknown"),
         ({"protocols": ["sliding", "x"]}, "not in the list|unknown"),
         ({"context": -5}, "context -5 is out of range"),

@@ -436,7 +436,7 @@ def test_generate_takes_a_precision_or_its_shorthand(call, tiny_folder):
     assert fp32["steps"][0]["entropy"] != bf16["steps"][0]["entropy"]
     for more, message in (
         (["--int8", "--precision", "bf16"], "--int8 and --precision bf16 contradict each other; give one of them"),
-        (["--precision", "fp16"], "Precision 'fp16' is unknown; use fp32, bf16, int8"),
+        (["--precision", "fp16"], "precision 'fp16' is unknown; use fp32, bf16, int8"),
         (["--precision", "bf16", "--beams", 2], "leave --precision bf16 out"),
     ):
         status, out, err = call("generate", *arguments, *more)
@@ -451,7 +451,7 @@ def test_perplexity_in_bf16_states_the_difference(call, tiny_folder):
     found = json.loads(call("perplexity", *arguments, "--json")[1])["results"][0]
     assert found["precision"] == "bf16" and found["n_checked"] > 0 and abs(found["precision_difference"]) < 0.01
     status, _, err = call("perplexity", *arguments[:-1], "half")
-    assert status == 2 and "Precision 'half' is unknown; use fp32, bf16." in err
+    assert status == 2 and "precision 'half' is unknown; use fp32, bf16" in err
 
 
 def test_generate_measures_its_texts(call, here, tiny_folder, random_gpt2, tiny_tokenizer):
@@ -689,8 +689,8 @@ BAD = [
     ("finetune", {"--resume": "nobody"}, "there is no run 'nobody' in runs"),
     ("perplexity", {"--model": "/no/model"}, "no model '/no/model'"),
     ("perplexity", {"--data": "no.txt"}, "no text 'no.txt'"),
-    ("perplexity", {"--split": "dev"}, "split 'dev' is unknown; use one of train, validation, test, all"),
-    ("perplexity", {"--protocol": "magic"}, "protocol 'magic' is unknown; use sliding, lm-eval, blocks or all"),
+    ("perplexity", {"--split": "dev"}, "split 'dev' is unknown; use train, validation, test, all"),
+    ("perplexity", {"--protocol": "magic"}, "protocol 'magic' is unknown; use sliding, lm-eval, blocks, all"),
     ("perplexity", {"--protocol": "sliding,,"}, "protocol '' is unknown"),
     ("perplexity", {"--protocol": "lm-eval", "--stride": 8}, "stride 8 is of sliding windows, and lm-eval has none"),
     ("perplexity", {"--by": "colour"}, "breakdown 'colour' is unknown; use document, position, frequency, part"),

@@ -309,7 +309,7 @@ def test_split_that_a_folder_lacks_is_named_with_those_it_has(write):
 
 
 def test_unknown_split_is_named_with_the_known_ones():
-    with pytest.raises(LabError, match=r"'dev' is unknown; use one of train, validation, test"):
+    with pytest.raises(LabError, match=r"'dev' is unknown; use train, validation, test"):
         load_text("sample").split("dev")
 
 

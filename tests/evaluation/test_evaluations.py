@@ -81,7 +81,7 @@ def test_shares_are_the_breakdown_of_each_model(labs, by):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"protocols": "sliding,magic"}, "protocol 'magic' is unknown; use sliding, lm-eval, blocks or all"),
+        ({"protocols": "sliding,magic"}, "protocol 'magic' is unknown; use sliding, lm-eval, blocks, all"),
         ({"protocols": []}, "no protocol is named; use sliding, lm-eval, blocks or all"),
         ({"protocols": "blocks", "stride": 4}, "stride 4 is of sliding windows"),
         ({"context": 65}, "context 65 is out of range"),
@@ -199,5 +199,5 @@ def test_both_models_are_scored_in_the_precision_asked_for(labs):
     assert len(found.comparisons) == 1
     assert b"bf16" in results_csv(found, "text")
     assert sum("scored in bf16" in line for line in meaning_lines(found.results)) == 2
-    with pytest.raises(LabError, match="Precision 'half' is unknown; use fp32, bf16"):
+    with pytest.raises(LabError, match="precision 'half' is unknown; use fp32, bf16"):
         evaluate(labs, ARTICLES, precision="half")

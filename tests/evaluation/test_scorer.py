@@ -610,5 +610,5 @@ def test_bf16_scores_some_windows_in_fp32_too_spread_over_the_text(tiny_lab, let
 
 
 def test_unknown_precision_is_refused(tiny_lab, articles):
-    with pytest.raises(LabError, match="Precision 'int8' is unknown; use fp32, bf16"):
+    with pytest.raises(LabError, match="precision 'int8' is unknown; use fp32, bf16"):
         score(tiny_lab, read(tiny_lab, articles), precision="int8")

@@ -226,7 +226,7 @@ def test_copies_of_lower_precision_leave_the_model_as_it_is_and_are_freed_with_i
 
 
 def test_unknown_precision_is_refused_with_the_known_ones(model):
-    with pytest.raises(LabError, match="Precision 'fp16' is unknown; use fp32, bf16, int8"):
+    with pytest.raises(LabError, match="precision 'fp16' is unknown; use fp32, bf16, int8"):
         Decoder(model(), 1, 4, precision="fp16")
 
 

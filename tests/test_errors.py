@@ -1,0 +1,24 @@
+import pickle
+
+import pytest
+
+from gpt2lab.errors import LabError, choice
+
+
+def test_an_error_holds_its_template_and_values():
+    error = LabError("{name!r} has {n:,} tokens; the limit is {high:,}", name="{x}", n=2000, high=1024)
+    assert str(error) == "'{x}' has 2,000 tokens; the limit is 1,024"
+    assert error.template.format(**error.values | {"n": 3}) == "'{x}' has 3 tokens; the limit is 1,024"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert str(LabError("a set is {1, 2}")) == "a set is {1, 2}"
+
+
+@pytest.mark.parametrize("value", ["B", "", None, 1, ["a"], {"a": 1}])
+def test_an_unknown_choice_lists_those_there_are(value):
+    assert choice("letter", "b", iter("ab")) == "b"
+    with pytest.raises(LabError) as caught:
+        choice("letter", value, "ab")
+    assert str(caught.value) == f"letter {value!r} is unknown; use a, b"
+    with pytest.raises(LabError) as caught:
+        choice("letter", "b" * 10**6, "ab")
+    assert len(str(caught.value)) < 150
