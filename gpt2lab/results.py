@@ -1,13 +1,14 @@
-"""What results have in common: a short repr, numbers that people can read, and values that JSON can hold.
+"""What results have in common: a short repr, and their numbers as a table, as arrays and as values that JSON can hold.
 
 Losses are nats per token everywhere, and a perplexity is their exponential; times are seconds.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
-from math import exp, inf, isfinite
+from math import exp, inf, isfinite, isnan
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 MOST = 4  # entries of a tuple that are shown
 LONGEST = 200  # characters of a text that are shown
@@ -27,7 +28,7 @@ class Summary:
 
 
 def _short(value) -> str:
-    if isinstance(value, torch.Tensor | np.ndarray):
+    if hasattr(value, "dtype") and hasattr(value, "shape"):  # a tensor or an array
         return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(map(str, value.shape))})"
     if isinstance(value, str):
         return repr(value if len(value) <= LONGEST else f"{value[:LONGEST]}…")
@@ -40,6 +41,42 @@ def _short(value) -> str:
 
 def _is_long(values) -> bool:
     return len(values) > MOST or any(is_dataclass(value) and not isinstance(value, Summary) for value in values)
+
+
+class Table(NamedTuple):
+    """Names of the columns, and rows of text, whole numbers, floats, or None for no value."""
+
+    head: Sequence[str]
+    rows: Iterable[Sequence]
+
+    def text(self) -> tuple[list[str], list[list[str]]]:
+        """The same as text for people, floats to four digits."""
+        return list(self.head), [[cell_text(cell) for cell in row] for row in self.rows]
+
+
+def cell_text(cell) -> str:
+    """A cell of a table as text. Example: cell_text(0.12345) -> "0.1235"; cell_text(None) -> "" """
+    if isinstance(cell, float):
+        return "none" if isnan(cell) else f"{cell:.4g}"
+    return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
+class Result(Summary):
+    """A result of an analysis, which can be written to a file; its figure is registered with `figures.figure`."""
+
+    title: str  # the heading of its file
+
+    def table(self) -> Table:
+        """Its numbers as a table."""
+        raise NotImplementedError
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its numbers as arrays, by name."""
+        raise NotImplementedError
+
+    def record(self) -> dict:
+        """Its numbers for JSON; the arrays as lists by default."""
+        return {name: array.tolist() for name, array in self.arrays().items()}
 
 
 def perplexity_of(nats: float) -> float:

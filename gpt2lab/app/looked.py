@@ -192,14 +192,14 @@ def at_place(shelf: Shelf, seen: Seen | None, place: Place, dark: bool) -> tuple
 
 def walked(shelf: Shelf, seen: Seen | None, position: int, layer: int, head: int, dark: bool) -> str:
     """A block's walk as a frame; of the first of two models."""
-    from gpt2lab.pages.walk import walk_page
+    from gpt2lab.pages.walkthrough import walk_page
 
     return walk_page(walk_at(shelf, seen, position, layer, head), theme="dark" if dark else "light").iframe()
 
 
 def walk_at(shelf: Shelf, seen: Seen | None, position: int, layer: int, head: int):
     """The Walk of the first model."""
-    from gpt2lab.inspection.walk import walk
+    from gpt2lab.inspection.walkthrough import walk
 
     trace = lenses(shelf, seen)[0].trace
     position_in(trace, position)

@@ -7,26 +7,47 @@ object on one line. Exit status 0; 2 for bad usage or input, with one line that 
 import atexit
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
 import typer
 
-from gpt2lab.cli.inside import inspect
-from gpt2lab.cli.looking import attention, generate
-from gpt2lab.cli.measuring import perplexity
-from gpt2lab.cli.output import Runs, fail
-from gpt2lab.cli.runs import runs_app
-from gpt2lab.cli.tasks import task_app
-from gpt2lab.cli.training import demo, finetune
+from gpt2lab.cli.lazy import LazyGroup
+from gpt2lab.cli.output import fail
 from gpt2lab.errors import LabError
 
-app = typer.Typer(
-    name="gpt2lab",
-    help="A laboratory for GPT-2: fine-tune it, measure it, and see what happens inside.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+
+class Commands(LazyGroup):
+    """The commands of `gpt2lab`."""
+
+    places: ClassVar = {  # place of its function or group, and its first line of help; the place is imported when it is called
+        "demo": (
+            "training:demo",
+            "Fine-tune, evaluate, generate and inspect the built-in model on the sample text, offline, in one to two minutes.",
+        ),
+        "finetune": ("training:finetune", "Fine-tune a model; losses, checkpoints and the model go into a run folder."),
+        "runs": ("runs:runs_app", "Runs: list, show, stop, pause, resume, score, report."),
+        "perplexity": (
+            "measuring:perplexity",
+            "Measure the perplexity of a text by named protocols, with exact counts, published figures and 95 % intervals.",
+        ),
+        "generate": (
+            "looking:generate",
+            "Generate text from a prompt; with --json, every step with its probability, rank, entropy and alternatives.",
+        ),
+        "task": ("tasks:task_app", "The GPT-2 paper's tasks: summarise, translate, answer."),
+        "attention": (
+            "looking:attention",
+            "Save the attention weights of a text, or of two models or texts, as a page, an image, a table or arrays.",
+        ),
+        "inspect": (
+            "inspect:inspect",
+            "Inspect a model on a text: surprisal, logit lens, head scores, attribution, ablation, patching, walkthrough.",
+        ),
+        "app": ("app:app", "Open the app in the browser."),
+    }
+
+
+app = Commands(name="gpt2lab", help="A laboratory for GPT-2: fine-tune it, measure it, and see what happens inside.")
 UsageError = typer.BadParameter.__base__  # typer names no common class of its own for bad usage
 
 
@@ -54,26 +75,3 @@ def leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
-
-
-def serve(
-    host: Annotated[str, typer.Option(help="127.0.0.1: this machine alone")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 7860,
-    runs: Runs = Path("runs"),
-) -> None:
-    """Open the app in the browser."""
-    from gpt2lab.app import build_app
-    from gpt2lab.app import serve as serve_page
-
-    serve_page(build_app(runs), host=host, port=port)
-
-
-app.command()(demo)
-app.command()(finetune)
-app.add_typer(runs_app, name="runs")
-app.command()(perplexity)
-app.command()(generate)
-app.add_typer(task_app, name="task")
-app.command()(attention)
-app.command()(inspect)
-app.command(name="app")(serve)

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Column, Json, Model, check_out, load, quiet, report, write
+from gpt2lab.cli.models import load, quiet
+from gpt2lab.cli.output import Column, Json, Model, check_out, report, write
 from gpt2lab.errors import LabError, choice
 
 EXPLORER, ROLLOUT = "explorer", "rollout"  # views beside bertviz'

@@ -8,22 +8,22 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import (
-    Column,
-    Data,
-    Json,
-    Model,
-    check_out,
-    load,
-    print_notes,
-    print_table,
-    progress,
-    quiet,
-    report,
-    resolve,
-    write,
-)
+from gpt2lab.cli.models import load, print_notes, quiet, resolve
+from gpt2lab.cli.output import Column, Data, Json, Model, check_out, print_table, progress, report, write
+from gpt2lab.data.text import load_text
 from gpt2lab.errors import LabError, choice
+from gpt2lab.evaluation.breakdown import BREAKDOWNS
+from gpt2lab.evaluation.evaluate import evaluate
+from gpt2lab.figures.evaluation import (
+    SHARE_HEAD,
+    meaning_lines,
+    result_table,
+    results_csv,
+    share_rows,
+    shares_csv,
+    tokens_csv,
+)
+from gpt2lab.pages.evaluation import evaluation_page
 
 
 def perplexity(
@@ -52,10 +52,6 @@ def perplexity(
     What is scored is kept, so that the same windows cost nothing a second time, and Ctrl-C loses nothing.
     """
     quiet()
-    from gpt2lab.data.text import load_text
-    from gpt2lab.evaluation.breakdown import BREAKDOWNS
-    from gpt2lab.evaluation.evaluate import evaluate
-    from gpt2lab.figures.evaluation import tokens_csv
 
     check_files(out, tokens, protocol)
     if by:
@@ -107,8 +103,6 @@ def check_files(out: Path | None, tokens: Path | None, protocol: str) -> None:
 
 def tell(extent: str, evaluation, by: str | None) -> None:
     """Print the results as a table, with explanations."""
-    from gpt2lab.figures.evaluation import SHARE_HEAD, meaning_lines, result_table, share_rows
-
     print(f"{', '.join(evaluation.models)} on {extent}\n")
     print_table(*result_table(evaluation.results))
     print()
@@ -122,9 +116,6 @@ def tell(extent: str, evaluation, by: str | None) -> None:
 
 def page_or_table(out: Path, extent: str, evaluation, by: str | None) -> bytes:
     """Return the content of an output file, by its extension."""
-    from gpt2lab.figures.evaluation import results_csv, shares_csv
-    from gpt2lab.pages.evaluation import evaluation_page
-
     if out.suffix.lower() == ".html":
         return evaluation_page(
             f"Perplexity of {', '.join(evaluation.models)} on {extent}", evaluation, (by,) if by else ()

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -36,45 +35,6 @@ def fail(message: str) -> None:
 def is_first() -> bool:
     """Whether this is the first, or the only, of the processes that torchrun or accelerate started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def quiet() -> None:
-    """Keep transformers' own bars and notices off the screen; its warnings stay."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    warnings.formatwarning = lambda message, *_, **__: (
-        f"gpt2lab: {message}\n"
-    )  # one line, without a place in the source
-
-
-def resolve(model: str, data: str = "", *, training: bool = False) -> tuple[str, str]:
-    """Return the names with "auto" replaced, and say on standard error what it stands for and why."""
-    from gpt2lab.data.sources import auto_choice
-
-    if "auto" not in (model, data):
-        return model, data
-    choice = auto_choice(training=training)
-    chosen = (choice.model if model == "auto" else model, choice.data if data == "auto" else data)
-    if is_first():
-        named = " and ".join(name for name, asked in zip(chosen, (model, data)) if asked == "auto")
-        print(f"auto: {named} ({choice.reason})", file=sys.stderr)
-    return chosen
-
-
-def load(model: str):
-    """Load a model by name, as load_model, and print what is unusual of it; "auto" is resolved as for looking at one."""
-    from gpt2lab.model.lab import load_model
-
-    lab = load_model(resolve(model)[0])
-    print_notes(lab.name, lab.notes)
-    return lab
-
-
-def print_notes(name: str, notes) -> None:
-    """Print sentences on a model or a text, a line each, on standard error."""
-    for note in notes if is_first() else ():
-        print(f"{name}: {note}", file=sys.stderr)
 
 
 def report(values: dict, as_json: bool) -> None:

@@ -1,18 +1,42 @@
-"""The `runs` command: list, show, stop, pause, resume, score and report runs."""
+"""The `runs` command: list, show, stop and pause runs; the commands that load a model are imported when called."""
 
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from gpt2lab.cli.output import Json, Runs, progress, quiet, report
-from gpt2lab.cli.training import go_on
+from gpt2lab.cli.lazy import LazyGroup
+from gpt2lab.cli.output import Json, Runs, report
 from gpt2lab.results import readable
+from gpt2lab.training import jobs
+from gpt2lab.training.runs import find_run, list_runs, log_tail, read_config, read_lines, read_metrics, read_status
 
-runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, score, report.", invoke_without_command=True)
 RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs list` shows it")]
+
+
+class RunCommands(LazyGroup):
+    """The commands of `gpt2lab runs` that load a model."""
+
+    places: ClassVar = {
+        "resume": ("models_of_runs:resume", "Resume a stopped, failed or crashed run from its last checkpoint."),
+        "score": (
+            "models_of_runs:score",
+            "Score the whole validation split before and after a run whose validations scored a sample of it.",
+        ),
+        "report": (
+            "models_of_runs:write_page",
+            "Write a run's report.html again: curves, samples, memorised passages, heads.",
+        ),
+    }
+
+
+runs_app = typer.Typer(
+    cls=RunCommands,
+    help="Runs: list, show, stop, pause, resume, score, report.",
+    invoke_without_command=True,
+    add_completion=False,
+)
 
 
 @runs_app.callback()
@@ -27,8 +51,6 @@ def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Jso
 @runs_app.command("list")
 def runs_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """List all runs, newest first."""
-    from gpt2lab.training.runs import list_runs
-
     found = list_runs(runs)
     if as_json:
         keys = ("id", "state", "step", "total_steps", "model", "data", "created", "message")
@@ -45,8 +67,6 @@ def runs_list(runs: Runs = Path("runs"), as_json: Json = False) -> None:
 @runs_app.command("show")
 def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Show one run: its state, settings, losses, and the end of its log."""
-    from gpt2lab.training.runs import find_run, log_tail, read_config, read_lines, read_metrics, read_status
-
     folder = find_run(runs, run)
     status, config, metrics = read_status(folder), read_config(folder), read_metrics(folder)
     if as_json:
@@ -74,9 +94,6 @@ def runs_show(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
 
 def end(run: str, runs: Path, want: str, as_json: bool) -> None:
     """Stop or pause a run and print its last status."""
-    from gpt2lab.training import jobs
-    from gpt2lab.training.runs import find_run
-
     status = jobs.stop(find_run(runs, run), want=want)
     report({"id": run, "state": status.state, "step": status.step, "message": status.message}, as_json)
 
@@ -91,50 +108,3 @@ def runs_stop(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
 def runs_pause(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Pause a run: save a checkpoint only, which is quicker than stop; resume continues from there."""
     end(run, runs, "pause", as_json)
-
-
-@runs_app.command("report")
-def runs_report(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Write a run's report.html again: curves, samples, memorised passages, heads."""
-    quiet()
-    from gpt2lab.pages.run_report import write_report
-    from gpt2lab.training.runs import find_run
-
-    report({"run": run, "report": str(write_report(find_run(runs, run)))}, as_json)
-
-
-@runs_app.command("score")
-def runs_score(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """Score the whole validation split before and after a run whose validations scored a sample of it."""
-    quiet()
-    from gpt2lab.progress import finished
-    from gpt2lab.training.runs import find_run
-    from gpt2lab.training.whole import load_scoring
-
-    scoring = load_scoring(find_run(runs, run))
-    with progress("blocks") as show:
-        change = finished(scoring.steps(), partial(show, "validation split")).whole_validation
-    report({"run": run, "whole_validation": asdict(change) if as_json else str(change)}, as_json)
-
-
-@runs_app.command("resume")
-def runs_resume(
-    run: RunId,
-    runs: Runs = Path("runs"),
-    detach: Annotated[
-        bool, typer.Option("--detach", help="in a process of its own; this command ends at once")
-    ] = False,
-    queue: Annotated[bool, typer.Option("--queue", help="wait for the run that holds the machine")] = False,
-    as_json: Json = False,
-) -> None:
-    """Resume a stopped, failed or crashed run from its last checkpoint."""
-    quiet()
-    from gpt2lab.training import jobs
-    from gpt2lab.training.runs import find_run
-
-    folder = find_run(runs, run)
-    if not detach:
-        return go_on(folder, queue, as_json)
-    jobs.resume(folder, queue=queue)
-    report({"run": run, "folder": str(folder), "state": "queued"}, as_json)
-    return None

@@ -6,11 +6,17 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import Json, Model, load, one_line, quiet, report
+from gpt2lab.cli.models import load, quiet
+from gpt2lab.cli.output import Json, Model, one_line, report
 from gpt2lab.data.textfiles import read_text
 from gpt2lab.errors import LabError
+from gpt2lab.generation import tasks
+from gpt2lab.generation.recipes import SMALLER, TASKS
+from gpt2lab.generation.tasks import pairs_of
 
-task_app = typer.Typer(no_args_is_help=True, help="The GPT-2 paper's tasks: summarise, translate, answer.")
+task_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="The GPT-2 paper's tasks: summarise, translate, answer."
+)
 Prompt = Annotated[str | None, typer.Option(help="the prompt, with its places in braces; the paper's if left out")]
 Tokens = Annotated[int | None, typer.Option(help="tokens to generate at most; the recipe's number if left out")]
 Examples = Annotated[list[str] | None, typer.Option(help="a pair, as 'one = other'; may be given again")]
@@ -68,16 +74,12 @@ def answer(
 
 def examples_of(examples: list[str] | None) -> dict:
     """Pairs from 'one = other'; nothing where none are given. Raises: LabError for what is no pair."""
-    from gpt2lab.generation.tasks import pairs_of
-
     return {"examples": pairs_of(examples)} if examples else {}
 
 
 def run_task(name: str, model: str, as_json: bool, prompt: str | None, max_new_tokens: int | None, **options) -> None:
     """Run a task and print its result; what to expect of it goes to standard error."""
     quiet()
-    from gpt2lab.generation import tasks
-    from gpt2lab.generation.recipes import SMALLER, TASKS
 
     given = {"prompt": prompt, "max_new_tokens": max_new_tokens}
     options |= {option: value for option, value in given.items() if value is not None}

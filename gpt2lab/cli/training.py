@@ -9,20 +9,8 @@ from typing import Annotated
 
 import typer
 
-from gpt2lab.cli.output import (
-    Column,
-    Data,
-    Json,
-    Model,
-    Runs,
-    is_first,
-    one_line,
-    plain,
-    print_notes,
-    quiet,
-    report,
-    resolve,
-)
+from gpt2lab.cli.models import print_notes, quiet, resolve
+from gpt2lab.cli.output import Column, Data, Json, Model, Runs, is_first, one_line, plain, report
 from gpt2lab.errors import LabError
 from gpt2lab.results import readable
 

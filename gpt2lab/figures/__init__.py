@@ -1,1 +1,28 @@
 """Figures of results by matplotlib, and the tables beside them. Each function returns a figure; showing it is the caller's."""
+
+from gpt2lab.figures.attention import attention_grid, attention_heatmap
+from gpt2lab.figures.drawing import figure, figure_bytes
+from gpt2lab.figures.evaluation import result_figure, shares_figure
+from gpt2lab.figures.heads import comparison_heatmaps, head_map, rollout_heatmap
+from gpt2lab.figures.lens import lens_figure, patching_figure
+from gpt2lab.figures.notebook import attach
+from gpt2lab.figures.surprisal import rank_figure
+from gpt2lab.figures.training import loss_curve, loss_curves
+
+__all__ = [
+    "attach",
+    "attention_grid",
+    "attention_heatmap",
+    "comparison_heatmaps",
+    "figure",
+    "figure_bytes",
+    "head_map",
+    "lens_figure",
+    "loss_curve",
+    "loss_curves",
+    "patching_figure",
+    "rank_figure",
+    "result_figure",
+    "rollout_heatmap",
+    "shares_figure",
+]

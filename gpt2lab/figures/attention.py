@@ -1,16 +1,12 @@
 """Attention as figures: all heads as thumbnails, one head as a heatmap."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt2lab.figures.drawing import MAP, for_dark_pages, heatmap, heatmap_side
-
-if TYPE_CHECKING:
-    from gpt2lab.inspection.trace import Trace
+from gpt2lab.figures.drawing import MAP, figure, for_dark_pages, heatmap, heatmap_side
+from gpt2lab.figures.heads import comparison_heatmaps
+from gpt2lab.inspection.attention import Attention
+from gpt2lab.inspection.trace import Trace
 
 MAX_SIDE = 128  # pixels a thumbnail's side can use; longer texts are averaged down to it
 LEAST_SIDE = 64  # of a thumbnail in the mosaic, so that gaps are as thin for short texts
@@ -18,6 +14,20 @@ DRAWN_AT_ONCE = 72  # thumbnails that are one image: matplotlib takes 80 bytes o
 PITCH, LEFT, RIGHT, TOP, BOTTOM = 0.95, 0.75, 0.15, 0.25, 0.3  # inches: a thumbnail with its gap, and the margins
 
 
+@figure.register
+def _(result: Attention, *, dark: bool = False) -> Figure:
+    match result.of, result.head:
+        case Trace() as trace, None:
+            return attention_grid(trace, layer=result.layer, dark=dark)
+        case Trace() as trace, head:
+            return attention_heatmap(trace, result.layer, head, dark=dark)
+        case comparison, None:
+            return figure(comparison.map(result.layer), dark=dark)
+        case comparison, head:
+            return comparison_heatmaps(comparison, result.layer, head, dark=dark)
+
+
+@figure.register(Trace)
 def attention_grid(trace: Trace, *, layer: int | None = None, dark: bool = False) -> Figure:
     """A thumbnail per head, layers down, heads across: each as in `attention_heatmap`, on its own colour scale.
 

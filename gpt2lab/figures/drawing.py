@@ -1,10 +1,9 @@
 """What all figures share: colours, labels that matplotlib can draw, a square heatmap, figures as files and in pages."""
 
-from __future__ import annotations
-
 import base64
 import html
 from collections.abc import Callable, Sequence
+from functools import singledispatch
 from io import BytesIO
 
 import numpy as np
@@ -14,6 +13,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
 
+from gpt2lab.errors import LabError
+
 RUN_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's
 MAP = "viridis"  # perceptually uniform
 MAX_LABEL = 20  # characters of a token
@@ -22,6 +23,12 @@ MAX_LABELS = 48  # tokens that can be labelled legibly on a side
 DPI = 144  # twice a screen's pixels, so that pictures stay sharp when enlarged
 FORMATS = {"png": "image/png", "svg": "image/svg+xml"}
 INK, LINES, PAPER = "#e4e4e7", "#a1a1aa", "#18181b"  # of figures for dark pages
+
+
+@singledispatch
+def figure(result, *, dark: bool = False) -> Figure:
+    """The figure of a result; some take options of their own. Raises: LabError for a result that has none."""
+    raise LabError("a {type} has no picture; use html, csv, npz or json", type=type(result).__name__)
 
 
 def heatmap(axes: Axes, weights: np.ndarray, tokens: Sequence[str], **scale) -> AxesImage:

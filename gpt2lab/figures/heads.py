@@ -3,25 +3,20 @@
 Knows result types; never shows anything, and never touches pyplot's global state.
 """
 
-from __future__ import annotations
-
 import textwrap
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
+from torch import Tensor
 
-from gpt2lab.figures.drawing import DPI, LINES, MAP, for_dark_pages, heatmap, heatmap_side, label
-from gpt2lab.inspection.compare import DISTANCE
-from gpt2lab.inspection.heads import ROLLOUT_CAVEAT, Rollout
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from gpt2lab.inspection.compare import Comparison
+from gpt2lab.figures.drawing import DPI, LINES, MAP, figure, for_dark_pages, heatmap, heatmap_side, label
+from gpt2lab.inspection.ablation import Sweep
+from gpt2lab.inspection.attribution import Attribution
+from gpt2lab.inspection.compare import DISTANCE, Comparison
+from gpt2lab.inspection.heads import ROLLOUT_CAVEAT, HeadMap, HeadScores, Rollout
 
 DIVERGING = "PuOr_r"  # ColorBrewer's, safe for the colour-blind: purple is less, white the same, orange more
 MAX_NUMBERED = 12  # layers and heads of a map that has its numbers written in its cells
@@ -34,6 +29,23 @@ MAX_LINES = 3  # of a title
 MISSING = "hatched: no value"
 DARK_INK, LIGHT_INK = "black", "white"
 CROSSOVER = 0.179  # relative luminance on which black and white have the same contrast (WCAG 2.1), 4.6 : 1
+
+
+@figure.register
+def _(result: HeadMap, *, dark: bool = False) -> Figure:
+    return head_map(
+        result.values, title=result.title, unit=result.unit, vmin=result.vmin, centred=result.centred, dark=dark
+    )
+
+
+@figure.register
+def _(result: Sweep | Attribution | Comparison, *, dark: bool = False) -> Figure:
+    return figure(result.map(), dark=dark)
+
+
+@figure.register
+def _(result: HeadScores, *, score: str = "previous_token", dark: bool = False) -> Figure:
+    return figure(result.map(score), dark=dark)
 
 
 def head_map(
@@ -138,6 +150,7 @@ def comparison_heatmaps(comparison: Comparison, layer: int, head: int, *, dark: 
     return for_dark_pages(figure) if dark else figure
 
 
+@figure.register(Rollout)
 def rollout_heatmap(rollout: Rollout, *, dark: bool = False) -> Figure:
     """Attention rollout: row i shows how much of token i comes, after all layers, from each token; and the caveat."""
     trace = rollout.trace

@@ -4,19 +4,20 @@ Causal, where attention weights are not. Knows nothing of pictures.
 """
 
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.heads import HeadMap
-from gpt2lab.inspection.surprisal import Surprisal, surprisal_of_ids
+from gpt2lab.inspection.surprisal import RANKS, SurprisalChange, rising, surprisal_of_ids
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.progress import finished
-from gpt2lab.results import Summary
+from gpt2lab.results import Result, Summary, Table
 
 ROWS_AT_ONCE = 4096  # tokens that run through a block at a time
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time: 32 MiB
@@ -35,18 +36,19 @@ class Means(Summary):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Ablation(Summary):
+class Ablation(SurprisalChange):
     """A text's surprisal without and with ablation; the name of `after` lists the ablated parts."""
 
-    before: Surprisal
-    after: Surprisal
     heads: tuple[tuple[int, int], ...]
     mlps: tuple[int, ...]
 
-    @property
-    def change(self) -> float:
-        """How much more the loss is, nats per token."""
-        return self.after.loss - self.before.loss
+    def record(self) -> dict:
+        """Losses, nats per token, and the top predictions after the text."""
+        tops = {
+            name: [{"token": word, "id": i, "probability": p} for i, word, p in found.top_predictions(-1)]
+            for name, found in (("top", self.before), ("top_ablated", self.after))
+        }
+        return {"ablate": {"loss": self.before.loss, "loss_ablated": self.after.loss, **tops}}
 
 
 @contextmanager
@@ -145,6 +147,7 @@ def ablate(
     mlps: Iterable[int] = (),
     mean: bool = False,
     top: int = 10,
+    limits: Sequence[int] = RANKS,
 ) -> Ablation:
     """What a text costs with some heads and MLPs switched off, and what is expected then.
 
@@ -162,11 +165,12 @@ def ablate(
         after = finished(surprisal_of_ids(lab, ids, top=top))
     off = ", ".join([*(f"{layer}.{head}" for layer, head in heads), *(f"{layer}.mlp" for layer in mlps)])
     name = f"{lab.name} {'with the mean of' if mean else 'without'} {off}" if off else lab.name
-    return Ablation(before, replace(after, name=name), heads, mlps)
+    limits = rising(limits)
+    return Ablation(replace(before, limits=limits), replace(after, name=name, limits=limits), heads, mlps)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Sweep(Summary):
+class Sweep(Result):
     """The loss of a text with each head switched off alone.
 
     loss    with none, nats per token
@@ -179,10 +183,33 @@ class Sweep(Summary):
     losses: torch.Tensor
     mean: bool
 
+    @property
+    def title(self) -> str:
+        """What the heads write, and the model."""
+        return f"loss with a head writing {'its mean' if self.mean else 'nothing'}: {self.name}"
+
+    def table(self) -> Table:
+        """A row per head."""
+        return Table(
+            ["layer", "head", "loss, nats per token", "change"],
+            (
+                (layer, head, loss, loss - self.loss)
+                for layer, row in enumerate(self.losses.tolist())
+                for head, loss in enumerate(row)
+            ),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The loss with no head ablated, and the losses (L, H)."""
+        return {"loss": np.array(self.loss), "losses": self.losses.numpy()}
+
+    def record(self) -> dict:
+        """The loss with no head ablated, and L×H losses."""
+        return {"sweep": super().record()}
+
     def map(self) -> HeadMap:
         """How much more the loss is without each head, to be drawn."""
-        title = f"loss with a head writing {'its mean' if self.mean else 'nothing'}: {self.name}"
-        return HeadMap(self.losses - self.loss, title, "Δ nats per token", centred=True)
+        return HeadMap(self.losses - self.loss, self.title, "Δ nats per token", centred=True)
 
 
 def sweep(lab: Lab, text: str, *, mean: bool = False) -> Sweep:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from heapq import nlargest
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.inspection.trace import Trace, trace_batch, trace_ids
 from gpt2lab.model.lab import Lab
-from gpt2lab.results import Summary
+from gpt2lab.results import Result, Table
 
 REPEATED_TOKENS = 50  # length of the random sequence that is shown twice
 REPEATED_SEQUENCES = 4  # over which induction is averaged
@@ -32,7 +33,8 @@ class Score(NamedTuple):
     definition: str
 
 
-class HeadMap(NamedTuple):
+@dataclass(frozen=True, eq=False, repr=False)
+class HeadMap(Result):
     """A number per head, (L, H), what it is called and measured in, and what its colours stand for."""
 
     values: torch.Tensor
@@ -40,6 +42,15 @@ class HeadMap(NamedTuple):
     unit: str
     vmin: float | None = None  # of the low end; None: the least of the values
     centred: bool = False  # two colours, for above and below 0
+
+    def table(self) -> Table:
+        """A row per head."""
+        rows = ((layer, head, x) for layer, row in enumerate(self.values.tolist()) for head, x in enumerate(row))
+        return Table(["layer", "head", f"{self.title} ({self.unit})"], rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The values (L, H), their title and unit."""
+        return {"values": self.values.numpy(), "title": np.array(self.title), "unit": np.array(self.unit)}
 
 
 SHARE = "share of attention, 0 to 1"
@@ -75,13 +86,14 @@ KINDS = {  # of heads, by their score, and what that is a share of
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadScores(Summary):
+class HeadScores(Result):
     """How much each head behaves in a known way; `SCORES` defines each score.
 
     previous_token, induction, first_token  (L, H)  in [0, 1]
     duplicate_token                         (L, H)  in [0, 1]; NaN where no text repeats a token
     entropy                                 (L, H)  nats, from 0 to ln T
     distance                                (L, H)  tokens, from 0 to (T - 1) / 2, the mean place of a token
+    name                                    of the model
     """
 
     previous_token: torch.Tensor
@@ -90,11 +102,35 @@ class HeadScores(Summary):
     first_token: torch.Tensor
     entropy: torch.Tensor
     distance: torch.Tensor
+    name: str = "every head"
 
     def __post_init__(self):
         shapes = {name: tuple(getattr(self, name).shape) for name in SCORES}
         if len(set(shapes.values())) > 1 or len(shapes["induction"]) != 2:
             raise ValueError(f"scores of shapes {shapes}; all are (L, H)")
+
+    @property
+    def title(self) -> str:
+        """The model."""
+        return f"Head scores: {self.name}"
+
+    def table(self) -> Table:
+        """A row per head."""
+        L, H = self.induction.shape
+        rows = (
+            [layer, head, *(float(getattr(self, name)[layer, head]) for name in SCORES)]
+            for layer in range(L)
+            for head in range(H)
+        )
+        return Table(["layer", "head", *SCORES], rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every score by name, (L, H)."""
+        return {name: getattr(self, name).numpy() for name in SCORES}
+
+    def record(self) -> dict:
+        """Every score by name, L×H lists."""
+        return {"heads": super().record()}
 
     def top(self, score: str, count: int = 3) -> list[tuple[int, int, float]]:
         """(layer, head, score) of the highest heads, highest first; heads without a score are left out.
@@ -103,18 +139,17 @@ class HeadScores(Summary):
 
         Raises: LabError for another name.
         """
-        return highest(self.map(score, "").values, count)
+        return highest(self.map(score).values, count)
 
-    def map(self, score: str, name: str) -> HeadMap:
+    def map(self, score: str) -> HeadMap:
         """One score of every head, to be drawn.
 
         score  a name in `SCORES`
-        name   of the model, for the title
 
         Raises: LabError for another score.
         """
         choice("score", score, SCORES)
-        return HeadMap(getattr(self, score), f"{SCORES[score].title}: {name}", SCORES[score].unit)
+        return HeadMap(getattr(self, score), f"{SCORES[score].title}: {self.name}", SCORES[score].unit)
 
 
 def highest(values: torch.Tensor, count: int) -> list[tuple[int, int, float]]:
@@ -138,9 +173,9 @@ def head_scores(lab: Lab, texts: Sequence[str] | None = None, *, seed: int = 0) 
     encoded = None if texts is None else encoded_texts(lab, texts)
     shown_twice = trace_batch(lab, random_tokens_twice(lab, seed))
     if encoded is None:
-        return HeadScores(**_mean_scores(shown_twice, tuple(SCORES)))
+        return HeadScores(**_mean_scores(shown_twice, tuple(SCORES)), name=lab.name)
     read = _mean_scores((trace_ids(lab, ids) for ids in encoded), TEXT_SCORES)
-    return HeadScores(**read, **_mean_scores(shown_twice, ("induction",)))
+    return HeadScores(**read, **_mean_scores(shown_twice, ("induction",)), name=lab.name)
 
 
 def scores_of(lab: Lab, trace: Trace, *, seed: int = 0) -> HeadScores:
@@ -148,9 +183,8 @@ def scores_of(lab: Lab, trace: Trace, *, seed: int = 0) -> HeadScores:
 
     Raises: LabError for a trace of one token.
     """
-    return HeadScores(
-        **trace_scores(trace), **_mean_scores(trace_batch(lab, random_tokens_twice(lab, seed)), ("induction",))
-    )
+    shown_twice = trace_batch(lab, random_tokens_twice(lab, seed))
+    return HeadScores(**trace_scores(trace), **_mean_scores(shown_twice, ("induction",)), name=trace.name)
 
 
 def encoded_texts(lab: Lab, texts: Sequence[str]) -> list[torch.Tensor]:
@@ -270,7 +304,7 @@ def describe_head(scores: HeadScores, layer: int, head: int) -> str:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Rollout(Summary):
+class Rollout(Result):
     """Attention followed through all layers of a trace. What it is not, `ROLLOUT_CAVEAT` says.
 
     weights  (T, T): how much of token i comes, after the last layer, from token j; rows sum to 1, none from ahead
@@ -278,6 +312,26 @@ class Rollout(Summary):
 
     trace: Trace
     weights: torch.Tensor
+
+    @property
+    def title(self) -> str:
+        """The model."""
+        return f"Attention rollout: {self.trace.name}"
+
+    def table(self) -> Table:
+        """A row per token and token that it may come from."""
+        tokens = self.trace.tokens
+        rows = (
+            [i, tokens[i], j, tokens[j], share]
+            for i, row in enumerate(self.weights.tolist())
+            for j, share in enumerate(row[: i + 1])
+        )
+        return Table(["query", "query_token", "key", "key_token", "share"], rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Shares (T, T), tokens and ids."""
+        ids, tokens = self.trace.ids.numpy(), np.array(self.trace.tokens)
+        return {"shares": self.weights.numpy(), "tokens": tokens, "ids": ids}
 
 
 def rollout(trace: Trace) -> Rollout:

@@ -1,4 +1,4 @@
-"""Logit lens: the prediction after each layer. Direct logit attribution: what each head and MLP adds to a logit.
+"""Logit lens: the prediction after each layer.
 
 From traces with their residual stream, and the model's last norm and unembedding. Knows nothing of pictures.
 """
@@ -6,20 +6,21 @@ From traces with their residual stream, and the model's last norm and unembeddin
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gpt2lab.data.tokens import display_token, token_names
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.trace import Trace, with_residual
-from gpt2lab.model.lab import Lab, eval_mode
-from gpt2lab.results import Summary
+from gpt2lab.model.lab import Lab
+from gpt2lab.results import Result, Table
 
 LOGITS_AT_ONCE = 1 << 21  # floats of one distribution held at a time: 8 MiB; up to eight are held at once
 MAX_TOP = 100
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Lens(Summary):
+class Lens(Result):
     """What the model would predict if it stopped after each layer.
 
     Entry 0 of L+1 enters the first block, entry L leaves the last: the model's own prediction. Position t holds what
@@ -51,10 +52,60 @@ class Lens(Summary):
         return [(i, self.names[i], p) for i, p in zip(ids, probabilities)]
 
     @property
+    def title(self) -> str:
+        """The model."""
+        return f"Logit lens: {self.trace.name}"
+
+    def table(self, position: int | None = None) -> Table:
+        """A row per entry and position, or per entry at one position; -1 is the last.
+
+        Raises: LabError for a position that does not exist.
+        """
+        T = len(self.targets)
+        positions = range(T) if position is None else [whole_number("position", position, -T, T - 1) % T]
+        numbers = ("rank", "probability", "entropy", "divergence")
+        rows = (
+            [
+                entry_name(entry),
+                t,
+                self.trace.tokens[t],
+                ", ".join(f"{name} {p:.3f}" for _, name, p in self.top_predictions(entry, t)),
+                self.names[int(self.targets[t])],
+                *(getattr(self, name)[entry, t].item() for name in numbers),
+            ]
+            for entry in range(len(self.rank))
+            for t in positions
+        )
+        head = ["after", "at", "token", "top predictions", "followed token", "its rank", "its probability"]
+        return Table([*head, "entropy, nats", "KL to the last, nats"], rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields by name."""
+        names = ("targets", "top", "top_probability", "rank", "probability", "entropy", "divergence")
+        return {"tokens": np.array(self.trace.tokens), **{name: getattr(self, name).numpy() for name in names}}
+
+    def record(self) -> dict:
+        """[position] of the embedding, and [layer][position] after each layer; the last is the model's own prediction."""
+        T = len(self.targets)
+        embedding, *layers = [[self._cell(entry, at) for at in range(T)] for entry in range(len(self.rank))]
+        return {"lens_embedding": embedding, "lens": layers}
+
+    def _cell(self, entry: int, at: int) -> dict:
+        top = [{"token": name, "id": i, "probability": p} for i, name, p in self.top_predictions(entry, at)]
+        names = ("rank", "probability", "entropy", "divergence")
+        numbers = {name: getattr(self, name)[entry, at].item() for name in names}
+        return {"top": top, "target": int(self.targets[at]), **numbers}
+
+    @property
     def settled(self) -> torch.Tensor:
         """(T,): the first entry from which on the top prediction is the last layer's, 0 to L."""
         agrees = self.top[..., 0] == self.top[-1, :, 0]  # (L+1, T)
         return len(agrees) - agrees.flip(0).int().cumprod(0).sum(0)
+
+
+def entry_name(entry: int) -> str:
+    """Name an entry of the residual stream by the layer before it."""
+    return "embedding" if entry == 0 else f"layer {entry - 1}"
 
 
 @torch.no_grad()
@@ -143,106 +194,3 @@ def token_id(lab: Lab, token: int | str) -> int:
             )
         return ids[0]
     return whole_number("token", token, 0, lab.model.config.vocab_size - 1)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Attribution(Summary):
-    """What each part of the model adds to the logit of a token, less that of another, at one position.
-
-    words      display strings of the two tokens
-    embedding  of the token, and of its place
-    heads      (L, H)
-    biases     (L,)   of the attention's output layers, which belong to no head
-    mlps       (L,)
-    norm       of the last norm's own bias
-    total      logit of `token` less that of `against`: what all of them add up to
-
-    The last norm's scale is held as it is at this position: with another part left out it would be another. Of a model
-    in float32, as load_model gives it, they add up to rounding.
-    """
-
-    name: str
-    position: int
-    token: int
-    against: int
-    words: tuple[str, str]
-    embedding: tuple[float, float]
-    heads: torch.Tensor
-    biases: torch.Tensor
-    mlps: torch.Tensor
-    norm: float
-    total: float
-
-    @property
-    def parts(self) -> list[tuple[str, float]]:
-        """Every part by name, in the model's order; their sum is `total`."""
-        found = [("token embedding", self.embedding[0]), ("position embedding", self.embedding[1])]
-        for layer, heads in enumerate(self.heads.tolist()):
-            found += [(f"layer {layer}, head {head}", value) for head, value in enumerate(heads)]
-            found += [(f"layer {layer}, attention's bias", float(self.biases[layer]))]
-            found += [(f"layer {layer}, MLP", float(self.mlps[layer]))]
-        return [*found, ("last norm's bias", self.norm)]
-
-
-@torch.no_grad()
-def attribution(
-    lab: Lab, text: str | Trace, *, position: int = -1, token: int | str | None = None, against: int | str | None = None
-) -> Attribution:
-    """Direct logit attribution at one position of a text.
-
-    text      or a trace of it with its residual stream
-    position  of the token after which is predicted; -1 is the last
-    token     as its id or as text of one token; None: the model's top prediction
-    against   None: the top prediction among all others
-
-    Example: attribution(lab, "The moon").heads.argmax()
-    Raises: LabError as `logit_lens`, for a position that does not exist, and for twice the same token.
-    Source: Elhage et al., A Mathematical Framework for Transformer Circuits (2021), "Logit attribution".
-    """
-    seen = with_residual(lab, text)
-    T = len(seen.ids)
-    at = whole_number("position", position, -T, T - 1) % T
-    logits = log_probabilities(lab, seen.residual[-1, at])  # log-probabilities differ as logits do
-    order = logits.topk(2).indices.tolist()
-    token = order[0] if token is None else token_id(lab, token)
-    against = next(i for i in order if i != token) if against is None else token_id(lab, against)
-    if token == against:
-        raise LabError("token {token} against itself is 0; give two tokens", token=token)
-    model, last = lab.model, seen.residual[-1, at].double()
-    norm = model.transformer.ln_f
-    direction = (model.lm_head.weight[token] - model.lm_head.weight[against]).cpu().double()  # (D,)
-    scale = (last.var(unbiased=False) + norm.eps).rsqrt() * norm.weight.cpu().double() * direction  # (D,)
-
-    def adds(x: torch.Tensor) -> torch.Tensor:  # (…, D) -> (…)
-        x = x.double()
-        return ((x - x.mean(-1, keepdim=True)) * scale).sum(-1)
-
-    wte, wpe = model.transformer.wte.weight[seen.ids[at]].cpu(), model.transformer.wpe.weight[at].cpu()
-    layers = [_written(lab, seen, layer, at) for layer in range(seen.n_layers)]
-    bias = float((norm.bias.cpu().double() * direction).sum())
-    return Attribution(
-        name=seen.name,
-        position=at,
-        token=token,
-        against=against,
-        words=(display_token(lab.tokenizer, token), display_token(lab.tokenizer, against)),
-        embedding=(float(adds(wte)), float(adds(wpe))),
-        heads=torch.stack([adds(heads) for heads, _, _ in layers]),
-        biases=torch.stack([adds(bias) for _, bias, _ in layers]),
-        mlps=torch.stack([adds(mlp) for _, _, mlp in layers]),
-        norm=bias,
-        total=float(adds(last)) + bias,
-    )
-
-
-def _written(lab: Lab, seen: Trace, layer: int, at: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a block writes into the residual stream at a position: heads (H, D), the attention's bias (D,), the MLP (D,)."""
-    block = lab.model.transformer.h[layer]
-    mixed = seen.attention(layer, rows=slice(at, at + 1)) @ seen.v[layer]  # (H, 1, K)
-    H, _, K = mixed.shape
-    c_proj = block.attn.c_proj  # transformers' Conv1D: weight (in, out)
-    heads = (mixed @ c_proj.weight.view(H, K, -1).cpu().float())[:, 0]  # (H, D)
-    bias = c_proj.bias.cpu().float()
-    entering = (seen.residual[layer, at] + heads.sum(0) + bias).to(lab.model.device, lab.model.dtype)
-    with eval_mode(block):
-        return heads, bias, block.mlp(block.ln_2(entering)).float().cpu()

@@ -6,23 +6,24 @@ Knows nothing of pictures.
 from collections.abc import Generator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gpt2lab.data.tokens import display_token, display_tokens
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.ablation import ROWS_AT_ONCE, above
-from gpt2lab.inspection.lens import log_probabilities, token_id
+from gpt2lab.inspection.lens import entry_name, log_probabilities, token_id
 from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.progress import finished
-from gpt2lab.results import Summary
+from gpt2lab.results import Result, Table
 
 MAX_PATCHED = 256  # tokens of prompts whose states are patched: as many forward passes of them per layer
 LEAST_DIFFERENCE = 1e-4  # of two logit differences, which are float32
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Patching(Summary):
+class Patching(Result):
     """What a corrupted run answers with the clean run's state put in at one place.
 
     tokens, clean_tokens  T display strings of the corrupted prompt, and of the clean one
@@ -41,6 +42,31 @@ class Patching(Summary):
     values: torch.Tensor
     clean: float
     corrupted: float
+
+    @property
+    def title(self) -> str:
+        """The two answers, their logit differences, and the model."""
+        word, other = self.words
+        return (
+            f"Activation patching, logit of {word!r} over {other!r}: clean {self.clean:+.3f}, "
+            f"corrupted {self.corrupted:+.3f}: {self.name}"
+        )
+
+    def table(self) -> Table:
+        """A row per entry of the residual stream: the share recovered at each token."""
+        rows = ([entry_name(entry), *shares] for entry, shares in enumerate(self.recovered.tolist()))
+        return Table(["state after", *self.tokens], rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Logit differences and shares recovered, (L+1, T) each, and both prompts' tokens."""
+        tokens = {"tokens": np.array(self.tokens), "clean_tokens": np.array(self.clean_tokens)}
+        return {"values": self.values.numpy(), "recovered": self.recovered.numpy(), **tokens}
+
+    def record(self) -> dict:
+        """Logit differences with each state patched, and of the two runs."""
+        words = dict(zip(("answer", "against"), self.words))
+        ends = {"clean": self.clean, "corrupted": self.corrupted}
+        return {"patch": {**words, **ends, "values": self.values.tolist()}}
 
     @property
     def recovered(self) -> torch.Tensor:

@@ -5,16 +5,17 @@ Of texts of any length, by a window that moves on. Knows nothing of pictures.
 
 import re
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
+import numpy as np
 import torch
 
 from gpt2lab.data.tokens import display_tokens, token_names
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.progress import finished
-from gpt2lab.results import Summary
+from gpt2lab.results import Result, Table
 
 LOGITS_AT_ONCE = 1 << 22  # floats of logits held at a time: 16 MiB
 MAX_CHARACTERS = 200_000  # of a text: 50,000 tokens, minutes of GPT-2 small on two cores
@@ -22,7 +23,7 @@ RANKS = (10, 100, 1000)  # where buckets of ranks end. Source: Gehrmann et al., 
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Surprisal(Summary):
+class Surprisal(Result):
     """How little a model expected each token, given those before it.
 
     tokens  T display strings, as of a trace
@@ -33,6 +34,7 @@ class Surprisal(Summary):
     entropy (T+1,)     nats, of the prediction at each place; the last is of what would follow, NaN for the first
     top     (T+1, n)   int64, the top predictions at each place, most probable first; -1 for the first
     top_probability (T+1, n); NaN for the first
+    limits  where buckets of ranks end, rising
     """
 
     name: str
@@ -44,6 +46,12 @@ class Surprisal(Summary):
     entropy: torch.Tensor
     top: torch.Tensor
     top_probability: torch.Tensor
+    limits: Sequence[int] = RANKS
+
+    @property
+    def title(self) -> str:
+        """The model and the loss."""
+        return f"Surprisal: {self.name}, {self.loss:.4f} nats per token"
 
     @property
     def bits(self) -> torch.Tensor:
@@ -65,20 +73,44 @@ class Surprisal(Summary):
         """Mean NLL of the predicted tokens, nats per token; NaN for a text of one token."""
         return float(self.nll.double().nanmean())
 
-    def buckets(self, limits: Sequence[int] = RANKS) -> list[tuple[str, int]]:
+    @property
+    def buckets(self) -> list[tuple[str, int]]:
         """How many tokens had a rank up to each limit and past the one before; the last bucket is past them all.
 
-        limits  rising, 1 or more
-
-        Example: buckets((1, 10)) -> [("1", 31), ("2 to 10", 20), ("past 10", 12)]
-        Raises: LabError for limits that do not rise.
+        Example: of limits (1, 10): [("1", 31), ("2 to 10", 20), ("past 10", 12)]
         """
-        edges = rising(limits)
+        edges = list(self.limits)
         place = torch.bucketize(self.rank[1:], torch.tensor(edges))
         counts = torch.bincount(place, minlength=len(edges) + 1).tolist()
         lows = [1, *(edge + 1 for edge in edges)]
         names = [str(high) if low == high else f"{low:,} to {high:,}" for low, high in zip(lows, edges)]
         return list(zip([*names, f"past {edges[-1]:,}"], counts))
+
+    def rows(self) -> list[list]:
+        """A row per token; the last is of what would follow."""
+        values = zip(self.nll.tolist(), self.bits.tolist(), self.rank.tolist(), self.entropy.tolist())
+        costs = [[*row] if at else [None] * 4 for at, row in enumerate(values)]
+        costs.append([None, None, None, float(self.entropy[-1])])
+        expected = [
+            ", ".join(f"{name} {p:.3f}" for _, name, p in self.top_predictions(at)[:5]) for at in range(len(costs))
+        ]
+        return [[at, *row] for at, row in enumerate(zip((*self.tokens, ""), *zip(*costs), expected))]
+
+    def table(self) -> Table:
+        """A row per token, and one of what would follow."""
+        return Table(["at", "token", "nats", "bits", "rank", "entropy, nats", "top predictions"], self.rows())
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The fields by name."""
+        fields = {name: getattr(self, name).numpy() for name in ("ids", "nll", "rank", "entropy", "top")}
+        return {"tokens": np.array(self.tokens), **fields}
+
+    def record(self) -> dict:
+        """Per token, null for the first; and how many tokens are in which bucket of ranks."""
+        names = ("nll", "bits", "rank", "entropy")
+        numbers = zip(*(getattr(self, name).tolist() for name in names))
+        rows = [dict(zip(names, row)) if at else None for at, row in enumerate(numbers)]
+        return {"surprisal": rows, "ranks": dict(self.buckets)}
 
     def change(self, other: "Surprisal") -> torch.Tensor:
         """(T,): how many nats more a second model's surprisal is; below 0 it expected the token better.
@@ -92,6 +124,49 @@ class Surprisal(Summary):
                 other=other.name,
             )
         return other.nll - self.nll
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SurprisalChange(Result):
+    """Surprisal of the same tokens in two models, or before and after a change of one.
+
+    Raises: LabError where the two are not of the same tokens.
+    """
+
+    before: Surprisal
+    after: Surprisal
+
+    def __post_init__(self):
+        self.before.change(self.after)
+
+    @property
+    def title(self) -> str:
+        """Both losses."""
+        first, second = self.before, self.after
+        return (
+            f"Surprisal: {first.name}, {first.loss:.4f} nats per token; {second.name}, {second.loss:.4f} "
+            f"({self.change:+.4f})"
+        )
+
+    @property
+    def change(self) -> float:
+        """How much more the second loss is, nats per token."""
+        return self.after.loss - self.before.loss
+
+    def table(self) -> Table:
+        """A row per token, and one of what would follow, in both."""
+        changes = [*self.before.change(self.after).tolist(), None]
+        changes[0] = None
+        rows = [
+            [*first, *second[2:], change]
+            for first, second, change in zip(self.before.rows(), self.after.rows(), changes)
+        ]
+        head, *_ = self.before.table()
+        return Table([*head, *(f"{name} after" for name in head[2:]), "change, nats"], rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The first's fields by name, and the second's with other_ before theirs."""
+        return self.before.arrays() | {f"other_{name}": array for name, array in self.after.arrays().items()}
 
 
 def limits_of(spoken: str) -> list[int]:
@@ -112,16 +187,18 @@ def rising(limits: Sequence[int]) -> list[int]:
     return edges
 
 
-def surprisal(lab: Lab, text: str, *, top: int = 10) -> Surprisal:
+def surprisal(lab: Lab, text: str, *, top: int = 10, limits: Sequence[int] = RANKS) -> Surprisal:
     """How little each token of a text was expected.
 
     text  of any length up to MAX_CHARACTERS; past the model's context each token sees at least half of it before
     top   top predictions kept at each place
+    limits  where buckets of ranks end, rising
 
     Example: surprisal(lab, "The moon is round").nll -> (nan, 5.1, 2.2, 9.8)
-    Raises: LabError for a text that is empty or too long.
+    Raises: LabError for a text that is empty or too long, and for limits that do not rise.
     """
-    return finished(surprisal_steps(lab, text, top=top))
+    limits = rising(limits)
+    return replace(finished(surprisal_steps(lab, text, top=top)), limits=limits)
 
 
 def surprisal_steps(lab: Lab, text: str, *, top: int = 10) -> Generator[tuple[int, int], None, Surprisal]:

@@ -7,13 +7,6 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
-
-import gpt2lab.model.lab
-from gpt2lab.app.handling import ALONE, as_image
-from gpt2lab.app.inside import EXAMPLES, FORMATS, MEASURES, build_inside_tab
-from gpt2lab.app.looked import COLOURS, MAX_CHARACTERS, MAX_SHOWN, PARTS, Seen
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.figures.heads import head_map, head_map_cells, head_map_rows
 from gpt2lab.figures.inside import (
     LENS,
     attribution_map,
@@ -25,16 +18,24 @@ from gpt2lab.figures.inside import (
     patching_rows,
     rank_figure,
 )
+
+import gpt2lab.model.lab
+from gpt2lab.app.handling import ALONE, as_image
+from gpt2lab.app.inside import EXAMPLES, FORMATS, MEASURES, build_inside_tab
+from gpt2lab.app.looked import COLOURS, MAX_CHARACTERS, MAX_SHOWN, PARTS, Seen
+from gpt2lab.app.shelf import Shelf
+from gpt2lab.figures.heads import head_map, head_map_cells, head_map_rows
 from gpt2lab.figures.tables import table
 from gpt2lab.inspection.ablation import ablate, sweep
-from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.attribution import attribution
+from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
-from gpt2lab.inspection.walk import walk
+from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.model.lab import load_model
 from gpt2lab.pages import export, inside_export
-from gpt2lab.pages.walk import walk_page
+from gpt2lab.pages.walkthrough import walk_page
 
 TEXT, CORRUPTED = "The moon is a small world.", "The moon is a small world!"
 LAST = 11  # the place of the last of its tokens

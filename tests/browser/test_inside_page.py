@@ -5,10 +5,11 @@ from playwright.sync_api import expect
 from gpt2lab.app.learn import PLACES
 from gpt2lab.figures.heads import head_map_cells
 from gpt2lab.inspection.ablation import ablate, sweep
-from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.attribution import attribution
+from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
-from gpt2lab.inspection.walk import walk
+from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.model.lab import load_model
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from gpt2lab.inspection.ablation import ablate, sweep
+from gpt2lab.inspection.attribution import attribution
 from gpt2lab.inspection.heads import SCORES, head_scores
-from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
-from gpt2lab.inspection.walk import walk
+from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.model.lab import load_model
 
 TEXT, CORRUPTED = "The moon is a small world.", "The moon is a small world!"
@@ -24,7 +25,7 @@ EACH = {
     "patch": ["--patch", CORRUPTED],
     "walk": ["--walk", "1.3"],
 }
-STARTS = {"html": b"<!doctype html>", "png": b"\x89PNG", "svg": b"<?xml", "csv": b"", "npz": b"PK"}
+STARTS = {"html": b"<!doctype html>", "png": b"\x89PNG", "svg": b"<?xml", "csv": b"", "npz": b"PK", "json": b"{"}
 FILES = [(part, form) for part in EACH for form in STARTS if part != "walk" or form not in ("png", "svg")]
 
 
@@ -59,11 +60,11 @@ def near(expected):
     return pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_surprisal_is_what_is_told_where_nothing_is_asked_for(inspected, tiny_lab):
+def test_surprisal_is_the_default(inspected, tiny_lab):
     found = inspected()
     seen = surprisal(tiny_lab, TEXT)
     assert set(found) == {"model", "tokens", "ids", "bytes", "surprisal", "ranks"}
-    assert found["ranks"] == dict(seen.buckets())
+    assert found["ranks"] == dict(seen.buckets)
     assert (found["tokens"], found["ids"]) == (list(seen.tokens), seen.ids.tolist())
     first, *others = found["surprisal"]
     assert first is None and len(others) == len(seen.tokens) - 1
@@ -72,9 +73,9 @@ def test_surprisal_is_what_is_told_where_nothing_is_asked_for(inspected, tiny_la
         assert one == near({name: float(getattr(seen, name)[at]) for name in one})
 
 
-def test_ranks_are_parted_where_it_is_asked_for(inspected, tiny_lab):
+def test_ranks_are_counted_up_to_the_limits_given(inspected, tiny_lab):
     ranks = inspected("--limits", "1, 50")["ranks"]
-    assert ranks == dict(surprisal(tiny_lab, TEXT).buckets((1, 50))) and sum(ranks.values()) == 11
+    assert ranks == dict(surprisal(tiny_lab, TEXT, limits=(1, 50)).buckets) and sum(ranks.values()) == 11
 
 
 def test_surprisal_takes_a_text_past_the_context(inspected, tiny_lab):
@@ -85,7 +86,7 @@ def test_surprisal_takes_a_text_past_the_context(inspected, tiny_lab):
 
 
 @pytest.mark.parametrize("target", [None, " moon", "t"])
-def test_lens_is_told_by_layer_and_position(inspected, tiny_lab, target):
+def test_lens_is_given_by_layer_and_position(inspected, tiny_lab, target):
     target = target if target is None or len(tiny_lab.encode(target)) == 1 else "o"
     record = inspected("--lens", *([] if target is None else ["--token", target]))
     found = record["lens"]
@@ -112,7 +113,7 @@ def test_last_layer_of_the_lens_is_the_model_s_own_prediction(inspected, tiny_la
     assert all(cell["rank"] == 1 and cell["divergence"] == near(0) for cell in last)
 
 
-def test_heads_are_told_as_a_number_per_layer_and_head_of_each_score(inspected, tiny_lab):
+def test_heads_are_a_number_per_layer_and_head_of_each_score(inspected, tiny_lab):
     found, scores = inspected("--heads")["heads"], head_scores(tiny_lab, [TEXT])
     assert set(found) >= set(SCORES)
     for name in SCORES:
@@ -121,7 +122,7 @@ def test_heads_are_told_as_a_number_per_layer_and_head_of_each_score(inspected, 
 
 
 @pytest.mark.parametrize("options", [{}, {"position": 2}, {"token": "x", "against": "z"}, {"token": "#65"}])
-def test_attribution_is_told_part_by_part(inspected, tiny_lab, options):
+def test_attribution_is_given_part_by_part(inspected, tiny_lab, options):
     given = [argument for name, value in options.items() for argument in (f"--{name}", value)]
     found, expected = inspected("--attribution", *given)["attribution"], attribution(tiny_lab, TEXT, **options)
     assert found["parts"] == near(dict(expected.parts))
@@ -130,7 +131,7 @@ def test_attribution_is_told_part_by_part(inspected, tiny_lab, options):
 
 
 @pytest.mark.parametrize("mean", [False, True])
-def test_sweep_is_told_as_the_loss_without_each_head(inspected, tiny_lab, mean):
+def test_sweep_is_the_loss_without_each_head(inspected, tiny_lab, mean):
     found = inspected("--sweep", *["--mean"][:mean])["sweep"]
     expected = sweep(tiny_lab, TEXT, mean=mean)
     assert found["loss"] == near(expected.loss)
@@ -140,7 +141,7 @@ def test_sweep_is_told_as_the_loss_without_each_head(inspected, tiny_lab, mean):
 
 
 @pytest.mark.parametrize("mean", [False, True])
-def test_ablation_is_told_as_two_losses_and_what_is_expected(inspected, tiny_lab, mean):
+def test_ablation_is_two_losses_and_two_lists_of_top_predictions(inspected, tiny_lab, mean):
     found = inspected("--ablate", "1.2, 0.mlp", *["--mean"][:mean])["ablate"]
     expected = ablate(tiny_lab, TEXT, [(1, 2)], mlps=[0], mean=mean)
     assert [found["loss"], found["loss_ablated"]] == near([expected.before.loss, expected.after.loss])
@@ -149,7 +150,7 @@ def test_ablation_is_told_as_two_losses_and_what_is_expected(inspected, tiny_lab
         assert [one["id"] for one in found[name]] == each.top[-1].tolist()
 
 
-def test_patching_is_told_as_logit_differences(inspected, tiny_lab):
+def test_patching_is_logit_differences(inspected, tiny_lab):
     found, expected = inspected("--patch", CORRUPTED)["patch"], patching(tiny_lab, TEXT, CORRUPTED)
     np.testing.assert_allclose(found["values"], expected.values, atol=1e-4)
     assert [found["clean"], found["corrupted"]] == near([expected.clean, expected.corrupted])
@@ -157,7 +158,7 @@ def test_patching_is_told_as_logit_differences(inspected, tiny_lab):
     assert found["values"][-1][-1] == near(found["clean"])
 
 
-def test_walk_is_told_with_every_step_s_numbers(inspected, tiny_lab):
+def test_walk_has_every_step_s_numbers(inspected, tiny_lab):
     found, expected = inspected("--walk", "1.3", "--position", 2)["walk"], walk(tiny_lab, TEXT, 1, 3, 2)
     assert (found["layer"], found["head"], found["position"]) == (1, 3, 2)
     numbers = found.get("steps", found)
@@ -185,13 +186,13 @@ def test_tables_name_part_and_model(call, tiny_folder, tiny_lab, part):
     status, out, _ = call("--model", tiny_folder, "--text", TEXT, *EACH[part])
     assert status == 0
     title, head, *rows = out.splitlines()
-    assert title == f"{part}: {tiny_lab.name}"
+    assert tiny_lab.name in title
     assert head and rows
 
 
 def test_table_of_surprisal_has_a_line_per_token_with_its_cost(call, tiny_folder, tiny_lab):
     _, out, _ = call("--model", tiny_folder, "--text", TEXT)
-    seen, [_, _, *rows] = surprisal(tiny_lab, TEXT), out.splitlines()
+    seen, [_, _, *rows, _] = surprisal(tiny_lab, TEXT), out.splitlines()
     assert [row.split()[1] for row in rows] == list(seen.tokens)
     assert [float(row.split()[2]) for row in rows[1:]] == pytest.approx(seen.nll[1:].tolist(), abs=6e-4)
 
@@ -275,8 +276,8 @@ BAD = [
     (["--limits", "ten"], "limits 'ten' are no numbers with commas between; give 10, 100, 1000"),
     (["--limits", "10,5"], "do not rise"),
     (["--lens", "--position", "99"], "position 99 is out of range"),
-    (["--out", "a.pdf"], "'a.pdf' ends in no format known here; use .html, .png, .svg, .csv, .npz"),
-    (["--walk", "0.1", "--out", "a.png"], "--walk has no .png file; use .html, .csv or .npz"),
+    (["--out", "a.pdf"], "format 'pdf' is unknown; end the file's name in .html, .png, .svg, .csv, .npz, .json"),
+    (["--walk", "0.1", "--out", "a.png"], "a Walk has no picture; use html, csv, npz or json"),
     (["--model", "/no/model"], "no model '/no/model'"),
     (["--compare", "/no/model"], "no model '/no/model'"),
     (["--colour"], "No such option: --colour"),

@@ -14,13 +14,14 @@ from gpt2lab.figures.notebook import FIGURES, show_figures
 from gpt2lab.generation.generate import generate
 from gpt2lab.generation.tasks import translate
 from gpt2lab.inspection.ablation import ablate, sweep
+from gpt2lab.inspection.attribution import attribution
 from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.heads import head_scores, rollout
-from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
-from gpt2lab.inspection.walk import walk
+from gpt2lab.inspection.walkthrough import walk
 
 TEXT = "The moon and the sea"
 RESULTS = {

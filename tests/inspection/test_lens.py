@@ -3,7 +3,8 @@ import torch
 
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import lens as module
-from gpt2lab.inspection.lens import attribution, followed, log_probabilities, logit_lens, token_id
+from gpt2lab.inspection.attribution import attribution
+from gpt2lab.inspection.lens import followed, log_probabilities, logit_lens, token_id
 from gpt2lab.inspection.trace import trace
 
 TEXT = "The moon is a small world, and the sea follows it."

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_window_moves_on_by_half_a_context_and_each_token_sees_the_most_it_can(t
 def test_buckets_count_every_predicted_token_once(tiny_lab):
     found = surprisal(tiny_lab, TEXT)
     ranks = found.rank[1:].tolist()
-    counts = dict(found.buckets((1, 10, 100)))
+    counts = dict(replace(found, limits=(1, 10, 100)).buckets)
     expected = {
         "1": sum(r == 1 for r in ranks),
         "2 to 10": sum(1 < r <= 10 for r in ranks),
@@ -68,13 +69,13 @@ def test_buckets_count_every_predicted_token_once(tiny_lab):
         "past 100": sum(r > 100 for r in ranks),
     }
     assert counts == expected and sum(counts.values()) == len(ranks)
-    assert surprisal(tiny_lab, "x").buckets((1,)) == [("1", 0), ("past 1", 0)]
+    assert surprisal(tiny_lab, "x", limits=(1,)).buckets == [("1", 0), ("past 1", 0)]
 
 
 @pytest.mark.parametrize("limits", [(), (10, 10), (10, 1), (0,), (1.5,), ("1",)])
-def test_buckets_with_bad_limits_are_told(tiny_lab, limits):
+def test_bad_limits_of_buckets_are_refused(tiny_lab, limits):
     with pytest.raises(LabError, match=r"do not rise|limit .* is out of range"):
-        surprisal(tiny_lab, "xy").buckets(limits)
+        surprisal(tiny_lab, "xy", limits=limits)
 
 
 def test_change_is_the_second_less_the_first(tiny_lab, random_lab):

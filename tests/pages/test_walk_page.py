@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from gpt2lab.figures.heads import DIVERGING
-from gpt2lab.inspection.walk import walk
+from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.pages.page import POLICY, THEMES
-from gpt2lab.pages.walk import MAX_TOKENS, SCORES, WRITTEN, walk_page
+from gpt2lab.pages.walkthrough import MAX_TOKENS, SCORES, WRITTEN, walk_page
 
 TEXT = "The moon is a small world."
 HOSTILE = ("</script>", "<img src=x onerror=alert(1)>", "<b>bold</b>", "&amp;", "\"'", "$x$", "x" * 300)

@@ -2,29 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.colors import LogNorm, to_hex, to_rgb
 
 from gpt2lab.errors import LabError
 from gpt2lab.figures.drawing import INK, PAPER, RUN_COLOURS, figure_bytes, label
-from gpt2lab.figures.inside import (
-    BINS,
-    LENS,
-    MAX_WORD,
-    MAX_WORDS,
-    SURPRISAL_HEAD,
-    attribution_map,
-    attribution_rows,
-    entry_name,
-    lens_figure,
-    lens_head,
-    lens_rows,
-    patching_figure,
-    patching_rows,
-    rank_figure,
-    surprisal_rows,
-)
-from gpt2lab.inspection.lens import attribution, logit_lens
+from gpt2lab.figures.lens import LENS, MAX_WORD, MAX_WORDS, lens_figure, patching_figure
+from gpt2lab.figures.surprisal import BINS, rank_figure
+from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 
@@ -51,11 +35,6 @@ def other(random_lab):
 @pytest.fixture(scope="module")
 def patched(tiny_lab):
     return patching(tiny_lab, TEXT, CORRUPTED)
-
-
-@pytest.fixture(scope="module")
-def added(tiny_lab):
-    return attribution(tiny_lab, TEXT)
 
 
 def labels(axis):
@@ -121,7 +100,7 @@ def test_one_token_has_a_picture_too(tiny_lab, found):
     for measure in LENS:
         assert figure_bytes(lens_figure(lens, measure), "png")
     alone = surprisal(tiny_lab, "x")
-    assert [bar.get_height() for bar in rank_figure([alone], (10,)).axes[0].patches] == [0, 0]
+    assert [bar.get_height() for bar in rank_figure([replace(alone, limits=(10,))]).axes[0].patches] == [0, 0]
 
 
 @pytest.mark.parametrize("measure", ["loss", "", "Rank", None, 3])
@@ -142,23 +121,16 @@ def test_patching_figure_has_the_shares_recovered(patched):
     assert bar.get_ylabel() == "0 as corrupted, 1 as clean"
 
 
-def test_patching_rows_are_the_shares_for_those_who_read(patched):
-    head, rows = patching_rows(patched)
-    assert head == ["state after", *patched.tokens]
-    assert [row[0] for row in rows] == ENTRIES
-    shares = [[float(cell) for cell in row[1:]] for row in rows]
-    np.testing.assert_allclose(shares, patched.recovered, atol=5.1e-3)
-
-
 @pytest.mark.parametrize("limits", [(10,), (1, 10, 100), (2, 250)])
 def test_rank_figure_counts_ranks_and_costs_of_each_model(found, other, limits):
-    ranks, costs = rank_figure([found, other], limits).axes
+    found, other = replace(found, limits=limits), replace(other, limits=limits)
+    ranks, costs = rank_figure([found, other]).axes
     heights = [bar.get_height() for bar in ranks.patches]
     n = len(limits) + 1
-    assert heights == [count for one in (found, other) for _, count in one.buckets(limits)]
+    assert heights == [count for one in (found, other) for _, count in one.buckets]
     assert sum(heights[:n]) == sum(heights[n:]) == len(found.tokens) - 1
     assert heights[0] == int((found.rank[1:] <= limits[0]).sum())
-    assert labels(ranks.xaxis) == [name for name, _ in found.buckets(limits)]
+    assert labels(ranks.xaxis) == [name for name, _ in found.buckets]
     nll = [one.nll[1:].numpy() for one in (found, other)]
     for outline, values in zip(costs.patches, nll):
         counts, _ = np.histogram(values, BINS, (0, max(map(np.max, nll))))
@@ -166,19 +138,19 @@ def test_rank_figure_counts_ranks_and_costs_of_each_model(found, other, limits):
 
 
 def test_bars_of_two_models_stand_beside_each_other_in_their_colours(found, other):
-    figure = rank_figure([found, replace(other, name="second")], (10, 100))
+    figure = rank_figure([replace(one, limits=(10, 100)) for one in (found, replace(other, name="second"))])
     first, second = (figure.axes[0].patches[i : i + 3] for i in (0, 3))
     for one, two in zip(first, second):
         assert one.get_x() + one.get_width() == pytest.approx(two.get_x())
         assert (to_hex(one.get_facecolor()), to_hex(two.get_facecolor())) == RUN_COLOURS[:2]
     [legend] = figure.legends
     assert [text.get_text().strip() for text in legend.get_texts()] == [found.name, "second"]
-    assert not rank_figure([found], (10,)).legends
+    assert not rank_figure([found]).legends
 
 
 @pytest.mark.parametrize("name", ["$x$", "$\\frac$", "_hidden", "月"])
 def test_model_s_name_is_drawn_as_it_is(found, other, name):
-    figure = rank_figure([replace(found, name=name), other], (10,))
+    figure = rank_figure([replace(found, name=name), other])
     assert figure_bytes(figure, "png")
     [legend] = figure.legends
     assert len(legend.get_texts()) == 2
@@ -188,7 +160,7 @@ def test_dark_figures_have_light_ink_on_dark_paper(lens, patched, found, other):
     for draw in (
         lambda **options: lens_figure(lens, **options),
         lambda **options: patching_figure(patched, **options),
-        lambda **options: rank_figure([found, other], (10,), **options),
+        lambda **options: rank_figure([found, other], **options),
     ):
         light, dark = draw(), draw(dark=True)
         assert to_hex(light.get_facecolor()) == "#ffffff"
@@ -206,78 +178,3 @@ def test_hostile_tokens_are_drawn_as_themselves(lens, patched):
     assert labels(one.axes[0].xaxis) == [label(token) for token in tokens]
     two = patching_figure(replace(patched, tokens=tokens, clean_tokens=tokens, words=tokens[:2], name=name))
     assert figure_bytes(one, "png") and figure_bytes(two, "png")
-
-
-def test_entries_are_named_by_what_has_been_done():
-    assert [entry_name(entry) for entry in range(3)] == ENTRIES
-
-
-@pytest.mark.parametrize("position", [0, 5, 11])
-def test_lens_rows_tell_a_position_layer_by_layer(lens, position):
-    rows = lens_rows(lens, position)
-    assert [row[0] for row in rows] == ENTRIES
-    for entry, (_, top_predictions, probability, rank, entropy, divergence) in enumerate(rows):
-        best = [f"{lens.names[i]} {p:.3f}" for i, p in zip(*(x[entry, position].tolist() for x in top_of(lens)))]
-        assert top_predictions == ", ".join(best)
-        assert float(probability) == pytest.approx(float(lens.probability[entry, position]), abs=5.1e-5)
-        assert int(rank.replace(",", "")) == int(lens.rank[entry, position])
-        assert float(entropy) == pytest.approx(float(lens.entropy[entry, position]), abs=5.1e-4)
-        assert float(divergence) == pytest.approx(float(lens.divergence[entry, position]), abs=5.1e-4)
-    assert rows[-1][-1] == "0.000"
-
-
-def top_of(lens):
-    return lens.top, lens.top_probability
-
-
-def test_lens_head_names_the_token_that_is_followed(lens):
-    head = lens_head(lens, 0)
-    assert head == [
-        "after",
-        "top predictions",
-        "probability of ·moon",
-        "its rank",
-        "entropy, nats",
-        "to the last, nats",
-    ]
-    assert len(lens_rows(lens, 0)[0]) == len(head)
-
-
-def test_attribution_rows_have_the_largest_first_and_the_sum_last(added):
-    *rows, last = attribution_rows(added)
-    assert {name for name, _ in rows} == {name for name, _ in added.parts}
-    sizes = [abs(float(value)) for _, value in rows]
-    assert sizes == sorted(sizes, reverse=True)
-    assert all(value[0] in "+-" for _, value in rows)
-    assert last == ("sum: the logit difference", f"{added.total:+.4f}")
-    assert sum(float(value) for _, value in rows) == pytest.approx(float(last[1]), abs=1e-3)
-
-
-def test_attribution_map_has_what_each_head_adds(added):
-    drawn = attribution_map(added)
-    assert torch.equal(drawn.values, added.heads) and drawn.unit == "logits"
-    assert all(repr(word) in drawn.title for word in added.words)
-
-
-def test_surprisal_rows_have_a_row_per_token(found):
-    first, *rows = surprisal_rows(found)
-    assert first == [0, "The", "", "", "", "", ""] and len(first) == len(SURPRISAL_HEAD)
-    for at, (place, token, nats, bits, rank, entropy, expected) in enumerate(rows, 1):
-        assert (place, token, rank) == (at, found.tokens[at], int(found.rank[at]))
-        assert float(nats) == pytest.approx(float(found.nll[at]), abs=5.1e-4)
-        assert float(bits) == pytest.approx(float(found.nll[at]) / np.log(2), abs=5.1e-4)
-        assert float(entropy) == pytest.approx(float(found.entropy[at]), abs=5.1e-4)
-        best = int(found.top[at, 0])
-        assert expected.startswith(f"{found.names[best]} {float(found.top_probability[at, 0]):.3f}")
-
-
-def test_surprisal_rows_of_two_models_end_in_the_change(found, other):
-    first, *rows = surprisal_rows(found, other)
-    assert first[-1] == "" and [row[:-1] for row in rows] == surprisal_rows(found)[1:]
-    assert [float(row[-1]) for row in rows] == pytest.approx((other.nll - found.nll)[1:].tolist(), abs=5.1e-4)
-    assert all(row[-1][0] in "+-" for row in rows)
-
-
-def test_surprisals_of_other_tokens_are_not_compared(tiny_lab, found):
-    with pytest.raises(LabError, match="read other tokens"):
-        surprisal_rows(found, surprisal(tiny_lab, CORRUPTED))

@@ -3,7 +3,7 @@ import torch
 
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.trace import trace
-from gpt2lab.inspection.walk import walk
+from gpt2lab.inspection.walkthrough import walk
 
 TEXT = "The moon is a small world, and the sea follows it."
 

@@ -5,6 +5,7 @@ Knows nothing of pictures.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from gpt2lab.data.tokens import display_tokens
@@ -12,7 +13,7 @@ from gpt2lab.errors import whole_number
 from gpt2lab.inspection.lens import log_probabilities
 from gpt2lab.inspection.trace import Trace, with_residual
 from gpt2lab.model.lab import Lab, eval_mode
-from gpt2lab.results import Summary
+from gpt2lab.results import Result, Summary, Table
 
 TOP_LOGPROBS = 10  # of what the state after the block would predict
 
@@ -36,7 +37,7 @@ class WalkStep(Summary):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Walk(Summary):
+class Walk(Result):
     """A token's way through one block, seen from one head.
 
     tokens       T display strings
@@ -53,6 +54,30 @@ class Walk(Summary):
     variance: float
     steps: tuple[WalkStep, ...]
     predictions: tuple[tuple[str, float], ...]
+
+    @property
+    def title(self) -> str:
+        """The token, the head and the model."""
+        token = f"token {self.position}, {self.tokens[self.position]!r}"
+        return f"Walkthrough of {token}, layer {self.layer}, head {self.head}: {self.name}"
+
+    def table(self, first: int | None = None) -> Table:
+        """A row per number of each step, or of its first ones."""
+        rows = (
+            [step.name, step.formula, i, value]
+            for step in self.steps
+            for i, value in enumerate(step.values[:first].tolist())
+        )
+        return Table(["step", "formula", "at", "value"], rows)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every step's numbers by its name, and the tokens."""
+        return {"tokens": np.array(self.tokens), **{step.name: step.values.numpy() for step in self.steps}}
+
+    def record(self) -> dict:
+        """Every step's numbers."""
+        steps = {step.name: step.values.tolist() for step in self.steps}
+        return {"walk": {"layer": self.layer, "head": self.head, "position": self.position, "steps": steps}}
 
     def step(self, name: str) -> WalkStep:
         """A step by its name."""

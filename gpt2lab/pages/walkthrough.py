@@ -19,7 +19,7 @@ from gpt2lab.figures.tables import table
 from gpt2lab.pages.page import Page, document
 
 if TYPE_CHECKING:
-    from gpt2lab.inspection.walk import Walk, WalkStep
+    from gpt2lab.inspection.walkthrough import Walk, WalkStep
 
 MAX_TOKENS = 40  # of the tokens read, that are listed: those read most, and the token itself
 WRITTEN = 8  # numbers of a long vector that are written out
