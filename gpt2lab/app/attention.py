@@ -4,9 +4,7 @@ import re
 
 import gradio as gr
 
-from gpt2lab.app.handling import ALONE, IS_DARK, Source, as_image, new_folder, picture, user_errors
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.app.shown import (
+from gpt2lab.app.attention_content import (
     CHANGE,
     PARTS,
     TABLE_ROWS,
@@ -19,6 +17,13 @@ from gpt2lab.app.shown import (
     one_head,
     rollout_of,
 )
+from gpt2lab.app.events import ALONE, IS_DARK, Source, as_image, new_folder, picture, user_errors
+from gpt2lab.app.results import ResultCache
+from gpt2lab.figures.heads import rollout_heatmap
+from gpt2lab.files import write_bytes
+from gpt2lab.inspection.heads import SCORES
+from gpt2lab.pages.bertviz import VIEWS
+from gpt2lab.pages.export import FORMATS, largest
 
 EXAMPLES = {
     "induction": "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris.",
@@ -30,16 +35,17 @@ EXAMPLES = {
  A honey bee is a social flying insect . Honey bees are known for the nests that they build from wax , for the large size of their colonies , and for the honey that they store . In the summer , a colony of honey bees may hold tens of thousands of workers , and one queen that lays all of its eggs .
 """,
 }
-FORMATS = ["png", "svg", "csv", "npz", "html"]
 INTRO = """Every token reads the tokens before it, with weights that sum to 1: `softmax(QKᵀ/√d_k)`, times `V`. The map has one
 number per head; click a head in it, or choose layer and head."""
 
 
-def build_attention_tab(demo: gr.Blocks, shelf: Shelf, tabs: gr.Tabs, model: gr.Dropdown, dark: gr.Checkbox) -> Source:
+def build_attention_tab(
+    demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, model: gr.Dropdown, dark: gr.Checkbox
+) -> Source:
     """Prompt → map of heads → one head in the explorer, as figure, table, bertviz' lines and file."""
     gr.Markdown(INTRO)
     shown = gr.State(None)
-    text, other, other_text = build_inputs(shelf)
+    text, other, other_text = build_inputs(results)
     inputs = [text, other, other_text]
     with gr.Row():
         show = gr.Button("Show attention", variant="primary", elem_id="attention-show")
@@ -51,9 +57,9 @@ def build_attention_tab(demo: gr.Blocks, shelf: Shelf, tabs: gr.Tabs, model: gr.
     with gr.Accordion("The map as a table", open=False, elem_id="attention-map-table"):
         numbers = gr.HTML(elem_id="attention-numbers")
     views = [note, *build_views()]
-    rollout = build_rollout(shelf, shown, dark)
-    view, bertviz = build_bertviz(shelf, shown, layer, head, dark)
-    file = build_files(shelf, [shown, layer, head, score, view])
+    rollout = build_rollout(results, shown, dark)
+    view, bertviz = build_bertviz(results, shown, layer, head, dark)
+    file = build_files(results, [shown, layer, head, score, view])
     stale = [*rollout, *bertviz, file]
     shown.change(
         lambda: (None, None, "", "", gr.File(value=None, visible=False)), None, stale, api_visibility="private"
@@ -62,16 +68,22 @@ def build_attention_tab(demo: gr.Blocks, shelf: Shelf, tabs: gr.Tabs, model: gr.
     @user_errors
     def show_all(label, text, other, other_text, score, layer, head, dark):
         shown = Shown.of(label, text, other, other_text)
-        trace = first_trace(shelf, shown)
+        trace = first_trace(results, shown)
         layer, head = min(layer or 0, trace.n_layers - 1), min(head or 0, trace.n_heads - 1)
-        return shown, *head_numbers(shelf, shown, score, dark), layer, head, *one_head(shelf, shown, layer, head, dark)
+        return (
+            shown,
+            *head_numbers(results, shown, score, dark),
+            layer,
+            head,
+            *one_head(results, shown, layer, head, dark),
+        )
 
     @user_errors
     def fill_in(request: gr.Request):
         asked = linked(request)
         if asked is None:
             return [gr.skip()] * 7
-        labels = [one if one in (ALONE, *shelf.labels()) else gr.skip() for one in (asked[0], asked[2])]
+        labels = [one if one in (ALONE, *results.store.labels()) else gr.skip() for one in (asked[0], asked[2])]
         place = [gr.skip() if number is None else number for number in asked[4:]]
         return gr.Tabs(selected="attention"), labels[0], asked[1], labels[1], asked[3], *place
 
@@ -90,17 +102,17 @@ def build_attention_tab(demo: gr.Blocks, shelf: Shelf, tabs: gr.Tabs, model: gr.
 
     @user_errors
     def show_head(shown, layer, head, dark):
-        return one_head(shelf, shown, layer, head, dark)
+        return one_head(results, shown, layer, head, dark)
 
     @user_errors
     def show_clicked(shown, dark, event: gr.SelectData):
-        trace = first_trace(shelf, shown)
+        trace = first_trace(results, shown)
         layer, head = head_at(trace.n_layers, trace.n_heads, event.index)
-        return layer, head, *one_head(shelf, shown, layer, head, dark)
+        return layer, head, *one_head(results, shown, layer, head, dark)
 
     @user_errors
     def show_score(shown, score, dark):
-        return head_numbers(shelf, shown, score, dark)
+        return head_numbers(results, shown, score, dark)
 
     asked = [model, *inputs, score, layer, head, dark]
     answered = [shown, heads, numbers, layer, head, *views]
@@ -139,7 +151,7 @@ def linked(request: gr.Request) -> list | None:
     ]
 
 
-def build_inputs(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Textbox]:
+def build_inputs(results: ResultCache) -> tuple[gr.Textbox, gr.Dropdown, gr.Textbox]:
     """The text with its examples, and what it may be compared with."""
     text = gr.Textbox(EXAMPLES["induction"], label="Text", lines=2, elem_id="attention-text")
     gr.Examples(
@@ -147,7 +159,7 @@ def build_inputs(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Textbox]:
     )
     with gr.Accordion("Compare", open=False, elem_id="attention-compare"), gr.Row():
         other = gr.Dropdown(
-            [ALONE, *shelf.labels()], value=ALONE, label="With model", elem_id="attention-other", min_width=200
+            [ALONE, *results.store.labels()], value=ALONE, label="With model", elem_id="attention-other", min_width=200
         )
         other_text = gr.Textbox(
             label="With text", info="of as many tokens; empty: the same", elem_id="attention-other-text", min_width=200
@@ -157,10 +169,8 @@ def build_inputs(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Textbox]:
 
 def build_choice() -> tuple[gr.Dropdown, gr.Number, gr.Number]:
     """Score, layer and head."""
-    # as inspection.heads.SCORES, which takes seconds to import with torch, while a page is being opened
-    names = ["previous_token", "duplicate_token", "induction", "first_token", "entropy", "distance"]
-    choices = [(name.replace("_", " "), name) for name in names[:-1]]
-    choices += [("distance looked back", names[-1]), ("change from the first to the second", CHANGE)]
+    choices = [(name.replace("_", " "), name) for name in SCORES if name != "distance"]
+    choices += [("distance looked back", "distance"), ("change from the first to the second", CHANGE)]
     score = gr.Dropdown(choices, value="previous_token", label="Map of", elem_id="attention-score", min_width=200)
     layer = gr.Number(0, label="Layer", precision=0, minimum=0, elem_id="attention-layer", min_width=100)
     head = gr.Number(0, label="Head", precision=0, minimum=0, elem_id="attention-head", min_width=100)
@@ -182,7 +192,7 @@ def build_weights(name: str, headers: list[str]) -> gr.Dataframe:
     return gr.Dataframe(headers=headers, column_count=5, interactive=False, elem_id=name, show_label=False)
 
 
-def build_rollout(shelf: Shelf, shown: gr.State, dark: gr.Checkbox) -> list:
+def build_rollout(results: ResultCache, shown: gr.State, dark: gr.Checkbox) -> list:
     """Attention through all layers, when it is asked for; returns where: picture and table."""
     with gr.Accordion("Rollout: through all layers", open=False, elem_id="attention-rollout"):
         draw = gr.Button("Draw rollout", elem_id="attention-rollout-draw")
@@ -193,10 +203,7 @@ def build_rollout(shelf: Shelf, shown: gr.State, dark: gr.Checkbox) -> list:
 
     @user_errors
     def show(shown, dark):
-        from gpt2lab.figures.heads import rollout_heatmap
-        from gpt2lab.pages.export import largest
-
-        found = rollout_of(shelf, shown)
+        found = rollout_of(results, shown)
         rows = [list(row) for row in largest(found.weights, found.trace.tokens, TABLE_ROWS)]
         return as_image(rollout_heatmap(found, dark=dark)), rows
 
@@ -204,10 +211,10 @@ def build_rollout(shelf: Shelf, shown: gr.State, dark: gr.Checkbox) -> list:
     return [drawn, table]
 
 
-def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Number, dark: gr.Checkbox):
+def build_bertviz(results: ResultCache, shown: gr.State, layer: gr.Number, head: gr.Number, dark: gr.Checkbox):
     """bertviz' views, drawn when they are asked for, their size told first; returns which view, and where: (size, view)."""
     with gr.Accordion("bertviz", open=False, elem_id="attention-bertviz"):
-        view = gr.Radio(["head", "model", "neuron"], value="head", label="View", elem_id="attention-view")
+        view = gr.Radio(list(VIEWS), value="head", label="View", elem_id="attention-view")
         plan = gr.Markdown(elem_id="attention-plan")
         with gr.Row():
             size = gr.Button("How large?", elem_id="attention-size")
@@ -216,11 +223,11 @@ def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Numb
 
     @user_errors
     def say(shown, view, layer, head):
-        return bertviz_of(shelf, shown, view, layer, head, None)[0]
+        return bertviz_of(results, shown, view, layer, head, None)[0]
 
     @user_errors
     def drawn(shown, view, layer, head, dark):
-        told, made = bertviz_of(shelf, shown, view, layer, head, dark)
+        told, made = bertviz_of(results, shown, view, layer, head, dark)
         return told, made().iframe()
 
     size.click(say, [shown, view, layer, head], plan, api_name="attention_plan")
@@ -228,19 +235,17 @@ def build_bertviz(shelf: Shelf, shown: gr.State, layer: gr.Number, head: gr.Numb
     return view, [plan, lines]
 
 
-def build_files(shelf: Shelf, chosen: list) -> gr.File:
+def build_files(results: ResultCache, chosen: list) -> gr.File:
     """A part of what is shown as a file; `chosen` is what is shown, layer, head, score, view; returns where."""
     with gr.Row():
         part = gr.Radio(PARTS, value="head", label="Save", elem_id="attention-part")
-        format = gr.Radio(FORMATS, value="csv", label="as", elem_id="attention-format")
+        format = gr.Radio(list(FORMATS), value="csv", label="as", elem_id="attention-format")
     save = gr.Button("Make file", elem_id="attention-save")
     file = gr.File(label="File", interactive=False, visible=False, elem_id="attention-file")
 
     @user_errors
     def made(part, format, shown, layer, head, score, view):
-        from gpt2lab.files import write_bytes
-
-        name, content = file_of(shelf, shown, part, format, layer=layer, head=head, score=score, view=view)
+        name, content = file_of(results, shown, part, format, layer=layer, head=head, score=score, view=view)
         return gr.File(str(write_bytes(new_folder() / name, content)), visible=True)
 
     save.click(made, [part, format, *chosen], file, api_name="attention_file")

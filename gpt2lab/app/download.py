@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import gradio as gr
 
-from gpt2lab.app.handling import Stops, uncover, user_errors
+from gpt2lab.app.events import Stops, uncover, user_errors
 from gpt2lab.data import hub
 from gpt2lab.data.hub import Progress, megabytes
 from gpt2lab.data.sources import HUB_MODELS, WIKITEXT

@@ -3,21 +3,37 @@
 import json
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import gradio as gr
 
 from gpt2lab.app.download import Downloads, build_download
-from gpt2lab.app.handling import ALONE, as_image, new_folder, picture, user_errors
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.events import ALONE, as_image, new_folder, picture, user_errors
+from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
 from gpt2lab.data.sources import DATA
-from gpt2lab.data.text import SPLITS
+from gpt2lab.data.text import SPLITS, articles_of, load_text
 from gpt2lab.errors import LabError, choice
+from gpt2lab.evaluation.breakdown import surprisals, titles
+from gpt2lab.evaluation.evaluate import evaluation_steps
+from gpt2lab.evaluation.protocols import PROTOCOLS
+from gpt2lab.figures.evaluation import (
+    SHARE_HEAD,
+    meaning_lines,
+    result_figure,
+    result_table,
+    results_csv,
+    share_rows,
+    shares_csv,
+    shares_figure,
+    tokens_csv,
+)
+from gpt2lab.files import write_bytes
+from gpt2lab.pages.evaluation import evaluation_page
+from gpt2lab.pages.surprisal import change_page, surprisal_page
 from gpt2lab.results import duration
 
 OWN = "your own text, below"
-PROTOCOLS = ("sliding", "lm-eval", "blocks")
 BREAKDOWNS = {"Position in the window": "position", "Frequency": "frequency", "Part": "part", "Document": "document"}
 MAX_CHARACTERS = 1_000_000  # of a visitor's own text
 DRAW_SECONDS = 0.3  # between updates of the progress
@@ -47,12 +63,14 @@ class Shown:
     text: str
 
 
-def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads) -> gr.Dropdown:
+def build_evaluate_tab(
+    results: ResultCache, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads
+) -> gr.Dropdown:
     """Models, text, protocols → figures, and views of where it is hard; the choice of the second model is returned."""
     gr.Markdown(INTRO)
     shown = gr.State(None)  # the key of the evaluation on the page
     running = gr.State(False)
-    asked = build_questions(shelf, downloads)
+    asked = build_questions(results, downloads)
     with gr.Row():
         go = gr.Button("Evaluate", variant="primary", elem_id="evaluate-go", min_width=120)
         stop = gr.Button("Stop", elem_id="evaluate-stop", min_width=100)
@@ -77,7 +95,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, down
         nothing = {verdict: "", meaning: "", table: gr.Dataframe(visible=False), views: gr.Column(visible=False)}
         yield {shown: None, note: "Reading the text …", running: True, file: gr.File(None, visible=False), **nothing}
         try:
-            for step in steps_asked(shelf, label, dict(zip(asked, values))):
+            for step in steps_asked(results, label, dict(zip(asked, values))):
                 if isinstance(step, Shown):
                     found = step
                 else:
@@ -87,7 +105,7 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, down
             raise
         names = found.evaluation.protocols
         yield {
-            shown: shelf.keep(found),
+            shown: results.add_evaluation(found),
             note: f"**{plain(', '.join(found.evaluation.models))} on {plain(found.text)}**, scored in {duration(time.monotonic() - began)}.",
             running: False,
             **dict(zip((verdict, table, meaning, figure), figures_of(found.evaluation, dark is True))),
@@ -100,21 +118,21 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, down
 
     @user_errors
     def hard(key, name, by, dark):
-        found = shelf.evaluation(key).evaluation
+        found = results.evaluation(key).evaluation
         picture, rows = shares_of(found, name, by, dark is True)
         return picture, rows, gr.Dropdown(choices=documents_of(found, name), value=0)
 
     @user_errors
     def hard_by(key, name, by, dark):
-        return shares_of(shelf.evaluation(key).evaluation, name, by, dark is True)
+        return shares_of(results.evaluation(key).evaluation, name, by, dark is True)
 
     @user_errors
     def read(key, name, document, dark):
-        return words_of(shelf.evaluation(key).evaluation, name, document, "dark" if dark is True else "light")
+        return words_of(results.evaluation(key).evaluation, name, document, "dark" if dark is True else "light")
 
     @user_errors
     def make_file(key, name, by, kind):
-        path = evaluation_file(shelf.evaluation(key), name, by, kind)
+        path = evaluation_file(results.evaluation(key), name, by, kind)
         return gr.File(str(path), visible=True)
 
     outputs = [shown, running, note, verdict, table, meaning, figure, views, protocol, file]
@@ -160,12 +178,16 @@ def build_views() -> tuple:
     return views, figure, protocol, by, shared, share_table, document, words, kind, save, file
 
 
-def build_questions(shelf: Shelf, downloads: Downloads) -> dict[str, gr.components.Component]:
+def build_questions(results: ResultCache, downloads: Downloads) -> dict[str, gr.components.Component]:
     """What is asked, by the name that `steps_asked` knows it by."""
     with gr.Row():
         asked = {
             "other": gr.Dropdown(
-                [ALONE, *shelf.labels()], value=ALONE, label="Compare with", elem_id="evaluate-other", min_width=180
+                [ALONE, *results.store.labels()],
+                value=ALONE,
+                label="Compare with",
+                elem_id="evaluate-other",
+                min_width=180,
             ),
             "data": gr.Dropdown([*DATA, OWN], value="sample", label="Text", elem_id="evaluate-data", min_width=160),
             "split": gr.Dropdown(list(SPLITS), value="test", label="Split", elem_id="evaluate-split", min_width=120),
@@ -203,24 +225,20 @@ def build_questions(shelf: Shelf, downloads: Downloads) -> dict[str, gr.componen
     return asked
 
 
-def steps_asked(shelf: Shelf, label: str, asked: dict) -> Generator[str | Shown, None, None]:
+def steps_asked(results: ResultCache, label: str, asked: dict) -> Generator[str | Shown, None, None]:
     """How far it is, in words, as often as it changes; at last what is to be shown. Raises: LabError for bad choices."""
-    from gpt2lab.evaluation.evaluate import evaluation_steps
-
     labels = [label] if asked["other"] in (None, ALONE) else [label, asked["other"]]
     optional = {name: asked[name] or None for name in ("context", "stride", "quick")}
     articles = articles_asked(asked["data"], asked["split"], asked["text"])
-    labs = [replace(shelf.lab(one), name=one) for one in labels]
+    labs = [results.store.lab(one) for one in labels]
     optional |= {"seed": asked["seed"] or 0, "precision": asked["precision"]}
     steps = evaluation_steps(labs, articles, asked["protocols"], **optional)
-    evaluation = yield from in_words(shelf.each(steps))
+    evaluation = yield from in_words(results.store.locked_steps(steps))
     yield Shown(evaluation, "your own text" if asked["data"] == OWN else f"{asked['data']}, {asked['split']} split")
 
 
 def articles_asked(data, split, text) -> tuple:
     """The articles of a text that the page offers, or of a visitor's own. Raises: LabError."""
-    from gpt2lab.data.text import articles_of, load_text
-
     if data in DATA:
         hub.require_downloaded(data)
         return load_text(data).split(split)
@@ -255,8 +273,6 @@ def in_words(steps: Generator) -> Generator[str, None, object]:
 
 def figures_of(evaluation, dark: bool) -> tuple:
     """(verdicts, table, meanings, figure) of an evaluation."""
-    from gpt2lab.figures.evaluation import meaning_lines, result_figure, result_table
-
     results = evaluation.results
     head, rows = result_table(results)
     verdicts = "\n\n".join(f"**{protocol}**: {plain(said)}" for protocol, said in evaluation.verdicts)
@@ -272,8 +288,6 @@ def plain(text: str) -> str:
 
 def shares_of(evaluation, protocol: str, by: str, dark: bool) -> tuple:
     """(figure, table) of where a text is hard."""
-    from gpt2lab.figures.evaluation import SHARE_HEAD, share_rows, shares_figure
-
     name = BREAKDOWNS.get(by, by)
     shares = evaluation.shares(name, protocol)
     several = len(shares) > 1
@@ -286,16 +300,11 @@ def shares_of(evaluation, protocol: str, by: str, dark: bool) -> tuple:
 
 def documents_of(evaluation, protocol: str) -> list[tuple[str, int]]:
     """(title, number) of the documents that a protocol reads."""
-    from gpt2lab.evaluation.breakdown import titles
-
     return [(title, i) for i, title in enumerate(titles(evaluation.of(protocol)[0]))]
 
 
 def words_of(evaluation, protocol: str, document: int | None, theme: str) -> str:
     """A document word for word, coloured: one model's surprisal, or what the second expected better than the first."""
-    from gpt2lab.evaluation.breakdown import surprisals, titles
-    from gpt2lab.pages.surprisal import change_page, surprisal_page
-
     mine, number = evaluation.of(protocol), document or 0
     pieces = [surprisals(scored, number) for scored in mine]
     title = titles(mine[0])[number]
@@ -307,10 +316,6 @@ def words_of(evaluation, protocol: str, document: int | None, theme: str) -> str
 
 def evaluation_file(shown: Shown, protocol: str, by: str, kind: str):
     """A file of an evaluation to take away, in a folder of its own. Raises: LabError for an unknown kind."""
-    from gpt2lab.figures.evaluation import results_csv, shares_csv, tokens_csv
-    from gpt2lab.files import write_bytes
-    from gpt2lab.pages.evaluation import evaluation_page
-
     choice("file", kind, FILES)
     evaluation, end = shown.evaluation, FILES[kind]
     if end == "csv":

@@ -3,9 +3,9 @@
 import gradio as gr
 
 from gpt2lab.app.download import Downloads, build_download
-from gpt2lab.app.handling import user_errors
+from gpt2lab.app.events import user_errors
+from gpt2lab.app.models import ModelStore
 from gpt2lab.app.runs import build_runs, escaped, run_ids
-from gpt2lab.app.shelf import Shelf
 from gpt2lab.data import hub
 from gpt2lab.data.sources import DATA
 from gpt2lab.errors import LabError, choice
@@ -26,7 +26,7 @@ NUMBERS = {  # of TrainConfig, under "More settings": label and help; 0 means th
 
 
 def build_finetune_tab(
-    page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads
+    page: gr.Blocks, store: ModelStore, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads
 ) -> None:
     """Settings → a run."""
     gr.Markdown(
@@ -90,24 +90,24 @@ def build_finetune_tab(
         start = gr.Button("Fine-tune", variant="primary", elem_id="finetune-start", min_width=120)
         price = gr.Button("Estimate cost", elem_id="finetune-price", min_width=120)
     cost = gr.Markdown(elem_id="finetune-cost")
-    shown = build_runs(page, shelf, model, dark)
+    shown = build_runs(page, store, model, dark)
 
     def told(label, *values) -> TrainConfig:
-        return settings(shelf, label, **dict(zip(asked, values)))
+        return settings(store, label, **dict(zip(asked, values)))
 
     @user_errors
     def begin(queue, *values):
-        folder = jobs.start(told(*values), shelf.runs_dir, queue=queue is True)
-        return gr.Dropdown(choices=run_ids(shelf), value=[folder.name])
+        folder = jobs.start(told(*values), store.runs_dir, queue=queue is True)
+        return gr.Dropdown(choices=run_ids(store), value=[folder.name])
 
     @user_errors
     def estimate(*values):
-        lines = jobs.price(told(*values), shelf.runs_dir)
+        lines = jobs.price(told(*values), store.runs_dir)
         return "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
 
     @user_errors
     def show_defaults(label, method):
-        return defaults_line(label, shelf.location(label), method)
+        return defaults_line(label, store.location(label), method)
 
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
     for change in (model.change, asked["method"].change, page.load):
@@ -123,7 +123,7 @@ def defaults_line(label: str, location: str, method: str) -> str:
     return f"Defaults for {escaped(label)}, {method}: {chosen} ({chosen.source})."
 
 
-def settings(shelf: Shelf, label: str, *, data, prompt, eval_tokens, **told) -> TrainConfig:
+def settings(store: ModelStore, label: str, *, data, prompt, eval_tokens, **told) -> TrainConfig:
     """Return a visitor's settings as a TrainConfig. Raises: LabError for a choice that is not offered or out of range."""
     choice("text", data, DATA)
     if eval_tokens is not None and not isinstance(eval_tokens, str):
@@ -132,6 +132,6 @@ def settings(shelf: Shelf, label: str, *, data, prompt, eval_tokens, **told) -> 
         )
     chosen_later = {name: None for name, value in told.items() if name in OPTIONAL and value == 0}
     told |= {"data": data, "prompt": prompt or None, "eval_tokens": parse_eval_tokens(eval_tokens)}
-    for name in (model := shelf.location(label), data):
+    for name in (model := store.location(label), data):
         hub.require_downloaded(name)
     return TrainConfig(model=model, **told | chosen_later)

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from gpt2lab.app.handling import ALONE, Source, Stops, uncover, user_errors
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.app.written import (
+from gpt2lab.app.events import ALONE, Source, Stops, uncover, user_errors
+from gpt2lab.app.generate_content import (
     COLOURS,
     MAX_CONTINUATIONS,
     MAX_TEXTS,
@@ -21,6 +20,7 @@ from gpt2lab.app.written import (
     step_rows,
     write,
 )
+from gpt2lab.app.models import ModelStore
 from gpt2lab.data.sources import DATA
 
 EXAMPLES = ["The moon is", "In 1867, Marie Curie was born in", "The river Nile flows through", " = Coffee = \n"]
@@ -43,19 +43,19 @@ class Side(NamedTuple):
     tokens: gr.HighlightedText
 
 
-def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
+def build_generate_tab(store: ModelStore, model: gr.Dropdown) -> Source:
     """Prompt and sampling → streamed text in colours; a token → its alternatives → another text."""
     gr.Markdown(INTRO)
     texts, at, stops = gr.State(()), gr.State(None), Stops()
     with gr.Row():
         with gr.Column(scale=3, min_width=280):
-            prompt, other, go, stop, note = build_prompt(shelf)
+            prompt, other, go, stop, note = build_prompt(store)
         with gr.Column(scale=2, min_width=280):
             settings, continuations = build_settings()
     which, beside, by, left, right = build_texts()
     inside = gr.Button("Look inside this text", elem_id="generate-inside")
     bars, told, choices, drawn = build_choices(texts, at)
-    table, measures = build_tables(shelf, texts, which, beside)
+    table, measures = build_tables(store, texts, which, beside)
     shown = [which, beside, *left[1:], *right, table, measures]  # the first place is always there
 
     def views(texts, left, right, by, done=True):
@@ -76,7 +76,7 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
         """The views of texts while they are written, after all the texts and a word on how far it is."""
         with stops.running(request) as flag:
             yield gr.skip(), "Reading the prompt …", *([gr.skip()] * len(shown))
-            for now in write(shelf, texts, starts, count, flag):
+            for now in write(store, texts, starts, count, flag):
                 kept = {text.number for text in now.texts}
                 right = now.right or (beside if beside in kept else NOTHING)
                 yield now.texts, now.told, *views(now.texts, now.left, right, by, now.done)
@@ -121,14 +121,14 @@ def build_generate_tab(shelf: Shelf, model: gr.Dropdown) -> Source:
     return Source(other, [left.text, prompt], inside)
 
 
-def build_prompt(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Button, gr.Button, gr.Markdown]:
+def build_prompt(store: ModelStore) -> tuple[gr.Textbox, gr.Dropdown, gr.Button, gr.Button, gr.Markdown]:
     """The prompt with its examples, the second model, the buttons, and where is told how it goes."""
     prompt = gr.Textbox(
         EXAMPLES[0], label="Prompt", info="empty: the model begins by itself", lines=3, elem_id="generate-prompt"
     )
     gr.Examples(EXAMPLES, prompt, elem_id="generate-examples")
     other = gr.Dropdown(
-        [ALONE, *shelf.labels()],
+        [ALONE, *store.labels()],
         value=ALONE,
         label="Beside it, from the same prompt and seed",
         elem_id="generate-other",
@@ -247,7 +247,7 @@ def build_choices(texts: gr.State, at: gr.State) -> tuple[gr.Row, gr.Markdown, g
 
 
 def build_tables(
-    shelf: Shelf, texts: gr.State, which: gr.Dropdown, beside: gr.Dropdown
+    store: ModelStore, texts: gr.State, which: gr.Dropdown, beside: gr.Dropdown
 ) -> tuple[gr.Dataframe, gr.HTML]:
     """Every token of the text, and measures of the texts shown when they are asked for."""
     with gr.Accordion("Every token, and what it was chosen from", open=False):
@@ -270,7 +270,7 @@ def build_tables(
     @user_errors
     def measure_shown(texts, which, beside, data):
         second = [chosen(texts, beside)] if beside else []
-        return measured(shelf, [chosen(texts, which), *second], data)
+        return measured(store, [chosen(texts, which), *second], data)
 
     measure.click(measure_shown, [texts, which, beside, data], measures, api_name="generate_measure")
     return table, measures

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from gpt2lab.app.handling import ALONE, Stops, listen, new_folder, picture, uncover, user_errors
-from gpt2lab.app.looked import (
+from gpt2lab.app.events import ALONE, Stops, listen, new_folder, picture, uncover, user_errors
+from gpt2lab.app.inside_content import (
     COLOURS,
     FIELDS,
     MAX_SHOWN,
@@ -30,19 +30,20 @@ from gpt2lab.app.looked import (
     swept,
     walked,
 )
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.results import ResultCache
 from gpt2lab.errors import whole_number
+from gpt2lab.figures.inside import LENS
+from gpt2lab.files import write_bytes
+from gpt2lab.pages.export import FORMATS
 
 EXAMPLES = {
     "a name again": "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris.",
     "a fact": "The river Nile flows through Egypt, and the river Thames flows through London.",
     "a heading": " = Honey bee = \n\n A honey bee is a social flying insect.",
 }
-MEASURES = ["rank", "probability", "entropy", "divergence"]  # as views.inside.LENS, which takes torch
-FORMATS = ["png", "svg", "csv", "npz", "html"]
 INTRO = """How little the model expected each token; click one to see how its prediction came about, layer by layer and part by
 part. Then switch heads off and see what the text costs without them."""
-LENS = """The **logit lens** reads the state after each layer as if it were the last, with the last norm's own formula. It follows
+LENS_NOTE = """The **logit lens** reads the state after each layer as if it were the last, with the last norm's own formula. It follows
 the token that comes next. *Divergence* is how far the last layer's prediction is from this one (KL, nats)."""
 ADDED = """**Direct logit attribution**: each part writes into the state that the last norm and the unembedding read; the parts add
 up to the difference of two logits. The last norm's scale is held as it is here: it would be another without a part."""
@@ -68,24 +69,24 @@ class Section(NamedTuple):
     first: Callable
 
 
-def build_inside_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> Inside:
+def build_inside_tab(results: ResultCache, model: gr.Dropdown, dark: gr.Checkbox) -> Inside:
     """Text → surprisal in colours; a token → lens, attribution, walk; heads off → what the text costs; files."""
     gr.Markdown(INTRO)
     seen, stops = gr.State(None), Stops("heads or states are still being measured; press Stop first")
-    text, other, look, note = build_text(shelf)
-    costs = build_surprisal(shelf, seen, dark)
-    place = build_place(shelf, seen, dark, costs.fields["tokens"])
-    off = build_off(shelf, seen, dark, stops)
-    patching = build_patching(shelf, seen, dark, stops, place)
+    text, other, look, note = build_text(results)
+    costs = build_surprisal(results, seen, dark)
+    place = build_place(results, seen, dark, costs.fields["tokens"])
+    off = build_off(results, seen, dark, stops)
+    patching = build_patching(results, seen, dark, stops, place)
     fields = {name: field for one in (costs, place, off, patching) for name, field in one.fields.items()}
-    sections = (costs, place, off, patching, build_save(shelf, seen, fields))
+    sections = (costs, place, off, patching, build_save(results, seen, fields))
     settings = [costs.fields["by"], costs.fields["limits"], place.fields["measure"], dark]
 
     @user_errors
     def show(request: gr.Request, label, other, text, by, limits, measure, dark):
-        found = checked(shelf, label, other, text)
+        found = checked(results, label, other, text)
         stops.end(request)  # what is measured of the text before
-        told = summary(surprisals(shelf, found), lenses(shelf, found)[0])
+        told = summary(surprisals(results, found), lenses(results, found)[0])
         parts = (one.first(found, by=by, limits=limits, measure=measure, dark=dark) for one in sections)
         return found, told, *(view for part in parts for view in part)
 
@@ -95,18 +96,18 @@ def build_inside_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> Ins
     return Inside(other, text, {"fn": show, "inputs": asked, "outputs": answered})
 
 
-def build_text(shelf: Shelf) -> tuple[gr.Textbox, gr.Dropdown, gr.Button, gr.Markdown]:
+def build_text(results: ResultCache) -> tuple[gr.Textbox, gr.Dropdown, gr.Button, gr.Markdown]:
     """The text with its examples, the second model, and the button."""
     text = gr.Textbox(EXAMPLES["a name again"], label="Text", lines=3, elem_id="inside-text")
     gr.Examples(list(EXAMPLES.values()), text, example_labels=list(EXAMPLES), elem_id="inside-examples")
     other = gr.Dropdown(
-        [ALONE, *shelf.labels()], value=ALONE, label="Compare with", elem_id="inside-other", min_width=200
+        [ALONE, *results.store.labels()], value=ALONE, label="Compare with", elem_id="inside-other", min_width=200
     )
     look = gr.Button("Look inside", variant="primary", elem_id="inside-look")
     return text, other, look, gr.Markdown(elem_id="inside-note")
 
 
-def build_surprisal(shelf: Shelf, seen: gr.State, dark: gr.Checkbox) -> Section:
+def build_surprisal(results: ResultCache, seen: gr.State, dark: gr.Checkbox) -> Section:
     """The text in colours, and how many tokens had which rank."""
     by = gr.Radio(list(COLOURS), value="nats", label="Colour by", elem_id="inside-by")
     tokens = highlighted("Tokens: click one", "inside-tokens")
@@ -119,32 +120,32 @@ def build_surprisal(shelf: Shelf, seen: gr.State, dark: gr.Checkbox) -> Section:
         counts = gr.HTML(elem_id="inside-counts")
 
     def first(seen, *, by, limits, dark, **settings):
-        found = surprisals(shelf, seen)
+        found = surprisals(results, seen)
         return *coloured(found, by if len(found) > 1 or by != "change" else COLOURS[0]), *ranks(
-            shelf, seen, limits, dark
+            results, seen, limits, dark
         )
 
     def colour(seen, by):
-        return coloured(surprisals(shelf, seen), by)
+        return coloured(surprisals(results, seen), by)
 
     def count(seen, limits, dark):
-        return ranks(shelf, seen, limits, dark)
+        return ranks(results, seen, limits, dark)
 
     listen(by.input, colour, [seen, by], [tokens, scale], api_name="inside_colours")
     listen(limits.submit, count, [seen, limits, dark], [bars, counts], api_name="inside_ranks")
     return Section({"by": by, "limits": limits, "tokens": tokens}, [tokens, scale, bars, counts], first)
 
 
-def build_place(shelf: Shelf, seen: gr.State, dark: gr.Checkbox, tokens: gr.HighlightedText) -> Section:
+def build_place(results: ResultCache, seen: gr.State, dark: gr.Checkbox, tokens: gr.HighlightedText) -> Section:
     """A place of the text: what each layer believed there, what adds to the answer, the block by its formulas."""
     gr.Markdown("### What each layer believed")
     with gr.Row():
         position = gr.Number(0, precision=0, label="After token", elem_id="inside-position", min_width=100)
-        measure = gr.Radio(MEASURES, value="rank", label="Colour layers by", elem_id="inside-measure", min_width=240)
+        measure = gr.Radio(list(LENS), value="rank", label="Colour layers by", elem_id="inside-measure", min_width=240)
     told = gr.Markdown(elem_id="inside-told")
     lens = pair("inside-lens", "The lens: layers by positions; the table below has the position that is looked at")
     table = gr.HTML(elem_id="inside-table")
-    gr.Markdown(LENS)
+    gr.Markdown(LENS_NOTE)
     token, against, added, parts = build_attribution()
     with gr.Accordion("The block, step by step", open=False, elem_id="inside-walk"):
         with gr.Row():
@@ -155,12 +156,12 @@ def build_place(shelf: Shelf, seen: gr.State, dark: gr.Checkbox, tokens: gr.High
 
     def looked_at(seen, position, token, against, layer, head, dark):
         place = Place(position, token or "", against or "")
-        told, tables, pictures, parts = at_place(shelf, seen, place, dark)
-        return told, tables, *two(pictures), parts, walked(shelf, seen, position, layer, head, dark)
+        told, tables, pictures, parts = at_place(results, seen, place, dark)
+        return told, tables, *two(pictures), parts, walked(results, seen, position, layer, head, dark)
 
     def first(seen, *, measure, dark, **settings):
-        position = max(0, len(lenses(shelf, seen)[0].targets) - 2)  # after which the last token came
-        pictures = two(lens_pictures(shelf, seen, measure, dark))
+        position = max(0, len(lenses(results, seen)[0].targets) - 2)  # after which the last token came
+        pictures = two(lens_pictures(results, seen, measure, dark))
         return *pictures, position, "", "", 0, 0, *looked_at(seen, position, "", "", 0, 0, dark)
 
     def show(*values):
@@ -173,10 +174,10 @@ def build_place(shelf: Shelf, seen: gr.State, dark: gr.Checkbox, tokens: gr.High
         return position, *looked_at(seen, position, token, against, layer, head, dark)
 
     def colour(seen, measure, dark):
-        return two(lens_pictures(shelf, seen, measure, dark))
+        return two(lens_pictures(results, seen, measure, dark))
 
     def walk(*values):
-        return walked(shelf, *values)
+        return walked(results, *values)
 
     listen(tokens.select, show_clicked, [seen, token, against, *numbers], [position, *at], api_name="inside_token")
     for name, change in (("position", position.input), ("token", token.submit), ("against", against.submit)):
@@ -212,7 +213,7 @@ def build_attribution() -> tuple:
     return token, against, added, parts
 
 
-def build_off(shelf: Shelf, seen: gr.State, dark: gr.Checkbox, stops: Stops) -> Section:
+def build_off(results: ResultCache, seen: gr.State, dark: gr.Checkbox, stops: Stops) -> Section:
     """Heads and MLPs switched off, the sweep over all heads, and what the text costs then."""
     gr.Markdown(f"### Switch heads off\n\n{OFF}")
     with gr.Row():
@@ -233,21 +234,21 @@ def build_off(shelf: Shelf, seen: gr.State, dark: gr.Checkbox, stops: Stops) -> 
     costs = [cost, changed, expected]
 
     def first(seen, **settings):
-        return gr.Dropdown(head_names(shelf, seen.label), value=[], multiselect=True), "", *two([]), "", "", [], ""
+        return gr.Dropdown(head_names(results, seen.label), value=[], multiselect=True), "", *two([]), "", "", [], ""
 
     def show(seen, off, mean):
-        return ablated(shelf, seen, off, mean)
+        return ablated(results, seen, off, mean)
 
     def toggle(seen, off, mean, event: gr.SelectData):
-        name = head_clicked(shelf, seen, event.index)
+        name = head_clicked(results, seen, event.index)
         if name is None:
             return [gr.skip()] * (1 + len(costs))
         off = [one for one in off or [] if one != name] if name in (off or []) else [*(off or []), name]
-        return off, *ablated(shelf, seen, off, mean)
+        return off, *ablated(results, seen, off, mean)
 
     @user_errors
     def sweep(request: gr.Request, seen, mean, dark):
-        for told, done in measured(stops, request, swept(shelf, seen, mean)):
+        for told, done in measured(stops, request, swept(results, seen, mean)):
             if done is None:
                 yield told, *[gr.skip()] * 3
             else:
@@ -266,7 +267,7 @@ def build_off(shelf: Shelf, seen: gr.State, dark: gr.Checkbox, stops: Stops) -> 
     return Section({"off": off, "mean": mean}, [off, *swept_views, *costs], first)
 
 
-def build_patching(shelf: Shelf, seen: gr.State, dark: gr.Checkbox, stops: Stops, place: Section) -> Section:
+def build_patching(results: ResultCache, seen: gr.State, dark: gr.Checkbox, stops: Stops, place: Section) -> Section:
     """A clean run's states in a corrupted one."""
     with gr.Accordion("Activation patching", open=False, elem_id="inside-patching"):
         gr.Markdown(PATCHING)
@@ -281,7 +282,7 @@ def build_patching(shelf: Shelf, seen: gr.State, dark: gr.Checkbox, stops: Stops
 
     @user_errors
     def patch(request: gr.Request, seen, corrupted, token, against, dark):
-        for told, done in measured(stops, request, patched(shelf, seen, corrupted, token, against)):
+        for told, done in measured(stops, request, patched(results, seen, corrupted, token, against)):
             if done is None:
                 yield told, *[gr.skip()] * 3
             else:
@@ -305,19 +306,17 @@ def measured(stops: Stops, request: gr.Request, steps: Iterator) -> Iterator[tup
             yield (now, None) if isinstance(now, str) else ("", now)
 
 
-def build_save(shelf: Shelf, seen: gr.State, fields: dict) -> Section:
+def build_save(results: ResultCache, seen: gr.State, fields: dict) -> Section:
     """A part of what is shown as a file."""
     with gr.Row():
         part = gr.Radio(PARTS, value=PARTS[0], label="Save", elem_id="inside-part", min_width=240)
-        format = gr.Radio(FORMATS, value="csv", label="as", elem_id="inside-format", min_width=200)
+        format = gr.Radio(list(FORMATS), value="csv", label="as", elem_id="inside-format", min_width=200)
     save = gr.Button("Make file", elem_id="inside-save")
     file = gr.File(label="File", interactive=False, visible=False, elem_id="inside-file")
     needed = {name: fields[name] for name in FIELDS}
 
     def made(part, format, seen, *values):
-        from gpt2lab.files import write_bytes
-
-        name, content = file_of(shelf, seen, part, format, **dict(zip(needed, values)))
+        name, content = file_of(results, seen, part, format, **dict(zip(needed, values)))
         return gr.File(str(write_bytes(new_folder() / name, content)), visible=True)
 
     listen(save.click, made, [part, format, seen, *needed.values()], [file], api_name="inside_file")

@@ -13,12 +13,17 @@ from io import BytesIO
 from pathlib import Path
 
 import gradio as gr
+from PIL import Image
 
-from gpt2lab.app.handling import Stops, new_folder, uncover, user_errors
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.events import Stops, new_folder, uncover, user_errors
+from gpt2lab.app.models import ModelStore
 from gpt2lab.errors import LabError
+from gpt2lab.figures.drawing import figure_bytes
+from gpt2lab.figures.training import loss_curves, validation_rows
+from gpt2lab.pages.run_report import write_report
 from gpt2lab.results import duration, perplexity_of, readable
 from gpt2lab.training import jobs, runs
+from gpt2lab.training.whole import load_scoring
 
 POLL_SECONDS = 2
 MAX_SHOWN = 6  # runs in one figure
@@ -34,7 +39,7 @@ DOES = {
 }
 
 
-def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> gr.Dropdown:
+def build_runs(page: gr.Blocks, store: ModelStore, model: gr.Dropdown, dark: gr.Checkbox) -> gr.Dropdown:
     """The list of runs, and what is known of those chosen in it; the choice is returned."""
     gr.Markdown("### Runs")
     table = gr.Dataframe(
@@ -56,22 +61,22 @@ def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Check
         info="Add others to compare their losses; words, texts, log and buttons are the first one's.",
         elem_id="runs",
     )
-    buttons = build_buttons(shelf, shown, model)
+    buttons = build_buttons(store, shown, model)
     outputs = [*build_view(), *buttons]
     seen = gr.State()  # what is drawn, so that nothing is drawn twice
 
     @user_errors
     def arrive():
-        active, ids = jobs.active_run(shelf.runs_dir), run_ids(shelf)
+        active, ids = jobs.active_run(store.runs_dir), run_ids(store)
         return gr.Dropdown(choices=ids, value=[active.id] if active else ids[:1])
 
     @user_errors
     def look(shown, seen, dark):
-        return view(shelf, shown, seen, dark is True)
+        return view(store, shown, seen, dark is True)
 
     @user_errors
     def choose(event: gr.SelectData):
-        return [runs.find_run(shelf.runs_dir, event.row_value[0]).name]
+        return [runs.find_run(store.runs_dir, event.row_value[0]).name]
 
     hidden = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
     for moment in (gr.Timer(POLL_SECONDS).tick, shown.change):
@@ -115,7 +120,7 @@ def build_view() -> list:
     return [state, plot, texts, table, log]
 
 
-def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[gr.Button]:
+def build_buttons(store: ModelStore, shown: gr.Dropdown, model: gr.Dropdown) -> list[gr.Button]:
     """What can be done with the first run shown, in the order of DOES."""
     with gr.Row():
         button = {
@@ -130,30 +135,30 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[
     def end(want):
         @user_errors
         def ask(shown):
-            end_run(first(shelf, shown), want)
+            end_run(first(store, shown), want)
 
         return ask
 
     @user_errors
     def go_on(shown):
-        jobs.resume(first(shelf, shown))
+        jobs.resume(first(store, shown))
 
     @user_errors
     def take(shown):
-        run = first(shelf, shown)
+        run = first(store, shown)
         check_model(run)
-        return gr.Dropdown(choices=shelf.labels(), value=run.name)
+        return gr.Dropdown(choices=store.labels(), value=run.name)
 
     @user_errors
     def pack(shown):
-        run = first(shelf, shown)
+        run = first(store, shown)
         check_model(run)
         archive = shutil.make_archive(str(new_folder() / run.name), "zip", run / "model")
         return gr.File(archive, label="The model", visible=True)
 
     @user_errors
     def tell(shown):
-        return gr.File(report_file(first(shelf, shown)), label="The report, a page of its own", visible=True)
+        return gr.File(report_file(first(store, shown)), label="The report, a page of its own", visible=True)
 
     for name, act, output in (
         ("stop", end("stop"), None),
@@ -169,7 +174,7 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[
         try:
             with scoring.running(request) as flag:
                 yield gr.Button(visible=True), "Loading both models …"
-                for line in score_split(shelf, first(shelf, shown), flag):
+                for line in score_split(store, first(store, shown), flag):
                     yield gr.skip(), line
         except LabError:
             yield gr.Button(visible=False), ""
@@ -184,16 +189,16 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[
     return list(button.values())
 
 
-def run_ids(shelf: Shelf) -> list[str]:
+def run_ids(store: ModelStore) -> list[str]:
     """The ids of all runs, newest first."""
-    return [run.id for run in runs.list_runs(shelf.runs_dir)]
+    return [run.id for run in runs.list_runs(store.runs_dir)]
 
 
-def first(shelf: Shelf, shown) -> Path:
+def first(store: ModelStore, shown) -> Path:
     """The folder of the first run that is shown. Raises: LabError where none is, or it is unknown here."""
     if not isinstance(shown, list) or not shown:
         raise LabError("no run is shown; choose one in the list")
-    return runs.find_run(shelf.runs_dir, shown[0])
+    return runs.find_run(store.runs_dir, shown[0])
 
 
 def has_model(folder: Path) -> bool:
@@ -223,23 +228,19 @@ def end_run(folder: Path, want: str) -> None:
 
 def report_file(folder: Path) -> str:
     """A copy of a run's report.html to take away, written first where it is missing."""
-    from gpt2lab.pages.run_report import write_report
-
     page = folder / "report.html"
     if not page.is_file():
         write_report(folder)
     return str(shutil.copy(page, new_folder() / f"{folder.name}.html"))
 
 
-def score_split(shelf: Shelf, folder: Path, stop: threading.Event) -> Iterator[str]:
+def score_split(store: ModelStore, folder: Path, stop: threading.Event) -> Iterator[str]:
     """Score the whole validation split before and after a run; yields lines about how far it is, at last the result."""
-    from gpt2lab.training.whole import load_scoring
-
     check_model(folder)
     steps, began, results = load_scoring(folder).steps(), time.monotonic(), []
 
     def run():
-        results.append((yield from shelf.each(steps)))
+        results.append((yield from store.locked_steps(steps)))
 
     with closing(steps):
         for done, total in run():
@@ -251,9 +252,9 @@ def score_split(shelf: Shelf, folder: Path, stop: threading.Event) -> Iterator[s
     yield f"Validation perplexity of **{escaped(folder.name)}**: {escaped(str(results[0].whole_validation))}."
 
 
-def view(shelf: Shelf, shown, seen, dark: bool):
+def view(store: ModelStore, shown, seen, dark: bool):
     """(what is drawn, list, choice, line, figure, texts, table, log, *buttons) of the runs shown, from their folders."""
-    listed = runs.list_runs(shelf.runs_dir)
+    listed = runs.list_runs(store.runs_dir)
     ids, rows = [run.id for run in listed], [row_of(run) for run in listed]
     by_id = {run.id: run for run in listed}
     chosen = [by_id[run] for run in shown or [] if run in by_id][:MAX_SHOWN]
@@ -270,8 +271,6 @@ def view(shelf: Shelf, shown, seen, dark: bool):
     table = gr.skip() if same[:1] == [True] else rows
     if same[1:] == [True, True]:
         return now, table, gr.Dropdown(choices=ids), line, gr.skip(), gr.skip(), gr.skip(), log, *buttons
-    from gpt2lab.figures.training import validation_rows
-
     figure = picture(metrics, dark)
     texts = [[sample.get("step"), f"{sample.get('prompt')}{sample.get('text')}"] for sample in reversed(samples)]
     return (
@@ -302,11 +301,6 @@ def row_of(run: runs.Run) -> list[str]:
 
 def picture(metrics: dict, dark: bool):
     """The losses of runs as an image; None before the first."""
-    from PIL import Image
-
-    from gpt2lab.figures.drawing import figure_bytes
-    from gpt2lab.figures.training import loss_curves
-
     drawn = {name: found for name, found in metrics.items() if found}
     return Image.open(BytesIO(figure_bytes(loss_curves(drawn, dark=dark), "png"))) if drawn else None
 

@@ -4,11 +4,12 @@ import time
 
 import gradio as gr
 
-from gpt2lab.app.handling import Stops, uncover, user_errors
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.app.written import DRAW_SECONDS
+from gpt2lab.app.events import Stops, uncover, user_errors
+from gpt2lab.app.generate_content import DRAW_SECONDS
+from gpt2lab.app.models import ModelStore
 from gpt2lab.errors import choice
 from gpt2lab.generation.recipes import PAIRS, SMALLER, TASKS, Task
+from gpt2lab.generation.tasks import answer_plan, pairs_of, summary_plan, translation_plan
 
 TEXTS = {
     "summarize": "The honey bee is a social insect. It lives in a nest of wax, which it builds itself. In summer a colony "
@@ -25,7 +26,7 @@ EXAMPLES = {
 QUESTION = "Who lays the eggs?"
 
 
-def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
+def build_tasks_tab(store: ModelStore, model: gr.Dropdown) -> None:
     """A task and its text → prompt → what the model makes of it, as it is written."""
     gr.Markdown(
         "A language model only goes on with a text. The GPT-2 paper's tasks are texts whose continuation is the answer."
@@ -56,11 +57,11 @@ def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
     @user_errors
     def write(request: gr.Request, label, task, text, question, examples, prompt, length, seed):
         recipe = recipe_of(task)
-        plan = plan_of(shelf.lab(label), task, text, question, examples, prompt, length, seed)
+        plan = plan_of(store.lab(label), task, text, question, examples, prompt, length, seed)
         with stops.running(request) as flag:
             yield gr.skip(), "Reading the text …", gr.skip()
             drawn, parts, stopped = 0.0, len(plan.requests), ""
-            for found in shelf.each(plan.written()):
+            for found in store.locked_steps(plan.written()):
                 if time.monotonic() - drawn > DRAW_SECONDS:
                     drawn, last = time.monotonic(), found.generations[-1]
                     part = f"part {len(found.generations)} of {parts}, " if parts > 1 else ""
@@ -95,8 +96,6 @@ def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
 
 def plan_of(lab, task: str, text: str, question: str, examples: str, prompt: str, length: int, seed: int):
     """The Plan of what the fields ask for. Raises: LabError as the plans do."""
-    from gpt2lab.generation.tasks import answer_plan, pairs_of, summary_plan, translation_plan
-
     shared = {"prompt": prompt, "max_new_tokens": length}
     if task == "summarize":
         return summary_plan(lab, text, seed=seed, **shared)

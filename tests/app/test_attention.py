@@ -12,11 +12,11 @@ import pytest
 from gradio.processing_utils import move_files_to_cache
 from gradio.route_utils import delete_files_created_by_app
 
-import gpt2lab.model.lab
 from gpt2lab.app.attention import EXAMPLES, build_attention_tab
-from gpt2lab.app.handling import ALONE
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.app.shown import CHANGE, MAX_LINK, NO_SECOND, PARTS, Shown, head_at, link_to, seen_of
+from gpt2lab.app.attention_content import CHANGE, MAX_LINK, NO_SECOND, PARTS, Shown, head_at, link_to, seen_of
+from gpt2lab.app.events import ALONE
+from gpt2lab.app.models import ModelStore
+from gpt2lab.app.results import ResultCache
 from gpt2lab.figures.heads import head_map_cells, head_map_rows
 from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.heads import SCORES, describe_head, rollout, scores_of
@@ -35,15 +35,15 @@ def tab(tmp_path, monkeypatch, tiny_lab, random_lab):
     """The tab on a page of its own, with the tiny model for "builtin" and another of its shape for "gpt2"."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     labs = {"builtin": tiny_lab, "gpt2": random_lab(seed=9)}
-    monkeypatch.setattr(gpt2lab.model.lab, "load_model", labs.get)
-    shelf = Shelf(tmp_path / "runs")
+    monkeypatch.setattr("gpt2lab.app.models.load_model", labs.get)
+    results = ResultCache(ModelStore(tmp_path / "runs"))
     with gr.Blocks(analytics_enabled=False) as demo:
         with gr.Tabs() as tabs:
             pass
-        build_attention_tab(demo, shelf, tabs, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
+        build_attention_tab(demo, results, tabs, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
     events = {event.api_name: event for event in demo.fns.values()}
     functions = {name: event.fn for name, event in events.items()}
-    return SimpleNamespace(demo=demo, shelf=shelf, events=events, labs=labs, **functions)
+    return SimpleNamespace(demo=demo, results=results, events=events, labs=labs, **functions)
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_head_that_does_not_exist_is_told(tab, layer, head, message):
 
 def test_model_that_is_gone_is_told(tab):
     with pytest.raises(ValueError, match="is unknown"):
-        seen_of(tab.shelf, ("a-run", TEXT, None, None))
+        seen_of(tab.results, ("a-run", TEXT, None, None))
 
 
 def test_map_offers_every_score_and_the_change(tab):
@@ -199,7 +199,7 @@ def test_change_needs_something_to_compare_with_and_the_rest_is_shown_without(ta
 @pytest.mark.parametrize("format", FORMATS)
 def test_map_and_rollout_are_saved_as_the_package_makes_them(tab, seen, tiny_lab, format):
     numbers = scores_of(tiny_lab, seen).map("entropy", "builtin")
-    flow = rollout(tab.shelf.trace("builtin", TEXT))
+    flow = rollout(tab.results.trace("builtin", TEXT))
     for part, expected in (("map", map_file(numbers, format)), ("rollout", rollout_file(flow, format))):
         path = saved(tab, part, format)
         assert path.suffix == f".{format}"

@@ -4,11 +4,10 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-import gpt2lab.model.lab
+from gpt2lab.app.events import ALONE
 from gpt2lab.app.generate import SAMPLING, build_generate_tab
-from gpt2lab.app.handling import ALONE
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.app.written import MAX_TEXTS, choices_of, coloured, step_rows
+from gpt2lab.app.generate_content import MAX_TEXTS, choices_of, coloured, step_rows
+from gpt2lab.app.models import ModelStore
 from gpt2lab.data.tokens import display_tokens, visible
 from gpt2lab.generation.generate import best_of, generate, generate_batch
 
@@ -32,12 +31,12 @@ VIEWS = ["which", "beside", "text", "ending", "tokens", "column", "text2", "endi
 def tab(tmp_path, monkeypatch, tiny_lab, random_lab):
     """The tab on a page of its own, with the tiny model for "builtin" and another for "gpt2"."""
     labs = {"builtin": tiny_lab, "gpt2": random_lab(seed=5)}
-    monkeypatch.setattr(gpt2lab.model.lab, "load_model", labs.get)
-    shelf = Shelf(tmp_path)
+    monkeypatch.setattr("gpt2lab.app.models.load_model", labs.get)
+    store = ModelStore(tmp_path)
     with gr.Blocks(analytics_enabled=False) as demo:
-        build_generate_tab(shelf, gr.Dropdown(["builtin", "gpt2"]))
+        build_generate_tab(store, gr.Dropdown(["builtin", "gpt2"]))
     functions = {event.api_name: event.fn for event in demo.fns.values()}
-    return SimpleNamespace(demo=demo, lab=tiny_lab, other=labs["gpt2"], shelf=shelf, **functions)
+    return SimpleNamespace(demo=demo, lab=tiny_lab, other=labs["gpt2"], store=store, **functions)
 
 
 def last_of(answers):

@@ -8,11 +8,11 @@ import gradio as gr
 import numpy as np
 import pytest
 
-import gpt2lab.model.lab
-from gpt2lab.app.handling import ALONE, as_image
-from gpt2lab.app.inside import EXAMPLES, FORMATS, MEASURES, build_inside_tab
-from gpt2lab.app.looked import COLOURS, MAX_CHARACTERS, MAX_SHOWN, PARTS, Seen
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.events import ALONE, as_image
+from gpt2lab.app.inside import EXAMPLES, build_inside_tab
+from gpt2lab.app.inside_content import COLOURS, MAX_CHARACTERS, MAX_SHOWN, PARTS, Seen
+from gpt2lab.app.models import ModelStore
+from gpt2lab.app.results import ResultCache
 from gpt2lab.figures.heads import head_map, head_map_cells, head_map_rows
 from gpt2lab.figures.inside import (
     LENS,
@@ -51,9 +51,11 @@ def tab(tmp_path_factory, tiny_lab, random_lab):
     labs = {name: replace(lab, name=name) for name, lab in (("builtin", tiny_lab), ("gpt2", random_lab(seed=9)))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
-        patch.setattr(gpt2lab.model.lab, "load_model", labs.get)
+        patch.setattr("gpt2lab.app.models.load_model", labs.get)
         with gr.Blocks(analytics_enabled=False) as demo:
-            build_inside_tab(Shelf(folder / "runs"), gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
+            build_inside_tab(
+                ResultCache(ModelStore(folder / "runs")), gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False)
+            )
         events = {event.api_name: event for event in demo.fns.values()}
         functions = {name: event.fn for name, event in events.items()}
         yield SimpleNamespace(lab=labs["builtin"], other=labs["gpt2"], events=events, **functions)
@@ -183,16 +185,11 @@ def test_ranks_are_counted_up_to_the_limits_given(tab, limits, edges):
     assert counts == table(["rank", "builtin", "gpt2"], rows)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", LENS)
 def test_lens_is_coloured_by_the_measure_asked_for(tab, measure):
     picture, second = tab.inside_lens(SEEN, measure, True)
     assert same(picture, lens_figure(logit_lens(tab.lab, TEXT, next=True), measure, dark=True))
     assert not second.visible
-
-
-def test_measures_and_formats_offered_are_those_there_are():
-    assert list(LENS) == MEASURES
-    assert set(FORMATS) == set(export.FORMATS)
 
 
 @pytest.mark.parametrize(("index", "position"), [(0, 0), (1, 0), (5, 4), (LAST, LAST - 1)])
@@ -383,7 +380,7 @@ def expected_file(lab, part, form):
     return inside_export.surprisal_file(found.before, found.after, form, limits=(10, 100, 1000))
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", export.FORMATS)
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_is_saved_as_the_package_makes_it(tab, part, form):
     if part == "walk" and form in ("png", "svg"):

@@ -3,8 +3,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-import gpt2lab.model.lab
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.models import ModelStore
 from gpt2lab.app.tasks import EXAMPLES, QUESTION, TEXTS, build_tasks_tab
 from gpt2lab.generation.recipes import TASKS
 from gpt2lab.generation.tasks import answer, summarize, translate
@@ -19,9 +18,9 @@ def lab():
 @pytest.fixture
 def tab(tmp_path, monkeypatch, lab):
     """The tab on a page of its own."""
-    monkeypatch.setattr(gpt2lab.model.lab, "load_model", {"builtin": lab}.get)
+    monkeypatch.setattr("gpt2lab.app.models.load_model", {"builtin": lab}.get)
     with gr.Blocks(analytics_enabled=False) as demo:
-        build_tasks_tab(Shelf(tmp_path), gr.Dropdown(["builtin"]))
+        build_tasks_tab(ModelStore(tmp_path), gr.Dropdown(["builtin"]))
     return SimpleNamespace(**{event.api_name: event.fn for event in demo.fns.values()})
 
 

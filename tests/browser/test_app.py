@@ -7,7 +7,7 @@ from gradio_client import Client
 from playwright.sync_api import expect
 
 from gpt2lab.app.attention import EXAMPLES
-from gpt2lab.app.handling import ALONE
+from gpt2lab.app.events import ALONE
 from gpt2lab.app.tasks import EXAMPLES as TASK_EXAMPLES
 from gpt2lab.figures.heads import head_map_cells
 from gpt2lab.generation.tasks import translate

@@ -5,17 +5,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import log
 from threading import Event
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.models import ModelStore
+from gpt2lab.data.sources import DATA
+from gpt2lab.data.tokens import display_tokens, visible
 from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.figures.tables import table
+from gpt2lab.generation.generate import Generation, batch_steps, best_of, collect_batch, prompt_hint, request
+from gpt2lab.generation.measures import measure, perplexity_under, training_ids
+from gpt2lab.generation.sampling import Sampling, Step, redrawn
 from gpt2lab.results import readable
-
-if TYPE_CHECKING:  # the page opens before torch is imported
-    from gpt2lab.generation.generate import Generation
-    from gpt2lab.generation.sampling import Sampling, Step
 
 MAX_TEXTS = 30  # kept in a visitor's list
 MAX_STEPS = 4096  # tokens of all texts in it, about 4 kB each; the newest texts are always kept
@@ -61,7 +63,7 @@ class Text(NamedTuple):
 
     number: int
     start: Start
-    generation: "Generation"
+    generation: Generation
     tokens: tuple[str, ...]
     V: int
     begin: str = ""
@@ -79,17 +81,15 @@ class Written(NamedTuple):
 
 
 def write(
-    shelf: Shelf, texts: Sequence[Text], starts: Sequence[Start], count: int = 1, stop: Event | None = None
+    store: ModelStore, texts: Sequence[Text], starts: Sequence[Start], count: int = 1, stop: Event | None = None
 ) -> Iterator[Written]:
     """`count` continuations of each start, all written at once, token by token; of several the best is shown at last.
 
     stop  once it is set the writing ends, with what there is
     """
-    from gpt2lab.generation.generate import batch_steps, best_of, collect_batch, request
-
     whole_number("continuations", count, 1, MAX_CONTINUATIONS)
-    asked = [request(shelf.lab(start.label), after=start.after, **start.settings) for start in starts]
-    streams = [shelf.each(batch_steps(one, count)) for one in asked]
+    asked = [request(store.lab(start.label), after=start.after, **start.settings) for start in starts]
+    streams = [store.locked_steps(batch_steps(one, count)) for one in asked]
     rows, first = [[] for _ in asked], 1 + max((text.number for text in texts), default=NOTHING)
     began, drawn, going = time.monotonic(), 0.0, True
     while going:
@@ -115,11 +115,8 @@ def write(
         )
 
 
-def text_kept(number: int, start: Start, asked, generation: "Generation") -> Text:
+def text_kept(number: int, start: Start, asked, generation: Generation) -> Text:
     """Return a generation of a request as a Text."""
-    from gpt2lab.data.tokens import display_tokens
-    from gpt2lab.generation.generate import prompt_hint
-
     tokenizer = asked.lab.tokenizer
     tokens = display_tokens(tokenizer, [step.id for step in generation.steps])
     begin = "" if generation.prompt else display_tokens(tokenizer, asked.ids.tolist())[0]
@@ -162,7 +159,7 @@ def chosen(texts: Sequence[Text], number) -> Text:
     )
 
 
-def token_at(texts: Sequence[Text], at) -> tuple[Text, "Step"]:
+def token_at(texts: Sequence[Text], at) -> tuple[Text, Step]:
     """(Text, Step) at (number of a text, place of a token). Raises: LabError where there is none."""
     if at is None:
         raise LabError("no token is chosen; click one first")
@@ -172,8 +169,6 @@ def token_at(texts: Sequence[Text], at) -> tuple[Text, "Step"]:
 
 def listed(texts: Sequence[Text]) -> list[tuple[str, int]]:
     """(line, number) of each text, branches below what they branched from."""
-    from gpt2lab.data.tokens import visible
-
     numbers = {text.number for text in texts}
     lines = []
 
@@ -217,9 +212,6 @@ def coloured(text: Text, by: str) -> list[tuple[str, float]]:
 
 def choices_of(texts: Sequence[Text], at, temperature, top_p, top_k, min_p) -> tuple[str, dict[str, float]]:
     """What a token was chosen from, in words, and for bars: the model's top predictions, by what a sampler draws them with."""
-    from gpt2lab.data.tokens import visible
-    from gpt2lab.generation.sampling import Sampling, redrawn
-
     found, step = token_at(texts, at)
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k or None, min_p=min_p)
     if sampling == own_sampling(found):
@@ -248,10 +240,8 @@ def choices_of(texts: Sequence[Text], at, temperature, top_p, top_k, min_p) -> t
     return " ".join(words), bars
 
 
-def own_sampling(text: Text) -> "Sampling":
+def own_sampling(text: Text) -> Sampling:
     """What a text was drawn with, as far as its bars can be drawn by something else."""
-    from gpt2lab.generation.sampling import Sampling
-
     return Sampling(**{name: text.start.settings[name] for name in ("temperature", "top_p", "top_k", "min_p")})
 
 
@@ -262,8 +252,6 @@ def code(token: str) -> str:
 
 def step_rows(text: Text) -> list[list]:
     """A row per generated token, for the table."""
-    from gpt2lab.data.tokens import visible
-
     return [
         [
             shown,
@@ -276,20 +264,16 @@ def step_rows(text: Text) -> list[list]:
     ]
 
 
-def measured(shelf: Shelf, shown: Sequence[Text], data: str) -> str:
+def measured(store: ModelStore, shown: Sequence[Text], data: str) -> str:
     """A table of the measures of some texts, each under each one's model. Raises: LabError for data that is not offered."""
-    from gpt2lab.data.sources import DATA
-    from gpt2lab.figures.tables import table
-    from gpt2lab.generation.measures import measure, perplexity_under, training_ids
-
     choice("text", data, DATA)
-    labs = {label: replace(shelf.lab(label), name=label) for label in (text.start.label for text in shown)}
+    labs = {text.start.label: store.lab(text.start.label) for text in shown}
     training = {label: training_ids(lab, data) for label, lab in labs.items()}
     each = []
     for text in shown:
         writer = labs[text.start.label]
         found = measure(writer, text.generation, training=training[text.start.label])
-        with shelf.lock:  # models run
+        with store.lock:  # models run
             under = {label: perplexity_under(lab, writer, text.generation) for label, lab in labs.items()}
         each.append(replace(found, perplexity=under).named)
     rows = [(name, *(cell(one[name]) for one in each)) for name in each[0]]

@@ -1,4 +1,4 @@
-"""What the Attention tab shows: views of one trace, or of two, from the shelf. Nothing of the tab's layout."""
+"""What the Attention tab shows: views of one trace, or of two, from the results. Nothing of the tab's layout."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,9 +6,17 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from gpt2lab.app.handling import ALONE, as_image
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.events import ALONE, as_image
+from gpt2lab.app.results import ResultCache
 from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.figures.attention import attention_heatmap
+from gpt2lab.figures.heads import comparison_heatmaps, head_map, head_map_cells, head_map_rows
+from gpt2lab.figures.tables import table
+from gpt2lab.inspection.heads import describe_head, rollout
+from gpt2lab.inspection.trace import Trace
+from gpt2lab.pages.bertviz import VIEWS, plan
+from gpt2lab.pages.explorer import explorer_page, extent
+from gpt2lab.pages.export import attention_file, bertviz_options, largest_weights, map_file, rollout_file
 
 TABLE_ROWS = 20
 MAX_LINK = 4000  # characters of an address that servers and browsers take
@@ -33,57 +41,49 @@ class Shown(NamedTuple):
         return cls(label, text, label if other in (None, ALONE) else other, other_text or text)
 
 
-def first_trace(shelf: Shelf, shown: Shown | None):
+def first_trace(results: ResultCache, shown: Shown | None):
     """The trace of what is shown, or the first of two. Raises: LabError where nothing is shown yet."""
     if shown is None:
         raise LabError("there is no attention here yet; press Show attention first")
-    return shelf.trace(*shown[:2])
+    return results.trace(*shown[:2])
 
 
-def seen_of(shelf: Shelf, shown: Shown | None):
+def seen_of(results: ResultCache, shown: Shown | None):
     """The Trace of what is shown, or the Comparison. Raises: LabError where there is none, or none can be made."""
-    trace = first_trace(shelf, shown)
-    return trace if shown[2] is None else shelf.comparison(*shown)
+    trace = first_trace(results, shown)
+    return trace if shown[2] is None else results.comparison(*shown)
 
 
-def head_numbers(shelf: Shelf, shown: Shown | None, score: str, dark: bool):
+def head_numbers(results: ResultCache, shown: Shown | None, score: str, dark: bool):
     """A score of every head, or how far each lies apart in two traces: (map, table); none for one token, which has no scores."""
-    from gpt2lab.figures.heads import head_map, head_map_rows
-    from gpt2lab.figures.tables import table
-
-    if len(first_trace(shelf, shown).tokens) < 2:
+    if len(first_trace(results, shown).tokens) < 2:
         return None, ""
     if score == CHANGE and shown.other is None:
         gr.Warning(NO_SECOND)  # no error: the rest of what was asked for is shown
         return None, ""
-    found = map_of(shelf, shown, score)
+    found = map_of(results, shown, score)
     heads = [f"head {head}" for head in range(found.values.shape[1])]
     return as_image(head_map(**found._asdict(), dark=dark)), table(["", *heads], head_map_rows(found.values))
 
 
-def map_of(shelf: Shelf, shown: Shown | None, score: str):
+def map_of(results: ResultCache, shown: Shown | None, score: str):
     """The HeadMap of a score, or of CHANGE. Raises: LabError for one that is unknown, or has nothing to compare."""
-    trace = first_trace(shelf, shown)
+    trace = first_trace(results, shown)
     if score != CHANGE:
-        return shelf.scores(*shown[:2]).map(score, trace.name)
+        return results.scores(*shown[:2]).map(score, trace.name)
     if shown.other is None:
         raise LabError(NO_SECOND)
-    return seen_of(shelf, shown).map()
+    return seen_of(results, shown).map()
 
 
-def rollout_of(shelf: Shelf, shown: Shown | None):
+def rollout_of(results: ResultCache, shown: Shown | None):
     """The Rollout of what is shown, of the first of two."""
-    from gpt2lab.inspection.heads import rollout
-
-    return rollout(first_trace(shelf, shown))
+    return rollout(first_trace(results, shown))
 
 
-def bertviz_of(shelf: Shelf, shown: Shown | None, view: str, layer: int, head: int, dark: bool | None):
+def bertviz_of(results: ResultCache, shown: Shown | None, view: str, layer: int, head: int, dark: bool | None):
     """(what is in it and how large it is, Page) of one of bertviz' views; dark as the reader's system where None."""
-    from gpt2lab.pages.bertviz import VIEWS, plan
-    from gpt2lab.pages.export import bertviz_options
-
-    trace = first_trace(shelf, shown)
+    trace = first_trace(results, shown)
     options = bertviz_options(view, *((None, None) if view == "model" else (layer, head)))
     told = plan(trace, view, **options)
     return f"{told}{', of the first of the two' if shown.other else ''}.", lambda: VIEWS[view](
@@ -91,52 +91,43 @@ def bertviz_of(shelf: Shelf, shown: Shown | None, view: str, layer: int, head: i
     )
 
 
-def file_of(shelf: Shelf, shown: Shown | None, part: str, format: str, *, layer: int, head: int, score: str, view: str):
+def file_of(
+    results: ResultCache, shown: Shown | None, part: str, format: str, *, layer: int, head: int, score: str, view: str
+):
     """(name, bytes) of one of PARTS as a file. Raises: LabError for a part or format that does not exist."""
-    from gpt2lab.pages.export import attention_file, map_file, rollout_file
-
-    trace = first_trace(shelf, shown)
+    trace = first_trace(results, shown)
     if part == "head":
         whole_number("head", head, 0, trace.n_heads - 1)
-        content = attention_file(seen_of(shelf, shown), format, layer=layer, head=head)
+        content = attention_file(seen_of(results, shown), format, layer=layer, head=head)
         return f"attention-layer{layer}-head{head}.{format}", content
     if part == "all heads":
-        return f"attention.{format}", attention_file(seen_of(shelf, shown), format)
+        return f"attention.{format}", attention_file(seen_of(results, shown), format)
     if part == "map":
-        return f"attention-{score}.{format}", map_file(map_of(shelf, shown, score), format)
+        return f"attention-{score}.{format}", map_file(map_of(results, shown, score), format)
     if part == "rollout":
-        return f"attention-rollout.{format}", rollout_file(rollout_of(shelf, shown), format)
+        return f"attention-rollout.{format}", rollout_file(rollout_of(results, shown), format)
     choice("part", part, PARTS)
     if format != "html":
         raise LabError("bertviz' views are pages, no .{format} files; save them as html", format=str(format)[:40])
-    return f"attention-{view}-view.html", bertviz_of(shelf, shown, view, layer, head, None)[1]().html.encode()
+    return f"attention-{view}-view.html", bertviz_of(results, shown, view, layer, head, None)[1]().html.encode()
 
 
-def one_head(shelf: Shelf, shown: Shown | None, layer: int, head: int, dark: bool):
+def one_head(results: ResultCache, shown: Shown | None, layer: int, head: int, dark: bool):
     """(note, explorer, heatmap, table rows) of one head. Raises: LabError for a head that does not exist."""
-    from gpt2lab.figures.attention import attention_heatmap
-    from gpt2lab.figures.heads import comparison_heatmaps
-    from gpt2lab.pages.explorer import explorer_page
-    from gpt2lab.pages.export import largest_weights
-
-    trace, seen = first_trace(shelf, shown), seen_of(shelf, shown)
+    trace, seen = first_trace(results, shown), seen_of(results, shown)
     whole_number("head", head, 0, trace.n_heads - 1)
     page = explorer_page(seen, layer=layer, head=head, theme="dark" if dark else "light")
     draw = attention_heatmap if seen is trace else comparison_heatmaps
     figure = draw(seen, layer, head, dark=dark)
     rows = [list(row) for row in largest_weights(trace, layer, head, TABLE_ROWS)]
-    return head_note(shelf, shown, seen, layer, head), page.iframe(), as_image(figure), rows
+    return head_note(results, shown, seen, layer, head), page.iframe(), as_image(figure), rows
 
 
-def head_note(shelf: Shelf, shown: Shown, seen, layer: int, head: int) -> str:
+def head_note(results: ResultCache, shown: Shown, seen, layer: int, head: int) -> str:
     """What the head is, how far it moved, what part of a text is shown, and a link."""
-    from gpt2lab.inspection.heads import describe_head
-    from gpt2lab.inspection.trace import Trace
-    from gpt2lab.pages.explorer import extent
-
     traces = [seen] if isinstance(seen, Trace) else [seen.base, seen.other]
     one = len(traces[0].tokens) < 2
-    told = ["One token can only read itself." if one else describe_head(shelf.scores(*shown[:2]), layer, head)]
+    told = ["One token can only read itself." if one else describe_head(results.scores(*shown[:2]), layer, head)]
     if len(traces) > 1:
         told.append(
             f"So it is in {traces[0].name} on the first text, as the table has it; in the second, "
@@ -156,8 +147,6 @@ def link_to(shown: Shown, layer: int, head: int) -> str:
 
 def head_at(L: int, H: int, point: Sequence[float]) -> tuple[int, int]:
     """(layer, head) of the cell at a point of the map's picture, in its own pixels; the nearest where none is."""
-    from gpt2lab.figures.heads import head_map_cells
-
     x, y = point
     cells = head_map_cells(L, H)
     return min(cells, key=lambda cell: (cells[cell][0] - x) ** 2 + (cells[cell][1] - y) ** 2)

@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from PIL import Image
 
 from gpt2lab.errors import LabError
+from gpt2lab.figures.drawing import figure_bytes
 
 ALONE = "no second model"
 STOP_SECONDS = 1.0  # how long Stop waits for what it is to stop
@@ -106,10 +108,6 @@ def new_folder() -> Path:
 
 def as_image(figure):
     """A matplotlib figure as a picture for gr.Image."""
-    from PIL import Image
-
-    from gpt2lab.figures.drawing import figure_bytes
-
     return Image.open(BytesIO(figure_bytes(figure, "png")))
 
 

@@ -5,9 +5,30 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from gpt2lab.app.handling import ALONE, as_image
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.events import ALONE, as_image
+from gpt2lab.app.results import ResultCache
 from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.figures.heads import head_map, head_map_cells, head_map_pitch, head_map_rows
+from gpt2lab.figures.inside import (
+    attribution_map,
+    attribution_rows,
+    entry_name,
+    lens_figure,
+    lens_head,
+    lens_rows,
+    patching_figure,
+    patching_rows,
+    rank_figure,
+)
+from gpt2lab.figures.tables import table
+from gpt2lab.inspection.ablation import ablate, parts_named, sweep_steps
+from gpt2lab.inspection.lens import attribution
+from gpt2lab.inspection.patching import patching_steps
+from gpt2lab.inspection.surprisal import limits_of
+from gpt2lab.inspection.walk import walk
+from gpt2lab.pages import inside_export as export
+from gpt2lab.pages.export import map_file
+from gpt2lab.pages.walk import walk_page
 
 MAX_CHARACTERS = 20_000  # of a visitor's text
 MAX_SHOWN = 1000  # tokens in colours: more make a browser slow
@@ -42,8 +63,8 @@ class Place(NamedTuple):
     against: str
 
 
-def checked(shelf: Shelf, label: str, other: str, text: str) -> Seen:
-    """What is asked for. Raises: LabError for a text that is empty or too long, and for models not on the shelf."""
+def checked(results: ResultCache, label: str, other: str, text: str) -> Seen:
+    """What is asked for. Raises: LabError for a text that is empty or too long, and for models not on the results."""
     if not isinstance(text, str) or not text:
         raise LabError("the text is empty; type at least one character")
     if len(text) > MAX_CHARACTERS:
@@ -54,25 +75,18 @@ def checked(shelf: Shelf, label: str, other: str, text: str) -> Seen:
         )
     seen = Seen(label, None if other in (None, ALONE) else other, text)
     for one in labels_of(seen):
-        shelf.location(one)
+        results.store.location(one)
     return seen
 
 
-def surprisals(shelf: Shelf, seen: Seen | None) -> list:
+def surprisals(results: ResultCache, seen: Seen | None) -> list:
     """A Surprisal of each model, a window at a time: others' models run between. Raises: LabError where nothing is looked into."""
-    from gpt2lab.inspection.surprisal import surprisal_steps
-
-    return [shelf.surprisal(label, seen.text, surprisal_steps) for label in labels_of(seen)]
+    return [results.surprisal(label, seen.text) for label in labels_of(seen)]
 
 
-def lenses(shelf: Shelf, seen: Seen | None) -> list:
+def lenses(results: ResultCache, seen: Seen | None) -> list:
     """A Lens of each model, that follows the token which comes next; of the beginning of a text too long for it."""
-    from gpt2lab.inspection.lens import logit_lens
-
-    def lens_of(lab):
-        return logit_lens(lab, seen.text, next=True, cut=True)
-
-    return [shelf.lens(label, seen.text, lens_of) for label in labels_of(seen)]
+    return [results.lens(label, seen.text) for label in labels_of(seen)]
 
 
 def labels_of(seen: Seen | None) -> list[str]:
@@ -118,28 +132,21 @@ def summary(costs: list, lens) -> str:
     return f"{told}. {n:,} tokens.{cut}"
 
 
-def ranks(shelf: Shelf, seen: Seen | None, limits: str, dark: bool):
+def ranks(results: ResultCache, seen: Seen | None, limits: str, dark: bool):
     """(figure, table) of how many tokens had which rank, and cost how much."""
-    from gpt2lab.figures.inside import rank_figure
-    from gpt2lab.figures.tables import table
-    from gpt2lab.inspection.surprisal import limits_of
-
-    found, edges = surprisals(shelf, seen), limits_of(limits)
+    found, edges = surprisals(results, seen), limits_of(limits)
     counts = [one.buckets(edges) for one in found]
     rows = [(names[0][0], *(f"{count:,}" for _, count in names)) for names in zip(*counts)]
     return as_image(rank_figure(found, edges, dark=dark)), table(["rank", *(one.name for one in found)], rows)
 
 
-def lens_pictures(shelf: Shelf, seen: Seen | None, measure: str, dark: bool) -> list:
+def lens_pictures(results: ResultCache, seen: Seen | None, measure: str, dark: bool) -> list:
     """A picture of each model's lens."""
-    from gpt2lab.figures.inside import lens_figure
-
-    return [as_image(lens_figure(one, measure, dark=dark)) for one in lenses(shelf, seen)]
+    return [as_image(lens_figure(one, measure, dark=dark)) for one in lenses(results, seen)]
 
 
-def attributions(shelf: Shelf, seen: Seen | None, place: Place) -> list:
+def attributions(results: ResultCache, seen: Seen | None, place: Place) -> list:
     """An Attribution of each model: by default of the token that comes next, against the top prediction among the others."""
-    from gpt2lab.inspection.lens import attribution
 
     def of(lens, lab):
         trace = lens.trace
@@ -148,7 +155,10 @@ def attributions(shelf: Shelf, seen: Seen | None, place: Place) -> list:
         token, against = place.token or follows, place.against or None
         return attribution(lab, trace, position=position, token=token, against=against)
 
-    return [shelf.run(label, partial(of, lens)) for label, lens in zip(labels_of(seen), lenses(shelf, seen))]
+    return [
+        results.store.with_model(label, partial(of, lens))
+        for label, lens in zip(labels_of(seen), lenses(results, seen))
+    ]
 
 
 def position_in(trace, position) -> int:
@@ -164,13 +174,9 @@ def position_in(trace, position) -> int:
     return whole_number("position", position, 0, last)
 
 
-def at_place(shelf: Shelf, seen: Seen | None, place: Place, dark: bool) -> tuple[str, str, list, str]:
+def at_place(results: ResultCache, seen: Seen | None, place: Place, dark: bool) -> tuple[str, str, list, str]:
     """(in words, the lens as a table, what adds to a logit as pictures, and as a table) at a place of the text."""
-    from gpt2lab.figures.heads import head_map
-    from gpt2lab.figures.inside import attribution_map, attribution_rows, entry_name, lens_head, lens_rows
-    from gpt2lab.figures.tables import table
-
-    found, added = lenses(shelf, seen), attributions(shelf, seen, place)
+    found, added = lenses(results, seen), attributions(results, seen, place)
     position, trace = place.position, found[0].trace
     told = f"After token {position}, `{code(trace.tokens[position])}`"
     if position + 1 < len(trace.tokens):
@@ -190,33 +196,27 @@ def at_place(shelf: Shelf, seen: Seen | None, place: Place, dark: bool) -> tuple
     return told, tables, pictures, parts
 
 
-def walked(shelf: Shelf, seen: Seen | None, position: int, layer: int, head: int, dark: bool) -> str:
+def walked(results: ResultCache, seen: Seen | None, position: int, layer: int, head: int, dark: bool) -> str:
     """A block's walk as a frame; of the first of two models."""
-    from gpt2lab.pages.walk import walk_page
-
-    return walk_page(walk_at(shelf, seen, position, layer, head), theme="dark" if dark else "light").iframe()
+    return walk_page(walk_at(results, seen, position, layer, head), theme="dark" if dark else "light").iframe()
 
 
-def walk_at(shelf: Shelf, seen: Seen | None, position: int, layer: int, head: int):
+def walk_at(results: ResultCache, seen: Seen | None, position: int, layer: int, head: int):
     """The Walk of the first model."""
-    from gpt2lab.inspection.walk import walk
-
-    trace = lenses(shelf, seen)[0].trace
+    trace = lenses(results, seen)[0].trace
     position_in(trace, position)
-    return shelf.run(seen.label, lambda lab: walk(lab, trace, layer, head, position))
+    return results.store.with_model(seen.label, lambda lab: walk(lab, trace, layer, head, position))
 
 
-def head_names(shelf: Shelf, label: str) -> list[str]:
+def head_names(results: ResultCache, label: str) -> list[str]:
     """Every head and MLP of a model, as they are typed: "0.3", "0.mlp"."""
-    c = shelf.lab(label).model.config
+    c = results.store.lab(label).model.config
     return [f"{layer}.{part}" for layer in range(c.n_layer) for part in (*range(c.n_head), "mlp")]
 
 
-def head_clicked(shelf: Shelf, seen: Seen | None, point) -> str | None:
+def head_clicked(results: ResultCache, seen: Seen | None, point) -> str | None:
     """The name of the head whose cell of the map is at a point of its picture; None beside the cells."""
-    from gpt2lab.figures.heads import head_map_cells, head_map_pitch
-
-    L, H = lenses(shelf, seen)[0].trace.q.shape[:2]
+    L, H = lenses(results, seen)[0].trace.q.shape[:2]
     half = head_map_pitch(L, H) / 2
     for (layer, head), (x, y) in head_map_cells(L, H).items():
         if abs(point[0] - x) <= half and abs(point[1] - y) <= half:
@@ -224,23 +224,19 @@ def head_clicked(shelf: Shelf, seen: Seen | None, point) -> str | None:
     return None
 
 
-def ablations(shelf: Shelf, seen: Seen | None, names: list[str], mean: bool) -> list:
+def ablations(results: ResultCache, seen: Seen | None, names: list[str], mean: bool) -> list:
     """An Ablation of each model."""
-    from gpt2lab.inspection.ablation import ablate, parts_named
-
     heads, mlps = parts_named(names or [])
 
     def ablation_of(lab):
         return ablate(lab, seen.text, heads, mlps=mlps, mean=mean)
 
-    return [shelf.run(label, ablation_of) for label in labels_of(seen)]
+    return [results.store.with_model(label, ablation_of) for label in labels_of(seen)]
 
 
-def ablated(shelf: Shelf, seen: Seen | None, names: list[str], mean: bool) -> tuple[str, list, str]:
+def ablated(results: ResultCache, seen: Seen | None, names: list[str], mean: bool) -> tuple[str, list, str]:
     """(in words, the tokens coloured by what they cost more, what is expected next in a table)."""
-    from gpt2lab.figures.tables import table
-
-    found = ablations(shelf, seen, names, mean)
+    found = ablations(results, seen, names, mean)
     told = "; ".join(
         f"**{one.before.name}**: {one.before.loss:.3f} → {one.after.loss:.3f} nats per token ({one.change:+.3f})"
         for one in found
@@ -256,26 +252,22 @@ def ablated(shelf: Shelf, seen: Seen | None, names: list[str], mean: bool) -> tu
     return f"{told}. {scale}", tokens, table(head, list(zip(*columns)))
 
 
-def swept(shelf: Shelf, seen: Seen | None, mean: bool) -> Iterator:
+def swept(results: ResultCache, seen: Seen | None, mean: bool) -> Iterator:
     """How far it is, in words, as it goes on; at last the Sweeps."""
-    from gpt2lab.inspection.ablation import sweep_steps
-
-    return in_turn(shelf, seen, lambda lab: sweep_steps(lab, seen.text, mean=mean))
+    return in_turn(results, seen, lambda lab: sweep_steps(lab, seen.text, mean=mean))
 
 
-def patched(shelf: Shelf, seen: Seen | None, corrupted: str, token: str, against: str) -> Iterator:
+def patched(results: ResultCache, seen: Seen | None, corrupted: str, token: str, against: str) -> Iterator:
     """How far it is, in words, as it goes on; at last the Patchings, with the text as the clean prompt."""
-    from gpt2lab.inspection.patching import patching_steps
-
     chosen = {"answer": token or None, "against": against or None}
-    return in_turn(shelf, seen, lambda lab: patching_steps(lab, seen.text, corrupted, **chosen))
+    return in_turn(results, seen, lambda lab: patching_steps(lab, seen.text, corrupted, **chosen))
 
 
-def in_turn(shelf: Shelf, seen: Seen | None, steps_of: Callable) -> Iterator:
+def in_turn(results: ResultCache, seen: Seen | None, steps_of: Callable) -> Iterator:
     """A word after each step of each model; at last the list of what their steps return."""
     found = []
     for label in labels_of(seen):
-        steps = shelf.each(steps_of(shelf.named(label)))
+        steps = results.store.locked_steps(steps_of(results.store.lab(label)))
         found.append((yield from in_words(label, steps)))
     yield found
 
@@ -292,9 +284,6 @@ def in_words(label: str, steps: Generator) -> Generator:
 
 def sweep_views(done: list, dark: bool) -> tuple[list, str]:
     """(pictures, tables) of sweeps."""
-    from gpt2lab.figures.heads import head_map, head_map_rows
-    from gpt2lab.figures.tables import table
-
     maps = [one.map() for one in done]
     pictures = [as_image(head_map(**drawn._asdict(), dark=dark)) for drawn in maps]
     heads = [f"head {head}" for head in range(maps[0].values.shape[1])]
@@ -303,9 +292,6 @@ def sweep_views(done: list, dark: bool) -> tuple[list, str]:
 
 def patch_views(found: list, dark: bool) -> tuple[str, list, str]:
     """(in words, pictures, tables) of patched states."""
-    from gpt2lab.figures.inside import patching_figure, patching_rows
-    from gpt2lab.figures.tables import table
-
     told = "; ".join(
         f"**{one.name}**: logit of `{code(one.words[0])}` over `{code(one.words[1])}`: clean {one.clean:+.3f}, "
         f"corrupted {one.corrupted:+.3f}"
@@ -316,7 +302,7 @@ def patch_views(found: list, dark: bool) -> tuple[str, list, str]:
 
 
 def file_of(
-    shelf: Shelf,
+    results: ResultCache,
     seen: Seen | None,
     part: str,
     format: str,
@@ -334,29 +320,25 @@ def file_of(
 ) -> tuple[str, bytes]:
     """(name, bytes) of one of PARTS as a file, of the first of two models but for surprisal. Raises: LabError for a part
     or format that does not exist."""
-    from gpt2lab.inspection.surprisal import limits_of
-    from gpt2lab.pages import inside_export as export
-    from gpt2lab.pages.export import map_file
-
     place = Place(position, token or "", against or "")
     match part:
         case "surprisal":
-            found, *others = surprisals(shelf, seen)
+            found, *others = surprisals(results, seen)
             content = export.surprisal_file(found, others[0] if others else None, format, limits=limits_of(limits))
         case "lens":
-            content = export.lens_file(lenses(shelf, seen)[0], format, measure=measure)
+            content = export.lens_file(lenses(results, seen)[0], format, measure=measure)
         case "attribution":
-            content = export.attribution_file(attributions(shelf, seen, place)[0], format)
+            content = export.attribution_file(attributions(results, seen, place)[0], format)
         case "walk":
-            content = export.walk_file(walk_at(shelf, seen, position, layer, head), format)
+            content = export.walk_file(walk_at(results, seen, position, layer, head), format)
         case "every head alone":
-            *_, found = swept(shelf, seen, mean)
+            *_, found = swept(results, seen, mean)
             content = map_file(found[0].map(), format)
         case "heads switched off":
-            found = ablations(shelf, seen, off, mean)[0]
+            found = ablations(results, seen, off, mean)[0]
             content = export.surprisal_file(found.before, found.after, format, limits=limits_of(limits))
         case "patching":
-            *_, found = patched(shelf, seen, corrupted, place.token, place.against)
+            *_, found = patched(results, seen, corrupted, place.token, place.against)
             content = export.patching_file(found[0], format)
         case _:
             choice("part", part, PARTS)
