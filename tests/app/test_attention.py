@@ -13,7 +13,16 @@ from gradio.processing_utils import move_files_to_cache
 from gradio.route_utils import delete_files_created_by_app
 
 from gpt2lab.app.attention import EXAMPLES, build_attention_tab
-from gpt2lab.app.attention_content import CHANGE, MAX_LINK, NO_SECOND, PARTS, Shown, head_at, link_to, seen_of
+from gpt2lab.app.attention_content import (
+    CHANGE,
+    MAX_LINK,
+    NO_SECOND,
+    PARTS,
+    Subject,
+    head_at,
+    link_to,
+    trace_or_comparison,
+)
 from gpt2lab.app.events import ALONE
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
@@ -27,7 +36,7 @@ from gpt2lab.pages.export import FORMATS, attention_file, largest, largest_weigh
 TEXT, OTHER = "The moon is a small world.", "the sea"
 
 
-SHOWN = Shown("builtin", TEXT, None, None)
+SUBJECT = Subject("builtin", TEXT, None, None)
 
 
 @pytest.fixture
@@ -61,7 +70,7 @@ def show(tab, text=TEXT, *, label="builtin", other=ALONE, other_text="", score="
     return SimpleNamespace(**dict(zip(names, answer, strict=True)))
 
 
-def saved(tab, part="head", format="csv", shown=SHOWN, *, layer=0, head=0, score="entropy", view="head"):
+def saved(tab, part="head", format="csv", shown=SUBJECT, *, layer=0, head=0, score="entropy", view="head"):
     """The file that is made of a part."""
     return Path(tab.attention_file(part, format, shown, layer, head, score, view).value["path"])
 
@@ -74,7 +83,7 @@ def explorer_data(iframe):
 
 def test_show_answers_with_what_is_shown_and_its_first_head(tab, seen, tiny_lab):
     answer = show(tab)
-    assert answer.shown == SHOWN
+    assert answer.shown == SUBJECT
     assert (answer.layer, answer.head, answer.table) == (0, 0, rows(seen, 0, 0))
     assert answer.heads.size != answer.heatmap.size
     assert answer.note.startswith(describe_head(scores_of(tiny_lab, seen), 0, 0))
@@ -154,14 +163,14 @@ def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
 def test_head_that_does_not_exist_is_told(tab, layer, head, message):
     for ask in (tab.attention_layer, tab.attention_head):
         with pytest.raises(gr.Error, match=message):
-            ask(SHOWN, layer, head, False)
+            ask(SUBJECT, layer, head, False)
     with pytest.raises(gr.Error, match=message):
         saved(tab, layer=layer, head=head)
 
 
 def test_model_that_is_gone_is_told(tab):
     with pytest.raises(ValueError, match="is unknown"):
-        seen_of(tab.results, ("a-run", TEXT, None, None))
+        trace_or_comparison(tab.results, ("a-run", TEXT, None, None))
 
 
 def test_map_offers_every_score_and_the_change(tab):
@@ -171,8 +180,8 @@ def test_map_offers_every_score_and_the_change(tab):
 
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_has_its_map_and_table(tab, seen, score):
-    picture, numbers = tab.attention_score(SHOWN, score, False)
-    others = [tab.attention_score(SHOWN, other, False)[0] for other in SCORES if other != score]
+    picture, numbers = tab.attention_score(SUBJECT, score, False)
+    others = [tab.attention_score(SUBJECT, other, False)[0] for other in SCORES if other != score]
     assert all(picture.size != other.size or np.any(np.array(picture) != np.array(other)) for other in others)
     values = getattr(scores_of(tab.labs["builtin"], seen), score)
     cells = re.findall("<td>(.*?)</td>", numbers)
@@ -182,13 +191,13 @@ def test_every_score_has_its_map_and_table(tab, seen, score):
 @pytest.mark.parametrize("score", ["", "__class__", None, ["entropy"]])
 def test_score_that_does_not_exist_is_told(tab, score):
     with pytest.raises(gr.Error, match="is unknown; use previous_token"):
-        tab.attention_score(SHOWN, score, False)
+        tab.attention_score(SUBJECT, score, False)
 
 
 def test_change_needs_something_to_compare_with_and_the_rest_is_shown_without(tab, seen, monkeypatch):
     warned = []
     monkeypatch.setattr(gr, "Warning", warned.append)
-    assert tab.attention_score(SHOWN, CHANGE, False) == (None, "")
+    assert tab.attention_score(SUBJECT, CHANGE, False) == (None, "")
     answer = show(tab, score=CHANGE)
     assert (answer.heads, answer.table) == (None, rows(seen, 0, 0))
     assert warned == [NO_SECOND] * 2
@@ -210,8 +219,8 @@ def test_map_and_rollout_are_saved_as_the_package_makes_them(tab, seen, tiny_lab
 
 
 def test_rollout_is_drawn_with_its_largest_shares(tab, seen):
-    picture, table = tab.attention_rollout(SHOWN, False)
-    dark, _ = tab.attention_rollout(SHOWN, True)
+    picture, table = tab.attention_rollout(SUBJECT, False)
+    dark, _ = tab.attention_rollout(SUBJECT, True)
     assert picture.size == dark.size and np.any(np.array(picture) != np.array(dark))
     assert table == [list(row) for row in largest(rollout(seen).weights, seen.tokens, 20)]
 
@@ -286,22 +295,22 @@ def test_one_token_has_weights_and_no_scores(tab):
 
 @pytest.mark.parametrize("view", ["head", "model", "neuron"])
 def test_bertviz_tells_its_size_and_draws(tab, seen, view):
-    told = tab.attention_plan(SHOWN, view, 1, 2)
+    told = tab.attention_plan(SUBJECT, view, 1, 2)
     assert told.startswith(f"{view} view of layers 0-1 of 2") and "MB" in told
-    again, frame = tab.attention_bertviz(SHOWN, view, 1, 2, True)
+    again, frame = tab.attention_bertviz(SUBJECT, view, 1, 2, True)
     assert again == told
     assert "bertviz" in frame
 
 
 def test_bertviz_of_a_long_text_is_refused_with_its_limit(tab):
     with pytest.raises(gr.Error, match="shorten the text to 48"):
-        tab.attention_plan(Shown("builtin", "x" * 49, None, None), "model", 0, 0)
+        tab.attention_plan(Subject("builtin", "x" * 49, None, None), "model", 0, 0)
 
 
 @pytest.mark.parametrize("view", ["", "explorer", None, "__class__"])
 def test_view_that_bertviz_lacks_is_told(tab, view):
     with pytest.raises(gr.Error, match="is unknown; use head, model, neuron"):
-        tab.attention_bertviz(SHOWN, view, 0, 0, False)
+        tab.attention_bertviz(SUBJECT, view, 0, 0, False)
 
 
 def test_link_opens_what_was_shown(tab):
@@ -359,7 +368,7 @@ def test_what_is_shown_anew_clears_lines_and_file_of_what_was(tab):
 
 
 def test_long_text_has_no_link():
-    assert link_to(Shown("builtin", "x" * MAX_LINK, None, None), 0, 0) == "The text is too long for a link."
+    assert link_to(Subject("builtin", "x" * MAX_LINK, None, None), 0, 0) == "The text is too long for a link."
 
 
 def test_examples_fit_the_builtin_model():

@@ -17,7 +17,7 @@ from transformers import GPT2Tokenizer
 
 from gpt2lab.app import evaluate as tab_module
 from gpt2lab.app.download import Downloads
-from gpt2lab.app.evaluate import ALONE, BREAKDOWNS, FILES, OWN, PROTOCOLS, build_evaluate_tab, in_words, plain
+from gpt2lab.app.evaluate import ALONE, BREAKDOWNS, FILES, OWN, PROTOCOLS, build_evaluate_tab, plain, progress_lines
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data.sources import DATA, HUB_MODELS, cache_folder
@@ -788,7 +788,7 @@ def test_time_left_is_reckoned_from_what_was_done_since_the_beginning(clock):
         return "the end"
 
     def collect():
-        told.append((yield from in_words(steps())))
+        told.append((yield from progress_lines(steps())))
 
     told = []
     assert list(collect()) == [
@@ -807,9 +807,9 @@ def test_progress_is_told_no_oftener_than_it_can_be_read(clock):
             yield "m, sliding", done, 10_000
             clock.tick(tab_module.DRAW_SECONDS / 2)
 
-    told = [note.split(":")[1].split(" of ")[0] for note in in_words(steps())]
+    told = [note.split(":")[1].split(" of ")[0] for note in progress_lines(steps())]
     assert told == [" 0", " 3", " 6", " 9"]
-    assert "of 10,000 windows" in next(in_words(steps()))
+    assert "of 10,000 windows" in next(progress_lines(steps()))
 
 
 def test_text_for_markdown_has_no_mark_left_that_means_anything():

@@ -6,7 +6,7 @@ import pytest
 
 from gpt2lab.app.events import ALONE
 from gpt2lab.app.generate import SAMPLING, build_generate_tab
-from gpt2lab.app.generate_content import MAX_TEXTS, choices_of, coloured, step_rows
+from gpt2lab.app.generate_content import MAX_TEXTS, alternatives, coloured, step_rows
 from gpt2lab.app.models import ModelStore
 from gpt2lab.data.tokens import display_tokens, visible
 from gpt2lab.generation.generate import best_of, generate, generate_batch
@@ -108,7 +108,7 @@ def test_token_shows_what_it_was_chosen_from_with_the_text_s_own_settings(tab):
     step = answer.texts[0].generation.steps[5]
     at, row, words, bars, *drawn = tab.generate_token(answer.texts, 1, click(5))
     assert (at, row.visible, drawn) == ((1, 5), True, [0.8, 0.95, 7, 0])
-    assert (words, bars) == choices_of(answer.texts, at, *drawn)
+    assert (words, bars) == alternatives(answer.texts, at, *drawn)
     assert list(bars.values()) == [other.sampled_probability for other in step.alternatives]
     assert "not enough" not in words and "It was drawn with" in words
 

@@ -6,13 +6,13 @@ import torch
 
 from gpt2lab.app.generate_content import (
     Start,
+    alternatives,
     branch,
     cell,
-    choices_of,
     coloured,
-    listed,
+    list_choices,
     newest,
-    side_of,
+    text_views,
     token_at,
     write,
 )
@@ -63,13 +63,13 @@ def test_branches_are_listed_below_what_they_branched_from(store):
     texts = texts_of(store, start(seed=1), start(seed=2))
     for at, choice in (((1, 2), 1), ((3, 4), 2), ((1, 0), 3)):
         texts = texts_of_branch(store, texts, at, choice)
-    assert [number for _, number in listed(texts)] == [1, 3, 4, 5, 2]
-    lines = {number: line for line, number in listed(texts)}
+    assert [number for _, number in list_choices(texts)] == [1, 3, 4, 5, 2]
+    lines = {number: line for line, number in list_choices(texts)}
     assert [lines[i].count("↳ ") for i in (1, 3, 4, 5, 2)] == [0, 1, 2, 1, 0]
     assert lines[2].startswith("2: builtin, seed 2: ")
     _, step = token_at(texts, (3, 4))
     assert f"{visible(step.alternatives[2].token)} for token 4" in lines[4]
-    assert [number for _, number in listed(texts[1:])] == [2, 3, 4, 5]  # what it branched from is kept no more
+    assert [number for _, number in list_choices(texts[1:])] == [2, 3, 4, 5]  # what it branched from is kept no more
 
 
 def texts_of_branch(store, texts, at, choice):
@@ -79,13 +79,13 @@ def texts_of_branch(store, texts, at, choice):
 
 def test_words_say_where_what_is_kept_is_not_enough(store):
     [text] = texts_of(store, start(seed=1))
-    assert "not enough" not in choices_of([text], (1, 2), 2, 1, 0, 0)[0]  # the vocabulary of 300 is kept whole
+    assert "not enough" not in alternatives([text], (1, 2), 2, 1, 0, 0)[0]  # the vocabulary of 300 is kept whole
     logits = torch.randn(1, 50_000, generator=torch.Generator().manual_seed(0))
     wide = step_of(logits, 3, alternatives=4, spell=str)
     texts = [text._replace(V=50_000, tokens=("3",), generation=replace(text.generation, steps=(wide,)))]
-    words, bars = choices_of(texts, (1, 0), 1.0, 0.02, 0, 0)
+    words, bars = alternatives(texts, (1, 0), 1.0, 0.02, 0, 0)
     assert "not enough" not in words and all(value > 0 for value in bars.values())
-    words, bars = choices_of(texts, (1, 0), 0.5, 1, 0, 0)
+    words, bars = alternatives(texts, (1, 0), 0.5, 1, 0, 0)
     assert "not enough" in words and "512 top predictions" in words
     exact = (2 * logits[0]).softmax(-1).topk(4).values.tolist()
     for bar, true in zip(bars, exact):
@@ -96,8 +96,8 @@ def test_words_say_where_what_is_kept_is_not_enough(store):
 def test_a_kept_text_is_shown_without_its_model(store, monkeypatch):
     [text] = texts_of(store, start(seed=1))
     monkeypatch.setattr(ModelStore, "lab", None)
-    assert side_of(text, "rank")[0] == f"The moon{text.generation.text}"
-    assert choices_of([text], (1, 0), 1, 1, 0, 0)[1]
+    assert text_views(text, "rank")[0] == f"The moon{text.generation.text}"
+    assert alternatives([text], (1, 0), 1, 1, 0, 0)[1]
 
 
 def test_nothing_is_redrawn_before_its_time_but_the_end(store, monkeypatch):
@@ -107,8 +107,8 @@ def test_nothing_is_redrawn_before_its_time_but_the_end(store, monkeypatch):
 
 def test_penalty_is_said_to_be_left_out(store):
     texts = texts_of(store, start(repetition_penalty=1.5))
-    assert choices_of(texts, (1, 0), 1, 0.9, 0, 0)[0].endswith("They leave the repetition penalty out.")
-    words, bars = choices_of(texts, (1, 0), 1, 1, 0, 0)  # as it was drawn
+    assert alternatives(texts, (1, 0), 1, 0.9, 0, 0)[0].endswith("They leave the repetition penalty out.")
+    words, bars = alternatives(texts, (1, 0), 1, 1, 0, 0)  # as it was drawn
     assert "penalty" not in words
     assert list(bars.values()) == [one.sampled_probability for one in texts[0].generation.steps[0].alternatives]
 
