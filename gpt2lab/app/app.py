@@ -1,4 +1,4 @@
-"""The page: what all tabs share, the tabs, and how it is served."""
+"""The page: its shared fields, its tabs, and the server."""
 
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ MAX_SESSIONS = 64  # pages whose state is held; each takes about a megabyte
 
 
 def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
-    """The page, not yet served. Runs started in it, and their models, are in `runs_dir`."""
+    """Build the page. Runs started in it, and their models, are in `runs_dir`."""
     store = ModelStore(Path(runs_dir))
     results = ResultCache(store)
     with gr.Blocks(title="gpt2lab", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
@@ -82,11 +82,11 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
             return model_line(store, label)
 
         @user_errors
-        def arrive(label: str):
+        def arrive(label: str) -> tuple:
             labels = store.labels()
-            told = f"{auto_line()}\n\n{model_line(store, label)}"
             others = gr.Dropdown(choices=[ALONE, *labels])
-            return gr.Dropdown(choices=labels), *([others] * 4), told
+            line = f"{auto_line()}\n\n{model_line(store, label)}"
+            return gr.Dropdown(choices=labels), *([others] * 4), line
 
         model.change(describe, model, status, api_name="describe_model")
         downloaded.then(describe, model, status, api_visibility="private")
@@ -98,7 +98,7 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         )
         demo.load(None, None, dark, js=IS_DARK)
 
-        def leave(request: gr.Request):
+        def leave(request: gr.Request) -> None:
             forget_session(demo, request.session_hash)
 
         demo.unload(leave)

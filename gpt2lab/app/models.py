@@ -27,7 +27,7 @@ class ModelStore:
     model is loaded.
     """
 
-    def __init__(self, runs_dir: Path):
+    def __init__(self, runs_dir: Path) -> None:
         self.runs_dir = runs_dir
         self.lock = threading.Lock()  # not an RLock: a generator may continue in another thread
         self._loading = threading.Lock()  # one load at a time, as transformers asks for

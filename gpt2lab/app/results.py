@@ -27,7 +27,7 @@ class ResultCache:
     Results are kept by kind, model and text; evaluations by a random key.
     """
 
-    def __init__(self, store: ModelStore):
+    def __init__(self, store: ModelStore) -> None:
         self.store = store
         self._results = BoundedCache(RESULT_BYTES, bytes_of)
 
