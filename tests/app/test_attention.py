@@ -141,7 +141,7 @@ def test_nothing_but_show_reads_the_inputs_for_model_and_text(tab):
 
 
 @pytest.mark.parametrize("ask", ["layer", "head", "click", "score", "plan", "bertviz", "rollout"])
-def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
+def test_before_anything_is_shown_an_error_says_what_to_press(tab, ask):
     rest = {
         "click": (False, SimpleNamespace(index=(0, 0))),
         "rollout": (False,),
@@ -160,7 +160,7 @@ def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
     ("layer", "head", "message"),
     [(2, 0, "layer 2 is out"), (0, 4, "head 4 is out"), (0, None, "head None"), (None, 0, "layer None|which layer")],
 )
-def test_head_that_does_not_exist_is_told(tab, layer, head, message):
+def test_head_that_does_not_exist_is_refused(tab, layer, head, message):
     for ask in (tab.attention_layer, tab.attention_head):
         with pytest.raises(gr.Error, match=message):
             ask(SUBJECT, layer, head, False)
@@ -168,7 +168,7 @@ def test_head_that_does_not_exist_is_told(tab, layer, head, message):
         saved(tab, layer=layer, head=head)
 
 
-def test_model_that_is_gone_is_told(tab):
+def test_model_that_is_gone_is_refused(tab):
     with pytest.raises(ValueError, match="is unknown"):
         trace_or_comparison(tab.results, ("a-run", TEXT, None, None))
 
@@ -189,7 +189,7 @@ def test_every_score_has_its_map_and_table(tab, seen, score):
 
 
 @pytest.mark.parametrize("score", ["", "__class__", None, ["entropy"]])
-def test_score_that_does_not_exist_is_told(tab, score):
+def test_score_that_does_not_exist_is_refused(tab, score):
     with pytest.raises(gr.Error, match="is unknown; use previous_token"):
         tab.attention_score(SUBJECT, score, False)
 
@@ -243,7 +243,7 @@ def test_change_is_saved_as_a_map(tab, seen):
         ({"part": "rollout", "format": "exe"}, "is unknown; end the file's name"),
     ],
 )
-def test_file_that_cannot_be_made_is_told(tab, asked, message):
+def test_file_that_cannot_be_made_is_refused(tab, asked, message):
     with pytest.raises(gr.Error, match=message):
         saved(tab, **asked)
 
@@ -275,7 +275,7 @@ def test_two_traces_are_shown_side_by_side(tab, seen, asked, second):
         np.testing.assert_allclose(found["other_weights"][0, 0], other.attention(1, 2), atol=1e-6)
 
 
-def test_texts_of_different_length_are_told(tab):
+def test_texts_of_different_length_are_refused(tab):
     with pytest.raises(gr.Error, match="do not pair up"):
         show(tab, other_text="The moon is a small world, small.")
 
@@ -294,11 +294,11 @@ def test_one_token_has_weights_and_no_scores(tab):
 
 
 @pytest.mark.parametrize("view", ["head", "model", "neuron"])
-def test_bertviz_tells_its_size_and_draws(tab, seen, view):
-    told = tab.attention_plan(SUBJECT, view, 1, 2)
-    assert told.startswith(f"{view} view of layers 0-1 of 2") and "MB" in told
+def test_bertviz_estimates_its_size_and_draws(tab, seen, view):
+    estimate = tab.attention_plan(SUBJECT, view, 1, 2)
+    assert estimate.startswith(f"{view} view of layers 0-1 of 2") and "MB" in estimate
     again, frame = tab.attention_bertviz(SUBJECT, view, 1, 2, True)
-    assert again == told
+    assert again == estimate
     assert "bertviz" in frame
 
 
@@ -308,7 +308,7 @@ def test_bertviz_of_a_long_text_is_refused_with_its_limit(tab):
 
 
 @pytest.mark.parametrize("view", ["", "explorer", None, "__class__"])
-def test_view_that_bertviz_lacks_is_told(tab, view):
+def test_view_that_bertviz_lacks_is_refused(tab, view):
     with pytest.raises(gr.Error, match="is unknown; use head, model, neuron"):
         tab.attention_bertviz(SUBJECT, view, 0, 0, False)
 
@@ -335,7 +335,7 @@ def test_page_without_a_link_is_left_as_it_is(tab):
     ("asked", "message"),
     [({"model": "/etc"}, "is unknown"), ({"other": "../x"}, "is unknown"), ({"text": ""}, "is empty")],
 )
-def test_link_with_bad_parts_is_told_and_its_text_is_kept(tab, asked, message):
+def test_link_with_bad_parts_is_refused_and_its_text_is_kept(tab, asked, message):
     request = SimpleNamespace(query_params={"text": TEXT, "layer": "1"} | asked)
     _, _, text, *_, layer, head = tab.filled_in(request)
     assert (text, layer, head) == (request.query_params["text"], 1, 0)
@@ -359,7 +359,7 @@ def test_link_to_a_layer_that_is_none_opens_at_one_there_is_and_says_so(tab, mon
     assert warned == ["The model has no such layer and head as the link asks for; layer 0, head 0 is shown."]
 
 
-def test_what_is_shown_anew_clears_lines_and_file_of_what_was(tab):
+def test_new_subject_clears_lines_and_file_of_the_old_one(tab):
     [clear] = [event for event in tab.demo.fns.values() if event.targets[0][1] == "change"]
     names = ["rollout-map", "rollout-table", "plan", "lines", "file"]
     assert [output.elem_id for output in clear.outputs] == [f"attention-{name}" for name in names]

@@ -129,15 +129,15 @@ def tab(tmp_path, monkeypatch, labs, built):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """A window at a time, and every one of them told."""
+    """A window at a time, and every one of them shown."""
     monkeypatch.setattr(scorer, "TOKENS_AT_ONCE", {"cpu": 16})
     monkeypatch.setattr(tab_module, "DRAW_SECONDS", -1.0)
 
 
-def expected(labs, *labels, text=TEXT, protocols=("sliding",), context=16, **told):
+def expected(labs, *labels, text=TEXT, protocols=("sliding",), context=16, **options):
     """What the package itself makes of GOOD."""
     named = [replace(labs[label], name=label) for label in labels]
-    return evaluate(named, articles_of(text, "your own text"), protocols, context=context, **told)
+    return evaluate(named, articles_of(text, "your own text"), protocols, context=context, **options)
 
 
 def cells(component):
@@ -158,7 +158,7 @@ def scored_text(iframes):
 
 @contextmanager
 def refused(line):
-    """What is done here ends in a toast with this line, told briefly."""
+    """What is done here ends in a toast with this short line."""
     with pytest.raises(gr.Error) as caught:
         yield
     assert re.search(line, caught.value.message)
@@ -177,7 +177,7 @@ def corner(picture):
 # evaluating
 
 
-def test_progress_is_told_window_by_window_and_then_the_result(tab, labs, slow):
+def test_progress_is_shown_window_by_window_and_then_the_result(tab, labs, slow):
     start, *progress, last = tab.run()
     windows = len(expected(labs, "builtin").scored[0].reading.windows)
     assert windows > 5
@@ -185,15 +185,15 @@ def test_progress_is_told_window_by_window_and_then_the_result(tab, labs, slow):
     notes = [step["note"] for step in progress]
     assert (start["note"], start["running"], start["key"]) == ("Reading the text …", True, None)
     assert not any(start[place].visible for place in ("table", "views", "file"))  # what was there before is gone
-    told = [re.fullmatch(r"builtin, sliding: (\d+) of (\d+) windows(, \d+ s left)?", note) for note in notes]
-    assert [int(one[1]) for one in told] == list(range(windows + 1))
-    assert {int(one[2]) for one in told} == {windows}
-    assert [bool(one[3]) for one in told] == [False, *[True] * (windows - 1), False]
+    matches = [re.fullmatch(r"builtin, sliding: (\d+) of (\d+) windows(, \d+ s left)?", note) for note in notes]
+    assert [int(match[1]) for match in matches] == list(range(windows + 1))
+    assert {int(match[2]) for match in matches} == {windows}
+    assert [bool(match[3]) for match in matches] == [False, *[True] * (windows - 1), False]
     assert re.fullmatch(r"\*\*builtin on your own text\*\*, scored in \d+ s\.", last["note"])
     assert (set(last), last["running"]) == (set(start) - {"file"} | {"figure", "protocol"}, False)
 
 
-def test_model_runs_with_the_shelf_s_lock_held_and_visitors_get_their_turn_between(tab, slow, monkeypatch):
+def test_model_runs_with_the_lock_held_and_visitors_get_their_turn_between(tab, slow, monkeypatch):
     held, real = [], scorer.token_nll
     monkeypatch.setattr(
         scorer,
@@ -545,7 +545,7 @@ def test_breakdown_that_is_unknown_is_refused(tab, by):
 
 
 @pytest.mark.parametrize("key", [None, "", "0" * 16, 0, "../../etc"])
-def test_without_an_evaluation_the_visitor_is_told_what_to_press(tab, key):
+def test_without_an_evaluation_an_error_says_what_to_press(tab, key):
     tab.keep()
     for ask in (
         lambda: tab.hard(key, "sliding", "Part", False),
@@ -585,7 +585,7 @@ def test_nothing_but_evaluate_reads_the_questions(tab):
         assert not {component.elem_id for component in inputs} & asked
 
 
-def test_offered_are_the_shelf_s_models_and_the_known_texts(tab):
+def test_offered_are_the_store_s_models_and_the_known_texts(tab):
     assert [value for _, value in tab.other.choices] == [ALONE, "builtin", *HUB_MODELS]
     choices = {c.elem_id: [v for _, v in c.choices] for c in tab.events["evaluate"].inputs if hasattr(c, "choices")}
     assert choices["evaluate-data"] == [*DATA, OWN]
@@ -723,7 +723,7 @@ def test_kind_of_file_that_is_unknown_is_refused(tab, kind):
 # stopping
 
 
-def test_stop_keeps_what_was_scored_and_evaluating_again_goes_on_from_there(tab, labs, slow):
+def test_stop_keeps_what_was_scored_and_evaluating_again_continues_from_there(tab, labs, slow):
     steps = tab.run(stride=1)
     for step in steps:
         if re.search(r"sliding: 5 of", step["note"]):
@@ -751,7 +751,7 @@ def test_stop_before_the_first_window_leaves_nothing_behind(tab):
     assert not list(cache_folder().rglob("*.npz"))
 
 
-def test_model_that_breaks_midway_is_told_and_leaves_the_lock_free(tab, labs, slow, monkeypatch):
+def test_model_that_breaks_midway_is_reported_and_leaves_the_lock_free(tab, labs, slow, monkeypatch):
     calls, real = [], scorer.token_nll
 
     def broken(model, tokens, *, first):
@@ -788,9 +788,9 @@ def test_time_left_is_reckoned_from_what_was_done_since_the_beginning(clock):
         return "the end"
 
     def collect():
-        told.append((yield from progress_lines(steps())))
+        returned.append((yield from progress_lines(steps())))
 
-    told = []
+    returned = []
     assert list(collect()) == [
         "m, sliding: 40 of 50 windows",
         "m, sliding: 42 of 50 windows, 3 min left",
@@ -798,17 +798,17 @@ def test_time_left_is_reckoned_from_what_was_done_since_the_beginning(clock):
         "m, blocks: 0 of 8 windows",
         "m, blocks: 1 of 8 windows, 70 s left",
     ]
-    assert told == ["the end"]
+    assert returned == ["the end"]
 
 
-def test_progress_is_told_no_oftener_than_it_can_be_read(clock):
+def test_progress_is_not_updated_faster_than_it_can_be_read(clock):
     def steps():
         for done in range(10):
             yield "m, sliding", done, 10_000
             clock.tick(tab_module.DRAW_SECONDS / 2)
 
-    told = [note.split(":")[1].split(" of ")[0] for note in progress_lines(steps())]
-    assert told == [" 0", " 3", " 6", " 9"]
+    windows = [note.split(":")[1].split(" of ")[0] for note in progress_lines(steps())]
+    assert windows == [" 0", " 3", " 6", " 9"]
     assert "of 10,000 windows" in next(progress_lines(steps()))
 
 

@@ -113,7 +113,7 @@ def test_token_shows_what_it_was_chosen_from_with_the_text_s_own_settings(tab):
     assert "not enough" not in words and "It was drawn with" in words
 
 
-def test_bars_are_drawn_anew_without_a_model(tab, monkeypatch):
+def test_bars_are_redrawn_without_a_model(tab, monkeypatch):
     answer = written(tab)
     monkeypatch.setattr("gpt2lab.generation.decoding.Decoder.read", None)
     for name in SAMPLING:
@@ -231,7 +231,7 @@ def test_colours_before_there_is_a_text_change_nothing(tab):
         (lambda tab, texts: written(tab, "\ud800"), "surrogate"),
     ],
 )
-def test_bad_input_is_told(tab, ask, message):
+def test_bad_input_is_refused(tab, ask, message):
     texts = written(tab).texts
     with pytest.raises(gr.Error, match=message):
         ask(tab, texts)

@@ -51,7 +51,7 @@ def test_colours_lie_between_0_and_1_and_are_what_they_say(store, by):
     assert [found[i][1] for i in order] == sorted(value for _, value in found)
 
 
-def test_writing_tells_the_text_as_it_grows_and_at_last_all_of_it(store, monkeypatch):
+def test_writing_yields_the_text_as_it_grows_and_at_last_all_of_it(store, monkeypatch):
     monkeypatch.setattr("gpt2lab.app.generate_content.DRAW_SECONDS", 0)
     found = list(write(store, (), [start(seed=1)]))
     assert [len(now.texts[0].generation.steps) for now in found] == [1, 2, 3, 4, 5, 6, 6]
@@ -143,7 +143,7 @@ def test_a_cell_is_short(value, expected):
 
 
 @pytest.mark.parametrize("place", [-1, 6, "0", None, 1.0])
-def test_token_that_is_not_there_is_told(store, place):
+def test_token_that_is_not_there_is_refused(store, place):
     with pytest.raises(LabError, match=r"^token .* is out of range"):
         token_at(texts_of(store, start()), (1, place))
 

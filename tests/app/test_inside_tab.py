@@ -41,7 +41,7 @@ LAST = 11  # the place of the last of its tokens
 LIMITS = "10, 100, 1000"
 VISITOR = SimpleNamespace(session_hash="one")
 SUBJECT, PAIR = Subject("builtin", None, TEXT), Subject("builtin", "gpt2", TEXT)
-PLACE = ["told", "table", "added", "added2", "parts", "page"]
+PLACE = ["summary", "table", "added", "added2", "parts", "page"]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_show_looks_at_the_token_before_the_last(tab):
     assert same(answer.lens, lens_figure(lens)) and not answer.lens2.visible
     place = at(tab, LAST - 1)
     assert [answer.told, answer.table, answer.parts, answer.page] == [
-        place.told,
+        place.summary,
         place.table,
         place.parts,
         place.page,
@@ -167,7 +167,7 @@ def test_change_without_a_second_model_falls_back_to_nats(tab):
     assert show(tab, by="change").tokens == tab.inside_colours(SUBJECT, "nats")[0]
 
 
-def test_what_was_looked_at_is_coloured_without_a_model(tab, monkeypatch):
+def test_inspected_text_is_recoloured_without_a_model(tab, monkeypatch):
     show(tab)
     monkeypatch.setattr(tab.lab.model, "forward", None)
     monkeypatch.setattr(tab.lab.model.transformer, "forward", None)
@@ -199,19 +199,19 @@ def test_click_on_a_token_shows_how_its_prediction_came_about(tab, index, positi
     where, *shown = tab.inside_token(SUBJECT, "", "", 1, 2, False, click(index))
     assert where == position
     expected = at(tab, position, layer=1, head=2)
-    told, tables, picture, second, parts, page = shown
-    assert [told, tables, parts, page] == [expected.told, expected.table, expected.parts, expected.page]
+    summary, tables, picture, second, parts, page = shown
+    assert [summary, tables, parts, page] == [expected.summary, expected.table, expected.parts, expected.page]
     assert np.array_equal(picture, expected.added) and not second.visible
 
 
 @pytest.mark.parametrize("position", [0, LAST])
-def test_place_is_told_with_lens_and_attribution_of_what_comes_next(tab, position):
+def test_place_is_described_by_lens_and_attribution_of_what_comes_next(tab, position):
     found, lens = at(tab, position), logit_lens(tab.lab, TEXT, next=True)
     tokens, ids = lens.trace.tokens, lens.trace.ids
-    assert found.told.startswith(f"After token {position}, `{tokens[position]}`")
-    assert ("the last." in found.told) == (position == LAST)
+    assert found.summary.startswith(f"After token {position}, `{tokens[position]}`")
+    assert ("the last." in found.summary) == (position == LAST)
     entry = int(lens.settled[position])
-    assert found.told.endswith(f"settles after {'embedding' if entry == 0 else f'layer {entry - 1}'}.")
+    assert found.summary.endswith(f"settles after {'embedding' if entry == 0 else f'layer {entry - 1}'}.")
     assert found.table == f"<h4>builtin</h4>{table(lens_head(lens, position), lens_rows(lens, position))}"
     token = None if position == LAST else int(ids[position + 1])
     added = attribution(tab.lab, TEXT, position=position, token=token)
@@ -246,7 +246,7 @@ def test_block_is_walked_with_the_model_s_own_numbers(tab, which):
 
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize(("names", "heads", "mlps"), [(["0.1", "1.3"], [(0, 1), (1, 3)], []), (["1.mlp"], [], [1])])
-def test_text_costs_what_it_does_with_heads_switched_off(tab, names, heads, mlps, mean):
+def test_text_costs_what_it_does_with_ablated_heads(tab, names, heads, mlps, mean):
     found = ablate(tab.lab, TEXT, heads, mlps=mlps, mean=mean)
     change = (found.after.nll - found.before.nll)[1:]
     for event in ("off", "mean"):
@@ -258,14 +258,14 @@ def test_text_costs_what_it_does_with_heads_switched_off(tab, names, heads, mlps
         assert f"{html.escape(found.after.names[best])} {found.after.top_probability[-1, 0]:.3f}" in expected
 
 
-def test_nothing_switched_off_changes_nothing(tab):
+def test_no_ablation_changes_nothing(tab):
     for off in ([], None):
         cost, changed, _ = tab.inside_off(SUBJECT, off, False)
         assert "(+0.000)" in cost
         assert {value for _, value in changed} == {0}
 
 
-def test_both_models_are_told_without_the_heads(tab):
+def test_ablation_reports_both_models(tab):
     cost, _, expected = tab.inside_off(PAIR, ["0.0"], False)
     for lab in (tab.lab, tab.other):
         found = ablate(lab, TEXT, [(0, 0)])
@@ -274,7 +274,7 @@ def test_both_models_are_told_without_the_heads(tab):
         assert f"{html.escape(found.after.names[best])} {found.after.top_probability[-1, 0]:.3f}" in expected
 
 
-def test_click_on_the_map_switches_a_head_off_and_on_again(tab):
+def test_click_on_the_map_ablates_a_head_and_restores_it(tab):
     x, y = head_map_cells(2, 4)[1, 2]
     for toggle in (tab.inside_toggle, tab.inside_toggle_other):
         off, *shown = toggle(SUBJECT, ["0.3"], False, click([x, y]))
@@ -288,12 +288,12 @@ def test_click_beside_the_map_changes_nothing(tab):
 
 
 @pytest.mark.parametrize("off", [None, []])
-def test_first_click_on_the_map_switches_a_head_off(tab, off):
+def test_first_click_on_the_map_ablates_a_head(tab, off):
     assert tab.inside_toggle(SUBJECT, off, False, click(head_map_cells(2, 4)[0, 1]))[0] == ["0.1"]
 
 
 @pytest.mark.parametrize("mean", [False, True])
-def test_sweep_tells_each_layer_and_then_the_map(tab, mean):
+def test_sweep_reports_each_layer_and_then_the_map(tab, mean):
     *going, last = swept(tab, PAIR, mean)
     assert [now[0] for now in going] == [f"{name}: layer {i} of 2" for name in ("builtin", "gpt2") for i in (1, 2)]
     assert all(one == gr.skip() for now in going for one in now[1:])
@@ -333,7 +333,7 @@ def test_another_tab_s_visitor_gets_the_model_between_two_layers(tab):
     list(going)
 
 
-def test_text_looked_into_ends_what_is_measured_of_the_one_before(tab):
+def test_inspecting_a_text_stops_the_measurement_of_the_previous_one(tab):
     going = tab.inside_sweep(VISITOR, SUBJECT, False, False)
     next(going)
     show(tab, "Another text.")
@@ -342,12 +342,12 @@ def test_text_looked_into_ends_what_is_measured_of_the_one_before(tab):
 
 
 def test_clean_states_are_put_into_the_corrupted_run(tab):
-    *going, (told, picture, second, rows) = patched(tab, subject=PAIR, dark=True)
+    *going, (summary, picture, second, rows) = patched(tab, subject=PAIR, dark=True)
     found = [patching(lab, TEXT, CORRUPTED) for lab in (tab.lab, tab.other)]
     assert [now[0] for now in going] == [f"{name}: layer {i} of 3" for name in ("builtin", "gpt2") for i in (1, 2, 3)]
     assert same(picture, patching_figure(found[0], dark=True)) and second.visible
     assert rows == "".join(table(*patching_rows(one)) for one in found)
-    assert f"clean {found[0].clean:+.3f}, corrupted {found[0].corrupted:+.3f}" in told
+    assert f"clean {found[0].clean:+.3f}, corrupted {found[0].corrupted:+.3f}" in summary
 
 
 def test_stop_ends_patching(tab):
@@ -359,8 +359,8 @@ def test_stop_ends_patching(tab):
 
 
 def test_patching_measures_the_tokens_that_are_named(tab):
-    told, *_ = patched(tab, token="#65", against="#66")[-1]
-    assert f"clean {patching(tab.lab, TEXT, CORRUPTED, answer=65, against=66).clean:+.3f}" in told
+    summary, *_ = patched(tab, token="#65", against="#66")[-1]
+    assert f"clean {patching(tab.lab, TEXT, CORRUPTED, answer=65, against=66).clean:+.3f}" in summary
 
 
 def expected_file(lab, part, form):
@@ -423,7 +423,7 @@ def test_one_token_is_shown_though_nothing_predicts_it(tab):
         swept(tab, Subject("builtin", None, "x"))
 
 
-def test_of_a_text_past_the_context_all_is_coloured_and_the_beginning_looked_into(tab):
+def test_of_a_text_past_the_context_all_is_coloured_and_the_beginning_inspected(tab):
     text = TEXT * 10
     answer, found = show(tab, text), surprisal(tab.lab, text)
     assert len(answer.tokens) == len(found.tokens) > tab.lab.context
@@ -453,7 +453,7 @@ def test_hostile_text_is_escaped(tab):
             assert set(re.findall("<(/?[a-z0-9]+)", shown)) <= {
                 one + tag for one in ("", "/") for tag in "h4 div table thead tbody tr th td".split()
             }
-        assert found.told.count("`") in (2, 4)  # of code, and none of the text's own
+        assert found.summary.count("`") in (2, 4)  # of code, and none of the text's own
 
 
 def test_examples_fit_the_builtin_model():
@@ -479,7 +479,7 @@ NOTHING = [
 
 
 @pytest.mark.parametrize("ask", NOTHING)
-def test_before_anything_is_looked_into_that_is_told(tab, ask):
+def test_before_any_text_is_inspected_an_error_says_so(tab, ask):
     with pytest.raises(gr.Error, match="no text is inspected yet; press Look inside first"):
         ask(tab)
 
@@ -556,6 +556,6 @@ BAD = [
 
 
 @pytest.mark.parametrize(("ask", "message"), BAD, ids=[f"{i} {one[1]}"[:60] for i, one in enumerate(BAD)])
-def test_bad_input_is_told(tab, ask, message):
+def test_bad_input_is_refused(tab, ask, message):
     with pytest.raises(gr.Error, match=message):
         ask(tab)
