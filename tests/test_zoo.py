@@ -22,10 +22,10 @@ from transformers import AutoTokenizer, BertTokenizer, GPT2LMHeadModel
 from gpt2lab import cli
 from gpt2lab.app.app import build_app
 from gpt2lab.app.evaluate import OWN
-from gpt2lab.app.handling import ALONE
-from gpt2lab.app.looked import PARTS
+from gpt2lab.app.events import ALONE
+from gpt2lab.app.inside_content import PARTS
+from gpt2lab.app.models import ModelStore
 from gpt2lab.app.runs import escaped
-from gpt2lab.app.shelf import Shelf
 from gpt2lab.data import hub
 from gpt2lab.data.blocks import token_ids
 from gpt2lab.data.text import Article, articles_of, load_text
@@ -35,11 +35,11 @@ from gpt2lab.evaluation.evaluate import evaluate
 from gpt2lab.evaluation.perplexity import read
 from gpt2lab.generation.generate import beam_search, generate, generate_batch, prompt_hint, request
 from gpt2lab.generation.measures import measure
+from gpt2lab.inspection.attention import largest_weights
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model.lab import Lab, load_model
-from gpt2lab.pages.export import largest_weights
 from gpt2lab.results import readable
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.prepare import prepare
@@ -361,11 +361,11 @@ def page(tmp_path_factory, request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
         patch.setattr(hub, "is_downloaded", lambda name: True)
-        patch.setattr(Shelf, "lab", lambda self, label: replace(labs[label], name=label))
+        patch.setattr(ModelStore, "lab", lambda self, label: replace(labs[label], name=label))
         patch.setattr(
             "gpt2lab.app.evaluate.as_image", lambda figure: None
         )  # no tokens are in it, and it takes a second
-        patch.setattr(Shelf, "state", lambda self, label: labs[label].model.name_or_path)
+        patch.setattr(ModelStore, "version", lambda self, label: labs[label].model.name_or_path)
         demo = build_app(folder / "runs")
         yield SimpleNamespace(labs=labs, **{event.api_name: event.fn for event in demo.fns.values() if event.api_name})
 

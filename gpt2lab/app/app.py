@@ -1,23 +1,24 @@
-"""The page: what all tabs share, the tabs, and how it is served."""
+"""The page: its shared fields, its tabs, and the server."""
 
 import os
-import threading
 from pathlib import Path
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no request leaves this machine
 
 import gradio as gr
+from transformers.utils import logging
 
 from gpt2lab.app.attention import build_attention_tab
 from gpt2lab.app.download import Downloads, build_download
 from gpt2lab.app.evaluate import build_evaluate_tab
+from gpt2lab.app.events import ALONE, IS_DARK, uncover, user_errors
 from gpt2lab.app.finetune import build_finetune_tab
 from gpt2lab.app.generate import build_generate_tab
-from gpt2lab.app.handling import ALONE, IS_DARK, uncover, user_errors
 from gpt2lab.app.inside import build_inside_tab
 from gpt2lab.app.learn import build_learn_tab
+from gpt2lab.app.models import ModelStore
+from gpt2lab.app.results import ResultCache
 from gpt2lab.app.runs import escaped
-from gpt2lab.app.shelf import Shelf
 from gpt2lab.app.tasks import build_tasks_tab
 from gpt2lab.data import hub
 from gpt2lab.data.sources import auto_choice
@@ -42,28 +43,29 @@ MAX_SESSIONS = 64  # pages whose state is held; each takes about a megabyte
 
 
 def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
-    """The page, not yet served. Runs started in it, and their models, are in `runs_dir`."""
-    shelf = Shelf(Path(runs_dir))
+    """Build the page. Runs started in it, and their models, are in `runs_dir`."""
+    store = ModelStore(Path(runs_dir))
+    results = ResultCache(store)
     with gr.Blocks(title="gpt2lab", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         gr.Markdown(INTRO)
         dark = gr.Checkbox(visible=False)
-        model = gr.Dropdown(shelf.labels(), value="builtin", label="Model", elem_id="model")
+        model = gr.Dropdown(store.labels(), value="builtin", label="Model", elem_id="model")
         status = gr.Markdown(elem_id="status")
         downloads = Downloads()
         downloaded = build_download(downloads, model, "model")
         with gr.Tabs() as tabs:
             with gr.Tab("Fine-tune", id="finetune", elem_id="tab-finetune"):
-                build_finetune_tab(demo, shelf, model, dark, downloads)
+                build_finetune_tab(demo, store, model, dark, downloads)
             with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate"):
-                other = build_evaluate_tab(shelf, model, dark, downloads)
+                other = build_evaluate_tab(results, model, dark, downloads)
             with gr.Tab("Attention", id="attention", elem_id="tab-attention"):
-                attention = build_attention_tab(demo, shelf, tabs, model, dark)
+                attention = build_attention_tab(demo, results, tabs, model, dark)
             with gr.Tab("Generate", id="generate", elem_id="tab-generate"):
-                generate = build_generate_tab(shelf, model)
+                generate = build_generate_tab(store, model)
             with gr.Tab("Tasks", elem_id="tab-tasks"):
-                build_tasks_tab(shelf, model)
+                build_tasks_tab(store, model)
             with gr.Tab("Inside", id="inside", elem_id="tab-inside"):
-                inside = build_inside_tab(shelf, model, dark)
+                inside = build_inside_tab(results, model, dark)
             with gr.Tab("Learn", elem_id="tab-learn"):
                 build_learn_tab(tabs)
         for source in (attention, generate):
@@ -77,14 +79,14 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
 
         @user_errors
         def describe(label: str) -> str:
-            return model_line(shelf, label)
+            return model_line(store, label)
 
         @user_errors
-        def arrive(label: str):
-            labels = shelf.labels()
-            told = f"{auto_line()}\n\n{model_line(shelf, label)}"
+        def arrive(label: str) -> tuple:
+            labels = store.labels()
             others = gr.Dropdown(choices=[ALONE, *labels])
-            return gr.Dropdown(choices=labels), *([others] * 4), told
+            line = f"{auto_line()}\n\n{model_line(store, label)}"
+            return gr.Dropdown(choices=labels), *([others] * 4), line
 
         model.change(describe, model, status, api_name="describe_model")
         downloaded.then(describe, model, status, api_visibility="private")
@@ -96,7 +98,7 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         )
         demo.load(None, None, dark, js=IS_DARK)
 
-        def leave(request: gr.Request):
+        def leave(request: gr.Request) -> None:
             forget_session(demo, request.session_hash)
 
         demo.unload(leave)
@@ -112,11 +114,11 @@ def forget_session(page: gr.Blocks, session: str) -> None:
     page.state_holder.session_data.pop(session, None)
 
 
-def model_line(shelf: Shelf, label: str) -> str:
+def model_line(store: ModelStore, label: str) -> str:
     """Describe a model in a line, loading it if it is on this machine."""
-    if not hub.is_downloaded(shelf.location(label)):
+    if not hub.is_downloaded(store.location(label)):
         return ""  # the row of its download says so
-    lab = shelf.lab(label)
+    lab = store.lab(label)
     notes = "".join(f" {escaped(note)}" for note in lab.notes)
     return f"**{label}**: {lab.shape}, on {lab.device.type}.{notes}"
 
@@ -132,10 +134,10 @@ def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port:
 
     host, port  gradio's defaults: 127.0.0.1, or GRADIO_SERVER_NAME; the first free port from 7860 on
 
-    torch and transformers take seconds to import: that begins once the page can be opened.
     Raises: LabError where the port is taken.
     """
     return_freed_memory()
+    logging.disable_progress_bar()  # of loaded weights: nobody reads it
     try:
         url = _launch(demo, host, port)
     except OSError as error:
@@ -146,7 +148,6 @@ def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port:
             error=error,
         ) from error
     print(f"gpt2lab is at {url}", flush=True)
-    threading.Thread(target=_warm_up, daemon=True).start()
     if block:
         demo.block_thread()
     return url
@@ -170,12 +171,3 @@ def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
         css=CSS,
     )
     return url
-
-
-def _warm_up() -> None:
-    from transformers.utils import logging
-
-    import gpt2lab.inspection.trace
-    import gpt2lab.training.finetuning  # noqa: F401
-
-    logging.disable_progress_bar()

@@ -1,10 +1,11 @@
-"""A cache bounded in bytes, least recently used out first, and the size of results. Does not import torch."""
+"""A cache bounded in bytes, least recently used out first, and the size of results."""
 
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import is_dataclass
 from sys import getsizeof
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,12 @@ class BoundedCache:
     size_of  a value → its bytes
     """
 
-    def __init__(self, limit: int, size_of: Callable[[object], int]):
+    def __init__(self, limit: int, size_of: Callable[[Any], int]) -> None:
         self.limit, self._size_of = limit, size_of
         self._values: OrderedDict = OrderedDict()  # key -> (value, bytes)
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable):
+    def get(self, key: Hashable) -> Any:
         """Return the value of a key, None if it is not there or not any more."""
         with self._lock:
             if key not in self._values:
@@ -29,7 +30,7 @@ class BoundedCache:
             self._values.move_to_end(key)
             return self._values[key][0]
 
-    def put(self, key: Hashable, value):
+    def put(self, key: Hashable, value: Any) -> Any:
         """Keep a value, drop those not used for longest until it fits, and return it."""
         size = self._size_of(value)
         with self._lock:
@@ -45,26 +46,25 @@ class BoundedCache:
         return sum(size for _, size in self._values.values())
 
 
-def bytes_of(value) -> int:
+def bytes_of(value: Any) -> int:
     """Count the bytes of a result: its tensors, arrays, texts and numbers, each memory once.
 
     A view counts as what it keeps alive: the whole storage of a tensor, the whole array below it.
     Example: bytes_of((torch.zeros(10), np.zeros(10))) > 120
     """
-    total, seen, waiting = 0, set(), [value]
+    total, counted, waiting = 0, set(), [value]
     while waiting:
-        found = waiting.pop()
-        owner, size, parts = _parts(found)
-        if owner in seen:
+        owner, size, parts = _parts(waiting.pop())
+        if owner in counted:
             continue
-        seen.add(owner)
+        counted.add(owner)
         total += size
         waiting += parts
     return total
 
 
-def _parts(value) -> tuple[int, int, list]:
-    """(what memory it is, its own bytes, what it refers to)."""
+def _parts(value: Any) -> tuple[int, int, list]:
+    """Return (identity of the memory, its own bytes, referenced values)."""
     if hasattr(value, "untyped_storage"):  # a tensor
         storage = value.untyped_storage()
         return storage.data_ptr() or id(value), storage.nbytes(), []

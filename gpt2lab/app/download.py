@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import gradio as gr
 
-from gpt2lab.app.handling import Stops, uncover, user_errors
+from gpt2lab.app.events import Stops, uncover, user_errors
 from gpt2lab.data import hub
 from gpt2lab.data.hub import Progress, megabytes
 from gpt2lab.data.sources import HUB_MODELS, WIKITEXT
@@ -27,7 +27,7 @@ HUBS = (*HUB_MODELS, *WIKITEXT)  # names that can be downloaded here
 class Downloads:
     """The downloads under way, one for each name; it ends when no visitor waits for it any more."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock, self._running = threading.Lock(), {}
 
     def steps(self, name: str) -> Iterator[Progress | None]:
@@ -73,7 +73,7 @@ class Downloads:
 class _Job:
     """A download in a thread of its own, so that it can be cancelled while the network is silent."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str) -> None:
         self.waiting, self.cancelled = 0, False
         self.progress: Progress | None = None
         self.error: LabError | None = None
@@ -105,7 +105,7 @@ def build_download(downloads: Downloads, chosen: gr.Dropdown, name: str) -> gr.e
         cancel = gr.Button("Cancel", visible=False, elem_id=f"{name}-download-cancel", min_width=100, scale=0)
     outputs, stops = [row, line, start, cancel], Stops("A download is under way on this page; press Cancel first.")
 
-    def fetch(request: gr.Request, label):
+    def fetch(request: gr.Request, label: str) -> Iterator[tuple]:
         try:
             with stops.running(request) as flag, closing(downloads.steps(label)) as steps:
                 yield gr.skip(), bar(None), gr.Button(visible=False), gr.Button(visible=True)
@@ -126,7 +126,7 @@ def build_download(downloads: Downloads, chosen: gr.Dropdown, name: str) -> gr.e
     return started
 
 
-def row_of(label) -> tuple:
+def row_of(label: str) -> tuple:
     """Return (row, line, Download, Cancel) for a name: hidden where nothing is missing."""
     if label not in HUBS or hub.is_downloaded(label):
         return gr.Row(visible=False), "", gr.Button(visible=True), gr.Button(visible=False)

@@ -1,23 +1,42 @@
-"""The Evaluate tab: perplexity of one model or two by named protocols, what each figure means, and where the text is hard."""
+"""The Evaluate tab: perplexity of one or two models by named protocols, and the loss of each part of the text."""
 
 import json
 import time
-from collections.abc import Generator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from PIL.Image import Image
 
 from gpt2lab.app.download import Downloads, build_download
-from gpt2lab.app.handling import ALONE, as_image, new_folder, picture, user_errors
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.events import ALONE, as_image, new_folder, picture, user_errors
+from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
 from gpt2lab.data.sources import DATA
-from gpt2lab.data.text import SPLITS
+from gpt2lab.data.text import SPLITS, Article, articles_of, load_text
 from gpt2lab.errors import LabError, choice
+from gpt2lab.evaluation.breakdown import surprisals, titles
+from gpt2lab.evaluation.evaluate import Evaluation, evaluation_steps
+from gpt2lab.evaluation.protocols import PROTOCOLS
+from gpt2lab.figures.evaluation import (
+    SHARE_HEAD,
+    meaning_lines,
+    result_figure,
+    result_table,
+    results_csv,
+    share_rows,
+    shares_csv,
+    shares_figure,
+    tokens_csv,
+)
+from gpt2lab.files import write_bytes
+from gpt2lab.pages.evaluation import evaluation_page
+from gpt2lab.pages.surprisal import change_page, surprisal_page
 from gpt2lab.results import duration
 
 OWN = "your own text, below"
-PROTOCOLS = ("sliding", "lm-eval", "blocks")
 BREAKDOWNS = {"Position in the window": "position", "Frequency": "frequency", "Part": "part", "Document": "document"}
 MAX_CHARACTERS = 1_000_000  # of a visitor's own text
 DRAW_SECONDS = 0.3  # between updates of the progress
@@ -29,30 +48,32 @@ FILES = {
     "loss of every token, CSV": "tokens.csv",
     "all on a page": "html",
 }
-STOPPED = "Stopped. What was scored is kept: Evaluate goes on from there."
+STOPPED = "Stopped. Finished windows are stored: Evaluate continues from there."
 INTRO = """How well a model predicts a text. "Perplexity on WikiText-2" alone says little: the **protocol** decides how the text
-is cut, how much a prediction may read, and what is divided by what. Lower is better."""
-TERMS = """- **perplexity**: exp of the mean loss per token: among how many equally likely tokens the model wavers. Compares only
+is split, how much context a prediction has, and how the loss is averaged. Lower is better."""
+TERMS = """- **perplexity**: exp of the mean loss per token: as if the model chose among so many equally likely tokens. Comparable only
 under the same tokenizer and protocol.
-- **word** and **byte perplexity**, **bits per byte**: the same loss per word or byte of the original text; these compare
+- **word** and **byte perplexity**, **bits per byte**: the same loss per word or byte of the original text; comparable
 between tokenizers.
-- **95 % interval**: how far the figure would move with other articles of the same kind."""
+- **95 % interval**: the range of the figure over other articles of the same kind."""
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """What is on a visitor's page: an evaluation, and of what."""
+class NamedEvaluation:
+    """An evaluation and the name of its text."""
 
-    evaluation: object
+    evaluation: Evaluation
     text: str
 
 
-def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads) -> gr.Dropdown:
-    """Models, text, protocols → figures, and views of where it is hard; the choice of the second model is returned."""
+def build_evaluate_tab(
+    results: ResultCache, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads
+) -> gr.Dropdown:
+    """Build the tab: models, text, protocols → figures, breakdowns, losses by token. Return the choice of a second model."""
     gr.Markdown(INTRO)
-    shown = gr.State(None)  # the key of the evaluation on the page
+    key = gr.State(None)  # of the evaluation on the page
     running = gr.State(False)
-    asked = build_questions(shelf, downloads)
+    settings = build_settings(results, downloads)
     with gr.Row():
         go = gr.Button("Evaluate", variant="primary", elem_id="evaluate-go", min_width=120)
         stop = gr.Button("Stop", elem_id="evaluate-stop", min_width=100)
@@ -69,103 +90,107 @@ def build_evaluate_tab(shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, down
         visible=False,
     )
     meaning = gr.Markdown(elem_id="evaluate-meaning")
-    views, figure, protocol, by, shared, share_table, document, words, kind, save, file = build_views()
+    views, figure, protocol, by, shares, share_table, document, words, kind, save, file = build_views()
 
     @user_errors
-    def evaluate(label, dark, *values):
-        found, began = None, time.monotonic()
+    def evaluate(label: str, dark: bool, *values: Any) -> Iterator[dict]:
+        scored, began = None, time.monotonic()
         nothing = {verdict: "", meaning: "", table: gr.Dataframe(visible=False), views: gr.Column(visible=False)}
-        yield {shown: None, note: "Reading the text …", running: True, file: gr.File(None, visible=False), **nothing}
+        yield {key: None, note: "Reading the text …", running: True, file: gr.File(None, visible=False), **nothing}
         try:
-            for step in steps_asked(shelf, label, dict(zip(asked, values))):
-                if isinstance(step, Shown):
-                    found = step
+            for step in evaluation_progress(results, label, dict(zip(settings, values))):
+                if isinstance(step, NamedEvaluation):
+                    scored = step
                 else:
                     yield {note: step}
         except LabError:
             yield {note: "", running: False}
             raise
-        names = found.evaluation.protocols
+        names = scored.evaluation.protocols
         yield {
-            shown: shelf.keep(found),
-            note: f"**{plain(', '.join(found.evaluation.models))} on {plain(found.text)}**, scored in {duration(time.monotonic() - began)}.",
+            key: results.add_evaluation(scored),
+            note: f"**{plain(', '.join(scored.evaluation.models))} on {plain(scored.text)}**, scored in {duration(time.monotonic() - began)}.",
             running: False,
-            **dict(zip((verdict, table, meaning, figure), figures_of(found.evaluation, dark is True))),
+            **dict(zip((verdict, table, meaning, figure), figures_of(scored.evaluation, dark is True))),
             views: gr.Column(visible=True),
             protocol: gr.Radio(names, value=names[0]),
         }
 
-    def stopped(running):
+    def stopped(running: bool) -> tuple:
         return (STOPPED if running else gr.skip()), False
 
     @user_errors
-    def hard(key, name, by, dark):
-        found = shelf.evaluation(key).evaluation
-        picture, rows = shares_of(found, name, by, dark is True)
-        return picture, rows, gr.Dropdown(choices=documents_of(found, name), value=0)
+    def show_shares(key: str | None, name: str, by: str, dark: bool) -> tuple:
+        evaluation = results.evaluation(key).evaluation
+        picture, rows = shares_of(evaluation, name, by, dark is True)
+        return picture, rows, gr.Dropdown(choices=documents_of(evaluation, name), value=0)
 
     @user_errors
-    def hard_by(key, name, by, dark):
-        return shares_of(shelf.evaluation(key).evaluation, name, by, dark is True)
+    def show_breakdown(key: str | None, name: str, by: str, dark: bool) -> tuple:
+        return shares_of(results.evaluation(key).evaluation, name, by, dark is True)
 
     @user_errors
-    def read(key, name, document, dark):
-        return words_of(shelf.evaluation(key).evaluation, name, document, "dark" if dark is True else "light")
+    def show_document(key: str | None, name: str, document: int | None, dark: bool) -> str:
+        return words_of(results.evaluation(key).evaluation, name, document, "dark" if dark is True else "light")
 
     @user_errors
-    def make_file(key, name, by, kind):
-        path = evaluation_file(shelf.evaluation(key), name, by, kind)
+    def make_file(key: str | None, name: str, by: str, kind: str) -> gr.File:
+        path = evaluation_file(results.evaluation(key), name, by, kind)
         return gr.File(str(path), visible=True)
 
-    outputs = [shown, running, note, verdict, table, meaning, figure, views, protocol, file]
+    outputs = [key, running, note, verdict, table, meaning, figure, views, protocol, file]
     event = go.click(
         evaluate,
-        [model, dark, *asked.values()],
+        [model, dark, *settings.values()],
         outputs,
         api_name="evaluate",
         concurrency_limit=4,
-        show_progress="hidden",  # the note tells it, and a stop is no error
+        show_progress="hidden",  # the note shows it, and a stop is not an error
     )
     halted = stop.click(None, None, None, cancels=[event], api_name="evaluate_stop")
     halted.then(stopped, running, [note, running], api_visibility="private")
-    which, place = [shown, protocol, by, dark], [shared, share_table, document]
-    reading = [shown, protocol, document, dark]
-    for number, chosen in enumerate((event.success, protocol.input)):
-        done = chosen(hard, which, place, api_name=f"evaluate_hard_{number}")
-        done.success(read, reading, words, api_visibility="private")
-    by.input(hard_by, which, place[:2], api_name="evaluate_by")
-    document.input(read, reading, words, api_name="evaluate_words")
-    save.click(make_file, [shown, protocol, by, kind], file, api_name="evaluate_file")
-    return asked["other"]
+    inputs, breakdown = [key, protocol, by, dark], [shares, share_table, document]
+    reading = [key, protocol, document, dark]
+    for number, trigger in enumerate((event.success, protocol.input)):
+        done = trigger(show_shares, inputs, breakdown, api_name=f"evaluate_hard_{number}")
+        done.success(show_document, reading, words, api_visibility="private")
+    by.input(show_breakdown, inputs, breakdown[:2], api_name="evaluate_by")
+    document.input(show_document, reading, words, api_name="evaluate_words")
+    save.click(make_file, [key, protocol, by, kind], file, api_name="evaluate_file")
+    return settings["other"]
 
 
 def build_views() -> tuple:
-    """What looks at an evaluation, hidden until there is one: the column that holds it all, then its parts from top to bottom."""
+    """Build the views of an evaluation, hidden until there is one: their column, then its parts from top to bottom."""
     with gr.Column(visible=False) as views:
         figure = picture("evaluate-figure", "Bits per byte of each model by each protocol, with 95 % intervals")
         with gr.Accordion("What the figures mean", open=False):
             gr.Markdown(TERMS)
-        gr.Markdown("### Where it is hard")
+        gr.Markdown("### Loss by part of the text")
         with gr.Row():
             protocol = gr.Radio([], label="Protocol", elem_id="evaluate-protocol", min_width=200)
             by = gr.Radio(list(BREAKDOWNS), value="Part", label="Loss by", elem_id="evaluate-by", min_width=200)
-        shared = picture("evaluate-shares", "The loss of each part of the text; the table below gives its numbers")
+        shares = picture("evaluate-shares", "The loss of each part of the text; the table below gives its numbers")
         share_table = gr.Dataframe(interactive=False, show_label=False, elem_id="evaluate-share-table")
-        document = gr.Dropdown([], label="Word for word, a document", elem_id="evaluate-document")
+        document = gr.Dropdown([], label="Document", elem_id="evaluate-document")
         words = gr.HTML(elem_id="evaluate-words")
         with gr.Row():
-            kind = gr.Radio(list(FILES), value=next(iter(FILES)), label="Save", elem_id="evaluate-kind", min_width=300)
+            kind = gr.Radio(list(FILES), value=next(iter(FILES)), label="File", elem_id="evaluate-kind", min_width=300)
             save = gr.Button("Make file", elem_id="evaluate-save", min_width=120)
         file = gr.File(label="File", interactive=False, visible=False, elem_id="evaluate-file")
-    return views, figure, protocol, by, shared, share_table, document, words, kind, save, file
+    return views, figure, protocol, by, shares, share_table, document, words, kind, save, file
 
 
-def build_questions(shelf: Shelf, downloads: Downloads) -> dict[str, gr.components.Component]:
-    """What is asked, by the name that `steps_asked` knows it by."""
+def build_settings(results: ResultCache, downloads: Downloads) -> dict[str, gr.components.Component]:
+    """Build the settings, by the names that `evaluation_progress` takes."""
     with gr.Row():
-        asked = {
+        settings = {
             "other": gr.Dropdown(
-                [ALONE, *shelf.labels()], value=ALONE, label="Compare with", elem_id="evaluate-other", min_width=180
+                [ALONE, *results.store.labels()],
+                value=ALONE,
+                label="Compare with",
+                elem_id="evaluate-other",
+                min_width=180,
             ),
             "data": gr.Dropdown([*DATA, OWN], value="sample", label="Text", elem_id="evaluate-data", min_width=160),
             "split": gr.Dropdown(list(SPLITS), value="test", label="Split", elem_id="evaluate-split", min_width=120),
@@ -173,54 +198,51 @@ def build_questions(shelf: Shelf, downloads: Downloads) -> dict[str, gr.componen
                 list(PROTOCOLS), value=list(PROTOCOLS), label="Protocols", elem_id="evaluate-protocols", min_width=240
             ),
         }
-    build_download(downloads, asked["data"], "evaluate-data")
+    build_download(downloads, settings["data"], "evaluate-data")
     with gr.Accordion("More settings, your own text", open=False, elem_id="evaluate-more"):
         with gr.Row():
             for name, label, info in (
-                ("context", "Context", "tokens per window; 0: the model's own, of two the smaller"),
-                ("stride", "Stride", "of sliding windows; 0: the context"),
-                ("quick", "Articles", "score only so many, drawn at random; 0: all"),
-                ("seed", "Seed", "of the articles drawn"),
+                ("context", "Context", "Tokens per window. 0: the model's own, of two the smaller."),
+                ("stride", "Stride", "Of sliding windows. 0: the context."),
+                ("quick", "Articles", "Score only so many, drawn at random. 0: all."),
+                ("seed", "Seed", "Of the articles drawn."),
             ):
-                asked[name] = gr.Number(
+                settings[name] = gr.Number(
                     0, precision=0, label=label, info=info, elem_id=f"evaluate-{name}", min_width=160
                 )
-        asked["text"] = gr.Textbox(
+        settings["text"] = gr.Textbox(
             "",
             label="Your own text",
-            info=f"scored where {OWN!r} is chosen; up to {MAX_CHARACTERS:,} characters",
+            info=f"Scored if {OWN!r} is chosen; up to {MAX_CHARACTERS:,} characters.",
             lines=4,
             max_lines=12,
             elem_id="evaluate-text",
         )
-        asked["precision"] = gr.Dropdown(
+        settings["precision"] = gr.Dropdown(
             ["fp32", "bf16"],
             value="fp32",
             label="Precision",
             info="bf16 is faster with bf16 units. The result states the measured difference.",
             elem_id="evaluate-precision",
         )
-    return asked
+    return settings
 
 
-def steps_asked(shelf: Shelf, label: str, asked: dict) -> Generator[str | Shown, None, None]:
-    """How far it is, in words, as often as it changes; at last what is to be shown. Raises: LabError for bad choices."""
-    from gpt2lab.evaluation.evaluate import evaluation_steps
+def evaluation_progress(results: ResultCache, label: str, settings: dict) -> Iterator[str | NamedEvaluation]:
+    """Yield progress lines, at last the evaluation. Raises: LabError for bad settings."""
+    labels = [label] if settings["other"] in (None, ALONE) else [label, settings["other"]]
+    optional = {name: settings[name] or None for name in ("context", "stride", "quick")}
+    articles = articles_of_choice(settings["data"], settings["split"], settings["text"])
+    labs = [results.store.lab(name) for name in labels]
+    optional |= {"seed": settings["seed"] or 0, "precision": settings["precision"]}
+    steps = evaluation_steps(labs, articles, settings["protocols"], **optional)
+    evaluation = yield from progress_lines(results.store.locked_steps(steps))
+    own = settings["data"] == OWN
+    yield NamedEvaluation(evaluation, "your own text" if own else f"{settings['data']}, {settings['split']} split")
 
-    labels = [label] if asked["other"] in (None, ALONE) else [label, asked["other"]]
-    optional = {name: asked[name] or None for name in ("context", "stride", "quick")}
-    articles = articles_asked(asked["data"], asked["split"], asked["text"])
-    labs = [replace(shelf.lab(one), name=one) for one in labels]
-    optional |= {"seed": asked["seed"] or 0, "precision": asked["precision"]}
-    steps = evaluation_steps(labs, articles, asked["protocols"], **optional)
-    evaluation = yield from in_words(shelf.each(steps))
-    yield Shown(evaluation, "your own text" if asked["data"] == OWN else f"{asked['data']}, {asked['split']} split")
 
-
-def articles_asked(data, split, text) -> tuple:
-    """The articles of a text that the page offers, or of a visitor's own. Raises: LabError."""
-    from gpt2lab.data.text import articles_of, load_text
-
+def articles_of_choice(data: str, split: str, text: str) -> tuple[Article, ...]:
+    """Return the articles of an offered text, or of the visitor's own. Raises: LabError for an unknown or empty text."""
     if data in DATA:
         hub.require_downloaded(data)
         return load_text(data).split(split)
@@ -236,8 +258,8 @@ def articles_asked(data, split, text) -> tuple:
     return articles_of(text, "your own text")
 
 
-def in_words(steps: Generator) -> Generator[str, None, object]:
-    """How far a scoring is, with the time that what it does now will take; returns what the steps return."""
+def progress_lines(steps: Generator) -> Generator[str, None, Any]:
+    """Yield the progress of scoring with the time left; return what the steps return."""
     doing, drawn, began, before = None, 0.0, 0.0, 0
     while True:
         try:
@@ -253,76 +275,65 @@ def in_words(steps: Generator) -> Generator[str, None, object]:
             yield f"{what}: {done:,} of {total:,} windows" + (f", {duration(left)} left" if left else "")
 
 
-def figures_of(evaluation, dark: bool) -> tuple:
-    """(verdicts, table, meanings, figure) of an evaluation."""
-    from gpt2lab.figures.evaluation import meaning_lines, result_figure, result_table
-
+def figures_of(evaluation: Evaluation, dark: bool) -> tuple[str, gr.Dataframe, str, Image]:
+    """Return (verdicts, table, meanings, figure) of an evaluation."""
     results = evaluation.results
     head, rows = result_table(results)
-    verdicts = "\n\n".join(f"**{protocol}**: {plain(said)}" for protocol, said in evaluation.verdicts)
+    verdicts = "\n\n".join(f"**{protocol}**: {plain(verdict)}" for protocol, verdict in evaluation.verdicts)
     lines = "\n".join(f"- {plain(line)}" for line in meaning_lines(results))
     table = gr.Dataframe([list(row) for row in rows], headers=head, column_count=len(head), visible=True)
     return verdicts, table, lines, as_image(result_figure(results, dark=dark))
 
 
 def plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape Markdown."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~$" else c for c in text)
 
 
-def shares_of(evaluation, protocol: str, by: str, dark: bool) -> tuple:
-    """(figure, table) of where a text is hard."""
-    from gpt2lab.figures.evaluation import SHARE_HEAD, share_rows, shares_figure
-
+def shares_of(evaluation: Evaluation, protocol: str, by: str, dark: bool) -> tuple[Image, gr.Dataframe]:
+    """Return (figure, table) of the loss of each part of a text."""
     name = BREAKDOWNS.get(by, by)
     shares = evaluation.shares(name, protocol)
     several = len(shares) > 1
     rows = [
-        [*row, model][: len(row) + several] for model, mine in shares.items() for row in share_rows(mine)[:MAX_ROWS]
+        [*row, model][: len(row) + several]
+        for model, model_shares in shares.items()
+        for row in share_rows(model_shares)[:MAX_ROWS]
     ]
     head = ["part", *SHARE_HEAD[1:], "model"][: len(SHARE_HEAD) + several]
     return as_image(shares_figure(name, shares, dark=dark)), gr.Dataframe(rows, headers=head, column_count=len(head))
 
 
-def documents_of(evaluation, protocol: str) -> list[tuple[str, int]]:
-    """(title, number) of the documents that a protocol reads."""
-    from gpt2lab.evaluation.breakdown import titles
-
+def documents_of(evaluation: Evaluation, protocol: str) -> list[tuple[str, int]]:
+    """Return (title, number) of the documents that a protocol reads."""
     return [(title, i) for i, title in enumerate(titles(evaluation.of(protocol)[0]))]
 
 
-def words_of(evaluation, protocol: str, document: int | None, theme: str) -> str:
-    """A document word for word, coloured: one model's surprisal, or what the second expected better than the first."""
-    from gpt2lab.evaluation.breakdown import surprisals, titles
-    from gpt2lab.pages.surprisal import change_page, surprisal_page
-
-    mine, number = evaluation.of(protocol), document or 0
-    pieces = [surprisals(scored, number) for scored in mine]
-    title = titles(mine[0])[number]
-    if len(mine) == 2 and [text for text, _ in pieces[0]] == [text for text, _ in pieces[1]]:
-        return change_page(title, *pieces, (mine[0].model, mine[1].model), theme=theme).iframe()
-    pages = [surprisal_page(f"{title}, {one.model}", its, theme=theme) for one, its in zip(mine, pieces)]
+def words_of(evaluation: Evaluation, protocol: str, document: int | None, theme: str) -> str:
+    """Return a document coloured by one model's surprisal, or by the change from the first model to the second."""
+    models, number = evaluation.of(protocol), document or 0
+    pieces = [surprisals(scored, number) for scored in models]
+    title = titles(models[0])[number]
+    if len(models) == 2 and [text for text, _ in pieces[0]] == [text for text, _ in pieces[1]]:
+        return change_page(title, *pieces, (models[0].model, models[1].model), theme=theme).iframe()
+    pages = [surprisal_page(f"{title}, {scored.model}", nll, theme=theme) for scored, nll in zip(models, pieces)]
     return "".join(page.iframe() for page in pages)
 
 
-def evaluation_file(shown: Shown, protocol: str, by: str, kind: str):
-    """A file of an evaluation to take away, in a folder of its own. Raises: LabError for an unknown kind."""
-    from gpt2lab.figures.evaluation import results_csv, shares_csv, tokens_csv
-    from gpt2lab.files import write_bytes
-    from gpt2lab.pages.evaluation import evaluation_page
-
+def evaluation_file(scored: NamedEvaluation, protocol: str, by: str, kind: str) -> Path:
+    """Write an evaluation to a file in a new folder. Raises: LabError for an unknown kind."""
     choice("file", kind, FILES)
-    evaluation, end = shown.evaluation, FILES[kind]
+    evaluation, end = scored.evaluation, FILES[kind]
     if end == "csv":
-        content = results_csv(evaluation, shown.text)
+        content = results_csv(evaluation, scored.text)
     elif end == "json":
-        found = {"model": evaluation.models[0], "data": shown.text, **evaluation.record()}
-        content = json.dumps(found, ensure_ascii=False, indent=1).encode()
+        record = {"model": evaluation.models[0], "data": scored.text, **evaluation.record()}
+        content = json.dumps(record, ensure_ascii=False, indent=1).encode()
     elif end == "parts.csv":
         content = shares_csv(evaluation, BREAKDOWNS.get(by, by))
     elif end == "tokens.csv":
         content = tokens_csv(evaluation.pieces(protocol))
     else:
-        title = f"Perplexity of {', '.join(evaluation.models)} on {shown.text}"
+        title = f"Perplexity of {', '.join(evaluation.models)} on {scored.text}"
         content = evaluation_page(title, evaluation, [*BREAKDOWNS.values()]).html.encode()
     return write_bytes(new_folder() / f"perplexity.{end}", content)

@@ -1,11 +1,13 @@
-"""The Fine-tune tab: settings → what a run would cost, and its start; below, the runs there are. Knows jobs."""
+"""The Fine-tune tab: settings → cost estimate and start of a run; below, the list of runs. Knows jobs."""
+
+from typing import Any
 
 import gradio as gr
 
 from gpt2lab.app.download import Downloads, build_download
-from gpt2lab.app.handling import user_errors
+from gpt2lab.app.events import user_errors
+from gpt2lab.app.models import ModelStore
 from gpt2lab.app.runs import build_runs, escaped, run_ids
-from gpt2lab.app.shelf import Shelf
 from gpt2lab.data import hub
 from gpt2lab.data.sources import DATA
 from gpt2lab.errors import LabError, choice
@@ -26,21 +28,21 @@ NUMBERS = {  # of TrainConfig, under "More settings": label and help; 0 means th
 
 
 def build_finetune_tab(
-    page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads
+    page: gr.Blocks, store: ModelStore, model: gr.Dropdown, dark: gr.Checkbox, downloads: Downloads
 ) -> None:
-    """Settings → a run."""
+    """Build the tab: settings → a run."""
     gr.Markdown(
-        "Training goes on from the model chosen above, on the train split of a text; the validation split, which it "
-        "never trains on, tells whether it has learned. A run goes on when this page is closed."
+        "Training starts from the model chosen above, on the train split of a text. The validation split, which is "
+        "never trained on, shows what the model has learned. A run continues when this page is closed."
     )
     with gr.Row():
-        asked = {
+        fields = {
             "data": gr.Dropdown(list(DATA), value="sample", label="Text", elem_id="finetune-data", min_width=160),
             "method": gr.Dropdown(
                 list(METHODS),
                 value=DEFAULT.method,
                 label="Method",
-                info="lora trains less, scratch from random weights",
+                info="lora trains few weights; scratch starts from random ones.",
                 elem_id="finetune-method",
                 min_width=140,
             ),
@@ -54,16 +56,16 @@ def build_finetune_tab(
             ),
             "seed": gr.Number(DEFAULT.seed, precision=0, label="Seed", elem_id="finetune-seed", min_width=100),
         }
-    build_download(downloads, asked["data"], "finetune-data")
+    build_download(downloads, fields["data"], "finetune-data")
     with gr.Accordion("More settings", open=False, elem_id="finetune-more"):
         with gr.Row():
             for name, (label, info) in NUMBERS.items():
                 value = getattr(DEFAULT, name) or 0
                 whole = {"precision": 0} if isinstance(value, int) else {}
-                asked[name] = gr.Number(
+                fields[name] = gr.Number(
                     value, label=label, info=info, elem_id=f"finetune-{name}", min_width=200, **whole
                 )
-            asked["precision"] = gr.Dropdown(
+            fields["precision"] = gr.Dropdown(
                 list(PRECISIONS),
                 value=DEFAULT.precision,
                 label="Precision",
@@ -71,49 +73,49 @@ def build_finetune_tab(
                 elem_id="finetune-precision",
                 min_width=200,
             )
-            asked["eval_tokens"] = gr.Textbox(
+            fields["eval_tokens"] = gr.Textbox(
                 "",
                 label="Validation tokens",
                 info="Per validation: a number, or all. Empty: a tenth of the training time.",
                 elem_id="finetune-eval_tokens",
                 min_width=200,
             )
-        asked["prompt"] = gr.Textbox(
+        fields["prompt"] = gr.Textbox(
             "",
-            label="Prompt of the texts written along the way",
-            info="empty: the first words of the validation text",
+            label="Sample prompt",
+            info="Of the texts written during training. Empty: the first words of the validation text.",
             elem_id="finetune-prompt",
         )
-        queue = gr.Checkbox(False, label="Wait for the run that is under way", elem_id="finetune-queue")
+        queue = gr.Checkbox(False, label="Queue after the active run", elem_id="finetune-queue")
     defaults = gr.Markdown(elem_id="finetune-defaults")
     with gr.Row():
         start = gr.Button("Fine-tune", variant="primary", elem_id="finetune-start", min_width=120)
         price = gr.Button("Estimate cost", elem_id="finetune-price", min_width=120)
     cost = gr.Markdown(elem_id="finetune-cost")
-    shown = build_runs(page, shelf, model, dark)
+    selected = build_runs(page, store, model, dark)
 
-    def told(label, *values) -> TrainConfig:
-        return settings(shelf, label, **dict(zip(asked, values)))
-
-    @user_errors
-    def begin(queue, *values):
-        folder = jobs.start(told(*values), shelf.runs_dir, queue=queue is True)
-        return gr.Dropdown(choices=run_ids(shelf), value=[folder.name])
+    def config_of(label: str, *values: Any) -> TrainConfig:
+        return settings(store, label, **dict(zip(fields, values)))
 
     @user_errors
-    def estimate(*values):
-        lines = jobs.price(told(*values), shelf.runs_dir)
+    def begin(queue: bool, *values: Any) -> gr.Dropdown:
+        folder = jobs.start(config_of(*values), store.runs_dir, queue=queue is True)
+        return gr.Dropdown(choices=run_ids(store), value=[folder.name])
+
+    @user_errors
+    def estimate(*values: Any) -> str:
+        lines = jobs.price(config_of(*values), store.runs_dir)
         return "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
 
     @user_errors
-    def show_defaults(label, method):
-        return defaults_line(label, shelf.location(label), method)
+    def show_defaults(label: str, method: str) -> str:
+        return defaults_line(label, store.location(label), method)
 
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
-    for change in (model.change, asked["method"].change, page.load):
-        change(show_defaults, [model, asked["method"]], defaults, **hidden)
-    inputs = [model, *asked.values()]
-    start.click(begin, [queue, *inputs], shown, api_name="finetune", concurrency_limit=8)
+    for change in (model.change, fields["method"].change, page.load):
+        change(show_defaults, [model, fields["method"]], defaults, **hidden)
+    inputs = [model, *fields.values()]
+    start.click(begin, [queue, *inputs], selected, api_name="finetune", concurrency_limit=8)
     price.click(estimate, inputs, cost, api_name="finetune_cost")
 
 
@@ -123,15 +125,17 @@ def defaults_line(label: str, location: str, method: str) -> str:
     return f"Defaults for {escaped(label)}, {method}: {chosen} ({chosen.source})."
 
 
-def settings(shelf: Shelf, label: str, *, data, prompt, eval_tokens, **told) -> TrainConfig:
+def settings(
+    store: ModelStore, label: str, *, data: str, prompt: str, eval_tokens: str | None, **options: Any
+) -> TrainConfig:
     """Return a visitor's settings as a TrainConfig. Raises: LabError for a choice that is not offered or out of range."""
     choice("text", data, DATA)
     if eval_tokens is not None and not isinstance(eval_tokens, str):
         raise LabError(
             "eval_tokens {eval_tokens!r} is unknown; use a whole number or all", eval_tokens=str(eval_tokens)[:40]
         )
-    chosen_later = {name: None for name, value in told.items() if name in OPTIONAL and value == 0}
-    told |= {"data": data, "prompt": prompt or None, "eval_tokens": parse_eval_tokens(eval_tokens)}
-    for name in (model := shelf.location(label), data):
+    chosen_later = {name: None for name, value in options.items() if name in OPTIONAL and value == 0}
+    options |= {"data": data, "prompt": prompt or None, "eval_tokens": parse_eval_tokens(eval_tokens)}
+    for name in (model := store.location(label), data):
         hub.require_downloaded(name)
-    return TrainConfig(model=model, **told | chosen_later)
+    return TrainConfig(model=model, **options | chosen_later)

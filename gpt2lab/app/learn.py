@@ -12,7 +12,7 @@ decoding them is a mistake: one token is **chosen** by them, and *that* is decod
 
 ## What it is fine-tuned on
 **WikiText-2** is about 2 million words of Wikipedia's good and featured articles: 600 of them for training, 60 each for
-validation and test, 13 MB of text in all. (The 240 GB that are sometimes told are off by four orders of magnitude.) GPT-2
+validation and test, 13 MB of text in all. (The 240 GB that are sometimes stated are off by four orders of magnitude.) GPT-2
 itself was trained on 40 GB of web pages. Without a network, a sample text of the same form and the built-in small model stand
 in for them."""
 BLOCK = """## One block

@@ -1,24 +1,27 @@
-"""The runs, in the page: states, losses, texts, models; stop, pause, resume.
+"""The list of runs: states, losses, texts, models; stop, pause, resume.
 
-Runs are processes of their own, and all that is shown is read from their folders: closing the page
-changes nothing, and every visitor sees the same.
+Runs are separate processes, and the page reads their folders: closing the page changes nothing, and every visitor
+sees the same.
 """
 
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from io import BytesIO
 from pathlib import Path
 
 import gradio as gr
+from PIL.Image import Image
 
-from gpt2lab.app.handling import Stops, new_folder, uncover, user_errors
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.events import Stops, as_image, new_folder, uncover, user_errors
+from gpt2lab.app.models import ModelStore
 from gpt2lab.errors import LabError
+from gpt2lab.figures.training import loss_curves, validation_rows
+from gpt2lab.pages.run_report import write_report
 from gpt2lab.results import duration, perplexity_of, readable
 from gpt2lab.training import jobs, runs
+from gpt2lab.training.whole import load_scoring
 
 POLL_SECONDS = 2
 MAX_SHOWN = 6  # runs in one figure
@@ -34,8 +37,8 @@ DOES = {
 }
 
 
-def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Checkbox) -> gr.Dropdown:
-    """The list of runs, and what is known of those chosen in it; the choice is returned."""
+def build_runs(page: gr.Blocks, store: ModelStore, model: gr.Dropdown, dark: gr.Checkbox) -> gr.Dropdown:
+    """Build the list of runs and the views of the selected ones; return the selection."""
     gr.Markdown("### Runs")
     table = gr.Dataframe(
         headers=list(COLUMNS),
@@ -44,45 +47,45 @@ def build_runs(page: gr.Blocks, shelf: Shelf, model: gr.Dropdown, dark: gr.Check
         wrap=True,
         interactive=False,
         max_height=260,
-        label="Every run here, newest first; click one to look at it",
+        label="Runs, newest first: click one to select it",
         buttons=[],
         elem_id="runs-list",
     )
-    shown = gr.Dropdown(
+    selected = gr.Dropdown(
         [],
         multiselect=True,
         max_choices=MAX_SHOWN,
-        label="Looked at",
-        info="Add others to compare their losses; words, texts, log and buttons are the first one's.",
+        label="Selected",
+        info="Add others to compare their losses. The other views and the buttons are for the first.",
         elem_id="runs",
     )
-    buttons = build_buttons(shelf, shown, model)
+    buttons = build_buttons(store, selected, model)
     outputs = [*build_view(), *buttons]
-    seen = gr.State()  # what is drawn, so that nothing is drawn twice
+    drawn = gr.State()  # what the views hold, so that nothing is drawn twice
 
     @user_errors
-    def arrive():
-        active, ids = jobs.active_run(shelf.runs_dir), run_ids(shelf)
+    def arrive() -> gr.Dropdown:
+        active, ids = jobs.active_run(store.runs_dir), run_ids(store)
         return gr.Dropdown(choices=ids, value=[active.id] if active else ids[:1])
 
     @user_errors
-    def look(shown, seen, dark):
-        return view(shelf, shown, seen, dark is True)
+    def refresh(selected: list[str], drawn: list | None, dark: bool) -> tuple:
+        return view(store, selected, drawn, dark is True)
 
     @user_errors
-    def choose(event: gr.SelectData):
-        return [runs.find_run(shelf.runs_dir, event.row_value[0]).name]
+    def choose(event: gr.SelectData) -> list[str]:
+        return [runs.find_run(store.runs_dir, event.row_value[0]).name]
 
     hidden = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-    for moment in (gr.Timer(POLL_SECONDS).tick, shown.change):
-        moment(look, [shown, seen, dark], [seen, table, shown, *outputs], **hidden)
-    table.select(choose, None, shown, **hidden)
-    page.load(arrive, None, shown, api_visibility="private")
-    return shown
+    for moment in (gr.Timer(POLL_SECONDS).tick, selected.change):
+        moment(refresh, [selected, drawn, dark], [drawn, table, selected, *outputs], **hidden)
+    table.select(choose, None, selected, **hidden)
+    page.load(arrive, None, selected, api_visibility="private")
+    return selected
 
 
 def build_view() -> list:
-    """State, losses, texts, validation losses and log of the runs shown: empty."""
+    """Build the empty views of runs: state, losses, texts, validation losses, log."""
     state = gr.Markdown(elem_id="finetune-state")
     plot = gr.Image(
         show_label=False,
@@ -99,7 +102,7 @@ def build_view() -> list:
         column_widths=["15%", "85%"],
         wrap=True,
         interactive=False,
-        label="Written along the way: the same prompt, the same seed",
+        label="Samples during training (same prompt and seed)",
         elem_id="finetune-texts",
     )
     with gr.Accordion("Validation losses as a table", open=False):
@@ -115,8 +118,8 @@ def build_view() -> list:
     return [state, plot, texts, table, log]
 
 
-def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[gr.Button]:
-    """What can be done with the first run shown, in the order of DOES."""
+def build_buttons(store: ModelStore, selected: gr.Dropdown, model: gr.Dropdown) -> list[gr.Button]:
+    """Build the buttons of the first selected run, in the order of DOES."""
     with gr.Row():
         button = {
             name: gr.Button(label, interactive=False, elem_id=f"finetune-{name}", min_width=90)
@@ -127,49 +130,49 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[
     file = gr.File(label="File", visible=False, interactive=False, elem_id="finetune-file")
     scoring = Stops("A split is being scored on this page; press Stop scoring first.")
 
-    def end(want):
+    def end(want: str) -> Callable[[list[str]], None]:
         @user_errors
-        def ask(shown):
-            end_run(first(shelf, shown), want)
+        def ask(selected: list[str]) -> None:
+            end_run(first(store, selected), want)
 
         return ask
 
     @user_errors
-    def go_on(shown):
-        jobs.resume(first(shelf, shown))
+    def resume(selected: list[str]) -> None:
+        jobs.resume(first(store, selected))
 
     @user_errors
-    def take(shown):
-        run = first(shelf, shown)
+    def use(selected: list[str]) -> gr.Dropdown:
+        run = first(store, selected)
         check_model(run)
-        return gr.Dropdown(choices=shelf.labels(), value=run.name)
+        return gr.Dropdown(choices=store.labels(), value=run.name)
 
     @user_errors
-    def pack(shown):
-        run = first(shelf, shown)
+    def pack(selected: list[str]) -> gr.File:
+        run = first(store, selected)
         check_model(run)
         archive = shutil.make_archive(str(new_folder() / run.name), "zip", run / "model")
         return gr.File(archive, label="The model", visible=True)
 
     @user_errors
-    def tell(shown):
-        return gr.File(report_file(first(shelf, shown)), label="The report, a page of its own", visible=True)
+    def report(selected: list[str]) -> gr.File:
+        return gr.File(report_file(first(store, selected)), label="Report", visible=True)
 
     for name, act, output in (
         ("stop", end("stop"), None),
         ("pause", end("pause"), None),
-        ("resume", go_on, None),
-        ("use", take, model),
+        ("resume", resume, None),
+        ("use", use, model),
         ("zip", pack, file),
-        ("report", tell, file),
+        ("report", report, file),
     ):
-        button[name].click(act, shown, output, api_name=f"finetune_{name}")
+        button[name].click(act, selected, output, api_name=f"finetune_{name}")
 
-    def score(request: gr.Request, shown):
+    def score(request: gr.Request, selected: list[str]) -> Iterator[tuple]:
         try:
             with scoring.running(request) as flag:
                 yield gr.Button(visible=True), "Loading both models …"
-                for line in score_split(shelf, first(shelf, shown), flag):
+                for line in score_split(store, first(store, selected), flag):
                     yield gr.skip(), line
         except LabError:
             yield gr.Button(visible=False), ""
@@ -177,23 +180,23 @@ def build_buttons(shelf: Shelf, shown: gr.Dropdown, model: gr.Dropdown) -> list[
         yield gr.Button(visible=False), gr.skip()
 
     outputs = [stop_scoring, scored]
-    event = button["score"].click(user_errors(score), shown, outputs, api_name="finetune_score", concurrency_limit=8)
+    event = button["score"].click(user_errors(score), selected, outputs, api_name="finetune_score", concurrency_limit=8)
     uncover(event, outputs)
     stop_scoring.click(scoring.stop, None, None, queue=False, api_visibility="private")
-    shown.change(lambda: "", None, scored, api_visibility="private", show_progress="hidden")
+    selected.change(lambda: "", None, scored, api_visibility="private", show_progress="hidden")
     return list(button.values())
 
 
-def run_ids(shelf: Shelf) -> list[str]:
-    """The ids of all runs, newest first."""
-    return [run.id for run in runs.list_runs(shelf.runs_dir)]
+def run_ids(store: ModelStore) -> list[str]:
+    """Return the ids of all runs, newest first."""
+    return [run.id for run in runs.list_runs(store.runs_dir)]
 
 
-def first(shelf: Shelf, shown) -> Path:
-    """The folder of the first run that is shown. Raises: LabError where none is, or it is unknown here."""
-    if not isinstance(shown, list) or not shown:
-        raise LabError("no run is shown; choose one in the list")
-    return runs.find_run(shelf.runs_dir, shown[0])
+def first(store: ModelStore, selected: list[str]) -> Path:
+    """Return the folder of the first selected run. Raises: LabError if none is selected, or it is unknown."""
+    if not isinstance(selected, list) or not selected:
+        raise LabError("no run is selected; choose one in the list")
+    return runs.find_run(store.runs_dir, selected[0])
 
 
 def has_model(folder: Path) -> bool:
@@ -210,36 +213,32 @@ def check_model(folder: Path) -> None:
 
 
 def end_run(folder: Path, want: str) -> None:
-    """Ask a run to end, and see to it that it does, without waiting. Raises: LabError for one that has ended."""
+    """Ask a run to end, and make sure that it does, without waiting. Raises: LabError if it has ended."""
     jobs.check_alive(folder)
     runs.ask(folder, want)
 
-    def see_to_it():
+    def make_sure() -> None:
         with suppress(LabError):  # it has ended meanwhile
             jobs.stop(folder, want=want)
 
-    threading.Thread(target=see_to_it, daemon=True).start()
+    threading.Thread(target=make_sure, daemon=True).start()
 
 
 def report_file(folder: Path) -> str:
-    """A copy of a run's report.html to take away, written first where it is missing."""
-    from gpt2lab.pages.run_report import write_report
-
+    """Copy a run's report.html for download; write it first if it is missing."""
     page = folder / "report.html"
     if not page.is_file():
         write_report(folder)
     return str(shutil.copy(page, new_folder() / f"{folder.name}.html"))
 
 
-def score_split(shelf: Shelf, folder: Path, stop: threading.Event) -> Iterator[str]:
-    """Score the whole validation split before and after a run; yields lines about how far it is, at last the result."""
-    from gpt2lab.training.whole import load_scoring
-
+def score_split(store: ModelStore, folder: Path, stop: threading.Event) -> Iterator[str]:
+    """Score the whole validation split before and after a run; yield progress lines, at last the result."""
     check_model(folder)
     steps, began, results = load_scoring(folder).steps(), time.monotonic(), []
 
-    def run():
-        results.append((yield from shelf.each(steps)))
+    def run() -> Iterator[tuple[int, int]]:
+        results.append((yield from store.locked_steps(steps)))
 
     with closing(steps):
         for done, total in run():
@@ -251,27 +250,25 @@ def score_split(shelf: Shelf, folder: Path, stop: threading.Event) -> Iterator[s
     yield f"Validation perplexity of **{escaped(folder.name)}**: {escaped(str(results[0].whole_validation))}."
 
 
-def view(shelf: Shelf, shown, seen, dark: bool):
-    """(what is drawn, list, choice, line, figure, texts, table, log, *buttons) of the runs shown, from their folders."""
-    listed = runs.list_runs(shelf.runs_dir)
+def view(store: ModelStore, selected: list[str] | None, drawn: list | None, dark: bool) -> tuple:
+    """Return (what is drawn, list, selection, line, figure, texts, table, log, *buttons) of the selected runs."""
+    listed = runs.list_runs(store.runs_dir)
     ids, rows = [run.id for run in listed], [row_of(run) for run in listed]
     by_id = {run.id: run for run in listed}
-    chosen = [by_id[run] for run in shown or [] if run in by_id][:MAX_SHOWN]
+    chosen = [by_id[run] for run in selected or [] if run in by_id][:MAX_SHOWN]
     if not chosen:
-        line = "No run is looked at." if ids else "There are no runs yet."
+        line = "No run is selected." if ids else "There are no runs yet."
         empty = gr.Image(None, visible=False), gr.Dataframe([], visible=False), [], ""
         return [rows], rows, gr.Dropdown(choices=ids), line, *empty, *[gr.Button(interactive=False)] * len(DOES)
     run = chosen[0]
-    line, log, buttons = told(run), runs.log_tail(run.folder), possible(run)
+    line, log, buttons = run_line(run), runs.log_tail(run.folder), possible(run)
     metrics = {run.id: runs.read_metrics(run.folder) for run in chosen}
     samples = runs.read_lines(run.folder / "samples.jsonl")
-    now = [rows, dark, [len(samples), *([name, len(found)] for name, found in metrics.items())]]
-    same = [old == new for old, new in zip(seen, now)] if seen else []
+    now = [rows, dark, [len(samples), *([name, len(lines)] for name, lines in metrics.items())]]
+    same = [old == new for old, new in zip(drawn, now)] if drawn else []
     table = gr.skip() if same[:1] == [True] else rows
     if same[1:] == [True, True]:
         return now, table, gr.Dropdown(choices=ids), line, gr.skip(), gr.skip(), gr.skip(), log, *buttons
-    from gpt2lab.figures.training import validation_rows
-
     figure = picture(metrics, dark)
     texts = [[sample.get("step"), f"{sample.get('prompt')}{sample.get('text')}"] for sample in reversed(samples)]
     return (
@@ -288,31 +285,26 @@ def view(shelf: Shelf, shown, seen, dark: bool):
 
 
 def possible(run: runs.Run) -> list[gr.Button]:
-    """The buttons of DOES, each as it can be pressed or not."""
+    """Return the buttons of DOES, each enabled or not."""
     alive = run.state in runs.ALIVE
     can = {"stop": alive, "pause": alive, "resume": not alive and run.state != "finished"}
     return [gr.Button(interactive=can.get(name, has_model(run.folder))) for name in DOES]
 
 
 def row_of(run: runs.Run) -> list[str]:
-    """A run as a row of the list."""
+    """Return a run as a row of the list."""
     steps, _, perplexities = run.progress.partition(", perplexity ")
     return [run.id, f"{run.state} {steps}", perplexities]
 
 
-def picture(metrics: dict, dark: bool):
-    """The losses of runs as an image; None before the first."""
-    from PIL import Image
-
-    from gpt2lab.figures.drawing import figure_bytes
-    from gpt2lab.figures.training import loss_curves
-
-    drawn = {name: found for name, found in metrics.items() if found}
-    return Image.open(BytesIO(figure_bytes(loss_curves(drawn, dark=dark), "png"))) if drawn else None
+def picture(metrics: dict[str, list], dark: bool) -> Image | None:
+    """Draw the losses of runs; None before the first."""
+    measured = {name: lines for name, lines in metrics.items() if lines}
+    return as_image(loss_curves(measured, dark=dark)) if measured else None
 
 
-def told(run: runs.Run) -> str:
-    """What a run is and how far, in a line."""
+def run_line(run: runs.Run) -> str:
+    """Describe a run and its progress."""
     model, status = Path(run.model), run.status
     base = model.parent.name if model.name == "model" else model.name  # of a run's model, the run's id
     total = f" of {run.total_steps:,}" if run.total_steps else ""
@@ -326,5 +318,5 @@ def told(run: runs.Run) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Escape Markdown."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!<>|~$" else c for c in text)

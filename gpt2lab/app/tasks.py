@@ -1,14 +1,18 @@
 """The Tasks tab: summarise, translate, answer, by the GPT-2 paper's prompts, which can be edited."""
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
-from gpt2lab.app.handling import Stops, uncover, user_errors
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.app.written import DRAW_SECONDS
+from gpt2lab.app.events import Stops, uncover, user_errors
+from gpt2lab.app.generate_content import DRAW_SECONDS
+from gpt2lab.app.models import ModelStore
 from gpt2lab.errors import choice
 from gpt2lab.generation.recipes import PAIRS, SMALLER, TASKS, Task
+from gpt2lab.generation.tasks import Plan, answer_plan, pairs_of, summary_plan, translation_plan
+from gpt2lab.model.lab import Lab
 
 TEXTS = {
     "summarize": "The honey bee is a social insect. It lives in a nest of wax, which it builds itself. In summer a colony "
@@ -25,59 +29,69 @@ EXAMPLES = {
 QUESTION = "Who lays the eggs?"
 
 
-def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
-    """A task and its text → prompt → what the model makes of it, as it is written."""
+def build_tasks_tab(store: ModelStore, model: gr.Dropdown) -> None:
+    """Build the tab: a task and its text → prompt → the model's answer, as it is written."""
     gr.Markdown(
-        "A language model only goes on with a text. The GPT-2 paper's tasks are texts whose continuation is the answer."
+        "A language model only continues a text. The GPT-2 paper's tasks are texts whose continuation is the answer."
     )
     stops = Stops()
-    drafts = gr.State(("summarize", {}))  # the task that is shown, and what the others' fields held
+    drafts = gr.State(("summarize", {}))  # (the current task, the fields of the others)
     task = gr.Radio(list(TASKS), value="summarize", label="Task", elem_id="tasks-task")
     text = gr.Textbox(
-        TEXTS["summarize"], label="Text", info="one too long to summarise is split", lines=6, elem_id="tasks-text"
+        TEXTS["summarize"], label="Text", info="A text too long to summarise is split.", lines=6, elem_id="tasks-text"
     )
     question = gr.Textbox(QUESTION, label="Question", visible=False, elem_id="tasks-question")
     examples = gr.Textbox(
-        "", label="Examples", info="a pair a line: one = other", lines=3, visible=False, elem_id="tasks-examples"
+        "", label="Examples", info="One pair a line: text = answer", lines=3, visible=False, elem_id="tasks-examples"
     )
     prompt = gr.Textbox(
-        TASKS["summarize"].prompt, label="Prompt", info="with its places in braces", lines=3, elem_id="tasks-prompt"
+        TASKS["summarize"].prompt, label="Prompt", info="With its fields in braces.", lines=3, elem_id="tasks-prompt"
     )
     with gr.Row():
-        length = gr.Slider(1, 200, 100, step=1, label="New tokens, at most", elem_id="tasks-length")
-        seed = gr.Number(0, precision=0, label="Seed", info="of a summary, which is drawn", elem_id="tasks-seed")
+        length = gr.Slider(1, 200, 100, step=1, label="Max new tokens", elem_id="tasks-length")
+        seed = gr.Number(0, precision=0, label="Seed", info="Of a summary, which is sampled.", elem_id="tasks-seed")
     with gr.Row():
-        go = gr.Button("Go", variant="primary", elem_id="tasks-go")
+        go = gr.Button("Run", variant="primary", elem_id="tasks-go")
         stop = gr.Button("Stop", elem_id="tasks-stop")
     result = gr.Textbox(label="Result", lines=3, interactive=False, buttons=["copy"], elem_id="tasks-result")
     note = gr.Markdown(elem_id="tasks-note")
-    whole = gr.Textbox(label="All that was read and written", lines=8, interactive=False, elem_id="tasks-whole")
+    whole = gr.Textbox(label="Prompts and answers", lines=8, interactive=False, elem_id="tasks-whole")
 
     @user_errors
-    def write(request: gr.Request, label, task, text, question, examples, prompt, length, seed):
+    def write(
+        request: gr.Request,
+        label: str,
+        task: str,
+        text: str,
+        question: str,
+        examples: str,
+        prompt: str,
+        length: int,
+        seed: int,
+    ) -> Iterator[tuple]:
         recipe = recipe_of(task)
-        plan = plan_of(shelf.lab(label), task, text, question, examples, prompt, length, seed)
+        plan = plan_of(store.lab(label), task, text, question, examples, prompt, length, seed)
         with stops.running(request) as flag:
             yield gr.skip(), "Reading the text …", gr.skip()
             drawn, parts, stopped = 0.0, len(plan.requests), ""
-            for found in shelf.each(plan.written()):
+            for done in store.locked_steps(plan.written()):
                 if time.monotonic() - drawn > DRAW_SECONDS:
-                    drawn, last = time.monotonic(), found.generations[-1]
-                    part = f"part {len(found.generations)} of {parts}, " if parts > 1 else ""
-                    yield found.text, f"{part}{len(last.steps)} tokens", last.prompt + last.text
+                    drawn, last = time.monotonic(), done.generations[-1]
+                    part = f"part {len(done.generations)} of {parts}, " if parts > 1 else ""
+                    yield done.text, f"{part}{len(last.steps)} tokens", last.prompt + last.text
                 if flag.is_set():
                     stopped = "Stopped. "
                     break
         note = f"{stopped}{recipe.recipe} GPT-2's paper, {recipe.source}: {recipe.expect} {SMALLER}"
-        yield found.text, note, "\n\n".join(a + b.text for a, b in zip(found.prompts, found.generations))
+        yield done.text, note, "\n\n".join(a + b.text for a, b in zip(done.prompts, done.generations))
 
-    def fill_in(task, before, *fields):
-        current, kept = before
-        kept, recipe = kept | {current: fields}, recipe_of(task)
-        usual = (TEXTS[task], QUESTION, EXAMPLES[task], recipe.prompt, recipe.tokens)
-        text, question, examples, prompt, length = kept.get(task, usual)
-        asked = gr.Textbox(question, visible=task == "answer")
-        return (task, kept), text, asked, gr.Textbox(examples, visible=task != "summarize"), prompt, length
+    def fill_in(task: str, before: tuple[str, dict], *fields: Any) -> tuple:
+        current, saved = before
+        saved, recipe = saved | {current: fields}, recipe_of(task)
+        defaults = (TEXTS[task], QUESTION, EXAMPLES[task], recipe.prompt, recipe.tokens)
+        text, question, examples, prompt, length = saved.get(task, defaults)
+        question = gr.Textbox(question, visible=task == "answer")
+        return (task, saved), text, question, gr.Textbox(examples, visible=task != "summarize"), prompt, length
 
     fields = [text, question, examples, prompt, length]
     task.input(
@@ -87,16 +101,14 @@ def build_tasks_tab(shelf: Shelf, model: gr.Dropdown) -> None:
         api_visibility="private",
         api_name="tasks_chosen",
     )
-    asked = [model, task, text, question, examples, prompt, length, seed]
-    shown = [result, note, whole]
-    uncover(go.click(write, asked, shown, api_name="task", concurrency_limit=4, show_progress="hidden"), shown)
+    inputs = [model, task, text, question, examples, prompt, length, seed]
+    outputs = [result, note, whole]
+    uncover(go.click(write, inputs, outputs, api_name="task", concurrency_limit=4, show_progress="hidden"), outputs)
     stop.click(stops.stop, None, None, api_name="task_stop", show_progress="hidden")
 
 
-def plan_of(lab, task: str, text: str, question: str, examples: str, prompt: str, length: int, seed: int):
-    """The Plan of what the fields ask for. Raises: LabError as the plans do."""
-    from gpt2lab.generation.tasks import answer_plan, pairs_of, summary_plan, translation_plan
-
+def plan_of(lab: Lab, task: str, text: str, question: str, examples: str, prompt: str, length: int, seed: int) -> Plan:
+    """Return the Plan of a task's fields. Raises: LabError as the plans do."""
     shared = {"prompt": prompt, "max_new_tokens": length}
     if task == "summarize":
         return summary_plan(lab, text, seed=seed, **shared)
@@ -107,6 +119,6 @@ def plan_of(lab, task: str, text: str, question: str, examples: str, prompt: str
 
 
 def recipe_of(task: str) -> Task:
-    """A task's recipe. Raises: LabError for one that does not exist."""
+    """Return a task's recipe. Raises: LabError for an unknown task."""
     choice("task", task, TASKS)
     return TASKS[task]

@@ -12,22 +12,32 @@ import pytest
 from gradio.processing_utils import move_files_to_cache
 from gradio.route_utils import delete_files_created_by_app
 
-import gpt2lab.model.lab
 from gpt2lab.app.attention import EXAMPLES, build_attention_tab
-from gpt2lab.app.handling import ALONE
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.app.shown import CHANGE, MAX_LINK, NO_SECOND, PARTS, Shown, head_at, link_to, seen_of
+from gpt2lab.app.attention_content import (
+    CHANGE,
+    MAX_LINK,
+    NO_SECOND,
+    PARTS,
+    Subject,
+    head_at,
+    link_to,
+    trace_or_comparison,
+)
+from gpt2lab.app.events import ALONE
+from gpt2lab.app.models import ModelStore
+from gpt2lab.app.results import ResultCache
 from gpt2lab.figures.heads import head_map_cells, head_map_rows
+from gpt2lab.inspection.attention import Attention, largest, largest_weights
 from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.heads import SCORES, describe_head, rollout, scores_of
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model.lab import load_model
-from gpt2lab.pages.export import FORMATS, attention_file, largest, largest_weights, map_file, rollout_file
+from gpt2lab.pages.export import FORMATS, export
 
 TEXT, OTHER = "The moon is a small world.", "the sea"
 
 
-SHOWN = Shown("builtin", TEXT, None, None)
+SUBJECT = Subject("builtin", TEXT, None, None)
 
 
 @pytest.fixture
@@ -35,15 +45,15 @@ def tab(tmp_path, monkeypatch, tiny_lab, random_lab):
     """The tab on a page of its own, with the tiny model for "builtin" and another of its shape for "gpt2"."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     labs = {"builtin": tiny_lab, "gpt2": random_lab(seed=9)}
-    monkeypatch.setattr(gpt2lab.model.lab, "load_model", labs.get)
-    shelf = Shelf(tmp_path / "runs")
+    monkeypatch.setattr("gpt2lab.app.models.load_model", labs.get)
+    results = ResultCache(ModelStore(tmp_path / "runs"))
     with gr.Blocks(analytics_enabled=False) as demo:
         with gr.Tabs() as tabs:
             pass
-        build_attention_tab(demo, shelf, tabs, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
+        build_attention_tab(demo, results, tabs, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
     events = {event.api_name: event for event in demo.fns.values()}
     functions = {name: event.fn for name, event in events.items()}
-    return SimpleNamespace(demo=demo, shelf=shelf, events=events, labs=labs, **functions)
+    return SimpleNamespace(demo=demo, results=results, events=events, labs=labs, **functions)
 
 
 @pytest.fixture
@@ -61,7 +71,7 @@ def show(tab, text=TEXT, *, label="builtin", other=ALONE, other_text="", score="
     return SimpleNamespace(**dict(zip(names, answer, strict=True)))
 
 
-def saved(tab, part="head", format="csv", shown=SHOWN, *, layer=0, head=0, score="entropy", view="head"):
+def saved(tab, part="head", format="csv", shown=SUBJECT, *, layer=0, head=0, score="entropy", view="head"):
     """The file that is made of a part."""
     return Path(tab.attention_file(part, format, shown, layer, head, score, view).value["path"])
 
@@ -74,7 +84,7 @@ def explorer_data(iframe):
 
 def test_show_answers_with_what_is_shown_and_its_first_head(tab, seen, tiny_lab):
     answer = show(tab)
-    assert answer.shown == SHOWN
+    assert answer.shown == SUBJECT
     assert (answer.layer, answer.head, answer.table) == (0, 0, rows(seen, 0, 0))
     assert answer.heads.size != answer.heatmap.size
     assert answer.note.startswith(describe_head(scores_of(tiny_lab, seen), 0, 0))
@@ -97,7 +107,7 @@ def test_other_head_click_and_file_are_of_what_is_shown(tab, seen):
     layer, head, *_, table = tab.attention_click(shown, False, SimpleNamespace(index=point))
     assert (layer, head, table) == (1, 3, rows(seen, 1, 3))
     path = saved(tab, shown=shown, layer=1, head=2)
-    assert path.read_bytes() == attention_file(seen, "csv", layer=1, head=2)
+    assert path.read_bytes() == export(Attention(seen, 1, 2), "csv")
     assert path.name == "attention-layer1-head2.csv"
     path = saved(tab, "all heads", "npz", shown)
     with np.load(path) as found:
@@ -132,7 +142,7 @@ def test_nothing_but_show_reads_the_inputs_for_model_and_text(tab):
 
 
 @pytest.mark.parametrize("ask", ["layer", "head", "click", "score", "plan", "bertviz", "rollout"])
-def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
+def test_before_anything_is_shown_an_error_says_what_to_press(tab, ask):
     rest = {
         "click": (False, SimpleNamespace(index=(0, 0))),
         "rollout": (False,),
@@ -151,17 +161,17 @@ def test_before_anything_is_shown_the_visitor_is_told_what_to_press(tab, ask):
     ("layer", "head", "message"),
     [(2, 0, "layer 2 is out"), (0, 4, "head 4 is out"), (0, None, "head None"), (None, 0, "layer None|which layer")],
 )
-def test_head_that_does_not_exist_is_told(tab, layer, head, message):
+def test_head_that_does_not_exist_is_refused(tab, layer, head, message):
     for ask in (tab.attention_layer, tab.attention_head):
         with pytest.raises(gr.Error, match=message):
-            ask(SHOWN, layer, head, False)
+            ask(SUBJECT, layer, head, False)
     with pytest.raises(gr.Error, match=message):
         saved(tab, layer=layer, head=head)
 
 
-def test_model_that_is_gone_is_told(tab):
+def test_model_that_is_gone_is_refused(tab):
     with pytest.raises(ValueError, match="is unknown"):
-        seen_of(tab.shelf, ("a-run", TEXT, None, None))
+        trace_or_comparison(tab.results, ("a-run", TEXT, None, None))
 
 
 def test_map_offers_every_score_and_the_change(tab):
@@ -171,8 +181,8 @@ def test_map_offers_every_score_and_the_change(tab):
 
 @pytest.mark.parametrize("score", SCORES)
 def test_every_score_has_its_map_and_table(tab, seen, score):
-    picture, numbers = tab.attention_score(SHOWN, score, False)
-    others = [tab.attention_score(SHOWN, other, False)[0] for other in SCORES if other != score]
+    picture, numbers = tab.attention_score(SUBJECT, score, False)
+    others = [tab.attention_score(SUBJECT, other, False)[0] for other in SCORES if other != score]
     assert all(picture.size != other.size or np.any(np.array(picture) != np.array(other)) for other in others)
     values = getattr(scores_of(tab.labs["builtin"], seen), score)
     cells = re.findall("<td>(.*?)</td>", numbers)
@@ -180,15 +190,15 @@ def test_every_score_has_its_map_and_table(tab, seen, score):
 
 
 @pytest.mark.parametrize("score", ["", "__class__", None, ["entropy"]])
-def test_score_that_does_not_exist_is_told(tab, score):
+def test_score_that_does_not_exist_is_refused(tab, score):
     with pytest.raises(gr.Error, match="is unknown; use previous_token"):
-        tab.attention_score(SHOWN, score, False)
+        tab.attention_score(SUBJECT, score, False)
 
 
 def test_change_needs_something_to_compare_with_and_the_rest_is_shown_without(tab, seen, monkeypatch):
     warned = []
     monkeypatch.setattr(gr, "Warning", warned.append)
-    assert tab.attention_score(SHOWN, CHANGE, False) == (None, "")
+    assert tab.attention_score(SUBJECT, CHANGE, False) == (None, "")
     answer = show(tab, score=CHANGE)
     assert (answer.heads, answer.table) == (None, rows(seen, 0, 0))
     assert warned == [NO_SECOND] * 2
@@ -198,9 +208,9 @@ def test_change_needs_something_to_compare_with_and_the_rest_is_shown_without(ta
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_map_and_rollout_are_saved_as_the_package_makes_them(tab, seen, tiny_lab, format):
-    numbers = scores_of(tiny_lab, seen).map("entropy", "builtin")
-    flow = rollout(tab.shelf.trace("builtin", TEXT))
-    for part, expected in (("map", map_file(numbers, format)), ("rollout", rollout_file(flow, format))):
+    numbers = scores_of(tiny_lab, tab.results.trace("builtin", TEXT)).map("entropy")
+    flow = rollout(tab.results.trace("builtin", TEXT))
+    for part, expected in (("map", export(numbers, format)), ("rollout", export(flow, format))):
         path = saved(tab, part, format)
         assert path.suffix == f".{format}"
         if format == "svg":  # matplotlib names its parts at random
@@ -210,8 +220,8 @@ def test_map_and_rollout_are_saved_as_the_package_makes_them(tab, seen, tiny_lab
 
 
 def test_rollout_is_drawn_with_its_largest_shares(tab, seen):
-    picture, table = tab.attention_rollout(SHOWN, False)
-    dark, _ = tab.attention_rollout(SHOWN, True)
+    picture, table = tab.attention_rollout(SUBJECT, False)
+    dark, _ = tab.attention_rollout(SUBJECT, True)
     assert picture.size == dark.size and np.any(np.array(picture) != np.array(dark))
     assert table == [list(row) for row in largest(rollout(seen).weights, seen.tokens, 20)]
 
@@ -234,7 +244,7 @@ def test_change_is_saved_as_a_map(tab, seen):
         ({"part": "rollout", "format": "exe"}, "is unknown; end the file's name"),
     ],
 )
-def test_file_that_cannot_be_made_is_told(tab, asked, message):
+def test_file_that_cannot_be_made_is_refused(tab, asked, message):
     with pytest.raises(gr.Error, match=message):
         saved(tab, **asked)
 
@@ -266,7 +276,7 @@ def test_two_traces_are_shown_side_by_side(tab, seen, asked, second):
         np.testing.assert_allclose(found["other_weights"][0, 0], other.attention(1, 2), atol=1e-6)
 
 
-def test_texts_of_different_length_are_told(tab):
+def test_texts_of_different_length_are_refused(tab):
     with pytest.raises(gr.Error, match="do not pair up"):
         show(tab, other_text="The moon is a small world, small.")
 
@@ -285,23 +295,23 @@ def test_one_token_has_weights_and_no_scores(tab):
 
 
 @pytest.mark.parametrize("view", ["head", "model", "neuron"])
-def test_bertviz_tells_its_size_and_draws(tab, seen, view):
-    told = tab.attention_plan(SHOWN, view, 1, 2)
-    assert told.startswith(f"{view} view of layers 0-1 of 2") and "MB" in told
-    again, frame = tab.attention_bertviz(SHOWN, view, 1, 2, True)
-    assert again == told
+def test_bertviz_estimates_its_size_and_draws(tab, seen, view):
+    estimate = tab.attention_plan(SUBJECT, view, 1, 2)
+    assert estimate.startswith(f"{view} view of layers 0-1 of 2") and "MB" in estimate
+    again, frame = tab.attention_bertviz(SUBJECT, view, 1, 2, True)
+    assert again == estimate
     assert "bertviz" in frame
 
 
 def test_bertviz_of_a_long_text_is_refused_with_its_limit(tab):
     with pytest.raises(gr.Error, match="shorten the text to 48"):
-        tab.attention_plan(Shown("builtin", "x" * 49, None, None), "model", 0, 0)
+        tab.attention_plan(Subject("builtin", "x" * 49, None, None), "model", 0, 0)
 
 
 @pytest.mark.parametrize("view", ["", "explorer", None, "__class__"])
-def test_view_that_bertviz_lacks_is_told(tab, view):
+def test_view_that_bertviz_lacks_is_refused(tab, view):
     with pytest.raises(gr.Error, match="is unknown; use head, model, neuron"):
-        tab.attention_bertviz(SHOWN, view, 0, 0, False)
+        tab.attention_bertviz(SUBJECT, view, 0, 0, False)
 
 
 def test_link_opens_what_was_shown(tab):
@@ -326,7 +336,7 @@ def test_page_without_a_link_is_left_as_it_is(tab):
     ("asked", "message"),
     [({"model": "/etc"}, "is unknown"), ({"other": "../x"}, "is unknown"), ({"text": ""}, "is empty")],
 )
-def test_link_with_bad_parts_is_told_and_its_text_is_kept(tab, asked, message):
+def test_link_with_bad_parts_is_refused_and_its_text_is_kept(tab, asked, message):
     request = SimpleNamespace(query_params={"text": TEXT, "layer": "1"} | asked)
     _, _, text, *_, layer, head = tab.filled_in(request)
     assert (text, layer, head) == (request.query_params["text"], 1, 0)
@@ -350,7 +360,7 @@ def test_link_to_a_layer_that_is_none_opens_at_one_there_is_and_says_so(tab, mon
     assert warned == ["The model has no such layer and head as the link asks for; layer 0, head 0 is shown."]
 
 
-def test_what_is_shown_anew_clears_lines_and_file_of_what_was(tab):
+def test_new_subject_clears_lines_and_file_of_the_old_one(tab):
     [clear] = [event for event in tab.demo.fns.values() if event.targets[0][1] == "change"]
     names = ["rollout-map", "rollout-table", "plan", "lines", "file"]
     assert [output.elem_id for output in clear.outputs] == [f"attention-{name}" for name in names]
@@ -359,7 +369,7 @@ def test_what_is_shown_anew_clears_lines_and_file_of_what_was(tab):
 
 
 def test_long_text_has_no_link():
-    assert link_to(Shown("builtin", "x" * MAX_LINK, None, None), 0, 0) == "The text is too long for a link."
+    assert link_to(Subject("builtin", "x" * MAX_LINK, None, None), 0, 0) == "The text is too long for a link."
 
 
 def test_examples_fit_the_builtin_model():

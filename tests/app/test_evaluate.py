@@ -3,7 +3,6 @@ import html
 import io
 import json
 import re
-import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +15,13 @@ import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import GPT2Tokenizer
 
-import gpt2lab.model.lab
 from gpt2lab.app import evaluate as tab_module
-from gpt2lab.app import shelf as shelves
 from gpt2lab.app.download import Downloads
-from gpt2lab.app.evaluate import ALONE, BREAKDOWNS, FILES, OWN, PROTOCOLS, build_evaluate_tab, in_words, plain
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.evaluate import ALONE, BREAKDOWNS, FILES, OWN, PROTOCOLS, build_evaluate_tab, plain, progress_lines
+from gpt2lab.app.models import ModelStore
+from gpt2lab.app.results import ResultCache
 from gpt2lab.data.sources import DATA, HUB_MODELS, cache_folder
 from gpt2lab.data.text import articles_of, load_text
-from gpt2lab.errors import LabError
 from gpt2lab.evaluation import scorer
 from gpt2lab.evaluation.breakdown import surprisals
 from gpt2lab.evaluation.evaluate import evaluate
@@ -83,19 +80,23 @@ def labs(tiny_lab, random_lab, random_gpt2, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """(page, shelf, choice of the second model): a page takes a while to build."""
-    shelf = Shelf(tmp_path_factory.mktemp("built") / "runs")
+    """(page, results, choice of the second model): a page takes a while to build."""
+    results = ResultCache(ModelStore(tmp_path_factory.mktemp("built") / "runs"))
     with gr.Blocks(analytics_enabled=False) as demo:
-        return demo, shelf, build_evaluate_tab(shelf, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False), Downloads())
+        return (
+            demo,
+            results,
+            build_evaluate_tab(results, gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False), Downloads()),
+        )
 
 
 @pytest.fixture
 def tab(tmp_path, monkeypatch, labs, built):
-    """The tab, its shelf empty, with tiny models; `run` asks for GOOD with changes, `keep` runs it and gives its key."""
+    """The tab, its results empty, with tiny models; `run` asks for GOOD with changes, `keep` runs it and gives its key."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    monkeypatch.setattr(gpt2lab.model.lab, "load_model", lambda location: labs.get(location, labs["gpt2"]))
-    demo, shelf, other = built
-    shelf.__init__(tmp_path / "runs")
+    monkeypatch.setattr("gpt2lab.app.models.load_model", lambda location: labs.get(location, labs["gpt2"]))
+    demo, results, other = built
+    results.__init__(ModelStore(tmp_path / "runs"))
     events = {event.api_name: event for event in demo.fns.values()}
     event = events["evaluate"]
     names = dict(zip(event.outputs, ("key", "running")))
@@ -122,21 +123,21 @@ def tab(tmp_path, monkeypatch, labs, built):
         return events["evaluate_file"].fn(key, protocol, by, kind)
 
     return SimpleNamespace(
-        shelf=shelf, other=other, events=events, run=run, result=result, keep=keep, make_file=make_file, **handlers
+        results=results, other=other, events=events, run=run, result=result, keep=keep, make_file=make_file, **handlers
     )
 
 
 @pytest.fixture
 def slow(monkeypatch):
-    """A window at a time, and every one of them told."""
+    """A window at a time, and every one of them shown."""
     monkeypatch.setattr(scorer, "TOKENS_AT_ONCE", {"cpu": 16})
     monkeypatch.setattr(tab_module, "DRAW_SECONDS", -1.0)
 
 
-def expected(labs, *labels, text=TEXT, protocols=("sliding",), context=16, **told):
+def expected(labs, *labels, text=TEXT, protocols=("sliding",), context=16, **options):
     """What the package itself makes of GOOD."""
     named = [replace(labs[label], name=label) for label in labels]
-    return evaluate(named, articles_of(text, "your own text"), protocols, context=context, **told)
+    return evaluate(named, articles_of(text, "your own text"), protocols, context=context, **options)
 
 
 def cells(component):
@@ -157,7 +158,7 @@ def scored_text(iframes):
 
 @contextmanager
 def refused(line):
-    """What is done here ends in a toast with this line, told briefly."""
+    """What is done here ends in a toast with this short line."""
     with pytest.raises(gr.Error) as caught:
         yield
     assert re.search(line, caught.value.message)
@@ -176,7 +177,7 @@ def corner(picture):
 # evaluating
 
 
-def test_progress_is_told_window_by_window_and_then_the_result(tab, labs, slow):
+def test_progress_is_shown_window_by_window_and_then_the_result(tab, labs, slow):
     start, *progress, last = tab.run()
     windows = len(expected(labs, "builtin").scored[0].reading.windows)
     assert windows > 5
@@ -184,21 +185,23 @@ def test_progress_is_told_window_by_window_and_then_the_result(tab, labs, slow):
     notes = [step["note"] for step in progress]
     assert (start["note"], start["running"], start["key"]) == ("Reading the text …", True, None)
     assert not any(start[place].visible for place in ("table", "views", "file"))  # what was there before is gone
-    told = [re.fullmatch(r"builtin, sliding: (\d+) of (\d+) windows(, \d+ s left)?", note) for note in notes]
-    assert [int(one[1]) for one in told] == list(range(windows + 1))
-    assert {int(one[2]) for one in told} == {windows}
-    assert [bool(one[3]) for one in told] == [False, *[True] * (windows - 1), False]
+    matches = [re.fullmatch(r"builtin, sliding: (\d+) of (\d+) windows(, \d+ s left)?", note) for note in notes]
+    assert [int(match[1]) for match in matches] == list(range(windows + 1))
+    assert {int(match[2]) for match in matches} == {windows}
+    assert [bool(match[3]) for match in matches] == [False, *[True] * (windows - 1), False]
     assert re.fullmatch(r"\*\*builtin on your own text\*\*, scored in \d+ s\.", last["note"])
     assert (set(last), last["running"]) == (set(start) - {"file"} | {"figure", "protocol"}, False)
 
 
-def test_model_runs_with_the_shelf_s_lock_held_and_visitors_get_their_turn_between(tab, slow, monkeypatch):
+def test_model_runs_with_the_lock_held_and_visitors_get_their_turn_between(tab, slow, monkeypatch):
     held, real = [], scorer.token_nll
     monkeypatch.setattr(
-        scorer, "token_nll", lambda *args, **options: held.append(tab.shelf.lock.locked()) or real(*args, **options)
+        scorer,
+        "token_nll",
+        lambda *args, **options: held.append(tab.results.store.lock.locked()) or real(*args, **options),
     )
     for _ in tab.run():
-        assert not tab.shelf.lock.locked()
+        assert not tab.results.store.lock.locked()
     assert len(held) > 5
     assert all(held)
 
@@ -237,7 +240,7 @@ def test_second_model_is_compared_with_the_first(tab, labs):
 
 
 def test_model_of_a_run_is_compared_and_its_name_is_no_markdown(tab, labs):
-    folder = tab.shelf.runs_dir / "a_run_of_mine" / "model"
+    folder = tab.results.store.runs_dir / "a_run_of_mine" / "model"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     last = tab.result(other="a_run_of_mine")
@@ -259,7 +262,7 @@ def test_defaults_of_the_page_evaluate_the_sample_s_test_split(tab, labs, monkey
 @pytest.mark.parametrize("split", ["validation", "train"])
 def test_split_that_is_asked_for_is_the_one_that_is_read(tab, labs, split):
     key = tab.keep(data="sample", split=split, quick=1, seed=3)
-    [document] = tab.shelf.evaluation(key).evaluation.scored[0].reading.documents
+    [document] = tab.results.evaluation(key).evaluation.scored[0].reading.documents
     assert document.title in [article.title for article in load_text("sample").split(split)]
 
 
@@ -267,7 +270,7 @@ def test_sample_of_articles_is_drawn_by_its_seed_and_said(tab):
     drawn = {}
     for seed in (0, 1, 2, 3):
         last = tab.result(quick=2, seed=seed)
-        documents = [d.title for d in tab.shelf.evaluation(last["key"]).evaluation.scored[0].reading.documents]
+        documents = [d.title for d in tab.results.evaluation(last["key"]).evaluation.scored[0].reading.documents]
         assert "a sample of 2 of 3 articles" in last["meaning"]
         assert documents == sorted(set(documents), key=TITLES.index)
         assert len(documents) == 2
@@ -326,7 +329,7 @@ def test_bad_question_is_answered_with_the_package_s_own_line(tab, case):
     changes, line = REFUSED[case]
     with refused(line):
         tab.result(**changes)
-    assert not tab.shelf.lock.locked()
+    assert not tab.results.store.lock.locked()
 
 
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 1.5, "x", True, [4], 2**70])
@@ -542,7 +545,7 @@ def test_breakdown_that_is_unknown_is_refused(tab, by):
 
 
 @pytest.mark.parametrize("key", [None, "", "0" * 16, 0, "../../etc"])
-def test_without_an_evaluation_the_visitor_is_told_what_to_press(tab, key):
+def test_without_an_evaluation_an_error_says_what_to_press(tab, key):
     tab.keep()
     for ask in (
         lambda: tab.hard(key, "sliding", "Part", False),
@@ -559,7 +562,7 @@ def test_two_visitors_who_evaluate_at_once_each_see_their_own(tab, labs, slow):
     visits, last = [tab.run(**changes) for changes in asked], [{}, {}]
     while not all(seen.get("key") for seen in last):
         for number, visit in enumerate(visits):
-            assert not tab.shelf.lock.locked()  # else the other one waits for ever
+            assert not tab.results.store.lock.locked()  # else the other one waits for ever
             last[number] = next(visit, last[number])
     assert last[0]["key"] != last[1]["key"]
     for changes, seen in zip(asked, last):
@@ -582,12 +585,11 @@ def test_nothing_but_evaluate_reads_the_questions(tab):
         assert not {component.elem_id for component in inputs} & asked
 
 
-def test_offered_are_the_shelf_s_models_and_the_known_texts(tab):
+def test_offered_are_the_store_s_models_and_the_known_texts(tab):
     assert [value for _, value in tab.other.choices] == [ALONE, "builtin", *HUB_MODELS]
     choices = {c.elem_id: [v for _, v in c.choices] for c in tab.events["evaluate"].inputs if hasattr(c, "choices")}
     assert choices["evaluate-data"] == [*DATA, OWN]
     assert sorted(choices["evaluate-split"]) == ["test", "train", "validation"]
-    assert choices["evaluate-protocols"] == ["sliding", "lm-eval", "blocks"]
 
 
 # files to take away
@@ -721,13 +723,13 @@ def test_kind_of_file_that_is_unknown_is_refused(tab, kind):
 # stopping
 
 
-def test_stop_keeps_what_was_scored_and_evaluating_again_goes_on_from_there(tab, labs, slow):
+def test_stop_keeps_what_was_scored_and_evaluating_again_continues_from_there(tab, labs, slow):
     steps = tab.run(stride=1)
     for step in steps:
         if re.search(r"sliding: 5 of", step["note"]):
             break
     steps.close()
-    assert not tab.shelf.lock.locked()
+    assert not tab.results.store.lock.locked()
     [kept] = (cache_folder() / "nll").glob("*.npz")
     with np.load(kept) as file:
         assert int((~np.isnan(file["nll"])).sum()) >= 5
@@ -745,11 +747,11 @@ def test_stop_before_the_first_window_leaves_nothing_behind(tab):
     steps = tab.run()
     next(steps)
     steps.close()
-    assert not tab.shelf.lock.locked()
+    assert not tab.results.store.lock.locked()
     assert not list(cache_folder().rglob("*.npz"))
 
 
-def test_model_that_breaks_midway_is_told_and_leaves_the_lock_free(tab, labs, slow, monkeypatch):
+def test_model_that_breaks_midway_is_reported_and_leaves_the_lock_free(tab, labs, slow, monkeypatch):
     calls, real = [], scorer.token_nll
 
     def broken(model, tokens, *, first):
@@ -760,7 +762,7 @@ def test_model_that_breaks_midway_is_told_and_leaves_the_lock_free(tab, labs, sl
     monkeypatch.setattr(scorer, "token_nll", broken)
     with refused("builtin gives token .* no finite probability; its weights are damaged"):
         tab.result()
-    assert not tab.shelf.lock.locked()
+    assert not tab.results.store.lock.locked()
 
 
 # progress in words
@@ -786,9 +788,9 @@ def test_time_left_is_reckoned_from_what_was_done_since_the_beginning(clock):
         return "the end"
 
     def collect():
-        told.append((yield from in_words(steps())))
+        returned.append((yield from progress_lines(steps())))
 
-    told = []
+    returned = []
     assert list(collect()) == [
         "m, sliding: 40 of 50 windows",
         "m, sliding: 42 of 50 windows, 3 min left",
@@ -796,18 +798,18 @@ def test_time_left_is_reckoned_from_what_was_done_since_the_beginning(clock):
         "m, blocks: 0 of 8 windows",
         "m, blocks: 1 of 8 windows, 70 s left",
     ]
-    assert told == ["the end"]
+    assert returned == ["the end"]
 
 
-def test_progress_is_told_no_oftener_than_it_can_be_read(clock):
+def test_progress_is_not_updated_faster_than_it_can_be_read(clock):
     def steps():
         for done in range(10):
             yield "m, sliding", done, 10_000
             clock.tick(tab_module.DRAW_SECONDS / 2)
 
-    told = [note.split(":")[1].split(" of ")[0] for note in in_words(steps())]
-    assert told == [" 0", " 3", " 6", " 9"]
-    assert "of 10,000 windows" in next(in_words(steps()))
+    windows = [note.split(":")[1].split(" of ")[0] for note in progress_lines(steps())]
+    assert windows == [" 0", " 3", " 6", " 9"]
+    assert "of 10,000 windows" in next(progress_lines(steps()))
 
 
 def test_text_for_markdown_has_no_mark_left_that_means_anything():
@@ -815,71 +817,6 @@ def test_text_for_markdown_has_no_mark_left_that_means_anything():
     assert re.sub(r"\\(.)", r"\1", plain(text)) == text
     assert not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>#|~$]", plain(text))
     assert plain("9.5 nats, 1 (of 2): yes") == "9.5 nats, 1 (of 2): yes"
-
-
-# the shelf's part in it
-
-
-def test_kept_evaluations_have_keys_that_are_not_guessed(tmp_path):
-    shelf = Shelf(tmp_path)
-    keys = [shelf.keep(object()) for _ in range(50)]
-    assert len(set(keys)) == 50
-    assert all(isinstance(key, str) and len(key) >= 16 for key in keys)
-
-
-def test_evaluations_of_many_visitors_are_kept_while_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(shelves, "RESULT_BYTES", 100_000)
-    shelf = Shelf(tmp_path)
-    first = shelf.keep(np.zeros(1000))  # 8,000 bytes
-    others = [shelf.keep(np.zeros(1000)) for _ in range(8)]
-    assert shelf.evaluation(first) is not None
-    for _ in range(4):
-        shelf.keep(np.zeros(1000))
-    assert shelf.evaluation(first) is not None  # it was used last
-    for key in (others[0], None, "", 7, [first]):
-        with pytest.raises(LabError, match="There is no evaluation here any more"):
-            shelf.evaluation(key)
-
-
-def test_equal_evaluations_are_kept_apart(tmp_path):
-    shelf, one = Shelf(tmp_path), (1, 2)
-    assert shelf.keep(one) != shelf.keep(one)
-
-
-def test_each_returns_what_the_steps_return(tmp_path):
-    shelf, returned = Shelf(tmp_path), []
-
-    def steps():
-        assert shelf.lock.locked()
-        yield 1
-        assert shelf.lock.locked()
-        return "the end"
-
-    def collect():
-        returned.append((yield from shelf.each(steps())))
-
-    for item in collect():
-        assert item == 1
-        assert not shelf.lock.locked()
-    assert returned == ["the end"]
-    assert not shelf.lock.locked()
-
-
-def test_steps_of_a_visitor_who_leaves_are_closed_at_once(tmp_path):
-    shelf, closed = Shelf(tmp_path), threading.Event()
-
-    def steps():
-        try:
-            yield from range(5)
-        finally:
-            closed.set()
-
-    items = shelf.each(steps())
-    next(items)
-    assert not closed.is_set()
-    items.close()
-    del items
-    assert closed.is_set()
 
 
 @pytest.mark.filterwarnings("ignore:bf16 is slow")

@@ -4,11 +4,10 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-import gpt2lab.model.lab
+from gpt2lab.app.events import ALONE
 from gpt2lab.app.generate import SAMPLING, build_generate_tab
-from gpt2lab.app.handling import ALONE
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.app.written import MAX_TEXTS, choices_of, coloured, step_rows
+from gpt2lab.app.generate_content import MAX_TEXTS, alternatives, coloured, step_rows
+from gpt2lab.app.models import ModelStore
 from gpt2lab.data.tokens import display_tokens, visible
 from gpt2lab.generation.generate import best_of, generate, generate_batch
 
@@ -32,12 +31,12 @@ VIEWS = ["which", "beside", "text", "ending", "tokens", "column", "text2", "endi
 def tab(tmp_path, monkeypatch, tiny_lab, random_lab):
     """The tab on a page of its own, with the tiny model for "builtin" and another for "gpt2"."""
     labs = {"builtin": tiny_lab, "gpt2": random_lab(seed=5)}
-    monkeypatch.setattr(gpt2lab.model.lab, "load_model", labs.get)
-    shelf = Shelf(tmp_path)
+    monkeypatch.setattr("gpt2lab.app.models.load_model", labs.get)
+    store = ModelStore(tmp_path)
     with gr.Blocks(analytics_enabled=False) as demo:
-        build_generate_tab(shelf, gr.Dropdown(["builtin", "gpt2"]))
+        build_generate_tab(store, gr.Dropdown(["builtin", "gpt2"]))
     functions = {event.api_name: event.fn for event in demo.fns.values()}
-    return SimpleNamespace(demo=demo, lab=tiny_lab, other=labs["gpt2"], shelf=shelf, **functions)
+    return SimpleNamespace(demo=demo, lab=tiny_lab, other=labs["gpt2"], store=store, **functions)
 
 
 def last_of(answers):
@@ -109,12 +108,12 @@ def test_token_shows_what_it_was_chosen_from_with_the_text_s_own_settings(tab):
     step = answer.texts[0].generation.steps[5]
     at, row, words, bars, *drawn = tab.generate_token(answer.texts, 1, click(5))
     assert (at, row.visible, drawn) == ((1, 5), True, [0.8, 0.95, 7, 0])
-    assert (words, bars) == choices_of(answer.texts, at, *drawn)
+    assert (words, bars) == alternatives(answer.texts, at, *drawn)
     assert list(bars.values()) == [other.sampled_probability for other in step.alternatives]
     assert "not enough" not in words and "It was drawn with" in words
 
 
-def test_bars_are_drawn_anew_without_a_model(tab, monkeypatch):
+def test_bars_are_redrawn_without_a_model(tab, monkeypatch):
     answer = written(tab)
     monkeypatch.setattr("gpt2lab.generation.decoding.Decoder.read", None)
     for name in SAMPLING:
@@ -232,7 +231,7 @@ def test_colours_before_there_is_a_text_change_nothing(tab):
         (lambda tab, texts: written(tab, "\ud800"), "surrogate"),
     ],
 )
-def test_bad_input_is_told(tab, ask, message):
+def test_bad_input_is_refused(tab, ask, message):
     texts = written(tab).texts
     with pytest.raises(gr.Error, match=message):
         ask(tab, texts)

@@ -7,24 +7,16 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
-from gpt2lab.figures.inside import (
-    LENS,
-    attribution_map,
-    attribution_rows,
-    lens_figure,
-    lens_head,
-    lens_rows,
-    patching_figure,
-    patching_rows,
-    rank_figure,
-)
 
-import gpt2lab.model.lab
-from gpt2lab.app.handling import ALONE, as_image
-from gpt2lab.app.inside import EXAMPLES, FORMATS, MEASURES, build_inside_tab
-from gpt2lab.app.looked import COLOURS, MAX_CHARACTERS, MAX_SHOWN, PARTS, Seen
-from gpt2lab.app.shelf import Shelf
-from gpt2lab.figures.heads import head_map, head_map_cells, head_map_rows
+from gpt2lab.app.events import ALONE, as_image
+from gpt2lab.app.inside import EXAMPLES, build_inside_tab
+from gpt2lab.app.inside_content import COLOURS, MAX_CHARACTERS, MAX_SHOWN, PARTS, Subject
+from gpt2lab.app.models import ModelStore
+from gpt2lab.app.results import ResultCache
+from gpt2lab.figures.drawing import figure
+from gpt2lab.figures.heads import head_map_cells, head_map_rows
+from gpt2lab.figures.lens import LENS, lens_figure, patching_figure
+from gpt2lab.figures.surprisal import rank_figure
 from gpt2lab.figures.tables import table
 from gpt2lab.inspection.ablation import ablate, sweep
 from gpt2lab.inspection.attribution import attribution
@@ -34,15 +26,15 @@ from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
 from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.model.lab import load_model
-from gpt2lab.pages import export, inside_export
+from gpt2lab.pages.export import FORMATS, export
 from gpt2lab.pages.walkthrough import walk_page
 
 TEXT, CORRUPTED = "The moon is a small world.", "The moon is a small world!"
 LAST = 11  # the place of the last of its tokens
 LIMITS = "10, 100, 1000"
 VISITOR = SimpleNamespace(session_hash="one")
-SEEN, PAIR = Seen("builtin", None, TEXT), Seen("builtin", "gpt2", TEXT)
-PLACE = ["told", "table", "added", "added2", "parts", "page"]
+SUBJECT, PAIR = Subject("builtin", None, TEXT), Subject("builtin", "gpt2", TEXT)
+PLACE = ["summary", "table", "added", "added2", "parts", "page"]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +44,11 @@ def tab(tmp_path_factory, tiny_lab, random_lab):
     labs = {name: replace(lab, name=name) for name, lab in (("builtin", tiny_lab), ("gpt2", random_lab(seed=9)))}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
-        patch.setattr(gpt2lab.model.lab, "load_model", labs.get)
+        patch.setattr("gpt2lab.app.models.load_model", labs.get)
         with gr.Blocks(analytics_enabled=False) as demo:
-            build_inside_tab(Shelf(folder / "runs"), gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False))
+            build_inside_tab(
+                ResultCache(ModelStore(folder / "runs")), gr.Dropdown(["builtin", "gpt2"]), gr.Checkbox(False)
+            )
         events = {event.api_name: event for event in demo.fns.values()}
         functions = {name: event.fn for name, event in events.items()}
         yield SimpleNamespace(lab=labs["builtin"], other=labs["gpt2"], events=events, **functions)
@@ -63,28 +57,30 @@ def tab(tmp_path_factory, tiny_lab, random_lab):
 def show(tab, text=TEXT, *, label="builtin", other=ALONE, by="nats", limits=LIMITS, measure="rank", dark=False):
     """What is shown, by the names of the places; those of the second model end in 2."""
     answer = tab.inside(VISITOR, label, other, text, by, limits, measure, dark)
-    names = [(one.elem_id or "inside-seen").removeprefix("inside-") for one in tab.events["inside"].outputs]
+    names = [(one.elem_id or "inside-subject").removeprefix("inside-") for one in tab.events["inside"].outputs]
     return SimpleNamespace(**dict(zip([name.replace("-other", "2") for name in names], answer, strict=True)))
 
 
-def at(tab, position, token="", against="", *, seen=SEEN, layer=0, head=0, dark=False):
-    answer = tab.inside_at_position(seen, position, token, against, layer, head, dark)
+def at(tab, position, token="", against="", *, subject=SUBJECT, layer=0, head=0, dark=False):
+    answer = tab.inside_at_position(subject, position, token, against, layer, head, dark)
     return SimpleNamespace(**dict(zip(PLACE, answer, strict=True)))
 
 
-def saved(tab, part, form="csv", *, seen=SEEN, position=3, token="", against="", limits=LIMITS, measure="rank", **more):
+def saved(
+    tab, part, form="csv", *, subject=SUBJECT, position=3, token="", against="", limits=LIMITS, measure="rank", **more
+):
     fields = {"layer": 1, "head": 2, "off": ["0.1"], "mean": False, "corrupted": CORRUPTED} | more
     return Path(
-        tab.inside_file(part, form, seen, position, token, against, limits, measure, *fields.values()).value["path"]
+        tab.inside_file(part, form, subject, position, token, against, limits, measure, *fields.values()).value["path"]
     )
 
 
-def swept(tab, seen=SEEN, mean=False):
-    return list(tab.inside_sweep(VISITOR, seen, mean, False))
+def swept(tab, subject=SUBJECT, mean=False):
+    return list(tab.inside_sweep(VISITOR, subject, mean, False))
 
 
-def patched(tab, corrupted=CORRUPTED, token="", against="", *, seen=SEEN, dark=False):
-    return list(tab.inside_patch(VISITOR, seen, corrupted, token, against, dark))
+def patched(tab, corrupted=CORRUPTED, token="", against="", *, subject=SUBJECT, dark=False):
+    return list(tab.inside_patch(VISITOR, subject, corrupted, token, against, dark))
 
 
 def click(index):
@@ -101,14 +97,14 @@ def page_in(iframe):
 
 def test_show_answers_with_what_each_token_cost(tab):
     answer, found = show(tab), surprisal(tab.lab, TEXT)
-    assert answer.seen == SEEN
+    assert answer.subject == SUBJECT
     assert answer.note == f"**builtin**: {found.loss:.3f} nats per token. 12 tokens."
     top = float(found.nll[1:].max())
     assert [token for token, _ in answer.tokens] == list(found.tokens)
     assert [value for _, value in answer.tokens] == pytest.approx([0, *(found.nll[1:] / top).tolist()], abs=1e-4)
     assert answer.scale == f"The fullest colour is {top:.2f}: nats."
-    assert same(answer.bars, rank_figure([found], (10, 100, 1000)))
-    assert answer.counts == table(["rank", "builtin"], [(name, str(n)) for name, n in found.buckets()])
+    assert same(answer.bars, rank_figure([found]))
+    assert answer.counts == table(["rank", "builtin"], [(name, str(n)) for name, n in found.buckets])
 
 
 def test_show_looks_at_the_token_before_the_last(tab):
@@ -117,7 +113,7 @@ def test_show_looks_at_the_token_before_the_last(tab):
     assert same(answer.lens, lens_figure(lens)) and not answer.lens2.visible
     place = at(tab, LAST - 1)
     assert [answer.told, answer.table, answer.parts, answer.page] == [
-        place.told,
+        place.summary,
         place.table,
         place.parts,
         place.page,
@@ -135,18 +131,18 @@ def test_show_clears_what_was_made_of_the_text_before(tab):
 
 def test_second_model_stands_beside_the_first(tab):
     answer, found = show(tab, other="gpt2", by="change"), [surprisal(lab, TEXT) for lab in (tab.lab, tab.other)]
-    assert answer.seen == PAIR
+    assert answer.subject == PAIR
     assert answer.note == (
         f"**builtin**: {found[0].loss:.3f} nats per token; **gpt2**: {found[1].loss:.3f} nats per token; "
         f"{found[1].loss - found[0].loss:+.3f} under the second. 12 tokens."
     )
     change = (found[1].nll - found[0].nll)[1:]
     assert [v for _, v in answer.tokens[1:]] == pytest.approx((change / change.abs().max()).tolist(), abs=1e-4)
-    assert same(answer.bars, rank_figure(found, (10, 100, 1000)))
+    assert same(answer.bars, rank_figure(found))
     assert answer.lens2.visible and answer.added2.visible
     assert same(answer.lens, lens_figure(logit_lens(tab.lab, TEXT, next=True)))
-    rows = [lens_rows(logit_lens(lab, TEXT, next=True), LAST - 1) for lab in (tab.lab, tab.other)]
-    assert all(html.escape(cell) in answer.table for row in rows for cell in row[1])
+    tables = [logit_lens(lab, TEXT, next=True).table(LAST - 1).text() for lab in (tab.lab, tab.other)]
+    assert all(html.escape(cell) in answer.table for _, rows in tables for cell in rows[1])
 
 
 @pytest.mark.parametrize("by", COLOURS)
@@ -161,65 +157,59 @@ def test_tokens_are_coloured_by_what_is_asked_for(tab, by):
 
 
 def test_change_without_a_second_model_falls_back_to_nats(tab):
-    assert show(tab, by="change").tokens == tab.inside_colours(SEEN, "nats")[0]
+    assert show(tab, by="change").tokens == tab.inside_colours(SUBJECT, "nats")[0]
 
 
-def test_what_was_looked_at_is_coloured_without_a_model(tab, monkeypatch):
+def test_inspected_text_is_recoloured_without_a_model(tab, monkeypatch):
     show(tab)
     monkeypatch.setattr(tab.lab.model, "forward", None)
     monkeypatch.setattr(tab.lab.model.transformer, "forward", None)
-    assert tab.inside_colours(SEEN, "rank") and tab.inside_ranks(SEEN, LIMITS, False)
-    assert tab.inside_lens(SEEN, "entropy", False) and at(tab, 2).table
+    assert tab.inside_colours(SUBJECT, "rank") and tab.inside_ranks(SUBJECT, LIMITS, False)
+    assert tab.inside_lens(SUBJECT, "entropy", False) and at(tab, 2).table
 
 
 @pytest.mark.parametrize(("limits", "edges"), [("1,5", (1, 5)), (" 2 ", (2,)), ("1, 10, 250", (1, 10, 250))])
 def test_ranks_are_counted_up_to_the_limits_given(tab, limits, edges):
     picture, counts = tab.inside_ranks(PAIR, limits, True)
-    found = [surprisal(lab, TEXT) for lab in (tab.lab, tab.other)]
-    assert same(picture, rank_figure(found, edges, dark=True))
+    found = [surprisal(lab, TEXT, limits=edges) for lab in (tab.lab, tab.other)]
+    assert same(picture, rank_figure(found, dark=True))
     ranks = found[0].rank[1:]
-    assert sum(n for _, n in found[0].buckets(edges)) == LAST
-    rows = [(a[0], str(a[1]), str(b[1])) for a, b in zip(*(one.buckets(edges) for one in found))]
+    assert sum(n for _, n in found[0].buckets) == LAST
+    rows = [(a[0], str(a[1]), str(b[1])) for a, b in zip(*(one.buckets for one in found))]
     assert rows[0][1] == str(int((ranks <= edges[0]).sum()))
     assert counts == table(["rank", "builtin", "gpt2"], rows)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", LENS)
 def test_lens_is_coloured_by_the_measure_asked_for(tab, measure):
-    picture, second = tab.inside_lens(SEEN, measure, True)
+    picture, second = tab.inside_lens(SUBJECT, measure, True)
     assert same(picture, lens_figure(logit_lens(tab.lab, TEXT, next=True), measure, dark=True))
     assert not second.visible
 
 
-def test_measures_and_formats_offered_are_those_there_are():
-    assert list(LENS) == MEASURES
-    assert set(FORMATS) == set(export.FORMATS)
-
-
 @pytest.mark.parametrize(("index", "position"), [(0, 0), (1, 0), (5, 4), (LAST, LAST - 1)])
 def test_click_on_a_token_shows_how_its_prediction_came_about(tab, index, position):
-    where, *shown = tab.inside_token(SEEN, "", "", 1, 2, False, click(index))
+    where, *shown = tab.inside_token(SUBJECT, "", "", 1, 2, False, click(index))
     assert where == position
     expected = at(tab, position, layer=1, head=2)
-    told, tables, picture, second, parts, page = shown
-    assert [told, tables, parts, page] == [expected.told, expected.table, expected.parts, expected.page]
+    summary, tables, picture, second, parts, page = shown
+    assert [summary, tables, parts, page] == [expected.summary, expected.table, expected.parts, expected.page]
     assert np.array_equal(picture, expected.added) and not second.visible
 
 
 @pytest.mark.parametrize("position", [0, LAST])
-def test_place_is_told_with_lens_and_attribution_of_what_comes_next(tab, position):
+def test_place_is_described_by_lens_and_attribution_of_what_comes_next(tab, position):
     found, lens = at(tab, position), logit_lens(tab.lab, TEXT, next=True)
     tokens, ids = lens.trace.tokens, lens.trace.ids
-    assert found.told.startswith(f"After token {position}, `{tokens[position]}`")
-    assert ("the last." in found.told) == (position == LAST)
+    assert found.summary.startswith(f"After token {position}, `{tokens[position]}`")
+    assert ("the last." in found.summary) == (position == LAST)
     entry = int(lens.settled[position])
-    assert found.told.endswith(f"settles after {'embedding' if entry == 0 else f'layer {entry - 1}'}.")
-    assert found.table == f"<h4>builtin</h4>{table(lens_head(lens, position), lens_rows(lens, position))}"
+    assert found.summary.endswith(f"settles after {'embedding' if entry == 0 else f'layer {entry - 1}'}.")
+    assert found.table == f"<h4>builtin</h4>{table(*lens.table(position).text())}"
     token = None if position == LAST else int(ids[position + 1])
     added = attribution(tab.lab, TEXT, position=position, token=token)
-    assert same(found.added, head_map(**attribution_map(added)._asdict()))
-    head = [f"part of {added.name}", f"adds to {added.words[0]} over {added.words[1]}, logits"]
-    assert found.parts == table(head, attribution_rows(added))
+    assert same(found.added, figure(added))
+    assert found.parts == f"<h4>{html.escape(added.title)}</h4>{table(*added.table().text())}"
 
 
 @pytest.mark.parametrize(("token", "against"), [(".", ""), ("#65", "."), ("", "#3"), (" moon", " s")])
@@ -228,9 +218,9 @@ def test_token_is_followed_against_another(tab, token, against):
     ids = [int(one[1:]) if one.startswith("#") else one for one in (token, against)]
     expected = attribution(tab.lab, TEXT, position=3, token=ids[0] or follows, against=ids[1] or None)
     for event in ("token", "against"):
-        _, _, picture, _, parts, _ = getattr(tab, f"inside_at_{event}")(SEEN, 3, token, against, 0, 0, False)
-        assert same(picture, head_map(**attribution_map(expected)._asdict()))
-        assert f"{expected.total:+.4f}" in parts
+        _, _, picture, _, parts, _ = getattr(tab, f"inside_at_{event}")(SUBJECT, 3, token, against, 0, 0, False)
+        assert same(picture, figure(expected))
+        assert f"{expected.total:.4g}" in parts
 
 
 def test_dark_pages_have_dark_pictures(tab):
@@ -248,11 +238,11 @@ def test_block_is_walked_with_the_model_s_own_numbers(tab, which):
 
 @pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize(("names", "heads", "mlps"), [(["0.1", "1.3"], [(0, 1), (1, 3)], []), (["1.mlp"], [], [1])])
-def test_text_costs_what_it_does_with_heads_switched_off(tab, names, heads, mlps, mean):
+def test_text_costs_what_it_does_with_ablated_heads(tab, names, heads, mlps, mean):
     found = ablate(tab.lab, TEXT, heads, mlps=mlps, mean=mean)
     change = (found.after.nll - found.before.nll)[1:]
     for event in ("off", "mean"):
-        cost, changed, expected = getattr(tab, f"inside_{event}")(SEEN, names, mean)
+        cost, changed, expected = getattr(tab, f"inside_{event}")(SUBJECT, names, mean)
         before, after = found.before.loss, found.after.loss
         assert f"**builtin**: {before:.3f} → {after:.3f} nats per token ({after - before:+.3f})" in cost
         assert [v for _, v in changed[1:]] == pytest.approx((change / change.abs().max()).tolist(), abs=1e-4)
@@ -260,14 +250,14 @@ def test_text_costs_what_it_does_with_heads_switched_off(tab, names, heads, mlps
         assert f"{html.escape(found.after.names[best])} {found.after.top_probability[-1, 0]:.3f}" in expected
 
 
-def test_nothing_switched_off_changes_nothing(tab):
+def test_no_ablation_changes_nothing(tab):
     for off in ([], None):
-        cost, changed, _ = tab.inside_off(SEEN, off, False)
+        cost, changed, _ = tab.inside_off(SUBJECT, off, False)
         assert "(+0.000)" in cost
         assert {value for _, value in changed} == {0}
 
 
-def test_both_models_are_told_without_the_heads(tab):
+def test_ablation_reports_both_models(tab):
     cost, _, expected = tab.inside_off(PAIR, ["0.0"], False)
     for lab in (tab.lab, tab.other):
         found = ablate(lab, TEXT, [(0, 0)])
@@ -276,32 +266,32 @@ def test_both_models_are_told_without_the_heads(tab):
         assert f"{html.escape(found.after.names[best])} {found.after.top_probability[-1, 0]:.3f}" in expected
 
 
-def test_click_on_the_map_switches_a_head_off_and_on_again(tab):
+def test_click_on_the_map_ablates_a_head_and_restores_it(tab):
     x, y = head_map_cells(2, 4)[1, 2]
     for toggle in (tab.inside_toggle, tab.inside_toggle_other):
-        off, *shown = toggle(SEEN, ["0.3"], False, click([x, y]))
+        off, *shown = toggle(SUBJECT, ["0.3"], False, click([x, y]))
         assert off == ["0.3", "1.2"]
-        assert shown == list(tab.inside_off(SEEN, off, False))
-        assert toggle(SEEN, off, False, click([x, y]))[0] == ["0.3"]
+        assert shown == list(tab.inside_off(SUBJECT, off, False))
+        assert toggle(SUBJECT, off, False, click([x, y]))[0] == ["0.3"]
 
 
 def test_click_beside_the_map_changes_nothing(tab):
-    assert tab.inside_toggle(SEEN, ["0.3"], False, click([0, 0])) == [gr.skip()] * 4
+    assert tab.inside_toggle(SUBJECT, ["0.3"], False, click([0, 0])) == [gr.skip()] * 4
 
 
 @pytest.mark.parametrize("off", [None, []])
-def test_first_click_on_the_map_switches_a_head_off(tab, off):
-    assert tab.inside_toggle(SEEN, off, False, click(head_map_cells(2, 4)[0, 1]))[0] == ["0.1"]
+def test_first_click_on_the_map_ablates_a_head(tab, off):
+    assert tab.inside_toggle(SUBJECT, off, False, click(head_map_cells(2, 4)[0, 1]))[0] == ["0.1"]
 
 
 @pytest.mark.parametrize("mean", [False, True])
-def test_sweep_tells_each_layer_and_then_the_map(tab, mean):
+def test_sweep_reports_each_layer_and_then_the_map(tab, mean):
     *going, last = swept(tab, PAIR, mean)
     assert [now[0] for now in going] == [f"{name}: layer {i} of 2" for name in ("builtin", "gpt2") for i in (1, 2)]
     assert all(one == gr.skip() for now in going for one in now[1:])
     note, picture, second, tables = last
     found = [sweep(lab, TEXT, mean=mean).map() for lab in (tab.lab, tab.other)]
-    assert same(picture, head_map(**found[0]._asdict())) and second.visible
+    assert same(picture, figure(found[0])) and second.visible
     assert note.startswith("Click a head")
     for one in found:
         for row in head_map_rows(one.values):
@@ -309,7 +299,7 @@ def test_sweep_tells_each_layer_and_then_the_map(tab, mean):
 
 
 def test_stop_ends_the_sweep_of_its_own_page_alone(tab):
-    going = tab.inside_sweep(VISITOR, SEEN, False, False)
+    going = tab.inside_sweep(VISITOR, SUBJECT, False, False)
     next(going)
     tab.inside_stop(SimpleNamespace(session_hash="another"))
     tab.inside_stop(VISITOR)
@@ -319,24 +309,24 @@ def test_stop_ends_the_sweep_of_its_own_page_alone(tab):
 
 
 def test_second_sweep_waits_for_the_first_on_the_same_page_alone(tab):
-    going = tab.inside_sweep(VISITOR, SEEN, False, False)
+    going = tab.inside_sweep(VISITOR, SUBJECT, False, False)
     next(going)
     with pytest.raises(gr.Error, match="press Stop first"):
         swept(tab)
-    assert list(tab.inside_sweep(SimpleNamespace(session_hash="another"), SEEN, False, False))
+    assert list(tab.inside_sweep(SimpleNamespace(session_hash="another"), SUBJECT, False, False))
     going.close()  # as when the page is closed
     assert swept(tab)
 
 
 def test_another_tab_s_visitor_gets_the_model_between_two_layers(tab):
-    going = tab.inside_sweep(VISITOR, SEEN, False, False)
+    going = tab.inside_sweep(VISITOR, SUBJECT, False, False)
     next(going)
     assert show(tab, "Another text.").note
     list(going)
 
 
-def test_text_looked_into_ends_what_is_measured_of_the_one_before(tab):
-    going = tab.inside_sweep(VISITOR, SEEN, False, False)
+def test_inspecting_a_text_stops_the_measurement_of_the_previous_one(tab):
+    going = tab.inside_sweep(VISITOR, SUBJECT, False, False)
     next(going)
     show(tab, "Another text.")
     [last] = going
@@ -344,16 +334,16 @@ def test_text_looked_into_ends_what_is_measured_of_the_one_before(tab):
 
 
 def test_clean_states_are_put_into_the_corrupted_run(tab):
-    *going, (told, picture, second, rows) = patched(tab, seen=PAIR, dark=True)
+    *going, (summary, picture, second, rows) = patched(tab, subject=PAIR, dark=True)
     found = [patching(lab, TEXT, CORRUPTED) for lab in (tab.lab, tab.other)]
     assert [now[0] for now in going] == [f"{name}: layer {i} of 3" for name in ("builtin", "gpt2") for i in (1, 2, 3)]
     assert same(picture, patching_figure(found[0], dark=True)) and second.visible
-    assert rows == "".join(table(*patching_rows(one)) for one in found)
-    assert f"clean {found[0].clean:+.3f}, corrupted {found[0].corrupted:+.3f}" in told
+    assert rows == "".join(table(*one.table().text()) for one in found)
+    assert f"clean {found[0].clean:+.3f}, corrupted {found[0].corrupted:+.3f}" in summary
 
 
 def test_stop_ends_patching(tab):
-    going = tab.inside_patch(VISITOR, SEEN, CORRUPTED, "", "", False)
+    going = tab.inside_patch(VISITOR, SUBJECT, CORRUPTED, "", "", False)
     next(going)
     tab.inside_patch_stop(VISITOR)
     [last] = going
@@ -361,37 +351,35 @@ def test_stop_ends_patching(tab):
 
 
 def test_patching_measures_the_tokens_that_are_named(tab):
-    told, *_ = patched(tab, token="#65", against="#66")[-1]
-    assert f"clean {patching(tab.lab, TEXT, CORRUPTED, answer=65, against=66).clean:+.3f}" in told
+    summary, *_ = patched(tab, token="#65", against="#66")[-1]
+    assert f"clean {patching(tab.lab, TEXT, CORRUPTED, answer=65, against=66).clean:+.3f}" in summary
 
 
-def expected_file(lab, part, form):
-    """What the package makes of a part."""
+def expected_result(lab, part):
+    """What the package computes for a part."""
     if part == "surprisal":
-        return inside_export.surprisal_file(surprisal(lab, TEXT), None, form, limits=(10, 100, 1000))
+        return surprisal(lab, TEXT)
     if part == "lens":
-        return inside_export.lens_file(logit_lens(lab, TEXT, next=True), form, measure="rank")
+        return logit_lens(lab, TEXT, next=True)
     if part == "attribution":
-        follows = int(lab.encode(TEXT)[4])
-        return inside_export.attribution_file(attribution(lab, TEXT, position=3, token=follows), form)
+        return attribution(lab, TEXT, position=3, token=int(lab.encode(TEXT)[4]))
     if part == "walk":
-        return inside_export.walk_file(walk(lab, TEXT, 1, 2, 3), form)
+        return walk(lab, TEXT, 1, 2, 3)
     if part == "every head alone":
-        return export.map_file(sweep(lab, TEXT).map(), form)
+        return sweep(lab, TEXT)
     if part == "patching":
-        return inside_export.patching_file(patching(lab, TEXT, CORRUPTED), form)
-    found = ablate(lab, TEXT, [(0, 1)])
-    return inside_export.surprisal_file(found.before, found.after, form, limits=(10, 100, 1000))
+        return patching(lab, TEXT, CORRUPTED)
+    return ablate(lab, TEXT, [(0, 1)])
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_is_saved_as_the_package_makes_it(tab, part, form):
     if part == "walk" and form in ("png", "svg"):
-        with pytest.raises(gr.Error, match=f"a walked block is a page, no .{form} file"):
+        with pytest.raises(gr.Error, match="a Walk has no picture"):
             saved(tab, part, form)
         return
-    path, expected = saved(tab, part, form), expected_file(tab.lab, part, form)
+    path, expected = saved(tab, part, form), export(expected_result(tab.lab, part), form)
     assert path.name == f"inside-{part.replace(' ', '-')}.{form}"
     if form == "svg":  # matplotlib names its parts at random
         assert len(path.read_bytes()) == pytest.approx(len(expected), rel=0.01)
@@ -400,7 +388,7 @@ def test_each_part_is_saved_as_the_package_makes_it(tab, part, form):
 
 
 def test_files_follow_what_the_fields_say(tab):
-    with np.load(saved(tab, "surprisal", "npz", seen=PAIR)) as found:
+    with np.load(saved(tab, "surprisal", "npz", subject=PAIR)) as found:
         np.testing.assert_allclose(found["other_nll"], surprisal(tab.other, TEXT).nll, atol=1e-5)
     with np.load(saved(tab, "heads switched off", "npz", off=["1.mlp"], mean=True)) as found:
         after = ablate(tab.lab, TEXT, mlps=[1], mean=True).after
@@ -422,25 +410,25 @@ def test_one_token_is_shown_though_nothing_predicts_it(tab):
     assert (answer.tokens, answer.position) == ([("x", 0)], 0)
     assert answer.told.startswith("After token 0, `x`, the last.")
     with pytest.raises(gr.Error, match="one token has no prediction; give at least 2"):
-        swept(tab, Seen("builtin", None, "x"))
+        swept(tab, Subject("builtin", None, "x"))
 
 
-def test_of_a_text_past_the_context_all_is_coloured_and_the_beginning_looked_into(tab):
+def test_of_a_text_past_the_context_all_is_coloured_and_the_beginning_inspected(tab):
     text = TEXT * 10
     answer, found = show(tab, text), surprisal(tab.lab, text)
     assert len(answer.tokens) == len(found.tokens) > tab.lab.context
     assert answer.note.startswith(f"**builtin**: {found.loss:.3f}")
     assert answer.position == tab.lab.context - 2
-    seen = answer.seen
+    subject = answer.subject
     assert answer.note.endswith("The model reads 64 at once: all but the colours is of the first 64.")
     with pytest.raises(gr.Error, match="token 99 is past what builtin reads at once; choose one up to 63"):
-        tab.inside_token(seen, "", "", 0, 0, False, click(100))
+        tab.inside_token(subject, "", "", 0, 0, False, click(100))
     with pytest.raises(gr.Error, match="64"):
-        tab.inside_off(seen, ["0.0"], False)
+        tab.inside_off(subject, ["0.0"], False)
 
 
 def test_of_many_tokens_the_first_are_coloured_and_that_is_said(tab):
-    tokens, scale = tab.inside_colours(Seen("builtin", None, "x" * (MAX_SHOWN + 5)), "nats")
+    tokens, scale = tab.inside_colours(Subject("builtin", None, "x" * (MAX_SHOWN + 5)), "nats")
     assert len(tokens) == MAX_SHOWN
     assert scale.endswith("The first 1,000 of 1,005 tokens.")
 
@@ -450,12 +438,12 @@ def test_hostile_text_is_escaped(tab):
     answer = show(tab, text)
     assert answer.note and len(answer.tokens) > 10
     for position in (0, 7, 20):
-        found = at(tab, position, seen=answer.seen)
+        found = at(tab, position, subject=answer.subject)
         for shown in (found.table, found.parts):
             assert set(re.findall("<(/?[a-z0-9]+)", shown)) <= {
                 one + tag for one in ("", "/") for tag in "h4 div table thead tbody tr th td".split()
             }
-        assert found.told.count("`") in (2, 4)  # of code, and none of the text's own
+        assert found.summary.count("`") in (2, 4)  # of code, and none of the text's own
 
 
 def test_examples_fit_the_builtin_model():
@@ -469,20 +457,20 @@ NOTHING = [
     lambda tab: tab.inside_ranks(None, LIMITS, False),
     lambda tab: tab.inside_lens(None, "rank", False),
     lambda tab: tab.inside_token(None, "", "", 0, 0, False, click(1)),
-    lambda tab: at(tab, 0, seen=None),
+    lambda tab: at(tab, 0, subject=None),
     lambda tab: tab.inside_walk_layer(None, 0, 0, 0, False),
     lambda tab: tab.inside_off(None, ["0.0"], False),
     lambda tab: tab.inside_mean(None, None, True),
     lambda tab: tab.inside_toggle(None, [], False, click([0, 0])),
     lambda tab: swept(tab, None),
-    lambda tab: patched(tab, seen=None),
-    *(lambda tab, part=part: saved(tab, part, seen=None) for part in PARTS),
+    lambda tab: patched(tab, subject=None),
+    *(lambda tab, part=part: saved(tab, part, subject=None) for part in PARTS),
 ]
 
 
 @pytest.mark.parametrize("ask", NOTHING)
-def test_before_anything_is_looked_into_that_is_told(tab, ask):
-    with pytest.raises(gr.Error, match="nothing is looked into yet; press Look inside first"):
+def test_before_any_text_is_inspected_an_error_says_so(tab, ask):
+    with pytest.raises(gr.Error, match="no text is inspected yet; press Look inside first"):
         ask(tab)
 
 
@@ -499,43 +487,43 @@ BAD = [
     (lambda tab: show(tab, by="smell"), "colour 'smell' is unknown; use nats, rank, entropy, change"),
     (lambda tab: show(tab, limits="many"), "limits 'many' are no numbers"),
     (lambda tab: show(tab, measure="loss"), "measure 'loss' is unknown; use rank, probability, entropy, divergence"),
-    (lambda tab: tab.inside_colours(SEEN, "__class__"), "colour '__class__' is unknown"),
-    (lambda tab: tab.inside_colours(SEEN, None), "colour None is unknown"),
-    (lambda tab: tab.inside_colours(SEEN, "change"), "no second model to compare with"),
-    (lambda tab: tab.inside_ranks(SEEN, "", False), "limits '' are no numbers"),
-    (lambda tab: tab.inside_ranks(SEEN, None, False), "are no numbers"),
-    (lambda tab: tab.inside_ranks(SEEN, "1, ten", False), "are no numbers with commas between"),
-    (lambda tab: tab.inside_ranks(SEEN, "1,,2", False), "are no numbers"),
-    (lambda tab: tab.inside_ranks(SEEN, "-1", False), "are no numbers"),
-    (lambda tab: tab.inside_ranks(SEEN, "٣", False), "are no numbers"),
-    (lambda tab: tab.inside_ranks(SEEN, "9" * 10, False), "are no numbers"),
-    (lambda tab: tab.inside_ranks(SEEN, "0", False), "limit 0 is out of range"),
-    (lambda tab: tab.inside_ranks(SEEN, "100, 10", False), "do not rise"),
-    (lambda tab: tab.inside_lens(SEEN, "__class__", False), "measure '__class__' is unknown"),
-    (lambda tab: tab.inside_lens(SEEN, None, False), "measure None is unknown"),
+    (lambda tab: tab.inside_colours(SUBJECT, "__class__"), "colour '__class__' is unknown"),
+    (lambda tab: tab.inside_colours(SUBJECT, None), "colour None is unknown"),
+    (lambda tab: tab.inside_colours(SUBJECT, "change"), "no second model to compare with"),
+    (lambda tab: tab.inside_ranks(SUBJECT, "", False), "limits '' are no numbers"),
+    (lambda tab: tab.inside_ranks(SUBJECT, None, False), "are no numbers"),
+    (lambda tab: tab.inside_ranks(SUBJECT, "1, ten", False), "are no numbers with commas between"),
+    (lambda tab: tab.inside_ranks(SUBJECT, "1,,2", False), "are no numbers"),
+    (lambda tab: tab.inside_ranks(SUBJECT, "-1", False), "are no numbers"),
+    (lambda tab: tab.inside_ranks(SUBJECT, "٣", False), "are no numbers"),
+    (lambda tab: tab.inside_ranks(SUBJECT, "9" * 10, False), "are no numbers"),
+    (lambda tab: tab.inside_ranks(SUBJECT, "0", False), "limit 0 is out of range"),
+    (lambda tab: tab.inside_ranks(SUBJECT, "100, 10", False), "do not rise"),
+    (lambda tab: tab.inside_lens(SUBJECT, "__class__", False), "measure '__class__' is unknown"),
+    (lambda tab: tab.inside_lens(SUBJECT, None, False), "measure None is unknown"),
     *(
         (lambda tab, value=value: at(tab, value), f"position {re.escape(repr(value))} is out of range")
         for value in (12, -1, None, 1.5, float("nan"), "1", True, [1])
     ),
-    (lambda tab: tab.inside_token(SEEN, "", "", 0, 0, False, click(13)), "position 12 is out of range"),
+    (lambda tab: tab.inside_token(SUBJECT, "", "", 0, 0, False, click(13)), "position 12 is out of range"),
     (lambda tab: at(tab, 1, "moon moon"), "'moon moon' is . tokens"),
     (lambda tab: at(tab, 1, "#300"), "token 300 is out of range; use a whole number from 0 to 299"),
     (lambda tab: at(tab, 1, "#300", ""), "token 300"),
     (lambda tab: at(tab, 1, "", "#9999999"), "token 9999999 is out of range"),
     (lambda tab: at(tab, 1, "#5", "#5"), "against itself is 0"),
     *(
-        (lambda tab, value=value: tab.inside_walk_layer(SEEN, 1, value, 0, False), "layer .* is out of range")
+        (lambda tab, value=value: tab.inside_walk_layer(SUBJECT, 1, value, 0, False), "layer .* is out of range")
         for value in (2, -1, None, 0.5, "0", True)
     ),
     *(
-        (lambda tab, value=value: tab.inside_walk_head(SEEN, 1, 0, value, False), "head .* is out of range")
+        (lambda tab, value=value: tab.inside_walk_head(SUBJECT, 1, 0, value, False), "head .* is out of range")
         for value in (4, -1, 0.5, "0", True, None)
     ),
-    (lambda tab: tab.inside_walk_head(SEEN, None, 0, 0, False), "position None is out of range"),
-    (lambda tab: tab.inside_off(SEEN, ["0.9"], False), "head 9 is out of range; use a whole number from 0 to 3"),
-    (lambda tab: tab.inside_off(SEEN, ["7.mlp"], False), "mlp 7 is out of range"),
-    (lambda tab: tab.inside_off(SEEN, ["all"], False), "'all' names no head or MLP"),
-    (lambda tab: tab.inside_off(SEEN, [None], False), "'None' names no head or MLP"),
+    (lambda tab: tab.inside_walk_head(SUBJECT, None, 0, 0, False), "position None is out of range"),
+    (lambda tab: tab.inside_off(SUBJECT, ["0.9"], False), "head 9 is out of range; use a whole number from 0 to 3"),
+    (lambda tab: tab.inside_off(SUBJECT, ["7.mlp"], False), "mlp 7 is out of range"),
+    (lambda tab: tab.inside_off(SUBJECT, ["all"], False), "'all' names no head or MLP"),
+    (lambda tab: tab.inside_off(SUBJECT, [None], False), "'None' names no head or MLP"),
     (lambda tab: patched(tab, "", "", ""), "is empty"),
     (lambda tab: patched(tab, None, "", ""), "text"),
     (lambda tab: patched(tab, TEXT, "", ""), "the two prompts are the same"),
@@ -558,6 +546,6 @@ BAD = [
 
 
 @pytest.mark.parametrize(("ask", "message"), BAD, ids=[f"{i} {one[1]}"[:60] for i, one in enumerate(BAD)])
-def test_bad_input_is_told(tab, ask, message):
+def test_bad_input_is_refused(tab, ask, message):
     with pytest.raises(gr.Error, match=message):
         ask(tab)

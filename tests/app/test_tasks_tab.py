@@ -3,8 +3,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-import gpt2lab.model.lab
-from gpt2lab.app.shelf import Shelf
+from gpt2lab.app.models import ModelStore
 from gpt2lab.app.tasks import EXAMPLES, QUESTION, TEXTS, build_tasks_tab
 from gpt2lab.generation.recipes import TASKS
 from gpt2lab.generation.tasks import answer, summarize, translate
@@ -19,9 +18,9 @@ def lab():
 @pytest.fixture
 def tab(tmp_path, monkeypatch, lab):
     """The tab on a page of its own."""
-    monkeypatch.setattr(gpt2lab.model.lab, "load_model", {"builtin": lab}.get)
+    monkeypatch.setattr("gpt2lab.app.models.load_model", {"builtin": lab}.get)
     with gr.Blocks(analytics_enabled=False) as demo:
-        build_tasks_tab(Shelf(tmp_path), gr.Dropdown(["builtin"]))
+        build_tasks_tab(ModelStore(tmp_path), gr.Dropdown(["builtin"]))
     return SimpleNamespace(**{event.api_name: event.fn for event in demo.fns.values()})
 
 
@@ -48,7 +47,7 @@ def test_prompts_and_lengths_offered_are_the_package_s(tab):
         assert (question.visible, examples.visible) == (task == "answer", task != "summarize")
 
 
-def test_result_is_told_while_it_is_written(tab, monkeypatch):
+def test_result_is_shown_while_it_is_written(tab, monkeypatch):
     monkeypatch.setattr("gpt2lab.app.tasks.DRAW_SECONDS", 0)
     fields = ["", "", TASKS["summarize"].prompt, 5, 0]
     answers = list(tab.task(VISITOR, "builtin", "summarize", TEXTS["summarize"], *fields))
@@ -68,7 +67,7 @@ def test_what_was_typed_is_there_again_after_another_task(tab):
 
 
 def test_stop_ends_a_task_with_what_there_is(tab):
-    text = " ".join(f"Sentence number {i} tells of the moon and of the sea." for i in range(40))
+    text = " ".join(f"Sentence number {i} is about the moon and of the sea." for i in range(40))
     answers = tab.task(VISITOR, "builtin", "summarize", text, "", "", TASKS["summarize"].prompt, 10, 0)
     next(answers), next(answers)
     tab.task_stop(VISITOR)
@@ -91,7 +90,7 @@ def test_result_is_the_package_s_with_what_to_expect(tab, lab):
 
 
 def test_long_text_is_done_part_by_part(tab, lab):
-    text = " ".join(f"Sentence number {i} tells of the moon and of the sea." for i in range(40))
+    text = " ".join(f"Sentence number {i} is about the moon and of the sea." for i in range(40))
     fields = ["", "", TASKS["summarize"].prompt, 10, 0]
     _, *notes = [note for _, note, _ in tab.task(VISITOR, "builtin", "summarize", text, *fields)]
     expected = summarize(lab, text, max_new_tokens=10)
@@ -112,7 +111,7 @@ def test_long_text_is_done_part_by_part(tab, lab):
         ({"task": "summarize", "length": 10**6}, "out of range"),
     ],
 )
-def test_bad_input_is_told(tab, asked, message):
+def test_bad_input_is_refused(tab, asked, message):
     with pytest.raises(gr.Error, match=message):
         done(tab, **asked)
     with pytest.raises(gr.Error, match="is unknown"):

@@ -7,13 +7,13 @@ from gradio_client import Client
 from playwright.sync_api import expect
 
 from gpt2lab.app.attention import EXAMPLES
-from gpt2lab.app.handling import ALONE
+from gpt2lab.app.events import ALONE
 from gpt2lab.app.tasks import EXAMPLES as TASK_EXAMPLES
 from gpt2lab.figures.heads import head_map_cells
 from gpt2lab.generation.tasks import translate
+from gpt2lab.inspection.attention import largest_weights
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model.lab import load_model
-from gpt2lab.pages.export import largest_weights
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 

@@ -150,7 +150,7 @@ def test_two_models_stream_beside_each_other_and_are_measured(open_page, runs_di
     assert [text_of(page).input_value(), text_of(page, "-beside").input_value()] == [
         f"The moon is{one}" for one in both
     ]
-    page.locator("#generate-measures").get_by_role("button", name="How varied").click()
+    page.locator("#generate-measures").get_by_role("button", name="Text statistics").click()
     page.locator("#generate-measure").click()
     measured = page.locator("#generate-measured")
     for part in ("distinct-2", "copied", "perplexity under builtin", "perplexity under beside"):

@@ -101,7 +101,7 @@ def test_head_that_is_clicked_on_the_map_is_switched_off_and_the_text_costs_more
         told = f"{found.before.loss:.3f} → {found.after.loss:.3f} nats per token"
         expect(page.locator("#inside-cost")).to_contain_text(told, timeout=PATIENCE)
         expect(page.locator("#inside-off")).to_contain_text("{}.{}".format(*head))
-    unfold(page, "map-table", "The map as a table")
+    unfold(page, "map-table", "Scores as a table")
     expect(page.locator("#inside-losses tbody tr")).to_have_count(4)
     alone = ablate(lab, TEXT, [(2, 3)]).after.loss
     assert float(losses.losses[2, 3]) == pytest.approx(alone, abs=1e-4)
@@ -191,7 +191,7 @@ def test_page_is_as_light_as_asked_for_and_no_wider_than_the_screen(open_page, l
         ("ranks", "Ranks and costs"),
         ("parts-all", "Every part"),
         ("walk", "The block, step by step"),
-        ("map-table", "The map as a table"),
+        ("map-table", "Scores as a table"),
         ("patching", "Activation patching"),
     ):
         unfold(page, name, title)

@@ -195,7 +195,7 @@ def test_run_is_chosen_in_the_list_compared_and_its_report_taken(visit, served, 
     row.get_by_role("gridcell", name="newer").click()
     expect(state(page)).to_contain_text("has no readable status.json", timeout=PATIENCE)
     shutil.rmtree(newer)
-    expect(state(page)).to_contain_text("No run is looked at.", timeout=PATIENCE)
+    expect(state(page)).to_contain_text("No run is selected.", timeout=PATIENCE)
     assert toast(page).count() == 0
 
 

@@ -1,4 +1,4 @@
-"""What all tabs need of gradio: bad input told as a toast with the package's own line, pictures and places for them, folders for downloads."""
+"""What all tabs need of gradio: toasts for bad input, Stop buttons, pictures, folders for downloads."""
 
 import functools
 import inspect
@@ -9,24 +9,27 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.utils import get_upload_folder
+from matplotlib.figure import Figure
+from PIL import Image
 
 from gpt2lab.errors import LabError
+from gpt2lab.figures.drawing import figure_bytes
 
 ALONE = "no second model"
-STOP_SECONDS = 1.0  # how long Stop waits for what it is to stop
+STOP_SECONDS = 1.0  # how long Stop waits for a start
 IS_DARK = "() => document.body.classList.contains('dark')"
 
 
-def user_errors(handler):
-    """The handler, with LabError shown as a toast; for functions and for generators."""
+def user_errors(handler: Callable) -> Callable:
+    """Wrap a function or generator so that LabError is shown as a toast."""
     if inspect.isgeneratorfunction(handler):
 
         @functools.wraps(handler)
-        def generator(*args):
+        def generator(*args: Any) -> Iterator:
             try:
                 yield from handler(*args)
             except LabError as error:
@@ -35,7 +38,7 @@ def user_errors(handler):
         return generator
 
     @functools.wraps(handler)
-    def function(*args):
+    def function(*args: Any) -> Any:
         try:
             return handler(*args)
         except LabError as error:
@@ -45,8 +48,12 @@ def user_errors(handler):
 
 
 class Source(NamedTuple):
-    """What the page needs of a tab with a text: the second model's field, and the button that carries the text to another
-    tab: the first of `texts` that is not empty."""
+    """Fields of a tab that the page connects to others.
+
+    other  the choice of a second model
+    texts  the first that is not empty is copied to the Inside tab
+    look   the button that does this
+    """
 
     other: gr.Dropdown
     texts: list[gr.Textbox]
@@ -54,44 +61,46 @@ class Source(NamedTuple):
 
 
 def uncover(event: gr.events.Dependency, outputs: list) -> None:
-    """Bad input covers an event's outputs with "Error"; take that off again: the toast says it, and what was there is good."""
+    """Remove the "Error" that gradio lays over an event's outputs: the toast says it, and the outputs are still valid."""
     event.failure(
         lambda: [gr.skip()] * len(outputs), None, outputs, api_visibility="private", show_progress="hidden", queue=False
     )
 
 
-def listen(trigger: Callable, handler: Callable, inputs: list, outputs: list, **options) -> None:
-    """trigger(handler, …), whose outputs keep what they hold where the handler is told bad input."""
+def listen(trigger: Callable, handler: Callable, inputs: list, outputs: list, **options: Any) -> None:
+    """Call trigger(handler, …) so that the outputs keep their values after bad input."""
     uncover(trigger(user_errors(handler), inputs, outputs, **options), outputs)
 
 
 class Stops:
-    """Who has pressed Stop: a flag for each page that has something running.
+    """A flag for each page with a running event, set by its Stop button.
 
-    Cancelling an event of gradio's instead leaves its outputs marked as failed, now and then.
+    busy  the error of a second start on the same page
+
+    Cancelling the gradio event instead sometimes leaves its outputs marked as failed.
     """
 
-    def __init__(self, told: str = "a text is still being written; press Stop first"):
-        self._told, self._flags = told, {}  # what a second start is told; session -> flag
+    def __init__(self, busy: str = "a text is still being written; press Stop first") -> None:
+        self._busy, self._flags = busy, {}  # session -> flag
 
     @contextmanager
     def running(self, request: gr.Request) -> Iterator[threading.Event]:
-        """The flag to be looked at while something runs. Raises: LabError where something else does, on the same page."""
+        """Give the flag to check while an event runs. Raises: LabError if another event runs on the same page."""
         flag = threading.Event()
         if self._flags.setdefault(request.session_hash, flag) is not flag:
-            raise LabError(self._told)
+            raise LabError(self._busy)
         try:
             yield flag
         finally:
             del self._flags[request.session_hash]
 
     def end(self, request: gr.Request) -> None:
-        """What runs on this page, if anything does, is to end."""
+        """Ask what runs on this page to stop, if anything does."""
         if flag := self._flags.get(request.session_hash):
             flag.set()
 
     def stop(self, request: gr.Request) -> None:
-        """What runs on this page is to end; pressed right after a start, Stop may come before it, and waits for it."""
+        """Ask what runs on this page to stop. Stop waits for a moment, as it may arrive before the start does."""
         until = time.monotonic() + STOP_SECONDS
         while request.session_hash not in self._flags and time.monotonic() < until:
             time.sleep(0.02)
@@ -99,27 +108,28 @@ class Stops:
 
 
 def new_folder() -> Path:
-    """A folder of its own among gradio's temporary files, which gradio deletes once they are old."""
+    """Make a new folder among gradio's temporary files, which gradio deletes once they are old."""
     Path(get_upload_folder()).mkdir(parents=True, exist_ok=True)
     return Path(mkdtemp(dir=get_upload_folder()))
 
 
-def as_image(figure):
-    """A matplotlib figure as a picture for gr.Image."""
-    from PIL import Image
-
-    from gpt2lab.figures.drawing import figure_bytes
-
+def as_image(figure: Figure) -> Image.Image:
+    """Draw a matplotlib figure for gr.Image."""
     return Image.open(BytesIO(figure_bytes(figure, "png")))
 
 
-def picture(name: str, told: str) -> gr.Image:
-    """A place for a figure, which can be enlarged and saved; `told` says in words what it shows."""
+def picture(name: str, description: str) -> gr.Image:
+    """Build a place for a figure that can be enlarged and saved. The description is its alternative text."""
     return gr.Image(
         show_label=False,
-        alt_text=told,
+        alt_text=description,
         interactive=False,
         format="png",
         buttons=["download", "fullscreen"],
         elem_id=name,
     )
+
+
+def code(token: str) -> str:
+    """Return a token that can stand in Markdown's code marks."""
+    return token.replace("`", "ˋ")
