@@ -8,13 +8,14 @@ import pytest
 import gpt2lab
 
 PACKAGE = Path(gpt2lab.__file__).parent
-BASE = {"errors", "files", "progress", "results"}
+BASE = {"errors", "files", "progress", "results", "settings"}
 SCIENCE = BASE | {"data", "model", "evaluation", "generation", "inspection", "training"}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "progress": set(),
     "results": set(),
+    "settings": {"errors"},
     "data": BASE,
     "model": BASE | {"data"},
     "evaluation": BASE | {"data", "model"},
