@@ -9,29 +9,26 @@ from typing import Annotated
 
 import typer
 
+from gpt2lab.cli.options import flag_of, with_options
 from gpt2lab.cli.output import Column, Json, Model, check_out, load, quiet, report, write
 from gpt2lab.errors import LabError, choice
+from gpt2lab.generation.sampling import Sampling
 
+DEFAULTS = {"temperature": 0.8, "top_p": 0.95}  # closer to the top predictions than the model itself
 EXPLORER, ROLLOUT = "explorer", "rollout"  # views beside bertviz'
 
 
+@with_options(Sampling, defaults=DEFAULTS)
 def generate(
     prompt: Annotated[str, typer.Option(help='the text to go on from; "" for none: the model begins by itself')],
     model: Model = "auto",
     max_new_tokens: Annotated[int, typer.Option(help="tokens to generate at most")] = 60,
-    temperature: Annotated[float, typer.Option(help="0 is greedy, 1 the model's own distribution")] = 0.8,
-    top_k: Annotated[int | None, typer.Option(help="draw among the k most probable tokens")] = None,
-    top_p: Annotated[float, typer.Option(help="draw among the fewest tokens that reach this probability")] = 0.95,
-    min_p: Annotated[
-        float, typer.Option(help="draw among tokens with this share of the top prediction's probability")
-    ] = 0,
-    repetition_penalty: Annotated[float, typer.Option(help="above 1 makes tokens that were there less probable")] = 1,
+    *,
     stop: Annotated[list[str] | None, typer.Option(help="end where this string comes; may be given again")] = None,
     window: Annotated[
         int | None,
         typer.Option(help="continue past the context with a sliding window of this many tokens; else stop there"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="the same seed gives the same text")] = 0,
     count: Annotated[int, typer.Option(help="continuations, with this seed and those after it")] = 1,
     best: Annotated[bool, typer.Option("--best", help="of --count continuations only the most probable")] = False,
     beams: Annotated[int | None, typer.Option(help="search for the most probable text, keeping so many")] = None,
@@ -45,27 +42,27 @@ def generate(
     ] = None,
     column: Column = None,
     as_json: Json = False,
+    **settings,
 ) -> None:
     """Generate text from a prompt; with --json, every step with its probability, rank, entropy and alternatives."""
     quiet()
     from gpt2lab.generation.generate import prompt_hint, request
     from gpt2lab.generation.measures import measure as measured
     from gpt2lab.generation.measures import training_ids
-    from gpt2lab.generation.sampling import Sampling
 
     if int8 and precision not in (None, "int8"):
         raise LabError(
             "--int8 and --precision {precision} contradict each other; give one of them.", precision=precision
         )
     precision = "int8" if int8 else precision or "fp32"
-    given = {"--temperature": temperature != 0.8, "--top-p": top_p != 0.95, "--top-k": top_k, "--min-p": min_p}
+    draws = {**asdict(Sampling()), **DEFAULTS, "seed": settings["seed"]}  # a search may be given a seed
+    given = {flag_of(name): value != draws[name] for name, value in settings.items()}
     given |= {
-        "--repetition-penalty": repetition_penalty != 1,
         "--count": count != 1,
         "--window": window,
         "--int8" if int8 else f"--precision {precision}": precision != "fp32",
+        "--best": best,
     }
-    given["--best"] = best
     if beams is not None and any(given.values()):
         idle = ", ".join(name for name, value in given.items() if value)
         raise LabError(
@@ -77,14 +74,7 @@ def generate(
         raise LabError("--best chooses among several continuations; give --count 2 or more")
     if column is not None and measure is None:
         raise LabError("--column is of the text that --measure names; give both")
-    sampling = Sampling(
-        temperature=temperature if beams is None else 0,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
+    sampling = Sampling(**settings | ({} if beams is None else {"temperature": 0}))
     labs = [load(name) for name in (model, compare) if name is not None]
     shared = {"max_new_tokens": max_new_tokens, "stop": stop or (), "window": window, "precision": precision}
     asked = [request(lab, prompt, sampling=sampling, **shared) for lab in labs]

@@ -9,11 +9,9 @@ from typing import Annotated
 
 import typer
 
+from gpt2lab.cli.options import with_options
 from gpt2lab.cli.output import (
-    Column,
-    Data,
     Json,
-    Model,
     Runs,
     is_first,
     one_line,
@@ -25,6 +23,7 @@ from gpt2lab.cli.output import (
 )
 from gpt2lab.errors import LabError
 from gpt2lab.results import readable
+from gpt2lab.training.config import TrainConfig, parse_eval_tokens
 
 
 def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its report")] = Path("runs")) -> None:
@@ -46,39 +45,10 @@ def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its 
     print(f"\nmodel   {result.model_dir}\nreport  {done.report}")
 
 
+@with_options(TrainConfig, flags={"learning_rate": "--lr"})
 def finetune(
-    model: Model = "auto",
-    data: Data = "auto",
-    column: Column = None,
+    *,
     run: Annotated[str | None, typer.Option(help="the run's id; made from date, model and data otherwise")] = None,
-    method: Annotated[
-        str, typer.Option(help="full: all weights; lora: small additions; scratch: from random")
-    ] = "full",
-    lora_rank: Annotated[int, typer.Option(help="of lora's additions")] = 8,
-    steps: Annotated[int | None, typer.Option(help="optimizer steps; or give --epochs")] = None,
-    epochs: Annotated[float | None, typer.Option(help="passes over the training text")] = None,
-    block_size: Annotated[int | None, typer.Option(help="tokens per block")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="blocks per forward pass, of each process")] = None,
-    grad_accum: Annotated[int | None, typer.Option(help="forward passes per optimizer step")] = None,
-    lr: Annotated[float | None, typer.Option(help="peak learning rate")] = None,
-    seed: Annotated[int, typer.Option(help="of the order of blocks and of dropout")] = 0,
-    warmup: Annotated[float, typer.Option(help="share of the steps over which the rate rises from 0")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's")] = 0.01,
-    max_grad_norm: Annotated[float, typer.Option(help="gradients are scaled down to it; 0: never")] = 1.0,
-    eval_every: Annotated[int | None, typer.Option(help="steps between validations; at most ten by default")] = None,
-    eval_tokens: Annotated[
-        str | None,
-        typer.Option(help="tokens per validation, or all; by default a sample that takes a tenth of the training time"),
-    ] = None,
-    patience: Annotated[int, typer.Option(help="end after so many validations without a better one; 0: never")] = 3,
-    save_every: Annotated[int | None, typer.Option(help="steps between checkpoints; --eval-every by default")] = None,
-    precision: Annotated[str, typer.Option(help="auto (bf16 where the processor has it), fp32 or bf16")] = "auto",
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="less memory, slower")
-    ] = False,
-    compile: Annotated[bool, typer.Option("--compile", help="faster steps after minutes of warm-up")] = False,
-    report_to: Annotated[str, typer.Option(help="none, tensorboard or trackio")] = "none",
-    prompt: Annotated[str | None, typer.Option(help="of the texts written along the way")] = None,
     runs: Runs = Path("runs"),
     detach: Annotated[
         bool, typer.Option("--detach", help="in a process of its own; this command ends at once")
@@ -89,6 +59,7 @@ def finetune(
         str | None, typer.Option(help="continue this run with its own settings; other options are ignored")
     ] = None,
     as_json: Json = False,
+    **settings,
 ) -> None:
     """Fine-tune a model; losses, checkpoints and the model go into a run folder.
 
@@ -96,37 +67,11 @@ def finetune(
     """
     quiet()
     from gpt2lab.training import jobs
-    from gpt2lab.training.config import TrainConfig, parse_eval_tokens
     from gpt2lab.training.runs import find_run
 
     if resume is not None:
         return go_on(find_run(runs, resume), queue, as_json)
-    config = TrainConfig(
-        model=model,
-        data=data,
-        column=column,
-        method=method,
-        lora_rank=lora_rank,
-        steps=steps,
-        epochs=epochs,
-        block_size=block_size,
-        batch_size=batch_size,
-        grad_accum=grad_accum,
-        learning_rate=lr,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        seed=seed,
-        eval_every=eval_every,
-        eval_tokens=parse_eval_tokens(eval_tokens),
-        patience=patience,
-        save_every=save_every,
-        precision=precision,
-        gradient_checkpointing=gradient_checkpointing,
-        compile=compile,
-        report_to=report_to,
-        prompt=prompt,
-    )
+    config = TrainConfig(**settings | {"eval_tokens": parse_eval_tokens(settings["eval_tokens"])})
     if dry_run:
         return price(config, runs, as_json)
     if detach:

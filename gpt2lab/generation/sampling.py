@@ -56,9 +56,7 @@ class Sampling:
         low=0,
         high=MAX_TEMPERATURE,
     )
-    top_k: int | None = setting(
-        None, "Draw among the k most probable tokens. Default: all.", low=1, high=10**9, unit="tokens"
-    )
+    top_k: int | None = setting(None, "Draw among the k most probable tokens. Default: all.", low=1, high=10**9)
     top_p: float = setting(
         1.0,
         "Draw among the fewest tokens whose probabilities reach p.",

@@ -25,13 +25,13 @@ class TrainConfig:
     method: str = setting(
         "full",
         "full: all weights. lora: low-rank additions to the attention projections, far fewer to train. scratch: all "
-        "weights, from random ones; the model gives the shape and the tokenizer.",
+        "weights, from random ones; the model may then be a folder with config.json and tokenizer alone.",
         choices=METHODS,
     )
     lora_rank: int = setting(
         8, "Rank of LoRA's additions; each projection of GPT-2 small gets 3,072 × rank weights.", low=1, high=1024
     )
-    steps: int | None = setting(None, "Length of the run; or give epochs.", low=1, high=MAX_STEPS, unit="steps")
+    steps: int | None = setting(None, "Length of the run in optimizer steps; or give epochs.", low=1, high=MAX_STEPS)
     epochs: float | None = setting(
         None, "Length of the run as passes over the training text.", low=0, high=10_000, zero=NO_TRAINING
     )
@@ -71,7 +71,6 @@ class TrainConfig:
         "Steps between validations. Default: at most ten validations, which take a tenth of the training time.",
         low=1,
         high=MAX_STEPS,
-        unit="steps",
     )
     eval_tokens: int | str | None = setting(
         None,
@@ -79,14 +78,11 @@ class TrainConfig:
         "validations within a tenth of the training time.",
         low=1,
         high=10**9,
-        unit="tokens",
         choices=("all",),
     )
-    patience: int = setting(
-        3, "End after so many validations without a better loss. 0: never.", low=0, high=10**6, unit="validations"
-    )
+    patience: int = setting(3, "End after so many validations without a better loss. 0: never.", low=0, high=10**6)
     save_every: int | None = setting(
-        None, "Steps between checkpoints. Default: at every validation.", low=1, high=MAX_STEPS, unit="steps"
+        None, "Steps between checkpoints. Default: at every validation.", low=1, high=MAX_STEPS
     )
     precision: str = setting(
         "auto",
