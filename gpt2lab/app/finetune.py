@@ -102,7 +102,7 @@ def build_finetune_tab(
 
     @user_errors
     def estimate(*values):
-        lines = jobs.price(told(*values), shelf.runs_dir)
+        lines = jobs.estimate_cost(told(*values), shelf.runs_dir)
         return "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
 
     @user_errors

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gpt2lab.cli.output import Json, Runs, progress, quiet, report
-from gpt2lab.cli.training import go_on
+from gpt2lab.cli.training import resume_foreground
 from gpt2lab.results import readable
 
 runs_app = typer.Typer(help="Runs: list, show, stop, pause, resume, score, report.", invoke_without_command=True)
@@ -134,7 +134,7 @@ def runs_resume(
 
     folder = find_run(runs, run)
     if not detach:
-        return go_on(folder, queue, as_json)
+        return resume_foreground(folder, queue, as_json)
     jobs.resume(folder, queue=queue)
     report({"run": run, "folder": str(folder), "state": "queued"}, as_json)
     return None

@@ -1,9 +1,7 @@
 """The commands `demo` and `finetune`."""
 
-import signal
-import sys
-from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +11,12 @@ from gpt2lab.cli.options import with_options
 from gpt2lab.cli.output import (
     Json,
     Runs,
-    is_first,
     one_line,
     plain,
-    print_notes,
     quiet,
     report,
     resolve,
 )
-from gpt2lab.errors import LabError
 from gpt2lab.results import readable
 from gpt2lab.training.config import TrainConfig, parse_eval_tokens
 
@@ -70,21 +65,19 @@ def finetune(
     from gpt2lab.training.runs import find_run
 
     if resume is not None:
-        return go_on(find_run(runs, resume), queue, as_json)
+        return resume_foreground(find_run(runs, resume), queue, as_json)
     config = TrainConfig(**settings | {"eval_tokens": parse_eval_tokens(settings["eval_tokens"])})
     if dry_run:
-        return price(config, runs, as_json)
+        return print_cost(config, runs, as_json)
     if detach:
         folder = jobs.start(config, runs, run=run, queue=queue)
         report({"run": folder.name, "folder": str(folder), "state": "queued"}, as_json)
         return None
     from gpt2lab.training.finetuning import finetune as run_finetune
+    from gpt2lab.training.worker import foreground
 
-    config = resolved(config)
-    with redirect_stdout(sys.stderr):  # for what libraries print
-        result = run_finetune(config, run=run, runs_dir=runs, queue=queue, on_start=begun)
-    tell(result, as_json)
-    return None
+    train = partial(run_finetune, resolved(config), run=run, runs_dir=runs, queue=queue)
+    return print_result(foreground(train), as_json)
 
 
 def resolved(config):
@@ -93,71 +86,28 @@ def resolved(config):
     return replace(config, model=model, data=data)
 
 
-def price(config, runs: Path, as_json: bool) -> None:
+def print_cost(config, runs: Path, as_json: bool) -> None:
     """Print the estimated cost of a run."""
     from gpt2lab.training.cost import preview
 
-    cost = preview(resolved(config), runs)
-    in_words = dict(cost.lines())
-    report(asdict(cost) | {"in_words": in_words} if as_json else in_words, as_json)
+    cost = preview(resolved(config), runs).record()
+    report(cost if as_json else cost["in_words"], as_json)
 
 
-def go_on(folder: Path, queue: bool, as_json: bool) -> None:
+def resume_foreground(folder: Path, queue: bool, as_json: bool) -> None:
     """Resume a run in this process, and print its result."""
     from gpt2lab.training.finetuning import resume
+    from gpt2lab.training.worker import foreground
 
-    with redirect_stdout(sys.stderr):  # for what libraries print
-        result = resume(folder, queue=queue, on_start=begun)
-    tell(result, as_json)
-
-
-def begun(folder: Path) -> None:
-    """Name the run; from now on Ctrl-C and the system's request to end pause it. A second Ctrl-C breaks it off."""
-    from gpt2lab.training.prepare import config_of, settings_line
-    from gpt2lab.training.runs import ask, read_config
-
-    if is_first():
-        print(f"run {folder.name} in {folder.parent}", file=sys.stderr)
-        config = read_config(folder)
-        print_notes("note", config.get("notes", []))
-        print(settings_line(config_of(config)), file=sys.stderr, flush=True)
-
-    def pause(number, frame):
-        ask(folder, "pause")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\npausing at the next step; once more to break off", file=sys.stderr, flush=True)
-
-    signal.signal(signal.SIGINT, pause)
-    signal.signal(signal.SIGTERM, pause)
+    print_result(foreground(partial(resume, folder, queue=queue)), as_json)
 
 
-def tell(result, as_json: bool) -> None:
+def print_result(result, as_json: bool) -> None:
     """Print the result of a run; of several processes, only the first has one."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # there is nothing left to pause
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if result is None:
         return
-    if result.model_dir:
-        add_report(result.folder)
-    else:
-        where = f"{result.run} --runs {result.folder.parent}"
-        print(f"paused at step {result.steps}; `gpt2lab runs resume {where}` continues it", file=sys.stderr)
     keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
     keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "precision", "stopped"]
     values = {key: plain(getattr(result, key)) for key in keys}
     changes = {name: change for name in ("validation", "whole_validation") if (change := getattr(result, name))}
     report(values | {name: asdict(change) if as_json else str(change) for name, change in changes.items()}, as_json)
-
-
-def add_report(folder: Path) -> None:
-    """Write a run's report.html. If that fails, print how to try again; the run itself is complete."""
-    from gpt2lab.pages.run_report import write_report
-
-    again = f"`gpt2lab runs report {folder.name} --runs {folder.parent}` writes it"
-    try:
-        write_report(folder)
-    except LabError as error:
-        print(f"there is no report.html ({error}); {again}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print(f"there is no report.html yet; {again}", file=sys.stderr)
-        raise

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from statistics import median, pstdev
@@ -69,6 +69,10 @@ class Cost:
     memory: int
     disk: int
     disk_free: int
+
+    def record(self) -> dict:
+        """All values, and `lines` as "in_words", for JSON."""
+        return asdict(self) | {"in_words": dict(self.lines())}
 
     def lines(self) -> list[tuple[str, str]]:
         """Name and value, for people."""

@@ -26,6 +26,7 @@ from gpt2lab.training.config import TrainConfig
 STOP_SECONDS = 60.0  # without a sign of life, after which a run that was asked to stop is terminated
 TERM_SECONDS = 5.0  # between asking the system to end a process and making it
 POLL_SECONDS = 0.2
+WORKER = "gpt2lab.training.worker"  # the process of a run; it imports what this module must not
 WAIT_SECONDS = 1.0  # between looks whether the machine is free
 STARTING = threading.Lock()  # two starts at once in one server: the second sees the first
 
@@ -217,10 +218,10 @@ def spawn(folder: Path, queue: bool) -> None:
     Returns once that process trains, or waits for the machine. Raises: LabError, with its reason, where it ends before.
     """
     folder = folder.resolve()
-    command = [sys.executable, "-m", "gpt2lab", "finetune", "--resume", folder.name, "--runs", str(folder.parent)]
+    command = [sys.executable, "-m", WORKER, str(folder), *(["--queue"] if queue else [])]
     with runs.writable_or_error(folder), (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [*command, *(["--queue"] if queue else [])],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -289,22 +290,18 @@ def terminate(status: runs.RunStatus) -> None:
             raise LabError("process {pid} belongs to another user; ask them to stop it", pid=status.pid) from error
 
 
-def price(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
-    """Estimate the cost of a run, as text: a dry run in a process of its own, so that memory is measured too.
+def estimate_cost(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
+    """Estimate the cost of a run, as text: measured in a process of its own, so that memory is measured too.
 
-    Raises: LabError with the process's own line where it fails.
+    Raises: LabError as that process raises it, or with its last line where it breaks down.
     """
-    names = {"learning_rate": "lr"}
-    options = [
-        part
-        for name, value in asdict(config).items()
-        if value is not None and not isinstance(value, bool)
-        for part in (f"--{names.get(name, name).replace('_', '-')}", str(value))
-    ]
-    flags = [f"--{name.replace('_', '-')}" for name in ("gradient_checkpointing", "compile") if getattr(config, name)]
-    command = [sys.executable, "-m", "gpt2lab", "finetune", "--dry-run", "--json", "--runs", str(runs_dir)]
-    done = subprocess.run([*command, *options, *flags], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise LabError("the cost cannot be estimated: {removeprefix}", removeprefix=last[0].removeprefix("gpt2lab: "))
-    return json.loads(done.stdout.splitlines()[-1])["in_words"]
+    command = [sys.executable, "-m", WORKER, str(runs_dir), "--estimate"]
+    done = subprocess.run(command, input=json.dumps(asdict(config)), capture_output=True, text=True)
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise LabError("the cost cannot be estimated: {reason}", reason=reason) from None
+    if "error" in answer:
+        raise LabError(answer["error"], **answer["values"])
+    return answer["in_words"]

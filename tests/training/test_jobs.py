@@ -1,19 +1,19 @@
-import json
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import asdict
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
-from gpt2lab import cli
 from gpt2lab.data.sources import cache_folder
 from gpt2lab.errors import LabError
-from gpt2lab.training import jobs, runs
+from gpt2lab.training import jobs, runs, worker
 from gpt2lab.training.config import TrainConfig
 
 CONFIG = TrainConfig(model="builtin", data="sample", steps=7)
@@ -413,33 +413,52 @@ EVERY_SETTING = TrainConfig(
 )
 
 
+@pytest.fixture
+def worker_here(monkeypatch, capsys):
+    """A function: what takes the place of the measurement → the worker then runs in this process."""
+
+    def use(preview):
+        def run(command, *, input, **options):
+            assert command[:3] == [sys.executable, "-m", "gpt2lab.training.worker"]
+            monkeypatch.setattr(worker, "preview", preview)
+            monkeypatch.setattr(sys, "argv", command[2:])
+            monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+            status = worker.main()
+            return subprocess.CompletedProcess(command, status, *capsys.readouterr())
+
+        monkeypatch.setattr(jobs.subprocess, "run", run)
+
+    return use
+
+
 @pytest.mark.parametrize("config", [TrainConfig(), CONFIG, TrainConfig(epochs=0.5), EVERY_SETTING])
-def test_cost_is_asked_for_with_every_setting(tmp_path, monkeypatch, config):
+def test_cost_is_asked_for_with_every_setting(tmp_path, worker_here, config):
     asked = []
 
-    def run(command, **options):
-        """The command in this process, up to what it would measure."""
-        assert command[:3] == [sys.executable, "-m", "gpt2lab"]
-        monkeypatch.setattr(
-            cli.training, "price", lambda config, runs_dir, as_json: asked.append((config, runs_dir, as_json))
-        )
-        try:
-            cli.app(command[3:], standalone_mode=False)
-        except cli.UsageError as error:
-            return subprocess.CompletedProcess(command, 2, "", f"gpt2lab: {error.format_message()}\n")
-        return subprocess.CompletedProcess(command, 0, json.dumps({"in_words": {"time": "1 s"}}) + "\n", "")
+    def preview(config, runs_dir):
+        asked.append((config, runs_dir))
+        print("a library's own words")
+        return SimpleNamespace(record=lambda: {"seconds": 1, "in_words": {"time": "1 s"}})
 
-    monkeypatch.setattr(jobs.subprocess, "run", run)
-    assert jobs.price(config, tmp_path / "runs") == {"time": "1 s"}
-    [(expected, runs_dir, as_json)] = asked
-    assert {field.name: getattr(expected, field.name) for field in fields(expected)} == asdict(config)
-    assert (Path(runs_dir), as_json) == (tmp_path / "runs", True)
+    worker_here(preview)
+    assert jobs.estimate_cost(config, tmp_path / "runs") == {"time": "1 s"}
+    assert asked == [(config, tmp_path / "runs")]
 
 
-def test_cost_that_cannot_be_told_has_the_reason_of_the_process(tmp_path, monkeypatch):
-    def run(command, **options):
-        return subprocess.CompletedProcess(command, 2, "", "a warning\ngpt2lab: no text '/no': no such file\n")
+def test_error_of_the_process_comes_back_as_it_was_raised(tmp_path, worker_here):
+    def preview(config, runs_dir):
+        raise LabError("{n:,} tokens in {path}; at most {high:.1f}", n=np.int64(2000), path=tmp_path, high=1.5)
 
-    monkeypatch.setattr(jobs.subprocess, "run", run)
-    with pytest.raises(LabError, match=r"^the cost cannot be estimated: no text '/no': no such file$"):
-        jobs.price(CONFIG, tmp_path)
+    worker_here(preview)
+    with pytest.raises(LabError) as caught:
+        jobs.estimate_cost(CONFIG, tmp_path)
+    assert str(caught.value) == f"2,000 tokens in {tmp_path}; at most 1.5"
+    assert caught.value.values == {"n": 2000, "path": str(tmp_path), "high": 1.5}
+
+
+@pytest.mark.parametrize(("said", "reason"), [("a warning\nKilled\n", "Killed"), ("", "no reason given")])
+def test_process_that_breaks_down_is_an_error_with_its_last_line(tmp_path, monkeypatch, said, reason):
+    done = subprocess.CompletedProcess([], 1, "no JSON\n", said)
+    monkeypatch.setattr(jobs.subprocess, "run", lambda *arguments, **options: done)
+    with pytest.raises(LabError, match=f"^the cost cannot be estimated: {reason}$"):
+        jobs.estimate_cost(CONFIG, tmp_path)
