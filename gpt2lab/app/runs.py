@@ -212,7 +212,7 @@ def check_model(folder: Path) -> None:
 def end_run(folder: Path, want: str) -> None:
     """Ask a run to end, and see to it that it does, without waiting. Raises: LabError for one that has ended."""
     jobs.check_alive(folder)
-    runs.ask(folder, want)
+    runs.request_action(folder, want)
 
     def see_to_it():
         with suppress(LabError):  # it has ended meanwhile

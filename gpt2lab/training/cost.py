@@ -26,7 +26,7 @@ from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import peak_memory, sample_text
 from gpt2lab.training.jobs import machine_lock
-from gpt2lab.training.prepare import Job, free_bytes, prepare
+from gpt2lab.training.prepare import PreparedRun, free_bytes, prepare
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 from gpt2lab.training.whole import is_affordable
 
@@ -194,7 +194,7 @@ def import_seconds() -> float:
     )
 
 
-def measure_parts(job: Job, model: torch.nn.Module) -> tuple[Stopwatch, tuple[float, float, float]]:
+def measure_parts(job: PreparedRun, model: torch.nn.Module) -> tuple[Stopwatch, tuple[float, float, float]]:
     """Measure some steps; returns them and (seconds per block validated, per sample, per checkpoint).
 
     Steps of more than two forward passes are measured with two: with a second one, gradients are there twice.

@@ -39,7 +39,7 @@ from gpt2lab.results import perplexity_of, readable
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 ALIVE = ("queued", "running", "stopping")  # a process is at work, or will be
 STATES = (*ALIVE, "stopped", "finished", "failed", "crashed")
-WISHES = ("stop", "pause")
+ACTIONS = ("stop", "pause")
 SILENT_SECONDS = 300  # without a heartbeat, after which a run on another machine counts as crashed
 LOG_TAIL = 4_000  # bytes of a log that are shown
 WORDS = """
@@ -49,7 +49,7 @@ robin rowan saffron sage slate sorrel sparrow teal thistle topaz umber violet wi
 """.split()
 
 
-def record_of(kind: type, content):
+def parse_record(kind: type, content):
     """Make a dataclass from a dictionary; fields of a later version are ignored.
 
     Raises: ValueError where it is no JSON object, or a field is missing or is not what it should be.
@@ -234,11 +234,11 @@ def find_run(runs_dir: Path, run: str) -> Path:
 def list_runs(runs_dir: Path) -> list[Run]:
     """Return all runs of a folder, newest first; one that cannot be read is listed as failed, with the reason."""
     folders = [path for path in Path(runs_dir).glob("*") if path.is_dir() and RUN_ID.fullmatch(path.name)]
-    runs = [describe(folder) for folder in folders if not folder.is_symlink()]
+    runs = [run_summary(folder) for folder in folders if not folder.is_symlink()]
     return sorted((run for run in runs if run), key=lambda run: run.created, reverse=True)
 
 
-def describe(folder: Path) -> Run | None:
+def run_summary(folder: Path) -> Run | None:
     """Describe a run in a line; None for a folder that is not a run."""
     problems, config, status = [], {}, None
     try:
@@ -322,7 +322,7 @@ def read_status(folder: Path) -> RunStatus:
     Raises: LabError where there is none, or it cannot be read.
     """
     try:
-        status = record_of(RunStatus, json.loads((folder / "status.json").read_text(encoding="utf-8")))
+        status = parse_record(RunStatus, json.loads((folder / "status.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise LabError(
             "{folder} has no readable status.json ({error}); is it a run folder?", folder=folder, error=error
@@ -333,7 +333,7 @@ def read_status(folder: Path) -> RunStatus:
         tail = " ".join(log_tail(folder).split())[-300:]
         said = f"; its log ends: {tail}" if tail else ""
         return replace(status, state="crashed", message=f"process {status.pid} is gone{said}")
-    return replace(status, state="stopping") if wish(folder) else status
+    return replace(status, state="stopping") if requested_action(folder) else status
 
 
 def read_config(folder: Path) -> dict:
@@ -349,21 +349,21 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def ask(folder: Path, want: str) -> None:
+def request_action(folder: Path, want: str) -> None:
     """Request that the run's process stops or pauses: "stop" or "pause"."""
-    if want not in WISHES:
-        raise ValueError(f"{want!r} is none of {WISHES}")
+    if want not in ACTIONS:
+        raise ValueError(f"{want!r} is none of {ACTIONS}")
     with writable_or_error(folder):
         write_json(folder / "control.json", {"want": want})
 
 
-def wish(folder: Path) -> str | None:
+def requested_action(folder: Path) -> str | None:
     """Return the request to the run, "stop" or "pause"; None if there is none that can be read."""
     try:
         want = json.loads((folder / "control.json").read_text(encoding="utf-8"))["want"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    return want if want in WISHES else None
+    return want if want in ACTIONS else None
 
 
 def log_tail(folder: Path) -> str:
@@ -397,7 +397,7 @@ def read_metrics(folder: Path) -> tuple[Metric, ...]:
     metrics = []
     for line in read_lines(folder / "metrics.jsonl"):
         with suppress(ValueError):
-            metrics.append(record_of(Metric, line))
+            metrics.append(parse_record(Metric, line))
     return tuple(metrics)
 
 

@@ -101,7 +101,7 @@ def install_pause_handlers(folder: Path) -> None:
     """From now on Ctrl-C and the system's request to end pause a run. A second Ctrl-C breaks it off."""
 
     def pause(number, frame):
-        runs.ask(folder, "pause")
+        runs.request_action(folder, "pause")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print("\npausing at the next step; once more to break off", file=sys.stderr, flush=True)
 

@@ -111,7 +111,7 @@ def test_run_that_may_wait_gets_the_machine_when_the_first_has_ended(make):
 @pytest.mark.parametrize("want", ["stop", "pause"])
 def test_wish_ends_the_wait_for_the_machine(make, want):
     folder = make("second", "queued")
-    runs.ask(folder, want)
+    runs.request_action(folder, want)
     with (
         jobs.machine_lock(folder.with_name("first")),
         pytest.raises(LabError, match=r"^run 'second' was stopped while it waited for the machine$"),
@@ -148,11 +148,11 @@ def test_start_under_an_id_that_cannot_be_had_is_refused_and_starts_nothing(tmp_
 @pytest.mark.parametrize("state", ["stopped", "failed", "crashed"])
 def test_run_that_has_ended_early_is_resumed_without_the_wish_that_ended_it(make, spawned, state):
     folder = make("mine", state, pid=GONE, message="why it ended")
-    runs.ask(folder, "stop")
+    runs.request_action(folder, "stop")
     jobs.resume(folder)
     status = runs.read_status(folder)
     assert (status.state, status.step, status.message, status.pid) == ("queued", 3, "", os.getpid())
-    assert runs.wish(folder) is None
+    assert runs.requested_action(folder) is None
     assert spawned == [("mine", False)]
 
 
@@ -191,7 +191,7 @@ def test_run_is_not_resumed_while_another_of_its_folder_is_at_work_and_stays_as_
 
 def test_start_is_refused_while_a_run_of_another_folder_holds_the_machine(tmp_path, make, spawned):
     elsewhere = make("busy", "running")
-    jobs.sign(elsewhere)
+    jobs.register_run(elsewhere)
     expected = (
         f"run 'busy' in {elsewhere.parent.resolve()} is training on this machine; stop it, wait until it has ended"
     )
@@ -216,11 +216,11 @@ def test_start_is_refused_while_a_run_of_another_folder_holds_the_machine(tmp_pa
 )
 def test_run_that_cannot_go_on_after_all_is_what_it_was(make, state, pid, wish, after, message):
     folder = make("mine", state, message="why it ended", **{"pid": pid} if pid else {})
-    with pytest.raises(LabError, match="no room"), jobs.reopened(folder):
+    with pytest.raises(LabError, match="no room"), jobs.requeued(folder):
         status = runs.read_status(folder)
         assert (status.state, status.pid, status.message) == ("queued", os.getpid(), "")
         if wish:
-            runs.ask(folder, wish)
+            runs.request_action(folder, wish)
         raise LabError("no room")
     status = runs.read_status(folder)
     assert (status.state, status.step, status.message) == (after, 3, message)
@@ -228,7 +228,7 @@ def test_run_that_cannot_go_on_after_all_is_what_it_was(make, state, pid, wish, 
 
 def test_interrupted_run_that_had_not_gone_on_is_what_it_was(make):
     folder = make("mine", "stopped", message="why it ended")
-    with pytest.raises(KeyboardInterrupt), jobs.reopened(folder):
+    with pytest.raises(KeyboardInterrupt), jobs.requeued(folder):
         raise KeyboardInterrupt
     assert (runs.read_status(folder).state, runs.read_status(folder).message) == ("stopped", "why it ended")
 
@@ -254,7 +254,7 @@ def test_last_word_of_a_process_that_was_terminated_stays(make, tmp_path):
 
 def test_last_word_of_a_run_that_went_on_stays(make):
     folder = make("mine", "stopped")
-    with pytest.raises(LabError, match="later"), jobs.reopened(folder):
+    with pytest.raises(LabError, match="later"), jobs.requeued(folder):
         become("failed", folder, message="its own word")
         raise LabError("later")
     assert (runs.read_status(folder).state, runs.read_status(folder).message) == ("failed", "its own word")
@@ -271,7 +271,7 @@ def test_run_waits_while_the_cost_of_another_is_measured(make):
 
     def train():
         with jobs.machine_lock(folder):
-            got.append(jobs.holder())
+            got.append(jobs.lock_holder())
 
     with jobs.machine_lock(preview=True):
         waiting = threading.Thread(target=train)
@@ -341,7 +341,7 @@ def test_stop_waits_for_the_last_word_of_the_run(make):
     folder = make("mine", "running")
 
     def end_when_asked():
-        wait_until(lambda: runs.wish(folder))
+        wait_until(lambda: runs.requested_action(folder))
         become("stopped", folder, message="its last word")
 
     running = threading.Thread(target=end_when_asked)
@@ -375,7 +375,7 @@ def test_run_on_another_machine_is_asked_but_not_ended(make):
     folder = make("mine", "running", host="elsewhere", pid=os.getpid())
     with pytest.raises(LabError, match="the run's process is on elsewhere; stop it there"):
         jobs.stop(folder, seconds=0.3)
-    assert runs.wish(folder) == "stop"
+    assert runs.requested_action(folder) == "stop"
     assert psutil.Process().is_running()
 
 
