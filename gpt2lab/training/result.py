@@ -9,7 +9,7 @@ from gpt2lab.files import write_bytes
 from gpt2lab.model.lab import Lab
 from gpt2lab.results import Summary, perplexity_of, readable
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.runs import check_fields, parse_record, write_json
+from gpt2lab.training.records import check_fields, parse_record, write_json
 from gpt2lab.training.validation import Change
 
 METHODS = {
