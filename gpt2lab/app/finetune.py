@@ -104,7 +104,7 @@ def build_finetune_tab(
 
     @user_errors
     def estimate(*values: Any) -> str:
-        lines = jobs.price(config_of(*values), store.runs_dir)
+        lines = jobs.estimate_cost(config_of(*values), store.runs_dir)
         return "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
 
     @user_errors

@@ -215,7 +215,7 @@ def check_model(folder: Path) -> None:
 def end_run(folder: Path, want: str) -> None:
     """Ask a run to end, and make sure that it does, without waiting. Raises: LabError if it has ended."""
     jobs.check_alive(folder)
-    runs.ask(folder, want)
+    runs.request_action(folder, want)
 
     def make_sure() -> None:
         with suppress(LabError):  # it has ended meanwhile

@@ -21,22 +21,22 @@ class Commands(LazyGroup):
 
     places: ClassVar = {  # place of its function or group, and its first line of help; the place is imported when it is called
         "demo": (
-            "training:demo",
+            "finetune:demo",
             "Fine-tune, evaluate, generate and inspect the built-in model on the sample text, offline, in one to two minutes.",
         ),
-        "finetune": ("training:finetune", "Fine-tune a model; losses, checkpoints and the model go into a run folder."),
+        "finetune": ("finetune:finetune", "Fine-tune a model; losses, checkpoints and the model go into a run folder."),
         "runs": ("runs:runs_app", "Runs: list, show, stop, pause, resume, score, report."),
         "perplexity": (
-            "measuring:perplexity",
+            "perplexity:perplexity",
             "Measure the perplexity of a text by named protocols, with exact counts, published figures and 95 % intervals.",
         ),
         "generate": (
-            "looking:generate",
+            "generate:generate",
             "Generate text from a prompt; with --json, every step with its probability, rank, entropy and alternatives.",
         ),
-        "task": ("tasks:task_app", "The GPT-2 paper's tasks: summarise, translate, answer."),
+        "task": ("task:task_app", "The GPT-2 paper's tasks: summarise, translate, answer."),
         "attention": (
-            "looking:attention",
+            "attention:attention",
             "Save the attention weights of a text, or of two models or texts, as a page, an image, a table or arrays.",
         ),
         "inspect": (

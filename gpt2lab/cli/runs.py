@@ -19,13 +19,13 @@ class RunCommands(LazyGroup):
     """The commands of `gpt2lab runs` that load a model."""
 
     places: ClassVar = {
-        "resume": ("models_of_runs:resume", "Resume a stopped, failed or crashed run from its last checkpoint."),
+        "resume": ("runs_with_models:resume", "Resume a stopped, failed or crashed run from its last checkpoint."),
         "score": (
-            "models_of_runs:score",
+            "runs_with_models:score",
             "Score the whole validation split before and after a run whose validations scored a sample of it.",
         ),
         "report": (
-            "models_of_runs:write_page",
+            "runs_with_models:write_page",
             "Write a run's report.html again: curves, samples, memorised passages, heads.",
         ),
     }

@@ -17,11 +17,11 @@ from gpt2lab.evaluation.scorer import PRECISIONS, Scored, score_steps
 from gpt2lab.model.lab import Lab
 from gpt2lab.model.precision import check_precision
 from gpt2lab.progress import finished
-from gpt2lab.results import readable
+from gpt2lab.results import Summary, readable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Evaluation:
+class Evaluation(Summary):
     """Results of one or two models by one or more protocols.
 
     refused  (protocol, why) of those that the text is too short for, or that need a token the tokenizer lacks

@@ -1,21 +1,16 @@
 """Perplexities as tables, figures and CSV."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt2lab.figures.drawing import MAX_LABEL, RUN_COLOURS, for_dark_pages, label
+from gpt2lab.evaluation.breakdown import Share
+from gpt2lab.evaluation.evaluate import Evaluation
+from gpt2lab.evaluation.perplexity import Perplexity
+from gpt2lab.figures.drawing import MAX_LABEL, RUN_COLOURS, figure, for_dark_pages, label
 from gpt2lab.figures.tables import csv_bytes
 from gpt2lab.results import readable
-
-if TYPE_CHECKING:  # they bring torch, which takes seconds to import
-    from gpt2lab.evaluation.breakdown import Share
-    from gpt2lab.evaluation.evaluate import Evaluation
-    from gpt2lab.evaluation.perplexity import Perplexity
 
 MEANINGS = {
     "perplexity": "exp of the mean loss per token: among how many equally likely tokens the model wavers. Compares only "
@@ -103,6 +98,11 @@ def share_rows(shares: Sequence[Share]) -> list[tuple[str, ...]]:
         )
         for share in shares
     ]
+
+
+@figure.register
+def _(result: Evaluation, *, dark: bool = False) -> Figure:
+    return result_figure(result.results, dark=dark)
 
 
 def result_figure(results: Sequence[tuple[str, Perplexity]], *, dark: bool = False) -> Figure:

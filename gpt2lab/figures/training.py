@@ -1,7 +1,5 @@
 """The losses of runs, as a figure and as a table."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.figure import Figure
 

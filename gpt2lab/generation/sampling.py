@@ -18,12 +18,12 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from gpt2lab.errors import LabError, number, whole_number
+from gpt2lab.errors import LabError
 from gpt2lab.results import Summary
+from gpt2lab.settings import check_settings, setting
 
 MIN_TEMPERATURE = 1e-6  # below it the top prediction has all the probability, to a float's precision: greedy
-MAX_TEMPERATURE = 100.0  # past it every token is as likely as any other to three digits
-MAX_PENALTY = 100.0
+MAX_TEMPERATURE = 100  # past it every token is as likely as any other to three digits
 MAX_SEED = 2**63 - 1  # torch.Generator's own limit
 TOP_LOGPROBS = 512  # probabilities that a step keeps: 2 kB
 
@@ -47,36 +47,38 @@ class TopP(TopPLogitsWarper):
 class Sampling:
     """How the next token is drawn.
 
-    temperature  0 always takes the most probable token (greedy); 1 is the model's own distribution
-    top_k        draw among the k most probable tokens; None for all
-    top_p        draw among the fewest tokens whose probabilities reach p
-    min_p        draw among the tokens with at least this share of the top prediction's probability
-    repetition_penalty  logits of tokens that were there before are divided by it, or multiplied where
-                 they are negative; 1 is none. Source: Keskar et al., CTRL (2019), section 4.1
-    seed         the same seed gives the same text on the same machine
-
-    The penalty comes first, then these in their order, each on what the ones before have left of the whole vocabulary.
+    The penalty comes first, then the filters in their order, each on what is left of the whole vocabulary.
     """
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
+    temperature: float = setting(
+        1.0,
+        "0 is greedy: always the most probable token. 1 is the model's own distribution.",
+        low=0,
+        high=MAX_TEMPERATURE,
+    )
+    top_k: int | None = setting(None, "Draw among the k most probable tokens. Default: all.", low=1, high=10**9)
+    top_p: float = setting(
+        1.0,
+        "Draw among the fewest tokens whose probabilities reach p.",
+        low=0,
+        high=1,
+        zero="top_p 0 leaves no token; use more than 0, at most 1 (temperature 0 is greedy)",
+    )
+    min_p: float = setting(
+        0.0, "Draw among tokens with at least this share of the top prediction's probability.", low=0, high=1
+    )
+    # Source: Keskar et al., CTRL (2019), section 4.1: logits are divided by it, or multiplied where they are negative
+    repetition_penalty: float = setting(
+        1.0,
+        "Above 1 makes tokens that were there before less probable; 1 is none.",
+        low=0,
+        high=100,
+        zero="repetition_penalty 0 divides by zero; use 1 for none, more to avoid repetition",
+    )
+    seed: int = setting(0, "The same seed gives the same text on the same machine.", low=0, high=MAX_SEED)
 
     def __post_init__(self):
-        number("temperature", self.temperature, 0, MAX_TEMPERATURE)
-        number("top_p", self.top_p, 0, 1)
-        number("min_p", self.min_p, 0, 1)
-        number("repetition_penalty", self.repetition_penalty, 0, MAX_PENALTY)
-        if self.repetition_penalty == 0:
-            raise LabError("repetition_penalty 0 divides by zero; use 1 for none, more to avoid repetition")
-        if self.top_p == 0:
-            raise LabError("top_p 0 leaves no token; use more than 0, at most 1 (temperature 0 is greedy)")
-        if self.top_k is not None:
-            whole_number("top_k", self.top_k, 1, 10**9)
-        whole_number("seed", self.seed, 0, MAX_SEED)
+        check_settings(self)
 
     @property
     def greedy(self) -> bool:

@@ -1,12 +1,11 @@
 """An evaluation as one offline page, or as a part of another: tables, figures, verdicts, breakdowns."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
+from gpt2lab.evaluation.breakdown import Share
+from gpt2lab.evaluation.evaluate import Evaluation
 from gpt2lab.figures.drawing import image
 from gpt2lab.figures.evaluation import (
     BY,
@@ -21,10 +20,6 @@ from gpt2lab.figures.evaluation import (
 )
 from gpt2lab.figures.tables import table
 from gpt2lab.pages.page import ARTICLE, Page, document
-
-if TYPE_CHECKING:
-    from gpt2lab.evaluation.breakdown import Share
-    from gpt2lab.evaluation.evaluate import Evaluation
 
 
 def evaluation_body(evaluation: Evaluation, hard: Sequence[str] = ()) -> str:

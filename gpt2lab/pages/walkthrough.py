@@ -3,12 +3,9 @@
 Knows result types only.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -16,10 +13,8 @@ from PIL import Image
 
 from gpt2lab.figures.heads import DIVERGING
 from gpt2lab.figures.tables import table
+from gpt2lab.inspection.walkthrough import Walk, WalkStep
 from gpt2lab.pages.page import Page, document
-
-if TYPE_CHECKING:
-    from gpt2lab.inspection.walkthrough import Walk, WalkStep
 
 MAX_TOKENS = 40  # of the tokens read, that are listed: those read most, and the token itself
 WRITTEN = 8  # numbers of a long vector that are written out

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from statistics import median, pstdev
@@ -26,7 +26,7 @@ from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import peak_memory, sample_text
 from gpt2lab.training.jobs import machine_lock
-from gpt2lab.training.prepare import Job, free_bytes, prepare
+from gpt2lab.training.prepare import PreparedRun, free_bytes, prepare
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 from gpt2lab.training.whole import is_affordable
 
@@ -69,6 +69,10 @@ class Cost:
     memory: int
     disk: int
     disk_free: int
+
+    def record(self) -> dict:
+        """All values, and `lines` as "in_words", for JSON."""
+        return asdict(self) | {"in_words": dict(self.lines())}
 
     def lines(self) -> list[tuple[str, str]]:
         """Name and value, for people."""
@@ -190,7 +194,7 @@ def import_seconds() -> float:
     )
 
 
-def measure_parts(job: Job, model: torch.nn.Module) -> tuple[Stopwatch, tuple[float, float, float]]:
+def measure_parts(job: PreparedRun, model: torch.nn.Module) -> tuple[Stopwatch, tuple[float, float, float]]:
     """Measure some steps; returns them and (seconds per block validated, per sample, per checkpoint).
 
     Steps of more than two forward passes are measured with two: with a second one, gradients are there twice.

@@ -28,7 +28,7 @@ from gpt2lab.training import jobs, runs
 from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.checkpoints import drop_torn_checkpoints, go_back, is_due, step_of, validated_in
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.prepare import Job, base_model, check_disk, config_of, described, fetch, prepare
+from gpt2lab.training.prepare import PreparedRun, base_model, check_disk, config_of, fetch, prepare, run_config
 from gpt2lab.training.result import FinetuneResult, write_card, write_result
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 from gpt2lab.training.validation import change_of, predicted_tokens
@@ -67,16 +67,16 @@ def finetune(
     config = replace(config, model=model, data=data)
     process = PartialState(cpu=not torch.cuda.is_available())
     if queue:
-        refuse_to_wait(process)
+        reject_queue_if_distributed(process)
         waiting = runs.new_run(Path(runs_dir), asdict(config), run)
-        with jobs.dropped_if_refused(waiting):
+        with jobs.remove_if_rejected(waiting):
             return resume(waiting, on_start=on_start, queue=True)
-    with by_first(process, jobs.machine_lock()):
-        in_all(process, lambda: fetch(config))
+    with first_process_holds(process, jobs.machine_lock()):
+        on_first_process(process, lambda: fetch(config))
         job = prepare(config, process)
-        in_all(process, lambda: check_disk(job, Path(runs_dir)))
-        folder = in_all(process, lambda: runs.new_run(Path(runs_dir), described(job), run))
-        in_all(process, lambda: jobs.sign(folder))
+        on_first_process(process, lambda: check_disk(job, Path(runs_dir)))
+        folder = on_first_process(process, lambda: runs.new_run(Path(runs_dir), run_config(job), run))
+        on_first_process(process, lambda: jobs.register_run(folder))
         if on_start:
             on_start(folder)
         return train(job, folder, process)
@@ -88,22 +88,22 @@ def resume(
     """Resume a run that was stopped, failed or crashed, or start one that waits; returns as `finetune`.
 
     On a CPU the model that comes out is the same, to the last bit, as that of a run never interrupted.
-    Where it cannot go on after all, it stays what it was.
+    If it cannot resume, its status stays what it was.
 
     Raises: LabError for a run that is finished or at work, whose settings cannot be read, or whose text has changed.
     """
     folder = Path(folder)
     process = PartialState(cpu=not torch.cuda.is_available())
     if queue:
-        refuse_to_wait(process)
-    with by_first(process, jobs.reopened(folder)):
+        reject_queue_if_distributed(process)
+    with first_process_holds(process, jobs.requeued(folder)):
         if on_start:
             on_start(folder)
-        with by_first(process, jobs.machine_lock(folder, queue=queue)):
+        with first_process_holds(process, jobs.machine_lock(folder, queue=queue)):
             known = runs.read_config(folder)
-            in_all(process, lambda: fetch(config_of(known)))
+            on_first_process(process, lambda: fetch(config_of(known)))
             job = prepare(config_of(known), process)
-            now = described(job)
+            now = run_config(job)
             for name, what in (
                 ("text", "text"),
                 ("base", f"model {job.config.model!r}"),
@@ -115,12 +115,12 @@ def resume(
                         what=what,
                         name=folder.name,
                     )
-            in_all(process, lambda: check_disk(job, folder))
-            in_all(process, lambda: runs.write_json(folder / "config.json", known | now))
+            on_first_process(process, lambda: check_disk(job, folder))
+            on_first_process(process, lambda: runs.write_json(folder / "config.json", known | now))
             return train(job, folder, process)
 
 
-def refuse_to_wait(process: PartialState) -> None:
+def reject_queue_if_distributed(process: PartialState) -> None:
     """Raises: LabError for several processes: the others give up a first one that waits for the machine too long."""
     if process.num_processes > 1:
         raise LabError(
@@ -130,15 +130,15 @@ def refuse_to_wait(process: PartialState) -> None:
 
 
 @contextmanager
-def by_first(process: PartialState, context: AbstractContextManager):
-    """A context that the first process enters; where it may not, none continues."""
+def first_process_holds(process: PartialState, context: AbstractContextManager):
+    """Enter a context in the first process; if it raises a LabError there, it is raised in every process."""
     with ExitStack() as stack:
-        in_all(process, lambda: stack.enter_context(context))
+        on_first_process(process, lambda: stack.enter_context(context))
         yield
 
 
-def in_all(process: PartialState, make: Callable):
-    """What `make` returns in the first process, in every process; its LabError is raised in all of them."""
+def on_first_process(process: PartialState, make: Callable):
+    """Call `make` in the first process; return its result, or raise its LabError, in every process."""
     answer = [None]
     if process.is_main_process:
         try:
@@ -159,7 +159,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | None:
+def train(job: PreparedRun, folder: Path, process: PartialState) -> FinetuneResult | None:
     """Train from the last checkpoint, or from the beginning, until the end or a request to stop."""
     lab, config = job.lab, job.config
     meter = LossMeter()
@@ -168,12 +168,12 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         config,
         meter,
         writes=process.is_main_process,
-        agree=lambda wish: in_all(process, lambda: wish),
+        broadcast=lambda action: on_first_process(process, lambda: action),
         sample=lambda: sample_text(lab, config),
         is_finite=lambda: all(all_finite(parameter.detach()) for parameter in lab.model.parameters()),
     )
     try:
-        checkpoint = in_all(process, lambda: go_back(folder, job.processes))
+        checkpoint = on_first_process(process, lambda: go_back(folder, job.processes))
         watch.step, watch.validation = step_of(checkpoint), validated_in(checkpoint)
         watch.write("running")
         trainer = LabTrainer(
@@ -191,8 +191,9 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
             )
         with suppress(Interrupted), freed_memory_kept():
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        result = conclude(job, trainer, watch)
-        in_all(process, lambda: None)  # torchrun ends the first process if another ends badly: all wait for its model
+        result = finish_run(job, trainer, watch)
+        # torchrun ends the first process if another ends badly: all wait for its model
+        on_first_process(process, lambda: None)
         return result
     except KeyboardInterrupt:
         watch.close("stopped", "interrupted; resume continues from the last checkpoint")
@@ -201,16 +202,16 @@ def train(job: Job, folder: Path, process: PartialState) -> FinetuneResult | Non
         if process.is_main_process:
             drop_torn_checkpoints(folder)  # first of all: it makes room where the disk is full
         message = f"{type(error).__name__}: {error}"
-        if is_of_the_disk(error):
+        if is_disk_error(error):
             message = f"step {watch.step} cannot be written ({first_line(error)}); make room; resume continues from the checkpoint before"
         with suppress(OSError):
             watch.close("failed", message)
-        if is_of_the_disk(error):
+        if is_disk_error(error):
             raise LabError("run {name!r} has failed: {message}", name=folder.name, message=message) from error
         raise
 
 
-def is_of_the_disk(error: BaseException) -> bool:
+def is_disk_error(error: BaseException) -> bool:
     """Whether a disk is full, over its quota or read-only; torch and safetensors have errors of their own for that."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
@@ -218,17 +219,17 @@ def is_of_the_disk(error: BaseException) -> bool:
     return in_torch or isinstance(error, safetensors.SafetensorError)
 
 
-def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult | None:
+def finish_run(job: PreparedRun, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult | None:
     """Save the best model with its card and close the run; after a pause, only close it.
 
     A run that is asked to stop before its first step has nothing to keep either.
     """
     config, folder = job.config, watch.folder
-    watch.closing = True
-    if watch.wish != "pause" and watch.step not in watch.validation and (watch.step or not watch.wish):
+    watch.finishing = True
+    if watch.action != "pause" and watch.step not in watch.validation and (watch.step or not watch.action):
         with suppress(Interrupted):
             trainer.evaluate()
-    paused = watch.wish == "pause" or not watch.validation
+    paused = watch.action == "pause" or not watch.validation
     best = watch.best_step
     earlier = folder / "checkpoints" / f"checkpoint-{best}" if best not in (None, watch.step) else None
     weights = None if paused else trainer.whole_weights(earlier)
@@ -253,7 +254,7 @@ def conclude(job: Job, trainer: LabTrainer, watch: RunWatch) -> FinetuneResult |
         text_before=samples.get(0, ""),
         text_after=samples.get(best or 0, ""),
         prompt=config.prompt,
-        stopped=watch.wish is not None,
+        stopped=watch.action is not None,
         precision=config.precision,
         validation=change,
     )
@@ -281,7 +282,7 @@ def closing_message(config: TrainConfig, watch: RunWatch, result: FinetuneResult
     return "; ".join(parts)
 
 
-def score_whole_split(job: Job, watch: RunWatch, result: FinetuneResult) -> FinetuneResult:
+def score_whole_split(job: PreparedRun, watch: RunWatch, result: FinetuneResult) -> FinetuneResult:
     """Score the whole validation split before and after, if the run sampled it and it takes a tenth of the run at most.
 
     A request to stop or to pause ends it without a result. Of several processes the others would wait too long.
@@ -294,9 +295,9 @@ def score_whole_split(job: Job, watch: RunWatch, result: FinetuneResult) -> Fine
     scoring = SplitScoring(base_model(config, job.lab.device), job.lab, job.split, config, result)
 
     def show(done: int, total: int) -> None:
-        if runs.wish(result.folder):
+        if runs.requested_action(result.folder):
             raise Interrupted
-        watch.doing = f"scoring the whole validation split, {done / total:.0%}"
+        watch.phase = f"scoring the whole validation split, {done / total:.0%}"
         watch.beat()
 
     with suppress(Interrupted):
@@ -315,7 +316,9 @@ def sample_text(lab: Lab, config: TrainConfig) -> str:
     return text
 
 
-def save_model(job: Job, model: torch.nn.Module, weights: dict[str, torch.Tensor], result: FinetuneResult) -> None:
+def save_model(
+    job: PreparedRun, model: torch.nn.Module, weights: dict[str, torch.Tensor], result: FinetuneResult
+) -> None:
     """Write `model/` with its card atomically; for LoRA, also the adapter to `adapter/`."""
     lab, plain = job.lab, job.lab.model
     if job.config.method == "lora":

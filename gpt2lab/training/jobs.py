@@ -26,7 +26,8 @@ from gpt2lab.training.config import TrainConfig
 STOP_SECONDS = 60.0  # without a sign of life, after which a run that was asked to stop is terminated
 TERM_SECONDS = 5.0  # between asking the system to end a process and making it
 POLL_SECONDS = 0.2
-WAIT_SECONDS = 1.0  # between looks whether the machine is free
+WORKER = "gpt2lab.training.worker"  # the process of a run; it imports what this module must not
+WAIT_SECONDS = 1.0  # between checks whether the machine is free
 STARTING = threading.Lock()  # two starts at once in one server: the second sees the first
 
 
@@ -34,34 +35,36 @@ STARTING = threading.Lock()  # two starts at once in one server: the second sees
 def machine_lock(folder: Path | None = None, *, queue: bool = False, preview: bool = False) -> Iterator[None]:
     """Hold this machine for one run; the system frees it when the process dies, however it dies.
 
-    queue    wait for the run that holds it, as "queued"; a wish to stop ends the wait
-    preview  it is held for a minute at most, to measure what a run would cost: whoever comes waits
+    queue    wait for the run that holds it, as "queued"; a request to stop ends the wait
+    preview  hold it for a minute at most, to estimate the cost of a run; others wait
 
     Raises: LabError that names the run which holds the machine, or where the wait was ended.
     """
     lock = FileLock(cache_folder() / "training.lock", thread_local=False)
     with runs.writable_or_error(cache_folder()):
         cache_folder().mkdir(parents=True, exist_ok=True)
-        while not taken(lock):
-            if not queue and not noted().get("preview"):
-                raise LabError("{held_by}; stop it, wait until it has ended, or queue this run", held_by=held_by())
-            if folder and runs.wish(folder):
+        while not try_acquire(lock):
+            if not queue and not read_lock_note().get("preview"):
+                raise LabError(
+                    "{holder}; stop it, wait until it has ended, or queue this run", holder=describe_lock_holder()
+                )
+            if folder and runs.requested_action(folder):
                 raise LabError("run {name!r} was stopped while it waited for the machine", name=folder.name)
             if folder:
-                mark(folder, "queued", held_by())
+                mark(folder, "queued", describe_lock_holder())
             time.sleep(WAIT_SECONDS)
     try:
-        note({"preview": preview})
+        write_lock_note({"preview": preview})
         if folder:
-            sign(folder)
+            register_run(folder)
         yield
     finally:
         (cache_folder() / "training.json").unlink(missing_ok=True)
         lock.release()
 
 
-def taken(lock: FileLock) -> bool:
-    """Whether a lock that was free is ours now."""
+def try_acquire(lock: FileLock) -> bool:
+    """Acquire a lock without waiting; return whether it is held now."""
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -69,19 +72,19 @@ def taken(lock: FileLock) -> bool:
     return True
 
 
-def sign(folder: Path) -> None:
+def register_run(folder: Path) -> None:
     """Record which run holds the machine."""
-    note({"run": str(folder.resolve())})
+    write_lock_note({"run": str(folder.resolve())})
 
 
-def note(what: dict) -> None:
-    """Say for what the machine is held."""
+def write_lock_note(what: dict) -> None:
+    """Write what the machine is held for: a run, or a preview of its cost."""
     with runs.writable_or_error(cache_folder()):
         runs.write_json(cache_folder() / "training.json", what)
 
 
-def noted() -> dict:
-    """What was said of the machine's use last; {} where that was nothing, or cannot be read."""
+def read_lock_note() -> dict:
+    """Read what the machine is held for; {} if there is no note or it cannot be read."""
     try:
         found = json.loads((cache_folder() / "training.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -89,17 +92,17 @@ def noted() -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def holder() -> Path | None:
+def lock_holder() -> Path | None:
     """Return the folder of the run that holds the machine; None if there is none or it is unknown."""
-    run = noted().get("run")
+    run = read_lock_note().get("run")
     return Path(run) if isinstance(run, str) else None
 
 
-def held_by() -> str:
+def describe_lock_holder() -> str:
     """Describe what holds the machine."""
-    if noted().get("preview"):
+    if read_lock_note().get("preview"):
         return "the cost of a run is being measured on this machine"
-    run = holder()
+    run = lock_holder()
     return f"{f'run {run.name!r} in {run.parent}' if run else 'another run'} is training on this machine"
 
 
@@ -116,16 +119,16 @@ def start(config: TrainConfig, runs_dir: Path, *, run: str | None = None, queue:
     refuses; then no folder is left.
     """
     with STARTING:
-        refuse_second(runs_dir, queue)
+        ensure_machine_free(runs_dir, queue)
         folder = runs.new_run(Path(runs_dir), asdict(config), run)
-        with dropped_if_refused(folder):
+        with remove_if_rejected(folder):
             spawn(folder, queue)
     return folder
 
 
 @contextmanager
-def dropped_if_refused(folder: Path) -> Iterator[None]:
-    """A new run, whose folder goes again where bad input keeps it from beginning; of one that crashed, the log is kept."""
+def remove_if_rejected(folder: Path) -> Iterator[None]:
+    """Delete a new run's folder if it is rejected before it starts; keep the log of a crash."""
     try:
         yield
     except LabError:
@@ -141,8 +144,8 @@ def resume(folder: Path, *, queue: bool = False) -> None:
     """
     with STARTING:
         check_resumable(folder)
-        refuse_second(folder.parent, queue)
-        with reopened(folder):
+        ensure_machine_free(folder.parent, queue)
+        with requeued(folder):
             spawn(folder, queue)
 
 
@@ -166,10 +169,10 @@ def check_resumable(folder: Path) -> runs.RunStatus:
 
 
 @contextmanager
-def reopened(folder: Path) -> Iterator[None]:
-    """A run "queued" in this process's name, to go on with; what was wished of it before it ended is forgotten.
+def requeued(folder: Path) -> Iterator[None]:
+    """Mark a run as "queued" by this process, to resume it; forget the request that ended it.
 
-    Where it cannot go on after all, it is again what it was before.
+    If it cannot resume, its status is restored.
 
     Raises: LabError for a run that is finished or at work.
     """
@@ -185,8 +188,8 @@ def reopened(folder: Path) -> Iterator[None]:
         reason = str(error) or type(error).__name__
         now = runs.read_status(folder)
         if not now.alive and now.pid == os.getpid():
-            raise  # it went on, and has had its last word
-        if now.alive and runs.wish(folder):
+            raise  # it was resumed, and has written its last status
+        if now.alive and runs.requested_action(folder):
             mark(folder, "stopped", reason)
         elif before.alive:
             mark(folder, "failed", reason)
@@ -200,15 +203,15 @@ def mark(folder: Path, state: str, message: str) -> None:
     runs.write_status(folder, replace(runs.read_status(folder), state=state, message=message, **runs.this_process()))
 
 
-def refuse_second(runs_dir: Path, queue: bool) -> None:
+def ensure_machine_free(runs_dir: Path, queue: bool) -> None:
     """Check that no other run is active on this machine, unless the new one may wait. Raises: LabError."""
     if queue:
         return
-    active, elsewhere = active_run(runs_dir), holder()
+    active, elsewhere = active_run(runs_dir), lock_holder()
     if active:
         raise LabError("run {id!r} is under way on this machine; stop it, wait, or queue this run", id=active.id)
-    if elsewhere and (status := runs.describe(elsewhere)) and status.state in runs.ALIVE:
-        raise LabError("{held_by}; stop it, wait until it has ended, or queue this run", held_by=held_by())
+    if elsewhere and (status := runs.run_summary(elsewhere)) and status.state in runs.ALIVE:
+        raise LabError("{holder}; stop it, wait until it has ended, or queue this run", holder=describe_lock_holder())
 
 
 def spawn(folder: Path, queue: bool) -> None:
@@ -217,10 +220,10 @@ def spawn(folder: Path, queue: bool) -> None:
     Returns once that process trains, or waits for the machine. Raises: LabError, with its reason, where it ends before.
     """
     folder = folder.resolve()
-    command = [sys.executable, "-m", "gpt2lab", "finetune", "--resume", folder.name, "--runs", str(folder.parent)]
+    command = [sys.executable, "-m", WORKER, str(folder), *(["--queue"] if queue else [])]
     with runs.writable_or_error(folder), (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [*command, *(["--queue"] if queue else [])],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -250,7 +253,7 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
     Raises: LabError for a run that is not active.
     """
     check_alive(folder)
-    runs.ask(folder, want)
+    runs.request_action(folder, want)
     asked = time.time()
     while (status := runs.read_status(folder)).alive and time.time() < max(asked, status.heartbeat) + seconds:
         time.sleep(POLL_SECONDS)
@@ -259,7 +262,7 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
     terminate(status)
     status = runs.read_status(folder)
     if status.state != "crashed":
-        return status  # it had its last word in the end
+        return status  # it wrote its last status in the end
     then = "continues from its last checkpoint" if runs.whole_checkpoints(folder) else "begins it again"
     message = f"it gave no sign of life for {seconds:g} s and was terminated; resume {then}"
     runs.write_status(folder, replace(status, state="stopped", message=message))
@@ -289,22 +292,18 @@ def terminate(status: runs.RunStatus) -> None:
             raise LabError("process {pid} belongs to another user; ask them to stop it", pid=status.pid) from error
 
 
-def price(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
-    """Estimate the cost of a run, as text: a dry run in a process of its own, so that memory is measured too.
+def estimate_cost(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
+    """Estimate the cost of a run, as text: measured in a process of its own, so that memory is measured too.
 
-    Raises: LabError with the process's own line where it fails.
+    Raises: LabError as that process raises it, or with its last line where it breaks down.
     """
-    names = {"learning_rate": "lr"}
-    options = [
-        part
-        for name, value in asdict(config).items()
-        if value is not None and not isinstance(value, bool)
-        for part in (f"--{names.get(name, name).replace('_', '-')}", str(value))
-    ]
-    flags = [f"--{name.replace('_', '-')}" for name in ("gradient_checkpointing", "compile") if getattr(config, name)]
-    command = [sys.executable, "-m", "gpt2lab", "finetune", "--dry-run", "--json", "--runs", str(runs_dir)]
-    done = subprocess.run([*command, *options, *flags], capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise LabError("the cost cannot be estimated: {removeprefix}", removeprefix=last[0].removeprefix("gpt2lab: "))
-    return json.loads(done.stdout.splitlines()[-1])["in_words"]
+    command = [sys.executable, "-m", WORKER, str(runs_dir), "--estimate"]
+    done = subprocess.run(command, input=json.dumps(asdict(config)), capture_output=True, text=True)
+    try:
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise LabError("the cost cannot be estimated: {reason}", reason=reason) from None
+    if "error" in answer:
+        raise LabError(answer["error"], **answer["values"])
+    return answer["in_words"]

@@ -27,7 +27,7 @@ from gpt2lab.training.validation import plan_validation, sample_blocks
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class PreparedRun:
     """Model, blocks and settings of a run before its first step.
 
     validation  the blocks that each validation scores · split  all blocks of the validation split
@@ -44,7 +44,7 @@ class Job:
     notes: tuple[str, ...] = ()
 
 
-def prepare(config: TrainConfig, process: PartialState) -> Job:
+def prepare(config: TrainConfig, process: PartialState) -> PreparedRun:
     """Load model and text, and fill in the settings that are not given.
 
     Raises: LabError where a block is longer than the context, a split shorter than a block, the prompt does not
@@ -73,7 +73,7 @@ def prepare(config: TrainConfig, process: PartialState) -> Job:
     config = replace(config, steps=steps, epochs=None, prompt=prompt)
     config, validation = with_validation(config, split, steps * blocks * config.block_size)
     notes = (*lab.notes, *([f"{config.data}: {splits.note}."] if splits.note else []))
-    return Job(lab, train, validation, split, config, process.num_processes, notes)
+    return PreparedRun(lab, train, validation, split, config, process.num_processes, notes)
 
 
 def fetch(config: TrainConfig) -> None:
@@ -148,7 +148,7 @@ def first_words(lab: Lab, splits: TextSplits, words: int = 6) -> str:
     return prompt
 
 
-def check_disk(job: Job, folder: Path) -> None:
+def check_disk(job: PreparedRun, folder: Path) -> None:
     """Raises: LabError if the disk has no room for what the run still has to write."""
     there = sum(path.stat().st_size for path in (folder / "checkpoints").rglob("*") if path.is_file())
     needed, free = disk_needed(job.lab, job.config) - there, free_bytes(folder)
@@ -168,7 +168,7 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def described(job: Job) -> dict:
+def run_config(job: PreparedRun) -> dict:
     """Return a run's config.json: settings, fingerprints of base model and text, machine."""
     device = job.lab.device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

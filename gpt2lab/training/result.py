@@ -9,7 +9,7 @@ from gpt2lab.files import write_bytes
 from gpt2lab.model.lab import Lab
 from gpt2lab.results import Summary, perplexity_of, readable
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.runs import check_fields, record_of, write_json
+from gpt2lab.training.records import check_fields, parse_record, write_json
 from gpt2lab.training.validation import Change
 
 METHODS = {
@@ -86,7 +86,7 @@ def read_result(folder: Path) -> FinetuneResult:
         if isinstance(content, dict):
             content |= {"run": folder.name, "folder": folder, "model_dir": folder / "model"}
             content |= {name: read_change(content[name]) for name in CHANGES & content.keys()}
-        result = record_of(FinetuneResult, content)
+        result = parse_record(FinetuneResult, content)
         if None in (result.val_loss_before, result.val_loss_after):
             raise ValueError("it has no losses")
     except FileNotFoundError as error:
@@ -104,7 +104,7 @@ def read_change(content: dict | None) -> Change | None:
     """Return the Change in a result.json, None if there is none. Raises: ValueError if it is damaged."""
     if content is None:
         return None
-    change = record_of(Change, content)
+    change = parse_record(Change, content)
     check_fields(change)
     return change
 

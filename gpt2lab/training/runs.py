@@ -13,130 +13,41 @@
                report.html     the run as a page
 
 Single files are replaced whole (temporary file, fsync, rename); lines are appended whole.
+`records` has the files' records, `status` what the run's process reports; this module offers both to the others.
 Knows files and processes; nothing of models.
 """
 
 import json
-import os
-import platform
 import re
 import secrets
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
-
-import numpy as np
-import psutil
 
 from gpt2lab.errors import LabError
-from gpt2lab.files import write_bytes
 from gpt2lab.results import perplexity_of, readable
+from gpt2lab.training.records import Metric as Metric
+from gpt2lab.training.records import append_line as append_line
+from gpt2lab.training.records import read_block_losses as read_block_losses
+from gpt2lab.training.records import read_lines as read_lines
+from gpt2lab.training.records import read_metrics as read_metrics
+from gpt2lab.training.records import rewind as rewind
+from gpt2lab.training.records import writable_or_error, write_json
+from gpt2lab.training.status import ALIVE as ALIVE
+from gpt2lab.training.status import LOG_TAIL as LOG_TAIL
+from gpt2lab.training.status import RunStatus, read_status, this_process, write_status
+from gpt2lab.training.status import is_here as is_here
+from gpt2lab.training.status import log_tail as log_tail
+from gpt2lab.training.status import request_action as request_action
+from gpt2lab.training.status import requested_action as requested_action
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
-ALIVE = ("queued", "running", "stopping")  # a process is at work, or will be
-STATES = (*ALIVE, "stopped", "finished", "failed", "crashed")
-WISHES = ("stop", "pause")
-SILENT_SECONDS = 300  # without a heartbeat, after which a run on another machine counts as crashed
-LOG_TAIL = 4_000  # bytes of a log that are shown
 WORDS = """
 amber birch cedar cobalt coral dune ember fern flint frost garnet harbor hazel indigo iris juniper
 lark lilac linen maple meadow mint moss ochre olive onyx opal pearl pine plum quartz raven reed river
 robin rowan saffron sage slate sorrel sparrow teal thistle topaz umber violet willow wren
 """.split()
-
-
-def record_of(kind: type, content):
-    """Make a dataclass from a dictionary; fields of a later version are ignored.
-
-    Raises: ValueError where it is no JSON object, or a field is missing or is not what it should be.
-    """
-    if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
-    known = {field.name: content[field.name] for field in fields(kind) if field.name in content}
-    missing = [field.name for field in fields(kind) if field.default is MISSING and field.name not in known]
-    if missing:
-        raise ValueError(f"{', '.join(missing)} missing")
-    return kind(**known)
-
-
-def check_fields(record) -> None:
-    """Raises: ValueError where a dataclass, as read from a file, holds what its types do not allow; no number is below 0."""
-    for field in fields(record):
-        value, kinds = getattr(record, field.name), get_args(field.type) or (field.type,)
-        if {int, float} & set(kinds) and value is not None:
-            fits = isinstance(value, int | float) and value >= 0
-        else:
-            fits = isinstance(value, kinds)
-        if not fits:
-            raise ValueError(f"{field.name} cannot be {str(value)[:80]!r}")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One measured loss.
-
-    step     optimizer steps done · tokens  of text trained on by then
-    split    "train" (mean since the last line) or "validation" (of the blocks that validations score)
-    loss     nats per token · lr  learning rate · seconds  of the run so far, pauses left out
-    """
-
-    step: int
-    tokens: int
-    split: str
-    loss: float
-    lr: float
-    seconds: float
-
-    def __post_init__(self):
-        check_fields(self)
-
-    @property
-    def perplexity(self) -> float:
-        """exp(loss)."""
-        return perplexity_of(self.loss)
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """State and progress of a run.
-
-    state              one of STATES
-    pid, pid_started   its process, and when that started (seconds since 1970): a pid alone is reused
-    host               the machine that the process runs on
-    heartbeat          when this was written, seconds since 1970
-    tokens_per_second  of training, evaluations left out · eta_seconds  until the last step; None when unknown
-    best_step          the step with the lowest validation loss so far; None before the second validation
-    loss_before, loss_best  validation losses at step 0 and at best_step, nats per token; None before they are known
-    message            why it ended as it did, or ""
-    """
-
-    state: str
-    step: int
-    total_steps: int | None
-    pid: int
-    pid_started: float
-    heartbeat: float
-    host: str = ""
-    tokens_per_second: float | None = None
-    eta_seconds: float | None = None
-    best_step: int | None = None
-    loss_before: float | None = None
-    loss_best: float | None = None
-    message: str = ""
-
-    def __post_init__(self):
-        if self.state not in STATES:
-            raise ValueError(f"state {self.state!r} is none of {STATES}")
-        check_fields(self)
-
-    @property
-    def alive(self) -> bool:
-        """Whether a process works on the run or is about to."""
-        return self.state in ALIVE
 
 
 @dataclass(frozen=True)
@@ -198,19 +109,6 @@ def new_run(runs_dir: Path, config: dict, run: str | None = None) -> Path:
     return folder
 
 
-@contextmanager
-def writable_or_error(folder: Path) -> Iterator[None]:
-    """Raises: LabError where the system does not let us write."""
-    try:
-        yield
-    except OSError as error:
-        raise LabError(
-            "{folder} cannot be written ({value}); make room, make it writable, or choose another folder",
-            folder=folder,
-            value=error.strerror or error,
-        ) from error
-
-
 def check_id(run: str) -> None:
     """Check a run id. Raises: LabError."""
     if not isinstance(run, str) or not RUN_ID.fullmatch(run):
@@ -234,11 +132,11 @@ def find_run(runs_dir: Path, run: str) -> Path:
 def list_runs(runs_dir: Path) -> list[Run]:
     """Return all runs of a folder, newest first; one that cannot be read is listed as failed, with the reason."""
     folders = [path for path in Path(runs_dir).glob("*") if path.is_dir() and RUN_ID.fullmatch(path.name)]
-    runs = [describe(folder) for folder in folders if not folder.is_symlink()]
+    runs = [run_summary(folder) for folder in folders if not folder.is_symlink()]
     return sorted((run for run in runs if run), key=lambda run: run.created, reverse=True)
 
 
-def describe(folder: Path) -> Run | None:
+def run_summary(folder: Path) -> Run | None:
     """Describe a run in a line; None for a folder that is not a run."""
     problems, config, status = [], {}, None
     try:
@@ -270,72 +168,6 @@ def run_id(model: str, data: str) -> str:
     return "-".join([date, *names, secrets.choice(WORDS), secrets.token_hex(1)])
 
 
-def this_process() -> dict:
-    """What status.json says of the process that calls: pid, pid_started, host, heartbeat."""
-    return {
-        "pid": os.getpid(),
-        "pid_started": psutil.Process().create_time(),
-        "host": platform.node(),
-        "heartbeat": time.time(),
-    }
-
-
-def is_here(status: RunStatus) -> bool:
-    """Whether a run's process is or was on this machine."""
-    return status.host == platform.node()
-
-
-def is_alive(status: RunStatus) -> bool:
-    """Whether the process that wrote a status is still there; on another machine, whether it has been heard of lately."""
-    if not is_here(status):
-        return time.time() - status.heartbeat < SILENT_SECONDS
-    try:
-        process = psutil.Process(status.pid)
-        return abs(process.create_time() - status.pid_started) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, OverflowError, TypeError, ValueError):  # the last three: of a pid that can be none
-        return False
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write JSON to a file atomically."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def append_line(path: Path, content: dict) -> None:
-    """Append a line of JSON in one write; an incomplete line before it is ended first."""
-    line = json.dumps(content, ensure_ascii=False).encode() + b"\n"
-    with path.open("a+b") as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line)
-
-
-def write_status(folder: Path, status: RunStatus) -> None:
-    """Replace status.json."""
-    write_json(folder / "status.json", asdict(status))
-
-
-def read_status(folder: Path) -> RunStatus:
-    """Return the run's status: "stopping" if that was requested, "crashed" if its process is gone.
-
-    Raises: LabError where there is none, or it cannot be read.
-    """
-    try:
-        status = record_of(RunStatus, json.loads((folder / "status.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise LabError(
-            "{folder} has no readable status.json ({error}); is it a run folder?", folder=folder, error=error
-        ) from error
-    if not status.alive:
-        return status
-    if not is_alive(status):
-        tail = " ".join(log_tail(folder).split())[-300:]
-        said = f"; its log ends: {tail}" if tail else ""
-        return replace(status, state="crashed", message=f"process {status.pid} is gone{said}")
-    return replace(status, state="stopping") if wish(folder) else status
-
-
 def read_config(folder: Path) -> dict:
     """Return the run's settings. Raises: LabError if they cannot be read."""
     try:
@@ -347,88 +179,6 @@ def read_config(folder: Path) -> dict:
     if not isinstance(config, dict):
         raise LabError("{folder} is not a JSON object; is it a run folder?", folder=folder / "config.json")
     return config
-
-
-def ask(folder: Path, want: str) -> None:
-    """Request that the run's process stops or pauses: "stop" or "pause"."""
-    if want not in WISHES:
-        raise ValueError(f"{want!r} is none of {WISHES}")
-    with writable_or_error(folder):
-        write_json(folder / "control.json", {"want": want})
-
-
-def wish(folder: Path) -> str | None:
-    """Return the request to the run, "stop" or "pause"; None if there is none that can be read."""
-    try:
-        want = json.loads((folder / "control.json").read_text(encoding="utf-8"))["want"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return want if want in WISHES else None
-
-
-def log_tail(folder: Path) -> str:
-    """Return the end of a detached run's log; of a line redrawn in place, its last state."""
-    try:
-        with (folder / "log.txt").open("rb") as file:
-            start = file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_TAIL))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    if start and "\n" in text:
-        text = text.split("\n", 1)[1]  # what the first line is the end of is not shown
-    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
-
-
-def read_lines(path: Path) -> list[dict]:
-    """Return the objects of a .jsonl file; damaged lines are skipped."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict)]
-
-
-def read_metrics(folder: Path) -> tuple[Metric, ...]:
-    """Return all losses of a run so far, in order; damaged lines are skipped."""
-    metrics = []
-    for line in read_lines(folder / "metrics.jsonl"):
-        with suppress(ValueError):
-            metrics.append(record_of(Metric, line))
-    return tuple(metrics)
-
-
-def read_block_losses(folder: Path) -> dict[int, np.ndarray]:
-    """Read the validations of a run: step → (N, 2) nats and predicted tokens of each block; damaged lines are left out."""
-    found = {}
-    for line in read_lines(folder / "validation.jsonl"):
-        with suppress(KeyError, TypeError, ValueError):
-            rows = np.array([line["nll"], line["tokens"]], dtype=float).T
-            if rows.ndim == 2 and rows[:, 1].sum() > 0:
-                found[int(line["step"])] = rows
-    return found
-
-
-def rewind(folder: Path, step: int, validated: set[int]) -> None:
-    """Remove the records after a step, to resume from its checkpoint.
-
-    validated  the steps whose validation the checkpoint knows of; others are done again
-    """
-    for name, keep in (
-        (
-            "metrics.jsonl",
-            lambda line: (
-                (line.get("split") == "train" and line.get("step", step + 1) <= step) or line.get("step") in validated
-            ),
-        ),
-        ("validation.jsonl", lambda line: line.get("step") in validated),
-        ("samples.jsonl", lambda line: line.get("step") in validated),
-    ):
-        kept = [json.dumps(line, ensure_ascii=False) for line in read_lines(folder / name) if keep(line)]
-        write_bytes(folder / name, "".join(f"{line}\n" for line in kept).encode())
 
 
 def whole_checkpoints(folder: Path) -> list[Path]:

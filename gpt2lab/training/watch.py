@@ -22,11 +22,11 @@ from gpt2lab.training.config import TrainConfig
 
 STATUS_SECONDS = 1.0  # between heartbeats
 CHECKPOINTS_KEPT = 2  # the last and the best
-LOOK_SECONDS = 0.2  # between looks at the control file
+CONTROL_SECONDS = 0.2  # between polls of the control file
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: a wish
-    """The run was asked to stop or to pause in the middle of a validation."""
+class Interrupted(Exception):  # noqa: N818 - no error: a request
+    """Raised when a stop or pause request arrives during a validation."""
 
 
 class LossMeter(TrainerCallback, ExportableState):
@@ -64,7 +64,7 @@ class RunWatch(TrainerCallback, ExportableState):
     """Write a run's progress to its folder, draw the bar, keep the best checkpoint, stop the run when requested.
 
     writes     whether this process is the one that writes: of several, only the first
-    agree      a wish → the same wish in every process, or None
+    broadcast  the requested action of the first process → the same in every process
     sample     writes a text with the model as it is
     is_finite  whether all weights are finite numbers
     """
@@ -76,20 +76,20 @@ class RunWatch(TrainerCallback, ExportableState):
         meter: LossMeter,
         *,
         writes: bool = True,
-        agree: Callable[[str | None], str | None] = lambda wish: wish,
+        broadcast: Callable[[str | None], str | None] = lambda action: action,
         sample: Callable[[], str],
         is_finite: Callable[[], bool],
     ):
         self.folder, self.config, self.meter, self.writes = folder, config, meter, writes
-        self.agree, self.write_sample, self.is_finite = agree, sample, is_finite
+        self.broadcast, self.write_sample, self.is_finite = broadcast, sample, is_finite
         self.step, self.learning_rate = 0, 0.0
         self.validation: dict[int, float] = {}
         self.training_seconds, self.seconds_before = 0.0, 0.0
         self.started = self.step_began = time.monotonic()
-        self.written = self.looked = 0.0
-        self.wish, self.closing, self.doing = None, False, ""
+        self.last_write = self.last_poll = 0.0
+        self.action, self.finishing, self.phase = None, False, ""
         self.at_epoch_begin = self.at_step_begin = None
-        self.resumed_at = self.validated = 0
+        self.resumed_at = self.n_eval_batches = 0
         self.bar = None
 
     @property
@@ -140,7 +140,7 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def on_substep_end(self, args, state, control, **kwargs):
         self.beat()
-        if self.requested():  # the step is given up, and done again after the pause with the same dropout
+        if self.poll_request():  # the step is given up, and done again after the pause with the same dropout
             random, self.meter.loss, self.meter.tokens = self.at_step_begin
             set_random_state(random)
             control.should_training_stop = True
@@ -149,7 +149,7 @@ class RunWatch(TrainerCallback, ExportableState):
     def on_step_end(self, args, state, control, **kwargs):
         self.training_seconds += time.monotonic() - self.step_began
         self.step = state.global_step
-        requested = self.requested()
+        requested = self.poll_request()
         if requested or self.step % self.config.save_every == 0:
             control.should_save = True
             self.check(self.is_finite(), "a weight is not a finite number")
@@ -160,10 +160,11 @@ class RunWatch(TrainerCallback, ExportableState):
         self.beat()
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
-        self.validated += 1
-        self.doing = f"validating, {self.validated / len(eval_dataloader):.0%}" if eval_dataloader else "validating"
+        self.n_eval_batches += 1
+        done = f", {self.n_eval_batches / len(eval_dataloader):.0%}" if eval_dataloader else ""
+        self.phase = f"validating{done}"
         self.beat()  # the heart beats through long validations
-        if self.requested() == "pause" or (self.wish and not self.step):
+        if self.poll_request() == "pause" or (self.action and not self.step):
             raise Interrupted  # to stop needs what this validation will measure of the model that is to be kept
 
     def on_log(self, args, state, control, logs, **kwargs):
@@ -172,7 +173,7 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         loss = float(metrics["eval_loss"])
-        self.validated, self.doing = 0, ""
+        self.n_eval_batches, self.phase = 0, ""
         self.record("validation", loss, self.learning_rate)
         self.validation[self.step] = loss
         if self.writes:
@@ -182,13 +183,13 @@ class RunWatch(TrainerCallback, ExportableState):
         if self.writes:
             line = {"step": self.step, "prompt": self.config.prompt, "text": text}
             runs.append_line(self.folder / "samples.jsonl", line)
-        if self.best_step == self.step and not self.closing:
+        if self.best_step == self.step and not self.finishing:
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{self.step}")  # rotation spares it
             control.should_save = True
-        if self.wish or out_of_patience(self.validation, self.config.patience):
+        if self.action or out_of_patience(self.validation, self.config.patience):
             control.should_training_stop = True
-            control.should_save = control.should_save or (self.wish is not None and not self.closing)
-            if self.step == self.resumed_at and not self.closing:
+            control.should_save = control.should_save or (self.action is not None and not self.finishing)
+            if self.step == self.resumed_at and not self.finishing:
                 raise Interrupted  # validated again after a resume: the Trainer would take one more step
 
     def on_save(self, args, state, control, **kwargs):
@@ -197,21 +198,21 @@ class RunWatch(TrainerCallback, ExportableState):
             rotate_checkpoints(args.output_dir, CHECKPOINTS_KEPT, best_model_checkpoint=best)
         self.beat()
 
-    def requested(self) -> str | None:
-        """Return the request of the control file, read a few times a second; the same in all processes.
+    def poll_request(self) -> str | None:
+        """Poll control.json and return the pending request, identical in all processes.
 
         A run that has nothing left to train ends by itself. One that was asked to stop, and validates what it will
         keep, can still be asked to pause instead.
         """
-        if self.step >= self.config.steps or (self.closing and self.wish is None):
+        if self.step >= self.config.steps or (self.finishing and self.action is None):
             return None
-        if self.wish != "pause":
+        if self.action != "pause":
             asked = None
-            if self.writes and time.monotonic() - self.looked > LOOK_SECONDS:
-                self.looked = time.monotonic()
-                asked = runs.wish(self.folder)
-            self.wish = self.agree(asked) or self.wish
-        return self.wish
+            if self.writes and time.monotonic() - self.last_poll > CONTROL_SECONDS:
+                self.last_poll = time.monotonic()
+                asked = runs.requested_action(self.folder)
+            self.action = self.broadcast(asked) or self.action
+        return self.action
 
     def record(self, split: str, loss: float, lr: float) -> None:
         """Append a metric. Raises: RuntimeError for a non-finite loss."""
@@ -228,9 +229,9 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def beat(self) -> None:
         """Write the status once a second, in the writing process only."""
-        if self.writes and time.monotonic() - self.written > STATUS_SECONDS:
-            self.check(isfinite(float(self.meter.loss)), "the training loss is no number")
-            self.write("running", self.doing)
+        if self.writes and time.monotonic() - self.last_write > STATUS_SECONDS:
+            self.check(isfinite(float(self.meter.loss)), "the training loss is not finite")
+            self.write("running", self.phase)
 
     def close(self, state: str, message: str = "") -> None:
         """Write the last status of a run."""
@@ -247,7 +248,7 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def write(self, state: str, message: str = "") -> None:
         """Write the run's status."""
-        self.written = time.monotonic()
+        self.last_write = time.monotonic()
         if not self.writes:
             return
         if self.bar is not None and self.training_seconds and self.validation:

@@ -204,7 +204,7 @@ def test_start_waits_for_the_cost_that_is_being_measured(visit, served):
     page.locator("#finetune-steps input[type=number]").fill("2")
     page.locator("#finetune-price").click()
     deadline = time.monotonic() + PATIENCE / 1000
-    while not jobs.noted().get("preview"):
+    while not jobs.read_lock_note().get("preview"):
         assert time.monotonic() < deadline
         page.wait_for_timeout(100)
     page.locator("#finetune-start").click()

@@ -1035,9 +1035,9 @@ def test_run_at_work_is_asked_to_end_and_its_last_word_is_told(call, here, want)
 
     def end_when_asked():
         deadline = time.monotonic() + 30
-        while not runs.wish(folder) and time.monotonic() < deadline:
+        while not runs.requested_action(folder) and time.monotonic() < deadline:
             time.sleep(0.01)
-        asked.append(runs.wish(folder))
+        asked.append(runs.requested_action(folder))
         status = runs.RunStatus("stopped", 5, 7, **runs.this_process(), message="its last word")
         runs.write_status(folder, status)
 
@@ -1096,7 +1096,7 @@ def test_paused_run_is_resumed_in_the_foreground_and_reported(call, here, tiny_f
     settings = {"model": str(tiny_folder), "data": str(texts / "splits"), "block_size": 16, "batch_size": 4, "steps": 3}
     folder = runs.new_run(here / "runs", asdict(TrainConfig(**settings)), "mine")
     runs.write_status(folder, runs.RunStatus("stopped", 0, 3, **runs.this_process()))
-    runs.ask(folder, "pause")
+    runs.request_action(folder, "pause")
     status, out, _ = call("runs", "resume", "mine", "--json")
     found = one_object(out)
     assert status == 0

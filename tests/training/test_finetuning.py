@@ -86,7 +86,7 @@ def at_validation(monkeypatch):
 
     What the action returns is the text of that validation; the run writes its own where that is None.
     """
-    monkeypatch.setattr(watch, "LOOK_SECONDS", -1.0)  # a wish is seen at the next step
+    monkeypatch.setattr(watch, "CONTROL_SECONDS", -1.0)  # a request is seen at the next step
     write, written = finetuning.sample_text, []
 
     def do(action, number):
@@ -319,7 +319,7 @@ def test_full_blocks_are_counted_token_by_token(tune, text_folder, tiny_tokenize
 
 
 def test_wish_to_stop_ends_the_run_early_and_keeps_the_model_of_its_best_step(tune, moon, tmp_path, at_validation):
-    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "stop"), 1)
+    at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "stop"), 1)
     result = tune(run="mine", steps=100, eval_every=2, learning_rate=1e-2)
     assert (result.stopped, result.steps) == (True, 3)
     status = read_status(result.folder)
@@ -331,7 +331,7 @@ def test_wish_to_stop_ends_the_run_early_and_keeps_the_model_of_its_best_step(tu
 
 
 def test_wish_to_pause_ends_the_run_early_with_a_checkpoint_and_no_model(tune, tmp_path, at_validation):
-    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "pause"), 1)
     result = tune(run="mine", steps=100, eval_every=2, learning_rate=1e-2)
     assert (result.stopped, result.steps, result.model_dir) == (True, 3, None)
     status = read_status(result.folder)
@@ -346,7 +346,7 @@ def test_wish_to_pause_ends_the_run_early_with_a_checkpoint_and_no_model(tune, t
 
 
 def test_wish_to_stop_that_comes_with_the_last_step_comes_too_late(tune, tmp_path, at_validation):
-    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "stop"), 1)
+    at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "stop"), 1)
     result = tune(run="mine", steps=3, eval_every=2)
     assert (result.steps, result.stopped) == (3, False)
     assert read_status(result.folder).state == "finished"
@@ -355,11 +355,11 @@ def test_wish_to_stop_that_comes_with_the_last_step_comes_too_late(tune, tmp_pat
 
 def test_run_that_is_stopped_at_its_start_has_nothing_to_keep_and_can_go_on(tune, at_validation):
     at_validation(lambda lab: None, 0)
-    result = tune(run="mine", on_start=lambda folder: runs.ask(folder, "stop"))
+    result = tune(run="mine", on_start=lambda folder: runs.request_action(folder, "stop"))
     assert (result.stopped, result.steps, result.tokens, result.model_dir) == (True, 0, 0, None)
     status = read_status(result.folder)
     assert (status.state, status.message) == ("stopped", "ended at step 0; resume continues from there")
-    assert runs.wish(result.folder) is None
+    assert runs.requested_action(result.folder) is None
     assert resume(result.folder).steps == 4
 
 
@@ -368,12 +368,12 @@ def test_run_that_is_paused_while_it_validates_what_it_would_keep_goes_on_to_the
 ):
     settings = {"steps": 6, "eval_every": 2, "learning_rate": 1e-2}
     whole = tune(**settings, run="whole")
-    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "stop"), 1)
+    at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "stop"), 1)
     validate = finetuning.LabTrainer.evaluate
 
     def pause_then(trainer):
         if read_status(tmp_path / "runs" / "mine").state == "stopping":
-            runs.ask(tmp_path / "runs" / "mine", "pause")
+            runs.request_action(tmp_path / "runs" / "mine", "pause")
         return validate(trainer)
 
     with monkeypatch.context() as patch:
@@ -453,7 +453,7 @@ def test_best_step_of_a_paused_run_is_kept_when_it_goes_on(tune, tmp_path, monke
     assert whole.best_step <= 14
     monkeypatch.chdir(tmp_path)
     settings = json.loads((whole.folder / "config.json").read_text())
-    at_validation(lambda lab: runs.ask(Path("others/mine"), "pause"), whole.best_step // 2 + 1)
+    at_validation(lambda lab: runs.request_action(Path("others/mine"), "pause"), whole.best_step // 2 + 1)
     config = {key: settings[key] for key in ("model", "data", "block_size", "batch_size", "precision")} | OVERFITTING
     assert finetune(**config, runs_dir="others", run="mine").steps == whole.best_step + 3
     if place == "after it was moved":
@@ -950,7 +950,7 @@ def test_finished_run_is_not_resumed_and_stays_as_it_was(tune):
 
 def test_run_whose_text_has_changed_is_not_resumed(tune, text_folder, sentences, tmp_path, at_validation):
     data = text_folder(train=" ".join(sentences[:4]), validation=" ".join(sentences[4:]))
-    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "pause"), 1)
     folder = tune(run="mine", data=data, steps=9, eval_every=2).folder
     metrics = (folder / "metrics.jsonl").read_bytes()
     text = (Path(data) / "train.txt").read_text()
@@ -967,7 +967,7 @@ def test_run_whose_validation_text_has_changed_is_not_resumed_as_if_nothing_had(
     tune, text_folder, sentences, tmp_path, at_validation
 ):
     data = text_folder(train=" ".join(sentences[:4]), validation=" ".join(sentences[4:]))
-    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "pause"), 1)
     folder = tune(run="mine", data=data, steps=9, eval_every=2).folder
     (Path(data) / "validation.txt").write_text(" ".join(sentences[:3]))
     with pytest.raises(LabError, match="has changed since it began"):
@@ -982,7 +982,7 @@ def test_run_whose_base_has_changed_is_not_resumed_and_stays_as_it_was(
     random_gpt2().save_pretrained(base)
     tiny_tokenizer.save_pretrained(base)
     kept = (base / "model.safetensors").read_bytes()
-    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "pause"), 1)
     folder = tune(run="mine", model=str(base), method="lora", steps=9, eval_every=2).folder
     before = {path: content for path, content in files_of(folder).items() if path.name != "control.json"}
     random_gpt2(seed=1).save_pretrained(base)
@@ -1066,7 +1066,7 @@ def test_run_whose_config_was_edited_to_what_it_cannot_be_is_refused_in_one_line
 
 
 def test_run_whose_status_was_cut_short_is_listed_as_failed_and_goes_on(tune, tmp_path, at_validation):
-    at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
+    at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "pause"), 1)
     folder = tune(run="mine", steps=9, eval_every=2).folder
     status = folder / "status.json"
     status.write_bytes(status.read_bytes()[:40])
@@ -1086,13 +1086,13 @@ def paused(tiny_folder, moon, tmp_path_factory):
     def pause_at_the_third(lab, config):
         written.append(1)
         if len(written) == 4:
-            runs.ask(base / "paused", "pause")
+            runs.request_action(base / "paused", "pause")
         return write(lab, config)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GPT2LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         whole = finetune(**settings, run="whole")
-        patch.setattr(watch, "LOOK_SECONDS", -1.0)
+        patch.setattr(watch, "CONTROL_SECONDS", -1.0)
         patch.setattr(finetuning, "sample_text", pause_at_the_third)
         assert finetune(**settings, run="paused").steps == 10
     assert {path.name for path in (base / "paused" / "checkpoints").iterdir()} == {"checkpoint-9", "checkpoint-10"}

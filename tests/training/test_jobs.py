@@ -1,19 +1,19 @@
-import json
+import io
 import os
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import asdict
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 
-from gpt2lab import cli
 from gpt2lab.data.sources import cache_folder
 from gpt2lab.errors import LabError
-from gpt2lab.training import jobs, runs
+from gpt2lab.training import jobs, runs, worker
 from gpt2lab.training.config import TrainConfig
 
 CONFIG = TrainConfig(model="builtin", data="sample", steps=7)
@@ -111,7 +111,7 @@ def test_run_that_may_wait_gets_the_machine_when_the_first_has_ended(make):
 @pytest.mark.parametrize("want", ["stop", "pause"])
 def test_wish_ends_the_wait_for_the_machine(make, want):
     folder = make("second", "queued")
-    runs.ask(folder, want)
+    runs.request_action(folder, want)
     with (
         jobs.machine_lock(folder.with_name("first")),
         pytest.raises(LabError, match=r"^run 'second' was stopped while it waited for the machine$"),
@@ -148,11 +148,11 @@ def test_start_under_an_id_that_cannot_be_had_is_refused_and_starts_nothing(tmp_
 @pytest.mark.parametrize("state", ["stopped", "failed", "crashed"])
 def test_run_that_has_ended_early_is_resumed_without_the_wish_that_ended_it(make, spawned, state):
     folder = make("mine", state, pid=GONE, message="why it ended")
-    runs.ask(folder, "stop")
+    runs.request_action(folder, "stop")
     jobs.resume(folder)
     status = runs.read_status(folder)
     assert (status.state, status.step, status.message, status.pid) == ("queued", 3, "", os.getpid())
-    assert runs.wish(folder) is None
+    assert runs.requested_action(folder) is None
     assert spawned == [("mine", False)]
 
 
@@ -191,7 +191,7 @@ def test_run_is_not_resumed_while_another_of_its_folder_is_at_work_and_stays_as_
 
 def test_start_is_refused_while_a_run_of_another_folder_holds_the_machine(tmp_path, make, spawned):
     elsewhere = make("busy", "running")
-    jobs.sign(elsewhere)
+    jobs.register_run(elsewhere)
     expected = (
         f"run 'busy' in {elsewhere.parent.resolve()} is training on this machine; stop it, wait until it has ended"
     )
@@ -216,11 +216,11 @@ def test_start_is_refused_while_a_run_of_another_folder_holds_the_machine(tmp_pa
 )
 def test_run_that_cannot_go_on_after_all_is_what_it_was(make, state, pid, wish, after, message):
     folder = make("mine", state, message="why it ended", **{"pid": pid} if pid else {})
-    with pytest.raises(LabError, match="no room"), jobs.reopened(folder):
+    with pytest.raises(LabError, match="no room"), jobs.requeued(folder):
         status = runs.read_status(folder)
         assert (status.state, status.pid, status.message) == ("queued", os.getpid(), "")
         if wish:
-            runs.ask(folder, wish)
+            runs.request_action(folder, wish)
         raise LabError("no room")
     status = runs.read_status(folder)
     assert (status.state, status.step, status.message) == (after, 3, message)
@@ -228,7 +228,7 @@ def test_run_that_cannot_go_on_after_all_is_what_it_was(make, state, pid, wish, 
 
 def test_interrupted_run_that_had_not_gone_on_is_what_it_was(make):
     folder = make("mine", "stopped", message="why it ended")
-    with pytest.raises(KeyboardInterrupt), jobs.reopened(folder):
+    with pytest.raises(KeyboardInterrupt), jobs.requeued(folder):
         raise KeyboardInterrupt
     assert (runs.read_status(folder).state, runs.read_status(folder).message) == ("stopped", "why it ended")
 
@@ -254,7 +254,7 @@ def test_last_word_of_a_process_that_was_terminated_stays(make, tmp_path):
 
 def test_last_word_of_a_run_that_went_on_stays(make):
     folder = make("mine", "stopped")
-    with pytest.raises(LabError, match="later"), jobs.reopened(folder):
+    with pytest.raises(LabError, match="later"), jobs.requeued(folder):
         become("failed", folder, message="its own word")
         raise LabError("later")
     assert (runs.read_status(folder).state, runs.read_status(folder).message) == ("failed", "its own word")
@@ -271,7 +271,7 @@ def test_run_waits_while_the_cost_of_another_is_measured(make):
 
     def train():
         with jobs.machine_lock(folder):
-            got.append(jobs.holder())
+            got.append(jobs.lock_holder())
 
     with jobs.machine_lock(preview=True):
         waiting = threading.Thread(target=train)
@@ -341,7 +341,7 @@ def test_stop_waits_for_the_last_word_of_the_run(make):
     folder = make("mine", "running")
 
     def end_when_asked():
-        wait_until(lambda: runs.wish(folder))
+        wait_until(lambda: runs.requested_action(folder))
         become("stopped", folder, message="its last word")
 
     running = threading.Thread(target=end_when_asked)
@@ -375,7 +375,7 @@ def test_run_on_another_machine_is_asked_but_not_ended(make):
     folder = make("mine", "running", host="elsewhere", pid=os.getpid())
     with pytest.raises(LabError, match="the run's process is on elsewhere; stop it there"):
         jobs.stop(folder, seconds=0.3)
-    assert runs.wish(folder) == "stop"
+    assert runs.requested_action(folder) == "stop"
     assert psutil.Process().is_running()
 
 
@@ -413,33 +413,52 @@ EVERY_SETTING = TrainConfig(
 )
 
 
+@pytest.fixture
+def worker_here(monkeypatch, capsys):
+    """A function: what takes the place of the measurement → the worker then runs in this process."""
+
+    def use(preview):
+        def run(command, *, input, **options):
+            assert command[:3] == [sys.executable, "-m", "gpt2lab.training.worker"]
+            monkeypatch.setattr(worker, "preview", preview)
+            monkeypatch.setattr(sys, "argv", command[2:])
+            monkeypatch.setattr(sys, "stdin", io.StringIO(input))
+            status = worker.main()
+            return subprocess.CompletedProcess(command, status, *capsys.readouterr())
+
+        monkeypatch.setattr(jobs.subprocess, "run", run)
+
+    return use
+
+
 @pytest.mark.parametrize("config", [TrainConfig(), CONFIG, TrainConfig(epochs=0.5), EVERY_SETTING])
-def test_cost_is_asked_for_with_every_setting(tmp_path, monkeypatch, config):
+def test_cost_is_asked_for_with_every_setting(tmp_path, worker_here, config):
     asked = []
 
-    def run(command, **options):
-        """The command in this process, up to what it would measure."""
-        assert command[:3] == [sys.executable, "-m", "gpt2lab"]
-        monkeypatch.setattr(
-            cli.training, "price", lambda config, runs_dir, as_json: asked.append((config, runs_dir, as_json))
-        )
-        try:
-            cli.app(command[3:], standalone_mode=False)
-        except cli.UsageError as error:
-            return subprocess.CompletedProcess(command, 2, "", f"gpt2lab: {error.format_message()}\n")
-        return subprocess.CompletedProcess(command, 0, json.dumps({"in_words": {"time": "1 s"}}) + "\n", "")
+    def preview(config, runs_dir):
+        asked.append((config, runs_dir))
+        print("a library's own words")
+        return SimpleNamespace(record=lambda: {"seconds": 1, "in_words": {"time": "1 s"}})
 
-    monkeypatch.setattr(jobs.subprocess, "run", run)
-    assert jobs.price(config, tmp_path / "runs") == {"time": "1 s"}
-    [(expected, runs_dir, as_json)] = asked
-    assert {field.name: getattr(expected, field.name) for field in fields(expected)} == asdict(config)
-    assert (Path(runs_dir), as_json) == (tmp_path / "runs", True)
+    worker_here(preview)
+    assert jobs.estimate_cost(config, tmp_path / "runs") == {"time": "1 s"}
+    assert asked == [(config, tmp_path / "runs")]
 
 
-def test_cost_that_cannot_be_told_has_the_reason_of_the_process(tmp_path, monkeypatch):
-    def run(command, **options):
-        return subprocess.CompletedProcess(command, 2, "", "a warning\ngpt2lab: no text '/no': no such file\n")
+def test_error_of_the_process_comes_back_as_it_was_raised(tmp_path, worker_here):
+    def preview(config, runs_dir):
+        raise LabError("{n:,} tokens in {path}; at most {high:.1f}", n=np.int64(2000), path=tmp_path, high=1.5)
 
-    monkeypatch.setattr(jobs.subprocess, "run", run)
-    with pytest.raises(LabError, match=r"^the cost cannot be estimated: no text '/no': no such file$"):
-        jobs.price(CONFIG, tmp_path)
+    worker_here(preview)
+    with pytest.raises(LabError) as caught:
+        jobs.estimate_cost(CONFIG, tmp_path)
+    assert str(caught.value) == f"2,000 tokens in {tmp_path}; at most 1.5"
+    assert caught.value.values == {"n": 2000, "path": str(tmp_path), "high": 1.5}
+
+
+@pytest.mark.parametrize(("said", "reason"), [("a warning\nKilled\n", "Killed"), ("", "no reason given")])
+def test_process_that_breaks_down_is_an_error_with_its_last_line(tmp_path, monkeypatch, said, reason):
+    done = subprocess.CompletedProcess([], 1, "no JSON\n", said)
+    monkeypatch.setattr(jobs.subprocess, "run", lambda *arguments, **options: done)
+    with pytest.raises(LabError, match=f"^the cost cannot be estimated: {reason}$"):
+        jobs.estimate_cost(CONFIG, tmp_path)

@@ -239,8 +239,8 @@ def test_run_of_a_process_that_is_there_is_as_it_says(written, state):
 @pytest.mark.parametrize("want", ["stop", "pause"])
 def test_run_that_was_asked_to_end_is_stopping_while_its_process_is_there(written, want):
     folder = written()
-    runs.ask(folder, want)
-    assert runs.wish(folder) == want
+    runs.request_action(folder, want)
+    assert runs.requested_action(folder) == want
     assert runs.read_status(folder).state == "stopping"
     assert runs.read_status(written(state="stopped")).state == "stopped"
 
@@ -323,7 +323,7 @@ def test_status_edited_to_what_it_cannot_be_is_told_in_one_line(tmp_path, change
 
 def test_wish_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'kill' is none of"):
-        runs.ask(tmp_path, "kill")
+        runs.request_action(tmp_path, "kill")
     assert contents(tmp_path) == []
 
 
@@ -331,7 +331,7 @@ def test_wish_that_is_none_is_refused(tmp_path):
 def test_control_file_that_says_nothing_known_is_no_wish(tmp_path, content):
     if content is not None:
         (tmp_path / "control.json").write_text(content)
-    assert runs.wish(tmp_path) is None
+    assert runs.requested_action(tmp_path) is None
 
 
 def test_known_run_is_found_by_its_id(tmp_path):

@@ -57,12 +57,12 @@ def resume_in_process(folder, cache):
 
 def train_attentively(settings, runs_dir, run, cache):
     """With an eye on wishes at every forward pass."""
-    watch.LOOK_SECONDS = -1.0
+    watch.CONTROL_SECONDS = -1.0
     train_in_process(settings, runs_dir, run, cache)
 
 
 def resume_attentively(folder, cache):
-    watch.LOOK_SECONDS = -1.0
+    watch.CONTROL_SECONDS = -1.0
     resume_in_process(folder, cache)
 
 
@@ -297,7 +297,7 @@ def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(seed, begin, 
 def test_run_paused_between_steps_resumes_to_the_same_bits(number, changes, begin, go_on, request):
     process, folder = begin(**changes)
     wait_until(lambda: lines(folder) >= number, process)
-    runs.ask(folder, "pause")
+    runs.request_action(folder, "pause")
     assert end(process) == 0
     status = runs.read_status(folder)
     assert (status.state, status.message) == (
@@ -314,7 +314,7 @@ def test_run_paused_amid_a_step_gives_it_up_and_resumes_to_the_same_bits(begin, 
     settings, uninterrupted = slow
     process, folder = begin(**settings)
     wait_until(lambda: has_measured(folder, "train", 1), process)
-    runs.ask(folder, "pause")
+    runs.request_action(folder, "pause")
     assert end(process) == 0
     for _ in range(2):
         status = runs.read_status(folder)
@@ -323,7 +323,7 @@ def test_run_paused_amid_a_step_gives_it_up_and_resumes_to_the_same_bits(begin, 
         assert (folder / "checkpoints" / "checkpoint-1").is_dir()
         process = go_on(folder, resume_attentively)  # to be paused once more, before it has done anything new
         wait_until(lambda: state_of(folder) == "running", process)
-        runs.ask(folder, "pause")
+        runs.request_action(folder, "pause")
         assert end(process) == 0
     assert end(go_on(folder)) == 0
     assert_same_run(folder, uninterrupted)
@@ -333,7 +333,7 @@ def test_run_paused_amid_the_first_step_of_an_epoch_resumes_to_the_same_bits(beg
     settings, uninterrupted = slow
     process, folder = begin(**settings)
     wait_until(lambda: has_measured(folder, "train", 2), process)
-    runs.ask(folder, "pause")
+    runs.request_action(folder, "pause")
     assert end(process) == 0
     assert (runs.read_status(folder).state, runs.read_status(folder).step) == ("stopped", 2)
     assert end(go_on(folder)) == 0
@@ -345,7 +345,7 @@ def test_run_paused_amid_a_validation_resumes_to_the_same_bits(step, begin, go_o
     settings, uninterrupted = slow
     process, folder = begin(**settings)
     wait_until(lambda: has_measured(folder, "train", step) if step else state_of(folder) == "running", process)
-    runs.ask(folder, "pause")
+    runs.request_action(folder, "pause")
     assert end(process) == 0
     status = runs.read_status(folder)
     assert (status.state, status.step) == ("stopped", step)
@@ -372,7 +372,7 @@ def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_goe
     assert last < 40
     process, folder = begin(**settings, target=train_attentively)
     wait_until(lambda: has_measured(folder, "train", last), process)
-    runs.ask(folder, "pause")
+    runs.request_action(folder, "pause")
     assert end(process) == 0
     assert runs.read_status(folder).step == last
     assert not has_measured(folder, "validation", last)
@@ -384,7 +384,7 @@ def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_goe
 def test_stopped_run_keeps_a_model_and_resumes_to_the_same_bits(number, begin, go_on, uninterrupted):
     process, folder = begin()
     wait_until(lambda: lines(folder) >= number, process)
-    runs.ask(folder, "stop")
+    runs.request_action(folder, "stop")
     assert end(process) == 0
     status, result = runs.read_status(folder), read_result(folder)
     assert (status.state, status.step) == ("stopped", result.steps)
@@ -409,7 +409,7 @@ def test_machine_is_free_and_the_wish_forgotten_once_the_holder_was_killed(begin
     with pytest.raises(LabError, match="is training on this machine"), jobs.machine_lock():
         pytest.fail("two runs hold the machine")
     os.kill(process.pid, signal.SIGSTOP)
-    runs.ask(folder, "pause")
+    runs.request_action(folder, "pause")
     kill(process, folder)
     with jobs.machine_lock():
         pass
@@ -512,7 +512,7 @@ def test_run_on_a_disk_that_may_only_be_read_is_shown_and_can_be_neither_stopped
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     [run] = runs.list_runs(small_disk)
     assert (run.id, run.state) == ("run", "crashed")
-    for act in (resume, jobs.resume, lambda folder: runs.ask(folder, "stop")):
+    for act in (resume, jobs.resume, lambda folder: runs.request_action(folder, "stop")):
         with pytest.raises(LabError, match=r"run cannot be written \(Read-only file system\); make room, make it"):
             act(folder)
     with pytest.raises(LabError, match=r"disk cannot be written \(Read-only file system\)"):

@@ -15,7 +15,7 @@ CONFIG = TrainConfig(steps=10, save_every=4, patience=2, prompt="The moon")
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """A function: changes → a watch over the run in `tmp_path` that looks for wishes at every turn."""
-    monkeypatch.setattr(watch_module, "LOOK_SECONDS", -1.0)
+    monkeypatch.setattr(watch_module, "CONTROL_SECONDS", -1.0)
 
     def watch(**changes):
         settings = {"sample": lambda: " rose é 🌙\n", "is_finite": lambda: True} | changes
@@ -178,10 +178,10 @@ def test_wish_ends_the_run_with_a_checkpoint_at_the_end_of_a_step(watch, tmp_pat
     watch.validation[0] = 3.5
     watch.meter.add(torch.tensor(3.0), torch.tensor(8))
     watch.on_step_begin(*turn(0))
-    runs.ask(tmp_path, want)
+    runs.request_action(tmp_path, want)
     arguments, state, control = turn(1)
     watch.on_step_end(arguments, state, control)
-    assert (control.should_training_stop, control.should_save, watch.wish) == (True, True, want)
+    assert (control.should_training_stop, control.should_save, watch.action) == (True, True, want)
 
 
 def test_wish_amid_a_step_gives_it_up_and_puts_its_random_numbers_and_its_loss_back(watch, tmp_path):
@@ -191,7 +191,7 @@ def test_wish_amid_a_step_gives_it_up_and_puts_its_random_numbers_and_its_loss_b
     before = torch.get_rng_state()
     torch.rand(3)
     watch.meter.add(torch.tensor(2.0), torch.tensor(8))
-    runs.ask(tmp_path, "pause")
+    runs.request_action(tmp_path, "pause")
     arguments, state, control = turn(5)
     watch.on_substep_end(arguments, state, control)
     assert (control.should_training_stop, control.should_save) == (True, True)
@@ -203,28 +203,28 @@ def test_wish_amid_a_step_gives_it_up_and_puts_its_random_numbers_and_its_loss_b
 def test_wish_amid_a_validation_breaks_it_off(watch, tmp_path, step, want):
     watch.step = step
     watch.on_prediction_step(*turn())
-    runs.ask(tmp_path, want)
+    runs.request_action(tmp_path, want)
     with pytest.raises(Interrupted):
         watch.on_prediction_step(*turn())
 
 
 def test_wish_to_stop_waits_for_the_validation_it_comes_in_and_one_to_pause_does_not_wait_for_that(watch, tmp_path):
     watch.step = 3
-    runs.ask(tmp_path, "stop")
+    runs.request_action(tmp_path, "stop")
     watch.on_prediction_step(*turn())
-    assert watch.wish == "stop"
-    watch.closing = True  # the validation of what is kept
+    assert watch.action == "stop"
+    watch.finishing = True  # the validation of what is kept
     watch.on_prediction_step(*turn())
-    runs.ask(tmp_path, "pause")
+    runs.request_action(tmp_path, "pause")
     with pytest.raises(Interrupted):
         watch.on_prediction_step(*turn())
 
 
 def test_wish_that_comes_once_all_is_trained_comes_too_late(watch, tmp_path):
-    watch.step, watch.closing = 3, True
-    runs.ask(tmp_path, "pause")
+    watch.step, watch.finishing = 3, True
+    runs.request_action(tmp_path, "pause")
     watch.on_prediction_step(*turn())
-    assert watch.wish is None
+    assert watch.action is None
 
 
 def test_status_tells_how_far_a_validation_is(watch, tmp_path, monkeypatch):
@@ -236,9 +236,9 @@ def test_status_tells_how_far_a_validation_is(watch, tmp_path, monkeypatch):
 
 def test_wish_is_that_of_the_process_that_writes(make, tmp_path):
     agreed = []
-    watch = make(writes=False, agree=lambda wish: agreed.append(wish) or "pause")
-    runs.ask(tmp_path, "stop")
-    assert watch.requested() == "pause"
+    watch = make(writes=False, broadcast=lambda action: agreed.append(action) or "pause")
+    runs.request_action(tmp_path, "stop")
+    assert watch.poll_request() == "pause"
     assert agreed == [None]
 
 

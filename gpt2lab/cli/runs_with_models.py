@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
+from gpt2lab.cli.finetune import resume_foreground
 from gpt2lab.cli.models import quiet
 from gpt2lab.cli.output import Json, Runs, progress, report
 from gpt2lab.cli.runs import RunId
-from gpt2lab.cli.training import go_on
 from gpt2lab.pages.run_report import write_report
 from gpt2lab.progress import finished
 from gpt2lab.training import jobs
@@ -46,7 +46,7 @@ def resume(
     quiet()
     folder = find_run(runs, run)
     if not detach:
-        return go_on(folder, queue, as_json)
+        return resume_foreground(folder, queue, as_json)
     jobs.resume(folder, queue=queue)
     report({"run": run, "folder": str(folder), "state": "queued"}, as_json)
     return None
