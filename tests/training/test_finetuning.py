@@ -363,7 +363,7 @@ def test_run_that_is_stopped_at_its_start_has_nothing_to_keep_and_can_go_on(tune
     assert resume(result.folder).steps == 4
 
 
-def test_run_that_is_paused_while_it_validates_what_it_would_keep_goes_on_to_the_same_end(
+def test_run_that_is_paused_while_it_validates_what_it_would_keep_continues_to_the_same_end(
     tune, tmp_path, at_validation, monkeypatch
 ):
     settings = {"steps": 6, "eval_every": 2, "learning_rate": 1e-2}
@@ -448,7 +448,7 @@ def test_run_ends_where_an_independent_reader_of_its_losses_would_end_it(tune, m
 
 
 @pytest.mark.parametrize("place", ["from elsewhere", "after it was moved"])
-def test_best_step_of_a_paused_run_is_kept_when_it_goes_on(tune, tmp_path, monkeypatch, at_validation, place):
+def test_best_step_of_a_paused_run_is_kept_when_it_continues(tune, tmp_path, monkeypatch, at_validation, place):
     whole = tune(**OVERFITTING)
     assert whole.best_step <= 14
     monkeypatch.chdir(tmp_path)
@@ -467,7 +467,7 @@ def test_best_step_of_a_paused_run_is_kept_when_it_goes_on(tune, tmp_path, monke
     assert read_status(folder).state == "finished"
 
 
-def test_whoever_is_told_of_the_start_can_read_the_run_from_then_on(tune):
+def test_run_can_be_read_from_the_call_of_on_start_on(tune):
     seen = []
 
     def started(folder):
@@ -1065,7 +1065,7 @@ def test_run_whose_config_was_edited_to_what_it_cannot_be_is_refused_in_one_line
     assert (listed.id, listed.state) == ("edited", "failed")
 
 
-def test_run_whose_status_was_cut_short_is_listed_as_failed_and_goes_on(tune, tmp_path, at_validation):
+def test_run_whose_status_was_cut_short_is_listed_as_failed_and_continues(tune, tmp_path, at_validation):
     at_validation(lambda lab: runs.ask(tmp_path / "runs" / "mine", "pause"), 1)
     folder = tune(run="mine", steps=9, eval_every=2).folder
     status = folder / "status.json"
@@ -1105,28 +1105,28 @@ def measured(folder):
     )
 
 
-def assert_goes_on_to_the_same_end(folder, whole):
+def assert_continues_to_the_same_end(folder, whole):
     assert resume(folder).steps == 12
     assert measured(folder) == measured(whole)
     assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
 
 
-def test_paused_run_goes_on_to_the_bits_of_one_never_paused(paused, tmp_path):
+def test_paused_run_continues_to_the_bits_of_one_never_paused(paused, tmp_path):
     whole, folder = paused
-    assert_goes_on_to_the_same_end(shutil.copytree(folder, tmp_path / "run"), whole)
+    assert_continues_to_the_same_end(shutil.copytree(folder, tmp_path / "run"), whole)
 
 
 @pytest.mark.parametrize("file", ["metrics.jsonl", "samples.jsonl"])
-def test_run_with_a_torn_last_line_goes_on_to_the_same_numbers(paused, tmp_path, file):
+def test_run_with_a_torn_last_line_continues_to_the_same_numbers(paused, tmp_path, file):
     whole, folder = paused
     folder = shutil.copytree(folder, tmp_path / "run")
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content + content.splitlines()[-1][:23])
-    assert_goes_on_to_the_same_end(folder, whole)
+    assert_continues_to_the_same_end(folder, whole)
 
 
 @pytest.mark.parametrize("file", ["metrics.jsonl", "samples.jsonl", "result.json", "log.txt", "control.json"])
-def test_run_without_one_of_its_notes_goes_on_all_the_same(paused, tmp_path, file):
+def test_run_without_one_of_its_notes_continues_all_the_same(paused, tmp_path, file):
     whole, folder = paused
     folder = shutil.copytree(folder, tmp_path / "run")
     (folder / file).unlink(missing_ok=True)
@@ -1147,7 +1147,7 @@ def test_damaged_checkpoint_is_passed_over_for_the_one_before(paused, tmp_path, 
     path.unlink()
     if damage == "cut short":
         path.write_bytes(content[: len(content) // 2])
-    assert_goes_on_to_the_same_end(folder, whole)
+    assert_continues_to_the_same_end(folder, whole)
 
 
 def test_run_without_a_checkpoint_that_can_be_read_begins_again(paused, tmp_path):
@@ -1155,4 +1155,4 @@ def test_run_without_a_checkpoint_that_can_be_read_begins_again(paused, tmp_path
     folder = shutil.copytree(folder, tmp_path / "run")
     for weights_file in (folder / "checkpoints").glob("*/model.safetensors"):
         weights_file.write_bytes(weights_file.read_bytes()[:1000])
-    assert_goes_on_to_the_same_end(folder, whole)
+    assert_continues_to_the_same_end(folder, whole)

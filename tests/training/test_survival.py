@@ -354,7 +354,7 @@ def test_run_paused_amid_a_validation_resumes_to_the_same_bits(step, begin, go_o
     assert_same_run(folder, uninterrupted)
 
 
-def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_goes_on(
+def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_continues(
     begin, go_on, reference, long_texts, moon, text_folder
 ):
     train, validation = (
@@ -456,7 +456,7 @@ def test_queued_run_starts_when_the_first_ends_and_another_is_stopped_while_it_w
     assert_same_run(waiting, uninterrupted)
 
 
-def test_run_whose_files_may_not_grow_fails_and_goes_on_from_the_checkpoint_before(begin, go_on, uninterrupted):
+def test_run_whose_files_may_not_grow_fails_and_continues_from_the_checkpoint_before(begin, go_on, uninterrupted):
     process, folder = begin(target=train_in_process_with_small_files)
     assert end(process) == 1
     assert_failed_between_checkpoints(folder)
@@ -492,7 +492,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_run_on_a_disk_that_fills_fails_and_goes_on_once_there_is_room(begin, go_on, small_disk, uninterrupted):
+def test_run_on_a_disk_that_fills_fails_and_continues_once_there_is_room(begin, go_on, small_disk, uninterrupted):
     process, folder = begin(runs_dir=small_disk)
     wait_until(lambda: len(runs.whole_checkpoints(folder)) >= 2, process)
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
