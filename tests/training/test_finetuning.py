@@ -406,8 +406,18 @@ def test_run_that_was_killed_once_all_was_trained_only_keeps_the_model(tune, tmp
 OVERFITTING = {"steps": 20, "eval_every": 2, "learning_rate": 3e-2, "patience": 0}
 
 
-def test_model_that_is_kept_is_that_of_the_lowest_validation_loss(tune, moon):
-    result = tune(**OVERFITTING)
+@pytest.fixture(scope="module")
+def overfitted(no_dropout_folder, moon, tmp_path_factory):
+    """A run whose validation loss falls and rises again; no patience ends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT2LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        settings = {"model": str(no_dropout_folder), "data": moon, "block_size": BLOCK, "batch_size": 4}
+        runs_dir = tmp_path_factory.mktemp("runs")
+        return finetune(**settings, **OVERFITTING, precision="fp32", runs_dir=runs_dir, run="overfitted")
+
+
+def test_model_that_is_kept_is_that_of_the_lowest_validation_loss(overfitted, moon):
+    result = overfitted
     trained = losses(result.folder, "validation")[1:]
     lowest = min(loss for _, loss in trained)
     best = next(step for step, loss in trained if loss == lowest)
@@ -425,8 +435,8 @@ def test_model_that_is_kept_is_that_of_the_lowest_validation_loss(tune, moon):
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_run_ends_where_an_independent_reader_of_its_losses_would_end_it(tune, moon, patience):
-    endless = losses(tune(**OVERFITTING).folder, "validation")[1:]
+def test_run_ends_where_an_independent_reader_of_its_losses_would_end_it(tune, overfitted, moon, patience):
+    endless = losses(overfitted.folder, "validation")[1:]
     best, lowest, waited, end = None, float("inf"), 0, None
     for step, loss in endless:
         if loss < lowest:
@@ -447,24 +457,21 @@ def test_run_ends_where_an_independent_reader_of_its_losses_would_end_it(tune, m
     assert f"no better validation loss for {patience} validations" in status.message
 
 
-@pytest.mark.parametrize("place", ["from elsewhere", "after it was moved"])
-def test_best_step_of_a_paused_run_is_kept_when_it_continues(tune, tmp_path, monkeypatch, at_validation, place):
-    whole = tune(**OVERFITTING)
-    assert whole.best_step <= 14
+def test_best_step_of_a_paused_run_is_kept_when_it_continues(overfitted, tmp_path, monkeypatch, at_validation):
+    assert overfitted.best_step <= 14
     monkeypatch.chdir(tmp_path)
-    settings = json.loads((whole.folder / "config.json").read_text())
-    at_validation(lambda lab: runs.ask(Path("others/mine"), "pause"), whole.best_step // 2 + 1)
+    settings = json.loads((overfitted.folder / "config.json").read_text())
+    at_validation(lambda lab: runs.ask(Path("others/mine"), "pause"), overfitted.best_step // 2 + 1)
     config = {key: settings[key] for key in ("model", "data", "block_size", "batch_size", "precision")} | OVERFITTING
-    assert finetune(**config, runs_dir="others", run="mine").steps == whole.best_step + 3
-    if place == "after it was moved":
-        (tmp_path / "others").rename(tmp_path / "moved")
-        folder = tmp_path / "moved" / "mine"
-    else:
-        folder = tmp_path / "others" / "mine"
-    result = resume(folder)
-    assert (result.steps, result.best_step) == (20, whole.best_step)
-    assert same_weights(whole.model_dir, result.model_dir)
-    assert read_status(folder).state == "finished"
+    assert finetune(**config, runs_dir="others", run="mine").steps == overfitted.best_step + 3
+    shutil.copytree(tmp_path / "others", tmp_path / "copied")
+    (tmp_path / "others").rename(tmp_path / "moved")
+    (tmp_path / "copied").rename(tmp_path / "others")
+    for place in ("others", "moved"):
+        result = resume(tmp_path / place / "mine")
+        assert (result.steps, result.best_step) == (20, overfitted.best_step), place
+        assert same_weights(overfitted.model_dir, result.model_dir), place
+        assert read_status(tmp_path / place / "mine").state == "finished", place
 
 
 def test_run_can_be_read_from_the_call_of_on_start_on(tune):

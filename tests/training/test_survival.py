@@ -250,7 +250,7 @@ MOMENTS = {
     "before the first step": lambda folder: lines(folder) >= 1,
     "while a checkpoint is written": unfinished_checkpoint,
     "while a later checkpoint is written": lambda folder: lines(folder) > 12 and unfinished_checkpoint(folder),
-} | {f"random {seed}": None for seed in range(7)}
+} | {f"random {seed}": None for seed in range(3)}
 
 
 def random_moment(seed, folder, reference):
@@ -282,10 +282,9 @@ def test_run_that_is_killed_again_and_again_resumes_to_the_same_bits(begin, go_o
     assert_same_run(folder, uninterrupted)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(seed, begin, go_on, uninterrupted_lora):
+def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(begin, go_on, uninterrupted_lora):
     process, folder = begin(**LORA)
-    wait_until(random_moment(f"lora {seed}", folder, uninterrupted_lora), process)
+    wait_until(random_moment("lora", folder, uninterrupted_lora), process)
     kill(process, folder)
     assert end(go_on(folder)) == 0
     assert_same_run(folder, uninterrupted_lora)
@@ -293,7 +292,7 @@ def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(seed, begin, 
         assert (folder / "adapter" / file).read_bytes() == (uninterrupted_lora / "adapter" / file).read_bytes()
 
 
-@pytest.mark.parametrize(("number", "changes"), [(2, {}), (9, {}), (8, LORA)])
+@pytest.mark.parametrize(("number", "changes"), [(9, {}), (8, LORA)])
 def test_run_paused_between_steps_resumes_to_the_same_bits(number, changes, begin, go_on, request):
     process, folder = begin(**changes)
     wait_until(lambda: lines(folder) >= number, process)
