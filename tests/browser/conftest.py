@@ -152,7 +152,7 @@ def visit_file(chromium, blank_page, request):
         return page
 
     opened = []
-    for shared in blank_page.use(request):
+    for shared in blank_page.use(request):  # noqa: B007 (open_one reads it)
         yield open_one
         for visit in others:
             visit.context.close()

@@ -218,7 +218,9 @@ def client(app_url):
 def test_no_client_names_a_model_that_is_not_offered(client):
     for label in ("/etc", "../../etc", "auto", "", None, "gpt2/../builtin"):
         with pytest.raises(Exception, match=r"is unknown|not in the list"):
-            pytest.fail(f"{label!r}: {client.predict(label, 'text', ALONE, '', 'entropy', 0, 0, False, api_name='/attention')}")
+            pytest.fail(
+                f"{label!r}: {client.predict(label, 'text', ALONE, '', 'entropy', 0, 0, False, api_name='/attention')}"
+            )
 
 
 def test_bad_sampling_over_http_is_refused_with_the_value_s_name(client):

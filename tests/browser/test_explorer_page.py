@@ -141,7 +141,7 @@ def test_weights_of_carried_q_and_k_are_exact(explore, seen):
     assert last_number(page, "#hover") == pytest.approx(expected[9, 3].item(), abs=1e-5)
 
 
-def test_weights_without_q_and_k_are_told_with_their_bound(explore, seen):
+def test_weights_without_q_and_k_are_reported_with_their_bound(explore, seen):
     page = explore(seen, hash="layer=1&heads=0,1&query=9&key=3")
     value, error = page.locator("#hover").inner_text().rsplit(": ", 1)[1].split(" ± ")
     assert abs(float(value) - seen.attention(1)[:2, 9, 3].mean().item()) <= float(error) + 5e-5
@@ -153,8 +153,8 @@ def test_bound_holds_without_the_first_token_too(explore, seen, query):
     page = explore(seen, hash="layer=1&heads=2,3&first=1")
     expected = renormalised(seen, 1)[2:4].mean(0)
     for key in range(query + 1):
-        told = page.evaluate("([query, key]) => explorer.weightAt(query, key)", [query, key])
-        assert abs(told["value"] - expected[query, key]) <= told["error"] + 1e-6
+        found = page.evaluate("([query, key]) => explorer.weightAt(query, key)", [query, key])
+        assert abs(found["value"] - expected[query, key]) <= found["error"] + 1e-6
 
 
 def test_products_of_q_and_k_are_the_trace_s(explore, seen):
@@ -619,9 +619,9 @@ def test_svg_is_the_whole_view_with_tokens_as_they_are(explore, made, tmp_path, 
     picture = ElementTree.fromstring(data.decode())
     parts = [part.tag.removeprefix("{http://www.w3.org/2000/svg}") for part in picture.iter()]
     assert set(parts) == {"svg", "title", "rect", "text"} | ({"image"} if view == "heatmap" else {"path"})
-    told = [part.text for part in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert len(told) == 2 * len(tokens)
-    assert {"t29", "🌙⟨F0 9F⟩", "bell\ufffd", "=1+1"} <= set(told)
+    texts = [part.text for part in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert len(texts) == 2 * len(tokens)
+    assert {"t29", "🌙⟨F0 9F⟩", "bell\ufffd", "=1+1"} <= set(texts)
     if view == "lines":
         assert float(picture.get("height")) == 20 * len(tokens) + 12
         weights = page.evaluate(SHOWN)
@@ -682,7 +682,7 @@ def test_two_texts_are_named_by_their_own_tokens(explore, made):
 
 
 @pytest.mark.parametrize("view", ["heatmap", "lines"])
-def test_page_is_drawn_anew_when_the_reader_s_colours_change(explore, seen, view):
+def test_page_is_redrawn_when_the_reader_s_colours_change(explore, seen, view):
     page = explore(seen, hash=f"view={view}", color_scheme="light")
     frame(page)
     corner = page.locator(f"#{view}").evaluate("canvas => ({x: canvas.width - 3, y: canvas.height - 3})")
