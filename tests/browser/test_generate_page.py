@@ -158,7 +158,6 @@ def test_stop_reload_and_a_closed_page_end_the_work_within_a_few_tokens(chromium
     note = page.locator("#generate-note")
     for way in ("stop", "stop a branch", "reload", "close"):
         if way == "stop a branch":
-            expect(page.locator("#generate-which")).to_be_visible(timeout=PATIENCE)
             token(page, 0).click()
             page.locator("#generate-choices").get_by_text("the model's own").nth(1).click()
         else:
