@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -21,14 +22,25 @@ pytest_plugins = ["tests.traces"]
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 VOCABULARY = 300
 SHAPE = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+LONGEST = ("survival", "finetuning", "notebooks", "zoo", "cli", "runs_page", "inside_page")
 WORDS = """The moon is a small world that goes around the earth, and the sea follows it twice a day.
 When the other side of the moon was seen for the first time, nobody there could say what it would look like.
 """
 
 
+def pytest_collection_modifyitems(items):
+    """Put the longest files first: one that a worker began last would be waited for alone."""
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
+CACHES = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def isolated_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GPT2LAB_CACHE", str(tmp_path / "gpt2lab-cache"))
+def isolated_cache(tmp_path_factory, monkeypatch):
+    """A cache of its own for each test, named but not made: `tmp_path` would make a folder for thousands of tests."""
+    monkeypatch.setenv("GPT2LAB_CACHE", str(tmp_path_factory.getbasetemp() / "caches" / str(next(CACHES))))
 
 
 @pytest.fixture(scope="session")

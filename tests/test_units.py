@@ -7,5 +7,5 @@ from gpt2lab.results import duration
     ("seconds", "words"),
     [(0, "0 s"), (99.4, "99 s"), (100, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (36000, "10.0 h")],
 )
-def test_time_is_told_in_the_unit_that_people_would_use(seconds, words):
+def test_time_is_reported_in_the_unit_that_people_would_use(seconds, words):
     assert duration(seconds) == words

@@ -39,7 +39,7 @@ from gpt2lab.inspection.attention import largest_weights
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
-from gpt2lab.model.lab import Lab, load_model
+from gpt2lab.model.lab import Lab, load_model, without_peft_warning
 from gpt2lab.results import readable
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.prepare import prepare
@@ -85,7 +85,8 @@ def animal(request, tmp_path_factory):
     base = folder.with_name(f"{folder.name}-base") if request.param == "adapter" else folder
     model = GPT2LMHeadModel.from_pretrained(base, attn_implementation="eager")
     if request.param == "adapter":
-        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+        with without_peft_warning():
+            model = PeftModel.from_pretrained(model, folder).merge_and_unload()
     made = BertTokenizer if request.param == "vocab.txt" else AutoTokenizer
     return Animal(request.param, folder, load_model(str(folder)), model.eval(), made.from_pretrained(base))
 

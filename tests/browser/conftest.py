@@ -1,4 +1,4 @@
-"""A served page, and a real Chromium that looks at it."""
+"""A served page, and a real Chromium that opens it. Pages that were loaded once serve many tests."""
 
 import os
 import shutil
@@ -9,6 +9,8 @@ from playwright.sync_api import sync_playwright
 from gpt2lab.app import build_app, serve
 
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+OWN = ("data:", "blob:", "about:")  # addresses that no machine is asked for
+FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
@@ -35,30 +37,123 @@ def chromium():
         browser.close()
 
 
+class Visit:
+    """A page in a browser context of its own, with all that it requests, logs as an error and asks."""
+
+    def __init__(self, chromium, levels=("error",), **options):
+        self.requests, self.troubles = [], []
+        self.context = chromium.new_context(**options)
+        self.page = self.context.new_page()
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
+        self.page.on("console", lambda said: self.troubles.append(said.text) if said.type in levels else None)
+        self.page.on("dialog", lambda dialog: (self.troubles.append(dialog.message), dialog.dismiss()))
+
+    def check(self, *own):
+        """Fail if anything but addresses that start with `own` was requested, or an error logged, since the last check."""
+        foreign = [url for url in self.requests if not url.startswith(own)]
+        troubles = list(self.troubles)
+        self.requests.clear(), self.troubles.clear()
+        assert foreign == []
+        assert troubles == []
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    item.stash.setdefault(FAILED, False)
+    item.stash[FAILED] |= report.failed
+    return report
+
+
+class Shared:
+    """A page for many tests, one after the other; after a test that failed, a new one."""
+
+    def __init__(self, open_one, *own):
+        self.open_one, self.own, self.visit = open_one, own, None
+
+    def use(self, request):
+        """Yield the page to a test, and check afterwards that it requested nothing foreign and logged no error."""
+        self.visit = self.visit or self.open_one()
+        try:
+            yield self.visit.page
+            if not request.node.stash.get(FAILED, False):
+                self.visit.check(*self.own)
+        finally:
+            if request.node.stash.get(FAILED, False) or self.visit.troubles:
+                self.close()
+
+    def close(self):
+        if self.visit:
+            self.visit.context.close()
+        self.visit = None
+
+
+def load(visit, url):
+    visit.page.goto(url)
+    visit.page.get_by_role("tab", name="Fine-tune").wait_for()
+    return visit
+
+
 @pytest.fixture
 def open_page(chromium, app_url):
-    """A function that opens the page; afterwards no request may have left the machine, and no error been logged."""
-    contexts, requests, errors = [], [], []
+    """A function that opens the app; afterwards no request may have left the machine, and no error been logged."""
+    visits = []
 
     def open_one(query="", **options):
-        context = chromium.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(f"{app_url}{query}")
-        page.get_by_role("tab", name="Fine-tune").wait_for()
-        return page
+        visits.append(Visit(chromium, **options))
+        return load(visits[-1], f"{app_url}{query}").page
 
     yield open_one
-    for context in contexts:
-        context.close()
-    assert requests
-    assert [url for url in requests if not url.startswith((app_url, "data:", "blob:", "about:"))] == []
-    assert errors == []
+    for visit in visits:
+        visit.context.close()
+    assert all(visit.requests for visit in visits)
+    for visit in visits:
+        visit.check(app_url, *OWN)
+
+
+@pytest.fixture(scope="module")
+def app_page(chromium, app_url):
+    shared = Shared(lambda: load(Visit(chromium, viewport={"width": 1280, "height": 900}), app_url), app_url, *OWN)
+    yield shared
+    shared.close()
 
 
 @pytest.fixture
-def page(open_page):
-    return open_page(viewport={"width": 1280, "height": 900})
+def page(app_page, request):
+    """The app, loaded once a module: what an earlier test typed and was shown is there, but for its toasts."""
+    for found in app_page.use(request):
+        found.evaluate("document.querySelectorAll('[data-testid=toast-close]').forEach(button => button.click())")
+        yield found
+
+
+@pytest.fixture(scope="session")
+def blank_page(chromium):
+    shared = Shared(lambda: Visit(chromium, levels=("error", "warning")), "file:", *OWN)
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def visit_file(chromium, blank_page, request):
+    """A function: address, width and height, colour scheme → a page at a file; only files may be asked for, nothing logged."""
+    others = []
+
+    def open_one(address, viewport=None, color_scheme="light"):
+        if opened:
+            others.append(Visit(chromium, levels=("error", "warning")))
+        page = others[-1].page if others else shared
+        opened.append(page)
+        page.mouse.move(0, 0)
+        page.set_viewport_size(viewport or {"width": 1280, "height": 1000})
+        page.emulate_media(color_scheme=color_scheme)
+        page.goto("about:blank")
+        page.goto(address)
+        return page
+
+    opened = []
+    for shared in blank_page.use(request):  # noqa: B007 (open_one reads it)
+        yield open_one
+        for visit in others:
+            visit.context.close()
+            visit.check("file:", *OWN)

@@ -74,37 +74,21 @@ def seen(tiny_lab):
 
 
 @pytest.fixture
-def show(chromium, tmp_path):
-    """A function: page → the frame it is drawn in. Afterwards nothing may have been requested, logged or asked."""
-    contexts, requests, troubles = [], [], []
+def show(visit_file, tmp_path):
+    """A function: page → the frame it is drawn in."""
 
     def show_one(page, *, where="file", width=1100, scheme="light"):
-        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.on("pageerror", lambda error: troubles.append(str(error)))
-        tab.on(
-            "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
-        )
-        tab.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
         path = tmp_path / "page.html"
         if where == "file":
             page.save(path)
         else:
             path.write_text(f'<!doctype html><meta charset="utf-8"><p>around</p>{page.iframe()}', encoding="utf-8")
-        tab.goto(path.as_uri())
+        tab = visit_file(path.as_uri(), viewport={"width": width, "height": 900}, color_scheme=scheme)
         frame = tab.main_frame if where == "file" else tab.frames[1]
         frame.locator("svg").wait_for()
         return frame
 
-    yield show_one
-    for context in contexts:
-        context.close()
-    own = (tmp_path.as_uri(), "about:srcdoc")
-    assert any(url.startswith(own) for url in requests)
-    assert [url for url in requests if not url.startswith(own)] == []
-    assert troubles == []
+    return show_one
 
 
 def opacities(frame, selector):
@@ -154,8 +138,7 @@ def test_hostile_tokens_are_shown_as_they_are_and_do_nothing(show, tiny_lab, vie
 
 
 @EACH_VIEW
-@EACH_THEME
-@pytest.mark.parametrize("where", ["file", "frame"])
+@pytest.mark.parametrize(("where", "theme"), [("file", "light"), ("frame", "dark")])
 def test_text_can_be_read(show, seen, view, theme, where):
     other = {"light": "dark", "dark": "light"}[theme]
     frame = show(VIEWS[view](seen, theme=theme), where=where, scheme=other)

@@ -22,28 +22,26 @@ def lab():
 
 
 def open_tab(page, name):
-    tab = page.get_by_role("tab", name=name, exact=True)
-    if tab.count():
-        tab.click()
-    else:  # on a phone, not all fit in a row
-        page.get_by_role("button", name="More tabs").click()
-        page.get_by_role("button", name=name, exact=True).click()
+    page.get_by_role("tab", name=name, exact=True).click()
 
 
-def look(page, lab, text=TEXT):
+def inspect(page, lab, text):
+    """Inspect a text that costs something else than the one before, by which the answer is known."""
     open_tab(page, "Inside")
     page.locator("#inside-text textarea").fill(text)
     page.locator("#inside-look").click()
-    looked_at(page, lab, text)
+    expect_inspected(page, lab, text)
 
 
-def looked_at(page, lab, text):
-    told = f"builtin: {surprisal(lab, text).loss:.3f} nats per token"
-    expect(page.locator("#inside-note")).to_contain_text(told, timeout=PATIENCE)
+def expect_inspected(page, lab, text):
+    cost = f"builtin: {surprisal(lab, text).loss:.3f} nats per token"
+    expect(page.locator("#inside-note")).to_contain_text(cost, timeout=PATIENCE)
 
 
-def unfold(page, name, title):
-    page.locator(f"#inside-{name}").get_by_role("button", name=title).click()
+def unfold(page, name, title, within):
+    """Open a part of the tab, unless an earlier test has."""
+    if not page.locator(f"#inside-{within}").is_visible():
+        page.locator(f"#inside-{name}").get_by_role("button", name=title).click()
 
 
 def click_token(page, place):
@@ -64,7 +62,7 @@ def toast(page):
 
 
 def test_click_on_a_token_shows_its_lens_and_what_adds_to_it(page, lab):
-    look(page, lab)
+    inspect(page, lab, TEXT)
     expect(page.locator("#inside-lens img")).to_be_visible()
     click_token(page, 3)
     lens = logit_lens(lab, TEXT, next=True)
@@ -75,13 +73,9 @@ def test_click_on_a_token_shows_its_lens_and_what_adds_to_it(page, lab):
     for entry in range(5):
         expect(rows.nth(entry)).to_contain_text(f"{float(lens.probability[entry, 2]):.4f}")
     expect(page.locator("#inside-added img")).to_be_visible()
-    unfold(page, "parts-all", "Every part")
+    unfold(page, "parts-all", "Every part", "parts")
     added = attribution(lab, TEXT, position=2, token=int(lens.targets[2]))
     expect(page.locator("#inside-parts")).to_contain_text(f"{added.total:+.4f}")
-
-
-def test_lens_and_colours_change_with_what_is_asked_for(page, lab):
-    look(page, lab)
     picture = page.locator("#inside-lens img")
     before = picture.get_attribute("src")
     page.locator("#inside-measure").get_by_label("entropy").check()
@@ -90,50 +84,57 @@ def test_lens_and_colours_change_with_what_is_asked_for(page, lab):
     expect(page.locator("#inside-scale")).to_contain_text("the logarithm of the rank", timeout=PATIENCE)
 
 
-def test_head_that_is_clicked_on_the_map_is_switched_off_and_the_text_costs_more_or_less(page, lab):
-    look(page, lab)
+def test_head_that_is_clicked_on_the_map_is_ablated_and_the_loss_changes(page, lab):
+    text = "The sea follows the moon."
+    inspect(page, lab, text)
     page.locator("#inside-sweep").click()
     expect(page.locator("#inside-swept")).to_contain_text("Click a head", timeout=PATIENCE)
-    losses = sweep(lab, TEXT)
+    losses = sweep(lab, text)
     for head, off in (((2, 3), [(2, 3)]), ((0, 1), [(2, 3), (0, 1)])):
         click_head(page, *head)
-        found = ablate(lab, TEXT, off)
-        told = f"{found.before.loss:.3f} → {found.after.loss:.3f} nats per token"
-        expect(page.locator("#inside-cost")).to_contain_text(told, timeout=PATIENCE)
+        found = ablate(lab, text, off)
+        change = f"{found.before.loss:.3f} → {found.after.loss:.3f} nats per token"
+        expect(page.locator("#inside-cost")).to_contain_text(change, timeout=PATIENCE)
         expect(page.locator("#inside-off")).to_contain_text("{}.{}".format(*head))
-    unfold(page, "map-table", "Scores as a table")
+    unfold(page, "map-table", "Scores as a table", "losses")
     expect(page.locator("#inside-losses tbody tr")).to_have_count(4)
-    alone = ablate(lab, TEXT, [(2, 3)]).after.loss
+    alone = ablate(lab, text, [(2, 3)]).after.loss
     assert float(losses.losses[2, 3]) == pytest.approx(alone, abs=1e-4)
     click_head(page, 0, 1)
     expect(page.locator("#inside-cost")).to_contain_text(f"→ {alone:.3f} nats", timeout=PATIENCE)
 
 
 def test_block_is_walked_through_every_formula(page, lab):
-    look(page, lab)
-    unfold(page, "walk", "The block, step by step")
+    text = "The blue whale eats small animals."
+    inspect(page, lab, text)
+    unfold(page, "walk", "The block, step by step", "page")
     page.locator("#inside-head input").fill("4")
     page.locator("#inside-layer input").fill("2")
     frame = page.frame_locator("#inside-page iframe")
     expect(frame.locator("h2")).to_contain_text("in layer 2, head 4 of builtin", timeout=PATIENCE)
-    expected = walk(lab, TEXT, 2, 4, int(page.locator("#inside-position input").input_value()))
+    expected = walk(lab, text, 2, 4, int(page.locator("#inside-position input").input_value()))
     for step in expected.steps:
         expect(frame.locator("body")).to_contain_text(step.formula)
     weights = expected.step("weights").values.tolist()
     expect(frame.locator("body")).to_contain_text(f"{max(weights):.4f}")
+    for field in ("position", "layer", "head"):
+        for value, shown in (("77", "77"), ("", "None")):
+            page.locator(f"#inside-{field} input").fill(value)
+            expect(toast(page).last).to_contain_text(f"{field} {shown} is out of range", timeout=20_000)
+        page.locator(f"#inside-{field} input").fill("1")
 
 
 def test_clean_states_are_patched_into_the_corrupted_prompt(page, lab):
     clean, corrupted = "The river flows through", "The war flows through"
-    look(page, lab, clean)
+    inspect(page, lab, clean)
     page.locator("#inside-follow textarea, #inside-follow input").fill(" the")
     page.locator("#inside-against textarea, #inside-against input").fill(" a")
-    unfold(page, "patching", "Activation patching")
+    unfold(page, "patching", "Activation patching", "corrupted")
     page.locator("#inside-corrupted textarea, #inside-corrupted input").fill(corrupted)
     page.locator("#inside-patch").click()
     found = patching(lab, clean, corrupted, answer=" the", against=" a")
-    told = f"clean {found.clean:+.3f}, corrupted {found.corrupted:+.3f}"
-    expect(page.locator("#inside-patched")).to_contain_text(told, timeout=PATIENCE)
+    summary = f"clean {found.clean:+.3f}, corrupted {found.corrupted:+.3f}"
+    expect(page.locator("#inside-patched")).to_contain_text(summary, timeout=PATIENCE)
     expect(page.locator("#inside-patches img")).to_be_visible()
     rows = page.locator("#inside-patch-table tbody tr")
     expect(rows).to_have_count(5)
@@ -142,7 +143,8 @@ def test_clean_states_are_patched_into_the_corrupted_prompt(page, lab):
 
 
 def test_part_is_saved_as_a_file_with_its_numbers(page, lab, tmp_path):
-    look(page, lab)
+    text = "The keys are on the table."
+    inspect(page, lab, text)
     page.locator("#inside-part").get_by_label("lens").check()
     page.locator("#inside-format").get_by_label("npz").check()
     page.locator("#inside-save").click()
@@ -152,52 +154,47 @@ def test_part_is_saved_as_a_file_with_its_numbers(page, lab, tmp_path):
         link.click()
     download.value.save_as(tmp_path / "lens.npz")
     with np.load(tmp_path / "lens.npz") as found:
-        np.testing.assert_allclose(found["probability"], logit_lens(lab, TEXT, next=True).probability, atol=1e-6)
+        np.testing.assert_allclose(found["probability"], logit_lens(lab, text, next=True).probability, atol=1e-6)
 
 
-def test_text_that_was_written_is_looked_into(page, lab):
+def test_text_of_another_tab_is_inspected(page, lab):
     open_tab(page, "Generate")
+    page.locator("#generate-prompt textarea").fill("A prompt, where nothing is generated yet.")
+    page.locator("#generate-inside").click()
+    expect_inspected(page, lab, "A prompt, where nothing is generated yet.")
+    open_tab(page, "Generate")
+    page.locator("#generate-length input[type=number]").fill("12")
     page.locator("#generate-go").click()
     expect(page.locator("#generate-ending")).to_contain_text("the length asked for is reached", timeout=PATIENCE)
     text = page.locator("#generate-text textarea").input_value()
     page.locator("#generate-inside").click()
     expect(page.locator("#inside-text textarea")).to_have_value(text, timeout=PATIENCE)
-    looked_at(page, lab, text)
-
-
-def test_prompt_is_looked_into_where_nothing_is_written_yet(page, lab):
-    open_tab(page, "Generate")
-    page.locator("#generate-prompt textarea").fill(TEXT)
-    page.locator("#generate-inside").click()
-    looked_at(page, lab, TEXT)
-
-
-def test_text_whose_attention_is_shown_is_looked_into(page, lab):
+    expect_inspected(page, lab, text)
     open_tab(page, "Attention")
-    page.locator("#attention-text textarea").fill(TEXT)
+    page.locator("#attention-text textarea").fill("A text whose attention is shown.")
     page.locator("#attention-inside").click()
-    expect(page.locator("#inside-text textarea")).to_have_value(TEXT, timeout=PATIENCE)
-    looked_at(page, lab, TEXT)
+    expect(page.locator("#inside-text textarea")).to_have_value("A text whose attention is shown.", timeout=PATIENCE)
+    expect_inspected(page, lab, "A text whose attention is shown.")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_is_as_light_as_asked_for_and_no_wider_than_the_screen(open_page, lab, width, scheme):
-    page = open_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    look(page, lab, "The moon is a small world that goes around the earth. " * 3)
+def test_every_tab_fits_a_phone_and_has_the_colours_of_the_system(open_page, lab, scheme):
+    page = open_page(viewport={"width": 1280, "height": 900}, color_scheme=scheme)
+    paper = {"light": "rgb(255, 255, 255)", "dark": "rgb(24, 24, 27)"}[scheme]
+    assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+    inspect(page, lab, "The moon is a small world that goes around the earth. " * 3)
     page.locator("#inside-sweep").click()
     expect(page.locator("#inside-swept")).to_contain_text("Click a head", timeout=PATIENCE)
-    for name, title in (
-        ("ranks", "Ranks and costs"),
-        ("parts-all", "Every part"),
-        ("walk", "The block, step by step"),
-        ("map-table", "Scores as a table"),
-        ("patching", "Activation patching"),
+    for name, title, within in (
+        ("ranks", "Ranks and costs", "bars"),
+        ("parts-all", "Every part", "parts"),
+        ("walk", "The block, step by step", "page"),
+        ("map-table", "Scores as a table", "losses"),
+        ("patching", "Activation patching", "corrupted"),
     ):
-        unfold(page, name, title)
+        unfold(page, name, title, within)
     expect(page.locator("#inside-bars img")).to_be_visible()
     frame = page.frame_locator("#inside-page iframe")
-    paper = {"light": "rgb(255, 255, 255)", "dark": "rgb(24, 24, 27)"}[scheme]
     expect(frame.locator("body")).to_have_css("background-color", paper, timeout=PATIENCE)
     corner = page.locator("#inside-lens img").evaluate(
         """async image => { await image.decode(); const canvas = document.createElement("canvas");
@@ -205,59 +202,61 @@ def test_page_is_as_light_as_asked_for_and_no_wider_than_the_screen(open_page, l
         return [...context.getImageData(0, 0, 1, 1).data].slice(0, 3); }"""
     )
     assert f"rgb({', '.join(map(str, corner))})" == paper
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert frame.locator("html").evaluate("page => page.scrollWidth <= page.clientWidth")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        expect_fits(page, width, "Inside")
+        assert frame.locator("html").evaluate("page => page.scrollWidth <= page.clientWidth"), width
+    for name in ("Attention", "Fine-tune", "Evaluate", "Generate", "Tasks", "Learn"):
+        tab = page.get_by_role("tab", name=name, exact=True)
+        if tab.is_visible():
+            tab.click()
+        else:  # on a phone, not all fit in a row
+            page.get_by_role("button", name="More tabs").click()
+            page.get_by_role("button", name=name, exact=True).click()
+        if name == "Attention":
+            page.locator("#attention-show").click()
+            expect(page.locator("#attention-note")).to_contain_text("Layer 0, head 0", timeout=PATIENCE)
+        expect(page.locator(f"#tab-{name.lower().replace('-', '')}")).to_be_visible()
+        expect_fits(page, 390, name)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("", "the text is empty"), ("x" * 20_001, "the limit is 20,000")], ids=["empty", "long"]
-)
-def test_bad_text_is_a_toast_and_leaves_what_is_there(page, lab, text, message):
-    look(page, lab)
-    page.locator("#inside-text textarea").fill(text)
-    page.locator("#inside-look").click()
-    expect(toast(page).last).to_contain_text(message, timeout=PATIENCE)
-    looked_at(page, lab, TEXT)
-    expect(page.locator("#inside-lens img")).to_be_visible()
-    assert page.locator("#tab-inside").get_by_text("Error", exact=True).count() == 0
+def expect_fits(page, width, name):
+    """A tab settles after it is shown; what is too wide stays so."""
+    fits = f"document.documentElement.scrollWidth <= {width}"
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.wait_for_timeout(150)
+    assert page.evaluate(fits), (name, width)
 
 
-@pytest.mark.parametrize("field", ["position", "layer", "head"])
-def test_number_that_is_out_of_range_or_gone_is_a_toast(page, lab, field):
-    look(page, lab)
-    unfold(page, "walk", "The block, step by step")
-    for value, told in (("77", "77"), ("", "None")):
-        page.locator(f"#inside-{field} input").fill(value)
-        expect(toast(page).last).to_contain_text(f"{field} {told} is out of range", timeout=20_000)
+def test_bad_text_is_a_toast_and_leaves_what_is_there(page, lab):
+    text = "A text that stays."
+    inspect(page, lab, text)
+    for bad, message in (("", "the text is empty"), ("x" * 20_001, "the limit is 20,000")):
+        page.locator("#inside-text textarea").fill(bad)
+        page.locator("#inside-look").click()
+        expect(toast(page).last).to_contain_text(message, timeout=PATIENCE)
+        expect_inspected(page, lab, text)
+        expect(page.locator("#inside-lens img")).to_be_visible()
+        assert page.locator("#tab-inside").get_by_text("Error", exact=True).count() == 0
 
 
 def test_hostile_text_is_shown_and_does_nothing(page, lab):
     text = "</script><img src=x onerror=alert(1)> `$x$` <b>bold</b>"
-    look(page, lab, text)
+    inspect(page, lab, text)
     for place in ("told", "table", "parts", "tokens"):
         assert page.locator(f"#inside-{place} :is(img, b)").count() == 0
-    unfold(page, "walk", "The block, step by step")
+    unfold(page, "walk", "The block, step by step", "page")
     frame = page.frame_locator("#inside-page iframe")
     expect(frame.locator(".text")).to_contain_text("onerror", timeout=PATIENCE)
     assert frame.locator("b, img:not(.strip)").count() == 0
 
 
-def test_learn_tab_says_what_gpt2_is_not(page):
+def test_learn_tab_says_what_gpt2_is_not_and_its_buttons_open_the_tabs(page):
     open_tab(page, "Learn")
     expect(page.get_by_text("not a masked language model")).to_be_visible()
     expect(page.locator("#learn-block svg")).to_be_visible()
-
-
-@pytest.mark.parametrize("place", PLACES)
-def test_learn_tab_s_buttons_open_the_tabs(page, place):
-    open_tab(page, "Learn")
-    page.locator(f"#learn-{place}").click()
-    expect(page.locator(f"#tab-{place}")).to_be_visible()
-    expect(page.locator("#tab-learn")).to_be_hidden()
-
-
-def test_learn_tab_fits_a_phone(open_page):
-    page = open_page(viewport={"width": 390, "height": 844})
-    open_tab(page, "Learn")
-    expect(page.locator("#learn-block svg")).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for place in PLACES:
+        open_tab(page, "Learn")
+        page.locator(f"#learn-{place}").click()
+        expect(page.locator(f"#tab-{place}")).to_be_visible()
+        expect(page.locator("#tab-learn")).to_be_hidden()

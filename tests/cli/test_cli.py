@@ -252,7 +252,7 @@ def test_perplexity_for_a_reader_is_a_table_with_what_the_figures_mean(call, tin
     assert {line[0] for line in lines if line} >= {"prose", "title", "heading"}
 
 
-def test_perplexity_of_a_lone_file_says_which_part_of_it_is_scored_and_takes_all_when_told(
+def test_perplexity_of_a_lone_file_says_which_part_of_it_is_scored_and_takes_all_when_asked_to(
     call, tiny_folder, tiny_lab, texts
 ):
     file, asked = texts / "lines.txt", ["perplexity", "--model", tiny_folder, "--data", texts / "lines.txt"]
@@ -308,7 +308,7 @@ def test_perplexity_whose_file_cannot_be_written_says_which(call, tiny_folder, t
     assert err.startswith(f"gpt2lab: {out} cannot be written: {out.parent} is not a folder or not writable")
 
 
-def test_perplexity_that_is_broken_off_goes_on_where_it_was(call, tiny_folder, texts, monkeypatch):
+def test_perplexity_that_is_broken_off_resumes_where_it_was(call, tiny_folder, texts, monkeypatch):
     asked = [
         "perplexity",
         "--model",
@@ -634,7 +634,7 @@ def test_attention_follows_attention_through_all_layers(call, here, tiny_folder,
     assert (here / name).read_bytes().startswith(start)
 
 
-def test_app_serves_the_page_where_it_was_told_to(call, monkeypatch, tmp_path):
+def test_app_serves_the_page_at_the_address_given(call, monkeypatch, tmp_path):
     calls = []
     ui = type(sys)("gpt2lab.app")
     ui.build_app = lambda runs: ("app", runs)
@@ -773,7 +773,7 @@ def arguments_of(command, changes, names):
 
 
 def files_below(folder):
-    return sorted(path for path in folder.rglob("*") if "gpt2lab-cache" not in path.parts)
+    return sorted(folder.rglob("*"))
 
 
 @pytest.mark.parametrize(("command", "changes", "message"), BAD, ids=[f"{one[0]} {one[1]}"[:60] for one in BAD])
@@ -816,7 +816,7 @@ def test_output_that_is_a_folder_is_refused_by_name(call, here, tiny_folder):
     assert [path.name for path in here.iterdir()] == ["a.png"]
 
 
-def test_message_of_many_lines_is_told_in_one(capsys):
+def test_message_of_many_lines_is_reported_in_one(capsys):
     with pytest.raises(SystemExit) as end:
         cli.fail("one\n  two\tthree")
     assert (end.value.code, capsys.readouterr().err) == (2, "gpt2lab: one two three\n")
@@ -1029,7 +1029,7 @@ def test_show_has_status_settings_losses_texts_and_log_of_a_run(call, here):
 
 
 @pytest.mark.parametrize("want", ["stop", "pause"])
-def test_run_at_work_is_asked_to_end_and_its_last_word_is_told(call, here, want):
+def test_run_at_work_is_asked_to_end_and_its_last_status_is_printed(call, here, want):
     folder = leave(here / "runs", "mine", "running")
     asked = []
 
@@ -1109,7 +1109,7 @@ def test_paused_run_is_resumed_in_the_foreground_and_reported(call, here, tiny_f
     assert "Fine-tuning run mine" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_run_resumed_detached_is_told_in_json(call, here, spawned):
+def test_run_resumed_detached_is_reported_in_json(call, here, spawned):
     folder = leave(here / "runs", "mine", "stopped")
     status, out, _ = call("runs", "resume", "mine", "--detach", "--queue", "--json")
     found = one_object(out)
@@ -1118,7 +1118,7 @@ def test_run_resumed_detached_is_told_in_json(call, here, spawned):
     assert spawned == [("mine", True)]
 
 
-def test_run_detached_by_one_process_goes_on_to_its_end_without_it(call, tiny_folder, texts, tmp_path):
+def test_run_detached_by_one_process_continues_to_its_end_without_it(call, tiny_folder, texts, tmp_path):
     done = process(*tune(tiny_folder, texts, "--run", "mine", "--runs", tmp_path / "runs", "--detach"))
     assert (done.returncode, done.stderr) == (0, "")
     found = one_object(done.stdout)

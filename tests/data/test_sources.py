@@ -270,7 +270,7 @@ def test_offline_variable_answers_without_a_look_up(online, stuck_resolver, monk
     assert stuck_resolver.call_count == 0
 
 
-def test_gpt2_out_of_reach_is_told_in_one_line_that_names_builtin(nothing_cached):
+def test_gpt2_out_of_reach_is_reported_in_one_line_that_names_builtin(nothing_cached):
     with pytest.raises(
         LabError, match=r"^'gpt2' is not in the local cache .* does not answer; .* use 'builtin'"
     ) as caught:
@@ -381,7 +381,7 @@ def test_lost_connection_is_named_and_other_failures_keep_their_own_words(cause,
     assert "\n" not in line
 
 
-def test_error_told_on_purpose_without_its_cause_is_no_connection_error():
+def test_error_raised_on_purpose_without_its_cause_is_no_connection_error():
     try:
         try:
             raise ConnectionError("refused")

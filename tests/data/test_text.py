@@ -322,7 +322,7 @@ def test_unreadable_file_is_refused_by_name_with_what_to_do(write, kind, name):
     assert "\n" not in str(caught.value)
 
 
-def test_zero_byte_and_wrong_encoding_are_told_with_their_place(write):
+def test_zero_byte_and_wrong_encoding_are_reported_with_their_place(write):
     with pytest.raises(LabError, match=r"zero byte at 4\)"):
         read_articles(write("zero.txt", b"text\0more"))
     with pytest.raises(LabError, match=r"not UTF-8 text \(byte 3\)"):
@@ -353,7 +353,7 @@ def test_folder_without_splits_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wikitext-2", "wikitext-2-v1"])
-def test_wikitext_out_of_reach_is_told_in_one_line_that_names_the_sample(monkeypatch, name):
+def test_wikitext_out_of_reach_is_reported_in_one_line_that_names_the_sample(monkeypatch, name):
     monkeypatch.setattr(sources, "is_cached", lambda *_: False)
     monkeypatch.setattr(sources, "hub_reachable", lambda: False)
     with pytest.raises(LabError, match=rf"^'{name}' is not in the local cache .* use 'sample'") as caught:

@@ -271,6 +271,6 @@ def test_document_out_of_range_is_refused_with_the_range(made_scored, document):
 
 
 @pytest.mark.parametrize("line", ["= " * 100_000 + "x", "=" * 100_000 + " x", "= x " * 50_000])
-def test_line_made_to_be_slow_is_told_from_a_heading_in_linear_time(made_scored, line):
+def test_line_made_to_be_slow_is_distinguished_from_a_heading_in_linear_time(made_scored, line):
     shares = by_part(made_scored([NONE, 1, 1], text=line, starts=[0, 1, 2]))
     assert [share.label for share in shares] == ["prose"]

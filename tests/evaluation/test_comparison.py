@@ -55,7 +55,7 @@ def test_model_that_costs_more_in_every_document_is_worse(pair):
     assert 0 < found.interval[0] < found.difference < found.interval[1]
 
 
-def test_difference_within_the_chance_of_documents_cannot_be_told(pair):
+def test_difference_within_the_chance_of_documents_is_undecided(pair):
     differences = normal(0, 0.2)
     found = compare(*pair(differences - differences.mean() + 0.01))
     assert found.verdict == "cannot tell"
@@ -63,7 +63,7 @@ def test_difference_within_the_chance_of_documents_cannot_be_told(pair):
     assert found.interval[0] < 0 < found.difference < found.interval[1]
 
 
-def test_equal_models_cannot_be_told_apart(pair):
+def test_equal_models_are_not_distinguished(pair):
     found = compare(*pair(np.zeros(DOCUMENTS)))
     assert (found.difference, found.interval, found.better_in, found.verdict) == (0, (0, 0), 0, "cannot tell")
     assert found.ratio == 1
@@ -110,7 +110,7 @@ def test_one_document_that_is_much_better_does_not_decide(pair):
         (None, "cannot tell"),
     ],
 )
-def test_verdict_is_told_where_the_interval_is_clear_of_zero(interval, verdict):
+def test_verdict_is_reported_where_the_interval_is_clear_of_zero(interval, verdict):
     assert verdict_of(interval, FEWEST) == verdict
 
 
@@ -123,7 +123,7 @@ def test_few_documents_decide_nothing_since_they_agree_by_chance(made_scored):
     assert str(found(5)).endswith("lower in 5 of 5 documents; fewer than 6 can agree by chance")
 
 
-def test_models_that_differ_by_chance_alone_are_rarely_told_apart(made_scored):
+def test_models_that_differ_by_chance_alone_are_rarely_distinguished(made_scored):
     rng, options = np.random.default_rng(0), 0
     for seed in range(200):
         losses = rng.normal(3, 0.1, size=(2, FEWEST))

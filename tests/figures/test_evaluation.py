@@ -129,7 +129,7 @@ def png(figure):
 # tables
 
 
-def test_every_row_tells_the_figure_that_it_is_named_for():
+def test_every_row_shows_the_figure_that_it_is_named_for():
     assert result_table([("m", ONE)])[1] == [
         ("perplexity", f"{exp(43_210.5 / 12_345):.2f}"),
         ("… 95 % interval", "31.2 to 1,035.5"),
@@ -162,19 +162,19 @@ def test_several_models_have_a_column_each_and_protocols_follow_each_other():
     assert columns == [alone["blocks"] + alone["sliding"]] * 2
 
 
-def test_interval_that_there_is_none_of_and_a_perplexity_past_floats_are_told_as_such():
+def test_interval_that_there_is_none_of_and_a_perplexity_past_floats_are_shown_as_such():
     cells = [cell for _, cell in result_table([("m", TWO)])[1]]
     assert [cell for name, cell in zip(NAMES, cells) if "interval" in name] == ["none"] * 3
     assert [cell for name, cell in zip(NAMES, cells) if name in ("perplexity", "word perplexity")] == ["inf"] * 2
     assert cells[NAMES.index("bits per byte")] == f"{7100 / 20 / log(2):.4f}"
 
 
-def test_interval_that_ends_past_floats_is_told():
+def test_interval_that_ends_past_floats_is_reported():
     [row] = [row for row in result_table([("m", replace(ONE, word_interval=(5e300, inf)))])[1] if "inf" in row[1]]
     assert row[1].endswith(" to inf")
 
 
-def test_row_of_a_share_tells_its_loss_and_what_it_is_of_the_whole():
+def test_row_of_a_share_shows_its_loss_and_what_it_is_of_the_whole():
     assert share_rows(SHARES) == [
         ("prose", "6", f"{exp(2.5):.1f}", "2.500", "75.0%"),
         ("title", "2", f"{exp(2):.1f}", "2.000", "20.0%"),
@@ -201,7 +201,7 @@ def test_protocol_is_described_once_for_all_models_and_says_that_nothing_is_publ
     ]
 
 
-def test_published_figure_is_told_once_with_its_quantity_windows_and_source():
+def test_published_figure_is_reported_once_with_its_quantity_windows_and_source():
     known, also = replace(ONE, published=(GUIDE,)), replace(ONE, published=(GUIDE, HARNESS))
     assert meaning_lines([("a", known), ("b", also)]) == [
         "sliding: windows in words.",
@@ -210,7 +210,7 @@ def test_published_figure_is_told_once_with_its_quantity_windows_and_source():
     ]
 
 
-def test_caution_of_all_models_is_told_once_and_one_of_a_single_model_with_its_name():
+def test_caution_of_all_models_is_reported_once_and_one_of_a_single_model_with_its_name():
     one, two = (
         replace(ONE, cautions=("few documents", "a sample")),
         replace(ONE, cautions=("few documents", "untrained")),
@@ -223,7 +223,7 @@ def test_caution_of_all_models_is_told_once_and_one_of_a_single_model_with_its_n
     assert meaning_lines([("a", one)])[1:] == ["sliding: few documents.", "sliding: a sample."]
 
 
-def test_caution_is_told_of_the_protocol_that_it_belongs_to():
+def test_caution_is_reported_of_the_protocol_that_it_belongs_to():
     lines = meaning_lines(
         [("a", replace(ONE, cautions=("x",))), ("a", TWO), ("b", ONE), ("b", replace(TWO, cautions=("y",)))]
     )
@@ -337,7 +337,7 @@ def test_any_name_is_drawn_and_leaves_room_for_the_marks(name):
         assert all(len(legend.get_texts()) == 2 for legend in figure.legends)
 
 
-def test_long_name_of_a_model_is_told_by_its_end():
+def test_long_name_of_a_model_is_reported_by_its_end():
     first, second = ticks(result_figure([("a-very-long-path-to/run-1", ONE), ("a-very-long-path-to/run-2", ONE)]))
     assert first.startswith("…")
     assert first.endswith("to/run-1, sliding")
@@ -401,7 +401,7 @@ def test_pieces_come_out_of_their_file_in_order_with_their_losses():
 # the page
 
 
-def test_page_tells_every_figure_verdict_and_meaning_of_an_evaluation(sketched, evaluation):
+def test_page_shows_every_figure_verdict_and_meaning_of_an_evaluation(sketched, evaluation):
     text = sketched("On the moon", evaluation).text
     assert text.startswith("On the moon On the moon before after sliding: perplexity")  # in its head, and at its top
     for cells in result_table(evaluation.results)[1]:

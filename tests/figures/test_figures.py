@@ -290,11 +290,12 @@ def test_perplexity_axis_stands_a_loss_of_zero():
 GRID_OF_GPT2_XL = """
 import resource, torch
 from gpt2lab.inspection.trace import Trace
-from gpt2lab.pages.export import attention_file
+from gpt2lab.inspection.attention import Attention
+from gpt2lab.pages.export import export
 q, k, v = torch.randn(3, 48, 25, 128, 64)
 trace = Trace("xl", ("a",) * 128, torch.zeros(128, dtype=torch.long), q, k, v, (0.125,) * 48)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert len(attention_file(trace, "png")) > 1e6
+assert len(export(Attention(trace), "png")) > 1e6
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 

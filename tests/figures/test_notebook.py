@@ -10,7 +10,7 @@ from PIL import Image
 import gpt2lab
 from gpt2lab.data.text import load_text
 from gpt2lab.evaluation.evaluate import evaluate
-from gpt2lab.figures.notebook import FIGURES, show_figures
+from gpt2lab.figures.notebook import show_figures
 from gpt2lab.generation.generate import generate
 from gpt2lab.generation.tasks import translate
 from gpt2lab.inspection.ablation import ablate, sweep
@@ -57,7 +57,10 @@ def test_result_as_the_last_line_of_a_cell_is_a_short_summary(tiny_lab, name):
     assert "tensor(" not in shown and "array(" not in shown and "\n" not in shown
 
 
-@pytest.mark.parametrize("name", [name for _, name in FIGURES])
+FIGURES = "Trace Rollout Comparison HeadScores Lens Attribution Surprisal Ablation Sweep Patching Evaluation".split()
+
+
+@pytest.mark.parametrize("name", FIGURES)
 def test_result_with_a_figure_shows_it(tiny_lab, name, tmp_path):
     shell = InteractiveShell()
     show_figures(shell)
@@ -65,6 +68,13 @@ def test_result_with_a_figure_shows_it(tiny_lab, name, tmp_path):
     (tmp_path / "figure.png").write_bytes(png)
     with Image.open(tmp_path / "figure.png") as picture:
         assert min(picture.size) > 100 and len(picture.convert("L").getcolors()) > 5
+
+
+@pytest.mark.parametrize("name", ["Walk", "Generation"])
+def test_result_without_a_figure_shows_none(tiny_lab, name):
+    shell = InteractiveShell()
+    show_figures(shell)
+    assert shell.display_formatter.formatters["image/png"](RESULTS[name](tiny_lab)) is None
 
 
 def test_public_names_are_completed_before_their_first_use():

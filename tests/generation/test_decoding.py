@@ -147,7 +147,7 @@ def test_lower_precision_changes_the_loss_little(text, precision, limit, request
 
 
 @x86
-def test_int8_layers_are_made_once_and_anew_when_weights_change(model):
+def test_int8_layers_are_made_once_and_again_when_weights_change(model):
     one = model()
     first = int8_layers(one)
     assert int8_layers(one) is first
@@ -230,7 +230,7 @@ def test_unknown_precision_is_refused_with_the_known_ones(model):
         Decoder(model(), 1, 4, precision="fp16")
 
 
-def test_int8_where_torch_has_no_kernels_is_told(model, monkeypatch):
+def test_int8_where_torch_has_no_kernels_is_refused(model, monkeypatch):
     monkeypatch.setattr(type(torch.backends.quantized), "engine", "qnnpack", raising=False)
     with pytest.raises(LabError, match="int8 runs on x86 processors; the model is on cpu, torch's engine is qnnpack"):
         Decoder(model(), 1, 4, precision="int8")

@@ -306,13 +306,13 @@ def test_best_of_several_is_the_most_probable_per_token(random_lab):
     assert best_of(batch) is batch[means.index(max(means))]
 
 
-def test_rows_of_a_batch_are_told_wrong_before_the_first(tiny_lab):
+def test_wrong_rows_of_a_batch_are_refused_before_the_first(tiny_lab):
     with pytest.raises(LabError, match=r"^count 0"):
         batch_steps(request(tiny_lab, "x"), 0)
 
 
 @pytest.mark.parametrize("count", [0, 65, 1.5, True])
-def test_count_of_a_batch_is_told(tiny_lab, count):
+def test_bad_count_of_a_batch_is_refused(tiny_lab, count):
     with pytest.raises(LabError, match=r"^count .* 1 to 64"):
         generate_batch(tiny_lab, "x", count)
 
@@ -394,7 +394,7 @@ def test_instead_takes_alternatives_alone_and_gives_their_rank(tiny_lab):
 
 
 @pytest.mark.parametrize("beams", [2, 4])
-def test_beam_search_is_transformers_own_and_each_step_is_told(random_lab, beams):
+def test_beam_search_is_transformers_own_and_each_step_is_reported(random_lab, beams):
     lab = random_lab(seed=4)
     ids = lab.encode("The moon")
     options = {"num_beams": beams, "do_sample": False, "length_penalty": 0.0, "pad_token_id": 0}
@@ -424,7 +424,7 @@ def test_beam_search_takes_no_options_that_it_would_ignore(tiny_lab):
 
 
 @pytest.mark.parametrize("beams", [1, 0, 65, "4"])
-def test_beams_that_are_none_are_told(tiny_lab, beams):
+def test_bad_number_of_beams_is_refused(tiny_lab, beams):
     with pytest.raises(LabError, match=r"^beams .* 2 to 64"):
         beam_search(tiny_lab, "x", beams=beams)
 
@@ -478,7 +478,7 @@ def test_going_on_past_a_seam_reads_what_was_read_there(tiny_lab, place):
         assert ours.probability == pytest.approx(theirs.probability, rel=1e-3)
 
 
-def test_prompt_and_branch_that_fill_the_context_are_told(tiny_lab):
+def test_prompt_and_branch_that_fill_the_context_are_refused(tiny_lab):
     first = generate(tiny_lab, "x" * 60, max_new_tokens=4, temperature=0)
     full = generate(tiny_lab, "x" * 60, after=first.steps)
     assert (full.steps, full.finish) == (first.steps, "context")

@@ -55,7 +55,7 @@ def test_answer_follows_the_document_and_questions_with_answers(lab):
 
 @pytest.mark.parametrize("max_new_tokens", [20, 100])
 def test_long_text_is_summarised_in_parts_that_fit_and_lose_nothing(lab, max_new_tokens):
-    text = " ".join(f"Sentence number {i} tells of the moon and of the sea." for i in range(60))
+    text = " ".join(f"Sentence number {i} is about the moon and of the sea." for i in range(60))
     done = summarize(lab, text, max_new_tokens=max_new_tokens, sentences=1)
     assert len(done.prompts) == len(done.generations) > 1
     parts = [prompt.removesuffix("\nTL;DR:") for prompt in done.prompts]
@@ -112,7 +112,7 @@ def test_prompt_is_filled_once_and_braces_of_a_text_stay():
 
 
 @pytest.mark.parametrize(("prompt", "times"), [("TL;DR:", 0), ("{text}{text}", 2), ("", 0), ("{ text }", 0)])
-def test_prompt_without_its_place_is_told(lab, prompt, times):
+def test_prompt_without_its_place_is_refused(lab, prompt, times):
     with pytest.raises(LabError, match=rf"has \{{text\}} {times} times; write it once"):
         summarize(lab, TEXT, prompt=prompt)
 
@@ -140,7 +140,7 @@ def test_prompt_without_its_place_is_told(lab, prompt, times):
         (lambda lab: answer(lab, "\ud800", "Who?"), "surrogate"),
     ],
 )
-def test_bad_input_is_told(lab, do, message):
+def test_bad_input_is_refused(lab, do, message):
     with pytest.raises(LabError, match=message):
         do(lab)
 

@@ -130,7 +130,7 @@ def test_sweep_equals_separate_forward_passes(lab, mean, text, monkeypatch):
     assert ("its mean" in drawn.title) == mean
 
 
-def test_sweep_tells_how_far_it_is(lab):
+def test_sweep_shows_how_far_it_is(lab):
     assert list(sweep_steps(lab, TEXT)) == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -161,6 +161,6 @@ def test_sweep_of_a_bf16_model_runs(random_lab):
         (lambda lab: ablate(lab, TEXT, *module.parts_named(["0.-1"])), "'0.-1' names no head or MLP"),
     ],
 )
-def test_bad_input_is_told(lab, ask, message):
+def test_bad_input_is_refused(lab, ask, message):
     with pytest.raises(LabError, match=message):
         ask(lab)

@@ -290,7 +290,7 @@ def test_unknown_score_is_refused_with_the_known_ones():
 
 
 def test_every_score_has_a_title_a_unit_and_one_sentence():
-    assert [field.name for field in fields(HeadScores)] == list(SCORES)
+    assert [field.name for field in fields(HeadScores)] == [*SCORES, "name"]
     for title, unit, definition in SCORES.values():
         assert title
         assert re.fullmatch(r"share of attention, 0 to 1|nats, 0 to ln T|tokens", unit)
@@ -344,7 +344,7 @@ def test_head_above_the_threshold_is_named_for_what_it_does(name, kind):
     assert sentence.endswith("looks 1.4 tokens back (rank 8 of 8), with an entropy of 0.00 nats (rank 1 of 8).")
 
 
-def test_description_ranks_a_head_among_all_and_tells_its_second_kind():
+def test_description_ranks_a_head_among_all_and_shows_its_second_kind():
     previous = torch.tensor([[0.9, 0.95, 0.1], [0.2, 0.3, 0.6]])
     first = torch.tensor([[0.0, 0.6, 0.7], [0.8, 0.9, 0.55]])
     sentence = describe_head(scores_of(previous_token=previous, first_token=first), 1, 2)
@@ -355,7 +355,7 @@ def test_description_ranks_a_head_among_all_and_tells_its_second_kind():
     assert "; 0.55 of its attention goes to the first token (rank 5 of 6)." in sentence
 
 
-def test_head_of_no_known_kind_is_told_so_with_its_largest_share():
+def test_head_of_no_known_kind_is_described_as_such_with_its_largest_share():
     sentence = describe_head(scores_of(previous_token=grid(0.12), first_token=grid(STANDS_OUT, rest=0.7)), 1, 2)
     assert sentence.startswith(
         "Layer 1, head 2 follows no known pattern that stands out: "
@@ -414,6 +414,6 @@ def test_rollout_multiplies_later_layers_from_the_left():
     torch.testing.assert_close(rollout(trace_of(q, k)).weights[2], torch.tensor([0.5, 0.25, 0.25]))
 
 
-def test_caveat_of_rollout_is_told():
+def test_caveat_of_rollout_is_reported():
     assert "early tokens" in ROLLOUT_CAVEAT
     assert "no causal evidence" in ROLLOUT_CAVEAT

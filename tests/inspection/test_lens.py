@@ -159,6 +159,6 @@ def test_log_probabilities_sum_to_one(lab):
         (lambda lab: followed(lab, trace(lab, "x", residual=True), 1, [3]), "position 1 is out of range"),
     ],
 )
-def test_bad_input_is_told(tiny_lab, ask, message):
+def test_bad_input_is_refused(tiny_lab, ask, message):
     with pytest.raises(LabError, match=message):
         ask(tiny_lab)

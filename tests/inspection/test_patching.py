@@ -62,7 +62,7 @@ def test_patching_everything_that_differs_gives_the_clean_run(lab):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 4096])
-def test_patching_is_the_same_in_parts_and_tells_how_far_it_is(lab, rows, monkeypatch):
+def test_patching_is_the_same_in_parts_and_shows_how_far_it_is(lab, rows, monkeypatch):
     texts = "xxabc", "xxdbe"
     whole = patching(lab, *texts, answer=5, against=9)
     monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
@@ -88,6 +88,6 @@ def test_patching_of_a_bf16_model_runs(random_lab):
         (lambda lab: patching(lab, "x" * 65, "x" * 65), "the prompt has 65 tokens"),
     ],
 )
-def test_bad_input_is_told(lab, ask, message):
+def test_bad_input_is_refused(lab, ask, message):
     with pytest.raises(LabError, match=message):
         ask(lab)

@@ -100,11 +100,11 @@ def test_names_hold_every_top_prediction_as_it_is_shown(tiny_lab):
         (None, "NoneType"),
     ],
 )
-def test_bad_text_is_told_at_once(tiny_lab, text, message):
+def test_bad_text_is_refused_at_once(tiny_lab, text, message):
     with pytest.raises(LabError, match=message):
         surprisal_steps(tiny_lab, text)
 
 
-def test_top_out_of_range_is_told(tiny_lab):
+def test_top_out_of_range_is_refused(tiny_lab):
     with pytest.raises(LabError, match="top 0 is out of range"):
         surprisal(tiny_lab, "x", top=0)

@@ -104,6 +104,6 @@ def test_after_the_last_layer_the_prediction_is_the_model_s(lab):
         (("x", 0, 0, 1), "position 1 is out of range"),
     ],
 )
-def test_bad_input_is_told(lab, arguments, message):
+def test_bad_input_is_refused(lab, arguments, message):
     with pytest.raises(LabError, match=message):
         walk(lab, *arguments)

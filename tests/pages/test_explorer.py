@@ -238,7 +238,7 @@ def test_traces_are_left_as_they_were(tiny_trace):
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(before, now))
 
 
-def test_what_is_left_out_of_a_text_is_told_for_its_side(tiny_lab, tiny_trace, read_html):
+def test_what_is_left_out_of_a_text_is_reported_for_its_side(tiny_lab, tiny_trace, read_html):
     short = trace(tiny_lab, "the sea " * 100, cut=True)
     data, _ = contents(explorer_page(short), read_html)
     total = 64 + short.left_out

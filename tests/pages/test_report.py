@@ -153,7 +153,7 @@ def test_texts_of_the_result_appear_under_their_headings(report):
     assert "Fine-tuning run 20260131-tiny-moon" in text
 
 
-def test_texts_over_time_appear_in_order_with_what_was_learned_by_heart(report):
+def test_texts_over_time_appear_in_order_with_what_was_memorised(report):
     assert (
         "0 rose in the west 0 617 set in the sea twice a day the sea twice a day 5 1,234 rose in the east rose 1"
     ) in report.text
@@ -253,7 +253,7 @@ def test_hostile_token_is_shown_and_not_obeyed(sketched, random_trace):
     assert HOSTILE in read.text
 
 
-def test_tokens_that_were_looked_at_appear_in_order(report, tiny_trace):
+def test_inspected_tokens_appear_in_order(report, tiny_trace):
     assert " ".join(tiny_trace.tokens) in report.text
 
 

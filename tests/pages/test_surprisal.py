@@ -62,7 +62,7 @@ def test_text_of_a_scored_document_is_shown_whole(tiny_lab):
     assert sum(costs) == pytest.approx(float(scored.nll[scored.predicted].sum()), abs=0.005 * len(costs))
 
 
-def test_hovering_tells_nats_and_probability():
+def test_hovering_shows_nats_and_probability():
     assert [texts for _, texts, _ in spans(surprisal_page("t", PIECES))] == [
         "no prediction",
         f"2.00 nats, probability {exp(-2):.2g}",

@@ -99,7 +99,7 @@ def test_strip_of_zeros_is_white(read_html, walked):
     assert row.min() > 240
 
 
-def test_each_vector_is_told_in_numbers_too(read_html, walked):
+def test_each_vector_is_reported_in_numbers_too(read_html, walked):
     text = read_html(walk_page(walked).html).text
     for step in vectors(walked):
         values = step.values
@@ -110,7 +110,7 @@ def test_each_vector_is_told_in_numbers_too(read_html, walked):
     assert f"mean {walked.mean:.4f}, variance {walked.variance:.4f}" in text
 
 
-def test_predictions_from_there_are_told(read_html, walked):
+def test_predictions_from_there_are_reported(read_html, walked):
     text = read_html(walk_page(walked).html).text
     for token, probability in walked.predictions:
         assert f"{token} {probability:.4f}" in text

@@ -43,7 +43,7 @@ def test_low_rank_run_trains_its_additions_alone(estimate):
     assert least <= found.disk <= least + 4 * ADDITIONS
 
 
-def test_length_in_epochs_is_told_in_steps(estimate, tiny_lab, moon):
+def test_length_in_epochs_is_reported_in_steps(estimate, tiny_lab, moon):
     tokens = len(tiny_lab.encode((Path(moon) / "train.txt").read_text(encoding="utf-8"))) + 1  # the end of the text
     blocks = -(-tokens // BLOCK)
     a_pass = -(-blocks // 4)

@@ -18,7 +18,7 @@ import gpt2lab.model.precision
 from gpt2lab.data.text import load_text
 from gpt2lab.errors import LabError
 from gpt2lab.generation.generate import generate
-from gpt2lab.model.lab import load_model
+from gpt2lab.model.lab import load_model, without_peft_warning
 from gpt2lab.progress import finished as finish_steps
 from gpt2lab.training import finetuning, runs, watch
 from gpt2lab.training import prepare as preparing
@@ -363,7 +363,7 @@ def test_run_that_is_stopped_at_its_start_has_nothing_to_keep_and_can_go_on(tune
     assert resume(result.folder).steps == 4
 
 
-def test_run_that_is_paused_while_it_validates_what_it_would_keep_goes_on_to_the_same_end(
+def test_run_that_is_paused_while_it_validates_what_it_would_keep_continues_to_the_same_end(
     tune, tmp_path, at_validation, monkeypatch
 ):
     settings = {"steps": 6, "eval_every": 2, "learning_rate": 1e-2}
@@ -406,8 +406,18 @@ def test_run_that_was_killed_once_all_was_trained_only_keeps_the_model(tune, tmp
 OVERFITTING = {"steps": 20, "eval_every": 2, "learning_rate": 3e-2, "patience": 0}
 
 
-def test_model_that_is_kept_is_that_of_the_lowest_validation_loss(tune, moon):
-    result = tune(**OVERFITTING)
+@pytest.fixture(scope="module")
+def overfitted(no_dropout_folder, moon, tmp_path_factory):
+    """A run whose validation loss falls and rises again; no patience ends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPT2LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        settings = {"model": str(no_dropout_folder), "data": moon, "block_size": BLOCK, "batch_size": 4}
+        runs_dir = tmp_path_factory.mktemp("runs")
+        return finetune(**settings, **OVERFITTING, precision="fp32", runs_dir=runs_dir, run="overfitted")
+
+
+def test_model_that_is_kept_is_that_of_the_lowest_validation_loss(overfitted, moon):
+    result = overfitted
     trained = losses(result.folder, "validation")[1:]
     lowest = min(loss for _, loss in trained)
     best = next(step for step, loss in trained if loss == lowest)
@@ -425,8 +435,8 @@ def test_model_that_is_kept_is_that_of_the_lowest_validation_loss(tune, moon):
 
 
 @pytest.mark.parametrize("patience", [1, 3])
-def test_run_ends_where_an_independent_reader_of_its_losses_would_end_it(tune, moon, patience):
-    endless = losses(tune(**OVERFITTING).folder, "validation")[1:]
+def test_run_ends_where_an_independent_reader_of_its_losses_would_end_it(tune, overfitted, moon, patience):
+    endless = losses(overfitted.folder, "validation")[1:]
     best, lowest, waited, end = None, float("inf"), 0, None
     for step, loss in endless:
         if loss < lowest:
@@ -447,27 +457,24 @@ def test_run_ends_where_an_independent_reader_of_its_losses_would_end_it(tune, m
     assert f"no better validation loss for {patience} validations" in status.message
 
 
-@pytest.mark.parametrize("place", ["from elsewhere", "after it was moved"])
-def test_best_step_of_a_paused_run_is_kept_when_it_goes_on(tune, tmp_path, monkeypatch, at_validation, place):
-    whole = tune(**OVERFITTING)
-    assert whole.best_step <= 14
+def test_best_step_of_a_paused_run_is_kept_when_it_continues(overfitted, tmp_path, monkeypatch, at_validation):
+    assert overfitted.best_step <= 14
     monkeypatch.chdir(tmp_path)
-    settings = json.loads((whole.folder / "config.json").read_text())
-    at_validation(lambda lab: runs.request_action(Path("others/mine"), "pause"), whole.best_step // 2 + 1)
+    settings = json.loads((overfitted.folder / "config.json").read_text())
+    at_validation(lambda lab: runs.request_action(Path("others/mine"), "pause"), overfitted.best_step // 2 + 1)
     config = {key: settings[key] for key in ("model", "data", "block_size", "batch_size", "precision")} | OVERFITTING
-    assert finetune(**config, runs_dir="others", run="mine").steps == whole.best_step + 3
-    if place == "after it was moved":
-        (tmp_path / "others").rename(tmp_path / "moved")
-        folder = tmp_path / "moved" / "mine"
-    else:
-        folder = tmp_path / "others" / "mine"
-    result = resume(folder)
-    assert (result.steps, result.best_step) == (20, whole.best_step)
-    assert same_weights(whole.model_dir, result.model_dir)
-    assert read_status(folder).state == "finished"
+    assert finetune(**config, runs_dir="others", run="mine").steps == overfitted.best_step + 3
+    shutil.copytree(tmp_path / "others", tmp_path / "copied")
+    (tmp_path / "others").rename(tmp_path / "moved")
+    (tmp_path / "copied").rename(tmp_path / "others")
+    for place in ("others", "moved"):
+        result = resume(tmp_path / place / "mine")
+        assert (result.steps, result.best_step) == (20, overfitted.best_step), place
+        assert same_weights(overfitted.model_dir, result.model_dir), place
+        assert read_status(tmp_path / place / "mine").state == "finished", place
 
 
-def test_whoever_is_told_of_the_start_can_read_the_run_from_then_on(tune):
+def test_run_can_be_read_from_the_call_of_on_start_on(tune):
     seen = []
 
     def started(folder):
@@ -879,7 +886,8 @@ def test_saved_model_answers_as_the_base_with_the_additions_that_peft_loads(addi
     ids = tiny_lab.encode("The moon is a small world")[None]
     base = GPT2LMHeadModel.from_pretrained(tiny_folder).eval()
     plain = base(ids).logits.detach()
-    with_additions = peft.PeftModel.from_pretrained(base, additions.folder / "adapter").eval()
+    with without_peft_warning():
+        with_additions = peft.PeftModel.from_pretrained(base, additions.folder / "adapter").eval()
     merged = GPT2LMHeadModel.from_pretrained(additions.model_dir).eval()
     with torch.no_grad():
         torch.testing.assert_close(merged(ids).logits, with_additions(ids).logits, rtol=0, atol=1e-4)
@@ -1065,7 +1073,7 @@ def test_run_whose_config_was_edited_to_what_it_cannot_be_is_refused_in_one_line
     assert (listed.id, listed.state) == ("edited", "failed")
 
 
-def test_run_whose_status_was_cut_short_is_listed_as_failed_and_goes_on(tune, tmp_path, at_validation):
+def test_run_whose_status_was_cut_short_is_listed_as_failed_and_continues(tune, tmp_path, at_validation):
     at_validation(lambda lab: runs.request_action(tmp_path / "runs" / "mine", "pause"), 1)
     folder = tune(run="mine", steps=9, eval_every=2).folder
     status = folder / "status.json"
@@ -1105,28 +1113,28 @@ def measured(folder):
     )
 
 
-def assert_goes_on_to_the_same_end(folder, whole):
+def assert_continues_to_the_same_end(folder, whole):
     assert resume(folder).steps == 12
     assert measured(folder) == measured(whole)
     assert (folder / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
 
 
-def test_paused_run_goes_on_to_the_bits_of_one_never_paused(paused, tmp_path):
+def test_paused_run_continues_to_the_bits_of_one_never_paused(paused, tmp_path):
     whole, folder = paused
-    assert_goes_on_to_the_same_end(shutil.copytree(folder, tmp_path / "run"), whole)
+    assert_continues_to_the_same_end(shutil.copytree(folder, tmp_path / "run"), whole)
 
 
 @pytest.mark.parametrize("file", ["metrics.jsonl", "samples.jsonl"])
-def test_run_with_a_torn_last_line_goes_on_to_the_same_numbers(paused, tmp_path, file):
+def test_run_with_a_torn_last_line_continues_to_the_same_numbers(paused, tmp_path, file):
     whole, folder = paused
     folder = shutil.copytree(folder, tmp_path / "run")
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content + content.splitlines()[-1][:23])
-    assert_goes_on_to_the_same_end(folder, whole)
+    assert_continues_to_the_same_end(folder, whole)
 
 
 @pytest.mark.parametrize("file", ["metrics.jsonl", "samples.jsonl", "result.json", "log.txt", "control.json"])
-def test_run_without_one_of_its_notes_goes_on_all_the_same(paused, tmp_path, file):
+def test_run_without_one_of_its_notes_continues_all_the_same(paused, tmp_path, file):
     whole, folder = paused
     folder = shutil.copytree(folder, tmp_path / "run")
     (folder / file).unlink(missing_ok=True)
@@ -1147,7 +1155,7 @@ def test_damaged_checkpoint_is_passed_over_for_the_one_before(paused, tmp_path, 
     path.unlink()
     if damage == "cut short":
         path.write_bytes(content[: len(content) // 2])
-    assert_goes_on_to_the_same_end(folder, whole)
+    assert_continues_to_the_same_end(folder, whole)
 
 
 def test_run_without_a_checkpoint_that_can_be_read_begins_again(paused, tmp_path):
@@ -1155,4 +1163,4 @@ def test_run_without_a_checkpoint_that_can_be_read_begins_again(paused, tmp_path
     folder = shutil.copytree(folder, tmp_path / "run")
     for weights_file in (folder / "checkpoints").glob("*/model.safetensors"):
         weights_file.write_bytes(weights_file.read_bytes()[:1000])
-    assert_goes_on_to_the_same_end(folder, whole)
+    assert_continues_to_the_same_end(folder, whole)

@@ -54,7 +54,7 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def test_machine_is_held_by_one_run_at_a_time_and_the_other_is_told_by_whom(tmp_path):
+def test_machine_is_held_by_one_run_at_a_time_and_the_error_of_another_names_it(tmp_path):
     with jobs.machine_lock(tmp_path / "runs" / "first"):
         with pytest.raises(LabError) as caught, jobs.machine_lock(tmp_path / "others" / "second"):
             pytest.fail("two runs hold the machine")
@@ -283,7 +283,7 @@ def test_run_waits_while_the_cost_of_another_is_measured(make):
     assert got == [folder.resolve()]
 
 
-def test_run_of_which_the_status_is_lost_counts_as_crashed_and_goes_on(make, spawned):
+def test_run_of_which_the_status_is_lost_counts_as_crashed_and_continues(make, spawned):
     folder = make("mine", "running")
     (folder / "status.json").write_text('{"state": "run')
     jobs.resume(folder)

@@ -89,7 +89,7 @@ def test_runs_folder_that_cannot_be_written_is_refused_by_name(tmp_path, place):
         ("m" * 300, "d" * 300, f"{'m' * 20}-{'d' * 20}"),
     ],
 )
-def test_made_id_is_valid_and_tells_model_and_data(model, data, names):
+def test_made_id_is_valid_and_shows_model_and_data(model, data, names):
     run = runs.run_id(model, data)
     assert runs.RUN_ID.fullmatch(run)
     date, time, rest = run.split("-", 2)
@@ -207,7 +207,7 @@ def test_perplexity_is_the_exponential_of_the_loss(loss, perplexity):
     assert replace(METRIC, loss=loss).perplexity == perplexity
 
 
-def test_this_process_is_told_apart_by_pid_and_start():
+def test_this_process_is_identified_by_pid_and_start():
     process = psutil.Process(os.getpid())
     before = time.time()
     found = runs.this_process()
@@ -309,7 +309,7 @@ def test_run_that_has_ended_stays_as_it_ended_whatever_became_of_its_process(wri
         {"state": []},
     ],
 )
-def test_status_edited_to_what_it_cannot_be_is_told_in_one_line(tmp_path, changes):
+def test_status_edited_to_what_it_cannot_be_is_reported_in_one_line(tmp_path, changes):
     folder = runs.new_run(tmp_path, CONFIG, "edited")
     runs.write_json(folder / "status.json", asdict(RUNNING) | runs.this_process() | changes)
     try:

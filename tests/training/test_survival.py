@@ -250,7 +250,7 @@ MOMENTS = {
     "before the first step": lambda folder: lines(folder) >= 1,
     "while a checkpoint is written": unfinished_checkpoint,
     "while a later checkpoint is written": lambda folder: lines(folder) > 12 and unfinished_checkpoint(folder),
-} | {f"random {seed}": None for seed in range(7)}
+} | {f"random {seed}": None for seed in range(3)}
 
 
 def random_moment(seed, folder, reference):
@@ -282,10 +282,9 @@ def test_run_that_is_killed_again_and_again_resumes_to_the_same_bits(begin, go_o
     assert_same_run(folder, uninterrupted)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(seed, begin, go_on, uninterrupted_lora):
+def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(begin, go_on, uninterrupted_lora):
     process, folder = begin(**LORA)
-    wait_until(random_moment(f"lora {seed}", folder, uninterrupted_lora), process)
+    wait_until(random_moment("lora", folder, uninterrupted_lora), process)
     kill(process, folder)
     assert end(go_on(folder)) == 0
     assert_same_run(folder, uninterrupted_lora)
@@ -293,7 +292,7 @@ def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(seed, begin, 
         assert (folder / "adapter" / file).read_bytes() == (uninterrupted_lora / "adapter" / file).read_bytes()
 
 
-@pytest.mark.parametrize(("number", "changes"), [(2, {}), (9, {}), (8, LORA)])
+@pytest.mark.parametrize(("number", "changes"), [(9, {}), (8, LORA)])
 def test_run_paused_between_steps_resumes_to_the_same_bits(number, changes, begin, go_on, request):
     process, folder = begin(**changes)
     wait_until(lambda: lines(folder) >= number, process)
@@ -354,7 +353,7 @@ def test_run_paused_amid_a_validation_resumes_to_the_same_bits(step, begin, go_o
     assert_same_run(folder, uninterrupted)
 
 
-def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_goes_on(
+def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_continues(
     begin, go_on, reference, long_texts, moon, text_folder
 ):
     train, validation = (
@@ -456,7 +455,7 @@ def test_queued_run_starts_when_the_first_ends_and_another_is_stopped_while_it_w
     assert_same_run(waiting, uninterrupted)
 
 
-def test_run_whose_files_may_not_grow_fails_and_goes_on_from_the_checkpoint_before(begin, go_on, uninterrupted):
+def test_run_whose_files_may_not_grow_fails_and_continues_from_the_checkpoint_before(begin, go_on, uninterrupted):
     process, folder = begin(target=train_in_process_with_small_files)
     assert end(process) == 1
     assert_failed_between_checkpoints(folder)
@@ -492,7 +491,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_run_on_a_disk_that_fills_fails_and_goes_on_once_there_is_room(begin, go_on, small_disk, uninterrupted):
+def test_run_on_a_disk_that_fills_fails_and_continues_once_there_is_room(begin, go_on, small_disk, uninterrupted):
     process, folder = begin(runs_dir=small_disk)
     wait_until(lambda: len(runs.whole_checkpoints(folder)) >= 2, process)
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize

@@ -227,7 +227,7 @@ def test_wish_that_comes_once_all_is_trained_comes_too_late(watch, tmp_path):
     assert watch.action is None
 
 
-def test_status_tells_how_far_a_validation_is(watch, tmp_path, monkeypatch):
+def test_status_shows_how_far_a_validation_is(watch, tmp_path, monkeypatch):
     monkeypatch.setattr(watch_module, "STATUS_SECONDS", -1)
     for _ in range(3):
         watch.on_prediction_step(*turn(), eval_dataloader=range(12))
@@ -242,7 +242,7 @@ def test_wish_is_that_of_the_process_that_writes(make, tmp_path):
     assert agreed == [None]
 
 
-def test_state_of_a_watch_goes_on_in_another(make):
+def test_state_of_a_watch_continues_in_another(make):
     watch = make()
     watch.training_seconds, watch.seconds_before = 2.5, 100.0
     watch.validation = {0: 3.5, 4: 3.0}
@@ -264,7 +264,7 @@ def test_meter_means_over_the_steps_since_it_was_read():
     assert int(meter.tokens) == 25
 
 
-def test_state_of_a_meter_goes_on_in_another_to_the_last_bit():
+def test_state_of_a_meter_continues_in_another_to_the_last_bit():
     meter, other = LossMeter(), LossMeter()
     for loss in (3.1, 2.2):
         meter.add(torch.tensor(loss), torch.tensor(7))
