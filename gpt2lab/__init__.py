@@ -7,42 +7,65 @@ Axes, in every shape the documentation gives:
 import sys
 from importlib import import_module
 
-_ROOMS = {
+_MODULES = {
     "LabError": "errors",
-    "ablate": "inspection.ablation",
+    "SCORES": "inspection.heads",
     "Sampling": "generation.sampling",
+    "TASKS": "generation.recipes",
     "TrainConfig": "training.config",
+    "VIEWS": "pages.bertviz",
+    "ablate": "inspection.ablation",
     "answer": "generation.tasks",
     "attach": "figures.notebook",
+    "attribution": "inspection.attribution",
+    "auto_choice": "data.sources",
+    "beam_search": "generation.generate",
+    "change_page": "pages.surprisal",
     "compare": "inspection.compare",
+    "describe_head": "inspection.heads",
     "evaluate": "evaluation.evaluate",
+    "explorer_page": "pages.explorer",
+    "export": "pages.export",
     "finetune": "training.finetuning",
+    "followed": "inspection.lens",
     "generate": "generation.generate",
     "generate_batch": "generation.generate",
     "head_scores": "inspection.heads",
+    "head_view_page": "pages.bertviz",
     "load_model": "model.lab",
-    "logit_lens": "inspection.lens",
     "load_text": "data.text",
+    "logit_lens": "inspection.lens",
+    "measure": "generation.measures",
+    "patching": "inspection.patching",
     "perplexity": "evaluation.perplexity",
+    "preview": "training.cost",
+    "read_result": "training.result",
     "resume": "training.finetuning",
+    "rollout": "inspection.heads",
+    "start": "training.jobs",
     "summarize": "generation.tasks",
     "surprisal": "inspection.surprisal",
+    "sweep": "inspection.ablation",
     "trace": "inspection.trace",
+    "trace_ids": "inspection.trace",
+    "training_ids": "generation.measures",
     "translate": "generation.tasks",
+    "walk": "inspection.walkthrough",
+    "walk_page": "pages.walkthrough",
 }
-__all__ = list(_ROOMS)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str):
-    """A public name, from its room: torch and transformers take seconds to import, and not every caller needs them."""
-    if name not in _ROOMS:
+    """A public name, from its module: torch and transformers take seconds to import, and not every caller needs them."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'gpt2lab' has no attribute {name!r}")
-    return getattr(import_module(f"gpt2lab.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"gpt2lab.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
     """Return the public names too, which completion in a notebook would not know of before their first use."""
-    return sorted({*globals(), *_ROOMS} - {"sys", "import_module"})
+    return sorted({*globals(), *_MODULES} - {"sys", "import_module"})
 
 
 if "IPython" in sys.modules and (_shell := sys.modules["IPython"].get_ipython()):

@@ -1,6 +1,8 @@
 """Which chapter of the package may import which, read from its source."""
 
 import ast
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ MAY_IMPORT = {
     "builtin": SCIENCE,
     "app": SCIENCE | {"figures", "pages"},
     "cli": SCIENCE | {"figures", "pages", "app", "worker"},
-    "__init__": SCIENCE | {"figures"},
+    "__init__": SCIENCE | {"figures", "pages"},
     "__main__": {"cli"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -138,3 +140,9 @@ def test_only_one_command_imports_the_app():
         found.split(":")[0]
         for found in violations(lambda chapter, name, _: chapter == "cli" and name.startswith("gpt2lab.app."))
     } == {"cli/app.py"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_imports_the_package_by_its_public_names(path):
+    source = "".join(line for cell in json.loads(path.read_text())["cells"] for line in (*cell["source"], "\n"))
+    assert set(re.findall(r"^(?:from|import) (gpt2lab[\w.]*)", source, re.MULTILINE)) <= {"gpt2lab", "gpt2lab.figures"}

@@ -47,7 +47,7 @@ class Commands(LazyGroup):
     }
 
 
-app = Commands(name="gpt2lab", help="A laboratory for GPT-2: fine-tune it, measure it, and see what happens inside.")
+commands = Commands(name="gpt2lab", help="A laboratory for GPT-2: fine-tune it, measure it, and see what happens inside.")
 UsageError = typer.BadParameter.__base__  # typer names no common class of its own for bad usage
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         atexit.register(lambda: ended_well and leave())  # registered first, it runs last
     try:
-        status = app(standalone_mode=False)  # typer returns 130 for an interrupt, as shells count it
+        status = commands(standalone_mode=False)  # typer returns 130 for an interrupt, as shells count it
     except LabError as error:
         fail(str(error))
     except UsageError as error:

@@ -2,7 +2,7 @@
 
 from gpt2lab.figures.attention import attention_grid, attention_heatmap
 from gpt2lab.figures.drawing import figure, figure_bytes
-from gpt2lab.figures.evaluation import result_figure, shares_figure
+from gpt2lab.figures.evaluation import meaning_lines, result_figure, result_table, shares_figure
 from gpt2lab.figures.heads import comparison_heatmaps, head_map, rollout_heatmap
 from gpt2lab.figures.lens import lens_figure, patching_figure
 from gpt2lab.figures.notebook import attach
@@ -20,9 +20,11 @@ __all__ = [
     "lens_figure",
     "loss_curve",
     "loss_curves",
+    "meaning_lines",
     "patching_figure",
     "rank_figure",
     "result_figure",
+    "result_table",
     "rollout_heatmap",
     "shares_figure",
 ]

@@ -20,8 +20,8 @@ import pytest
 import torch
 
 import gpt2lab
-import gpt2lab.pages.run_report
 from gpt2lab import cli
+from gpt2lab.cli.runs import RunCommands
 from gpt2lab.data.text import load_text, read_articles
 from gpt2lab.errors import LabError
 from gpt2lab.evaluation import scorer
@@ -145,7 +145,7 @@ def test_run_whose_report_cannot_be_written_is_as_good_without(call, here, monke
     def refuse(folder):
         raise LabError("the disk is full")
 
-    monkeypatch.setattr(gpt2lab.pages.run_report, "write_report", refuse)
+    monkeypatch.setattr("gpt2lab.training.worker.write_report", refuse)
     options = ["--model", tiny_folder, "--data", f"{texts}/splits", "--steps", 1, "--block-size", 16, "--run", "mine"]
     status, out, err = call("finetune", *options, "--json")
     assert (status, one_object(out)["run"]) == (0, "mine")
@@ -751,8 +751,12 @@ BAD = [
     ("attention", {"--view": "rollout", "--layer": 0}, "--view rollout is of all heads of one model and text"),
     ("attention", {"--view": "rollout", "--compare-text": "a"}, "--view rollout is of one model and one text"),
     ("attention", {"--view": "both", "--out": "a.html"}, "view 'both' is unknown; use explorer, rollout, head, "),
-    ("attention", {"--out": "a.jpg"}, "'a.jpg' ends in no format known here; use .html, .png, .svg, .csv, .npz"),
-    ("attention", {"--out": "a"}, "'a' ends in no format known here"),
+    (
+        "attention",
+        {"--out": "a.jpg"},
+        "format 'jpg' is unknown; end the file's name in .html, .png, .svg, .csv, .npz, .json",
+    ),
+    ("attention", {"--out": "a"}, "format '' is unknown"),
     ("attention", {"--out": None}, "Missing option '--out'"),
     ("attention", {"--out": "TEXTS/empty.txt/a.png"}, "empty.txt"),
     ("attention", {"--head": 0}, "head 0 of which layer? give the layer too"),
@@ -835,7 +839,7 @@ def test_fault_is_not_hidden_as_bad_input(call, monkeypatch, tiny_folder):
     def broken(name):
         raise RuntimeError("the disk is on fire")
 
-    monkeypatch.setattr("gpt2lab.model.lab.load_model", broken)
+    monkeypatch.setattr("gpt2lab.cli.models.load_model", broken)
     with pytest.raises(RuntimeError, match="the disk is on fire"):
         call("generate", "--model", tiny_folder, "--prompt", "The moon")
 
@@ -844,7 +848,7 @@ def test_interrupt_ends_with_130(call, monkeypatch, tiny_folder):
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpt2lab.model.lab.load_model", interrupted)
+    monkeypatch.setattr("gpt2lab.cli.models.load_model", interrupted)
     assert call("generate", "--model", tiny_folder, "--prompt", "The moon")[0] == 130
 
 
@@ -1137,3 +1141,10 @@ def test_run_detached_by_one_process_continues_to_its_end_without_it(call, tiny_
     assert (folder / "report.html").exists(), runs.log_tail(folder)
     shutil.rmtree(folder)
     assert one_object(call("runs", "list", "--runs", tmp_path / "runs", "--json")[1]) == {"runs": []}
+
+
+@pytest.mark.parametrize("group", [cli.Commands, RunCommands], ids=["gpt2lab", "runs"])
+def test_a_command_that_is_imported_when_called_has_the_help_that_is_listed(group):
+    commands = group(name="group")
+    for name, (_, help) in group.places.items():
+        assert commands.imported(name).help.splitlines()[0] == help

@@ -62,7 +62,7 @@ def test_demo_scores_the_heads_of_the_tuned_model(done):
 
 def test_command_prints_what_the_demo_came_to(done, monkeypatch, capsys, tmp_path):
     asked = []
-    monkeypatch.setattr(demo, "run_demo", lambda out: asked.append(out) or done)
+    monkeypatch.setattr("gpt2lab.cli.finetune.run_demo", lambda out: asked.append(out) or done)
     monkeypatch.setattr("sys.argv", ["gpt2lab", "demo", "--out", str(tmp_path)])
     cli.main()
     printed = capsys.readouterr().out
@@ -79,7 +79,7 @@ def test_command_prints_what_the_demo_came_to(done, monkeypatch, capsys, tmp_pat
 
 def test_command_says_how_far_perplexity_rose_where_it_did(done, monkeypatch, capsys):
     worse = replace(done.result, val_loss_before=1.0, val_loss_after=2.0)
-    monkeypatch.setattr(demo, "run_demo", lambda out: replace(done, result=worse))
+    monkeypatch.setattr("gpt2lab.cli.finetune.run_demo", lambda out: replace(done, result=worse))
     monkeypatch.setattr("sys.argv", ["gpt2lab", "demo"])
     cli.main()
     assert "2.72 → 7.39  (+172%)" in capsys.readouterr().out

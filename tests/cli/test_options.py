@@ -58,14 +58,7 @@ def test_nothing_else_is_an_option(call, option):
 
 @pytest.mark.parametrize(("command", "settings"), [("finetune", TrainConfig), ("generate", Sampling)])
 def test_command_has_an_option_for_each_of_its_settings(command, settings):
-    [command] = [each for each in cli.app.registered_commands if each.callback.__name__ == command]
-    options = {
-        option
-        for each in typer.main.get_command_from_info(
-            command, pretty_exceptions_short=True, rich_markup_mode=None
-        ).params
-        for option in each.opts
-    }
+    options = {option for each in cli.Commands(name="gpt2lab").imported(command).params for option in each.opts}
     names = {"learning_rate": "lr"}
     assert {flag_of(names.get(field.name, field.name)) for field in fields(settings)} <= options
 
