@@ -47,7 +47,9 @@ class Commands(LazyGroup):
     }
 
 
-commands = Commands(name="gpt2lab", help="A laboratory for GPT-2: fine-tune it, measure it, and see what happens inside.")
+commands = Commands(
+    name="gpt2lab", help="A laboratory for GPT-2: fine-tune it, measure it, and see what happens inside."
+)
 UsageError = typer.BadParameter.__base__  # typer names no common class of its own for bad usage
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.ablation import ablate, parts_named, sweep
 from gpt2lab.inspection.attribution import attribution
+from gpt2lab.inspection.entropy import entropy_by_position
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.patching import patching
@@ -74,6 +75,10 @@ ANALYSES: dict[str, Analysis] = {
         table=lambda options: {"position": options.position},
     ),
     "heads": Analysis("scores of every head: what kind it is", lambda lab, text, _, options: head_scores(lab, [text])),
+    "entropy": Analysis(
+        "how widely each layer's heads look at each position",
+        lambda lab, text, _, options: entropy_by_position(lab, text),
+    ),
     "attribution": Analysis(
         "what each head and MLP adds to the logit of a token over another's",
         lambda lab, text, _, options: attribution(

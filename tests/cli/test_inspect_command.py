@@ -19,6 +19,7 @@ EACH = {
     "surprisal": ["--surprisal"],
     "lens": ["--lens"],
     "heads": ["--heads"],
+    "entropy": ["--entropy"],
     "attribution": ["--attribution"],
     "sweep": ["--sweep"],
     "ablate": ["--ablate", "1.2,0.mlp"],
