@@ -149,7 +149,7 @@ def build_place(results: ResultCache, subject: gr.State, dark: gr.Checkbox, toke
     with gr.Row():
         position = gr.Number(0, precision=0, label="After token", elem_id="inside-position", min_width=100)
         measure = gr.Radio(list(LENS), value="rank", label="Colour layers by", elem_id="inside-measure", min_width=240)
-    line = gr.Markdown(elem_id="inside-told")
+    line = gr.Markdown(elem_id="inside-summary")
     lens = pair("inside-lens", "Logit lens: layers by positions; the table below has the selected position")
     table = gr.HTML(elem_id="inside-table")
     gr.Markdown(LENS_NOTE)

@@ -57,4 +57,4 @@ PAIRS = (
     ("The house is red.", "La maison est rouge."),
     ("I would like some bread.", "Je voudrais du pain."),
 )
-QUESTIONS = (("What is this text about?", "It is told above."),)
+QUESTIONS = (("Is this text written in English?", "Yes, it is."),)

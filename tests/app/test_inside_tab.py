@@ -112,7 +112,7 @@ def test_show_looks_at_the_token_before_the_last(tab):
     assert (answer.position, answer.layer, answer.head) == (LAST - 1, 0, 0)
     assert same(answer.lens, lens_figure(lens)) and not answer.lens2.visible
     place = at(tab, LAST - 1)
-    assert [answer.told, answer.table, answer.parts, answer.page] == [
+    assert [answer.summary, answer.table, answer.parts, answer.page] == [
         place.summary,
         place.table,
         place.parts,
@@ -408,7 +408,7 @@ def test_one_token_is_shown_though_nothing_predicts_it(tab):
     answer = show(tab, "x")
     assert answer.note == "One token, which nothing predicts."
     assert (answer.tokens, answer.position) == ([("x", 0)], 0)
-    assert answer.told.startswith("After token 0, `x`, the last.")
+    assert answer.summary.startswith("After token 0, `x`, the last.")
     with pytest.raises(gr.Error, match="one token has no prediction; give at least 2"):
         swept(tab, Subject("builtin", None, "x"))
 

@@ -66,7 +66,7 @@ def test_click_on_a_token_shows_its_lens_and_what_adds_to_it(page, lab):
     expect(page.locator("#inside-lens img")).to_be_visible()
     click_token(page, 3)
     lens = logit_lens(lab, TEXT, next=True)
-    expect(page.locator("#inside-told")).to_contain_text("After token 2, ", timeout=PATIENCE)
+    expect(page.locator("#inside-summary")).to_contain_text("After token 2, ", timeout=PATIENCE)
     expect(page.locator("#inside-position input")).to_have_value("2")
     rows = page.locator("#inside-table tbody tr")
     expect(rows).to_have_count(5)
@@ -243,7 +243,7 @@ def test_bad_text_is_a_toast_and_leaves_what_is_there(page, lab):
 def test_hostile_text_is_shown_and_does_nothing(page, lab):
     text = "</script><img src=x onerror=alert(1)> `$x$` <b>bold</b>"
     inspect(page, lab, text)
-    for place in ("told", "table", "parts", "tokens"):
+    for place in ("summary", "table", "parts", "tokens"):
         assert page.locator(f"#inside-{place} :is(img, b)").count() == 0
     unfold(page, "walk", "The block, step by step", "page")
     frame = page.frame_locator("#inside-page iframe")
