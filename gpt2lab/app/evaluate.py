@@ -18,7 +18,7 @@ from gpt2lab.data.sources import DATA
 from gpt2lab.data.text import SPLITS, Article, articles_of, load_text
 from gpt2lab.errors import LabError, choice
 from gpt2lab.evaluation.breakdown import surprisals, titles
-from gpt2lab.evaluation.evaluate import Evaluation, evaluation_steps
+from gpt2lab.evaluation.evaluate import Evaluation, evaluate
 from gpt2lab.evaluation.protocols import PROTOCOLS
 from gpt2lab.figures.evaluation import (
     SHARE_HEAD,
@@ -235,7 +235,7 @@ def evaluation_progress(results: ResultCache, label: str, settings: dict) -> Ite
     articles = articles_of_choice(settings["data"], settings["split"], settings["text"])
     labs = [results.store.lab(name) for name in labels]
     optional |= {"seed": settings["seed"] or 0, "precision": settings["precision"]}
-    steps = evaluation_steps(labs, articles, settings["protocols"], **optional)
+    steps = evaluate.steps(labs, articles, settings["protocols"], **optional)
     evaluation = yield from progress_lines(results.store.locked_steps(steps))
     own = settings["data"] == OWN
     yield NamedEvaluation(evaluation, "your own text" if own else f"{settings['data']}, {settings['split']} split")

@@ -17,16 +17,17 @@ from gpt2lab.figures.heads import head_map_cells, head_map_pitch
 from gpt2lab.figures.lens import LENS
 from gpt2lab.figures.surprisal import rank_figure
 from gpt2lab.figures.tables import table
-from gpt2lab.inspection.ablation import Ablation, Sweep, ablate, parts_named, sweep_steps
+from gpt2lab.inspection.ablation import Ablation, Sweep, ablate, parts_named, sweep
 from gpt2lab.inspection.attribution import Attribution, attribution
 from gpt2lab.inspection.lens import Lens, entry_name
-from gpt2lab.inspection.patching import Patching, patching_steps
+from gpt2lab.inspection.patching import Patching, patching
 from gpt2lab.inspection.surprisal import Surprisal, SurprisalChange, limits_of
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.inspection.walkthrough import Walk, walk
 from gpt2lab.model.lab import Lab
 from gpt2lab.pages.export import export, head_table
 from gpt2lab.pages.walkthrough import walk_page
+from gpt2lab.progress import mapped
 from gpt2lab.results import Result
 
 MAX_CHARACTERS = 20_000  # of a visitor's text
@@ -243,7 +244,7 @@ def ablated(
 
 def swept(results: ResultCache, subject: Subject | None, mean: bool) -> Iterator[str | list[Sweep]]:
     """Yield progress lines while every head is ablated alone; at last the Sweep of each model."""
-    return in_turn(results, subject, lambda lab: sweep_steps(lab, subject.text, mean=mean))
+    return in_turn(results, subject, lambda lab: sweep.steps(lab, subject.text, mean=mean))
 
 
 def patched(
@@ -251,7 +252,7 @@ def patched(
 ) -> Iterator[str | list[Patching]]:
     """Yield progress lines while states are patched; at last the Patching of each model. The text is the clean prompt."""
     tokens = {"answer": token or None, "against": against or None}
-    return in_turn(results, subject, lambda lab: patching_steps(lab, subject.text, corrupted, **tokens))
+    return in_turn(results, subject, lambda lab: patching.steps(lab, subject.text, corrupted, **tokens))
 
 
 def in_turn(
@@ -261,24 +262,14 @@ def in_turn(
     returned = []
     for label in labels_of(subject):
         steps = results.store.locked_steps(steps_of(results.store.lab(label)))
-        returned.append((yield from layer_progress(label, steps)))
+        returned.append((yield from mapped(steps, partial("{}: layer {} of {}".format, label))))
     yield returned
-
-
-def layer_progress(label: str, steps: Generator) -> Generator:
-    """Yield how many layers are done; return what the steps return."""
-    while True:
-        try:
-            done, total = next(steps)
-        except StopIteration as end:
-            return end.value
-        yield f"{label}: layer {done} of {total}"
 
 
 def sweep_views(sweeps: Sequence[Sweep], dark: bool) -> tuple[list[Image], str]:
     """Return (pictures, tables) of sweeps."""
-    pictures = [as_image(figure(sweep, dark=dark)) for sweep in sweeps]
-    return pictures, "".join(f"<h4>{html.escape(sweep.name)}</h4>{head_table(sweep.map())}" for sweep in sweeps)
+    pictures = [as_image(figure(result, dark=dark)) for result in sweeps]
+    return pictures, "".join(f"<h4>{html.escape(result.name)}</h4>{head_table(result.map())}" for result in sweeps)
 
 
 def patch_views(patchings: Sequence[Patching], dark: bool) -> tuple[str, list[Image], str]:

@@ -13,7 +13,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.inspection.compare import Comparison, compare
 from gpt2lab.inspection.heads import HeadScores, scores_of
 from gpt2lab.inspection.lens import Lens, logit_lens
-from gpt2lab.inspection.surprisal import Surprisal, surprisal_steps
+from gpt2lab.inspection.surprisal import Surprisal, surprisal
 from gpt2lab.inspection.trace import Trace, trace
 from gpt2lab.model.lab import Lab
 from gpt2lab.progress import finished
@@ -56,7 +56,7 @@ class ResultCache:
         key = ("surprisal", label, text, self.store.version(label))
         known = self._results.get(key)
         if known is None:
-            steps = surprisal_steps(self.store.lab(label), text)
+            steps = surprisal.steps(self.store.lab(label), text)
             known = self._results.put(key, finished(self.store.locked_steps(steps)))
         return known
 

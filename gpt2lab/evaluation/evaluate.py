@@ -3,9 +3,9 @@
 Knows models, articles and the rest of this room.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from gpt2lab.data.text import Article
 from gpt2lab.errors import LabError
@@ -13,10 +13,10 @@ from gpt2lab.evaluation.breakdown import Share, breakdown, surprisals, titles
 from gpt2lab.evaluation.comparison import Comparison, compare, incomparable
 from gpt2lab.evaluation.perplexity import Perplexity, measured, protocol_names, read
 from gpt2lab.evaluation.protocols import ProtocolError, Reading
-from gpt2lab.evaluation.scorer import PRECISIONS, Scored, score_steps
+from gpt2lab.evaluation.scorer import PRECISIONS, Scored, score
 from gpt2lab.model.lab import Lab
 from gpt2lab.model.precision import check_precision
-from gpt2lab.progress import finished
+from gpt2lab.progress import mapped, stepwise
 from gpt2lab.results import Summary, readable
 
 
@@ -112,6 +112,7 @@ class Evaluation(Summary):
         return {scored.model: breakdown(scored, by) for scored in self.of(protocol)}
 
 
+@stepwise
 def evaluate(
     labs: Lab | Sequence[Lab],
     articles: tuple[Article, ...],
@@ -122,8 +123,7 @@ def evaluate(
     quick: int | None = None,
     seed: int = 0,
     precision: str = "fp32",
-    on_progress: Callable[[str, int, int], None] | None = None,
-) -> Evaluation:
+) -> Generator[tuple[str, int, int], None, Evaluation]:
     """Evaluate one model, or two of different names, on articles.
 
     protocols    names, also as one string with commas; "all" for all of them
@@ -131,29 +131,10 @@ def evaluate(
     stride       of "sliding" alone; the context by default
     quick, seed  score only so many articles, drawn with the seed
     precision    "fp32" or "bf16", of both models, as of `perplexity`
-    on_progress  called with (model and protocol, windows done, windows in all)
 
+    Steps: a batch of windows at a time, (model and protocol, windows done, windows in all).
     A protocol that cannot read the text (too short, or no beginning token) is left out where another can.
     Raises: LabError as `perplexity`, before anything is scored; and for two models of one name.
-    """
-    options = {"context": context, "stride": stride, "quick": quick, "seed": seed, "precision": precision}
-    steps = evaluation_steps(labs, articles, protocols, **options)
-    return finished(steps, on_progress)
-
-
-def evaluation_steps(
-    labs: Lab | Sequence[Lab],
-    articles: tuple[Article, ...],
-    protocols: str | Sequence[str] = "all",
-    *,
-    context: int | None = None,
-    stride: int | None = None,
-    precision: str = "fp32",
-    **options,
-) -> Generator[tuple[str, int, int], None, Evaluation]:
-    """`evaluate`, a batch of windows at a time: reads the text at once, then yields its progress.
-
-    The generator returns the Evaluation. Models run in it alone, and not before it is asked for its first step.
     """
     check_precision(precision, PRECISIONS)
     labs = list(labs) if isinstance(labs, Sequence) and not isinstance(labs, str) else [labs]
@@ -166,7 +147,9 @@ def evaluation_steps(
     for name in names:
         strides = stride if name == "sliding" or "sliding" not in names else None
         try:
-            readings.append([read(lab, articles, name, context=context, stride=strides, **options) for lab in labs])
+            readings.append(
+                [read(lab, articles, name, context=context, stride=strides, quick=quick, seed=seed) for lab in labs]
+            )
         except ProtocolError as error:
             refused.append((name, str(error)))
     if not readings:
@@ -180,15 +163,10 @@ def _scored(
     scored = []
     for several in readings:
         for lab, reading in zip(labs, several):
-            steps = score_steps(lab, reading, precision)
-            scored.append((yield from _named(f"{lab.name}, {reading.protocol}", steps)))
+            name = f"{lab.name}, {reading.protocol}"
+            scored.append((yield from mapped(score.steps(lab, reading, precision), partial(_named, name))))
     return Evaluation(tuple(scored), refused)
 
 
-def _named(what: str, steps: Generator) -> Generator[tuple[str, int, int], None, Scored]:
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            return end.value
-        yield what, *progress
+def _named(name: str, done: int, total: int) -> tuple[str, int, int]:
+    return name, done, total

@@ -121,7 +121,7 @@ def perplexity(
     """
     check_precision(precision, PRECISIONS)
     reading = read(lab, articles, protocol, context=context, stride=stride, quick=quick, seed=seed)
-    return measured(score(lab, reading, on_progress, precision=precision))
+    return measured(score(lab, reading, precision, on_progress=on_progress))
 
 
 def read(

@@ -6,7 +6,7 @@ Knows models and readings; nothing of perplexities.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -21,7 +21,7 @@ from gpt2lab.evaluation.protocols import Reading
 from gpt2lab.files import write_bytes
 from gpt2lab.model.lab import Lab, check_vocabulary, eval_mode, token_nll, weights_digest
 from gpt2lab.model.precision import bf16_copy, check_precision, warn_if_slow
-from gpt2lab.progress import finished
+from gpt2lab.progress import stepwise
 from gpt2lab.results import Summary
 
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
@@ -70,30 +70,24 @@ class Scored(Summary):
         return ~np.isnan(self.nll)
 
 
-def score(
-    lab: Lab, reading: Reading, on_progress: Callable[[int, int], None] | None = None, *, precision: str = "fp32"
-) -> Scored:
+@stepwise
+def score(lab: Lab, reading: Reading, precision: str = "fp32") -> Generator[tuple[int, int], None, Scored]:
     """The NLL of every token that a reading scores.
 
-    on_progress  called with (windows done, windows in all)
-    precision    "fp32", or "bf16": faster on processors with bf16 units. Some windows are then scored in fp32 too, so
-                 that the difference is known
+    precision  "fp32", or "bf16": faster on processors with bf16 units. Some windows are then scored in fp32 too, so
+               that the difference is known
 
+    Steps: a batch of windows at a time, (windows done, windows in all).
     Raises: LabError for an unknown precision, and for a model that gives a token no finite probability.
     """
-    return finished(score_steps(lab, reading, precision), on_progress)
-
-
-def score_steps(lab: Lab, reading: Reading, precision: str = "fp32") -> Generator[tuple[int, int], None, Scored]:
-    """`score`, a batch of windows at a time: yields (windows done, windows in all), returns the Scored."""
     check_precision(precision, PRECISIONS)
     warn_if_slow(precision, lab.device)
     check_vocabulary(lab, reading.ids)
     if precision == "fp32":
-        return (yield from _score_steps(lab, reading, precision))
+        return (yield from _score_in(lab, reading, precision))
     checked = checked_windows(reading)
-    scored = yield from _score_steps(lab, reading, precision, after=len(checked.windows))
-    exact = yield from _score_steps(lab, checked, "fp32", before=len(scored_windows(reading)))
+    scored = yield from _score_in(lab, reading, precision, after=len(checked.windows))
+    exact = yield from _score_in(lab, checked, "fp32", before=len(scored_windows(reading)))
     return replace(scored, exact=exact.nll)
 
 
@@ -110,10 +104,10 @@ def checked_windows(reading: Reading) -> Reading:
     return replace(reading, windows=windows[chosen])
 
 
-def _score_steps(
+def _score_in(
     lab: Lab, reading: Reading, precision: str, *, before: int = 0, after: int = 0
 ) -> Generator[tuple[int, int], None, Scored]:
-    """`score_steps` in one precision; progress counts `before` and `after` windows of other steps.
+    """`score` in one precision; progress counts `before` and `after` windows of other steps.
 
     What is scored is kept under the hash of weights, precision, ids and windows, also when it is broken off: the
     next call resumes there. A damaged file is as good as none.

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.heads import HeadMap
-from gpt2lab.inspection.surprisal import RANKS, SurprisalChange, rising, surprisal_of_ids
+from gpt2lab.inspection.surprisal import RANKS, SurprisalChange, surprisal_of_ids
 from gpt2lab.model.lab import Lab, eval_mode
-from gpt2lab.progress import finished
+from gpt2lab.progress import finished, stepwise
 from gpt2lab.results import Result, Summary, Table
 
 ROWS_AT_ONCE = 4096  # tokens that run through a block at a time
@@ -160,13 +160,12 @@ def ablate(
     """
     ids = predicted_ids(lab, text)
     heads, mlps = checked(lab, heads, mlps)
-    before = finished(surprisal_of_ids(lab, ids, top=top))
+    before = surprisal_of_ids(lab, ids, top=top, limits=limits)
     with ablated(lab, heads, mlps, means=text_means(lab, ids) if mean else None):
-        after = finished(surprisal_of_ids(lab, ids, top=top))
+        after = surprisal_of_ids(lab, ids, top=top, limits=limits)
     off = ", ".join([*(f"{layer}.{head}" for layer, head in heads), *(f"{layer}.mlp" for layer in mlps)])
     name = f"{lab.name} {'with the mean of' if mean else 'without'} {off}" if off else lab.name
-    limits = rising(limits)
-    return Ablation(replace(before, limits=limits), replace(after, name=name, limits=limits), heads, mlps)
+    return Ablation(before, replace(after, name=name), heads, mlps)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -212,21 +211,15 @@ class Sweep(Result):
         return HeadMap(self.losses - self.loss, self.title, "Δ nats per token", centred=True)
 
 
-def sweep(lab: Lab, text: str, *, mean: bool = False) -> Sweep:
+@stepwise
+def sweep(lab: Lab, text: str, *, mean: bool = False) -> Generator[tuple[int, int], None, Sweep]:
     """The loss of a text with each head switched off alone; equal to L·H forward passes with `ablated`.
 
     text  2 to `lab.context` tokens
     mean  as for `ablate`
 
+    Steps: a layer at a time, (layers done, layers in all).
     Raises: LabError for a text that is too short or does not fit.
-    """
-    return finished(sweep_steps(lab, text, mean=mean))
-
-
-def sweep_steps(lab: Lab, text: str, *, mean: bool = False) -> Generator[tuple[int, int], None, Sweep]:
-    """`sweep`, a layer at a time: yields how many are done, and of how many; returns what it returns.
-
-    Bad values raise here and now.
     """
     return _swept(lab, predicted_ids(lab, text), mean)
 

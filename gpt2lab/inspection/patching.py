@@ -15,7 +15,7 @@ from gpt2lab.inspection.ablation import ROWS_AT_ONCE, above
 from gpt2lab.inspection.lens import entry_name, log_probabilities, token_id
 from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model.lab import Lab, eval_mode
-from gpt2lab.progress import finished
+from gpt2lab.progress import stepwise
 from gpt2lab.results import Result, Table
 
 MAX_PATCHED = 256  # tokens of prompts whose states are patched: as many forward passes of them per layer
@@ -74,29 +74,21 @@ class Patching(Result):
         return (self.values - self.corrupted) / (self.clean - self.corrupted)
 
 
+@stepwise
 def patching(
     lab: Lab, clean: str, corrupted: str, *, answer: int | str | None = None, against: int | str | None = None
-) -> Patching:
+) -> Generator[tuple[int, int], None, Patching]:
     """Where in the model the difference between two prompts lies: states of the clean run, one at a time, in the corrupted one.
 
     clean, corrupted  of as many tokens each, up to MAX_PATCHED
     answer, against   tokens, as for `logit_lens`; None: what the model expects after the clean prompt, and after the
                       corrupted one
 
+    Steps: a layer at a time, (layers done, layers in all).
     Example: patching(lab, "Marie Curie was born in", "Albert Einstein was born in").recovered
     Raises: LabError for prompts of different length, or the same, for answers that do not differ, and for what is not
     one token.
     Source: Meng et al., Locating and Editing Factual Associations in GPT (2022), section 2.1, without its noise.
-    """
-    return finished(patching_steps(lab, clean, corrupted, answer=answer, against=against))
-
-
-def patching_steps(
-    lab: Lab, clean: str, corrupted: str, *, answer: int | str | None = None, against: int | str | None = None
-) -> Generator[tuple[int, int], None, Patching]:
-    """`patching`, a layer at a time: yields how many are done, and of how many; returns what it returns.
-
-    Bad values raise here and now.
     """
     pair = [lab.encode_prompt(text) for text in (clean, corrupted)]
     lengths = [len(ids) for ids in pair]

@@ -5,7 +5,7 @@ Of texts of any length, by a window that moves on. Knows nothing of pictures.
 
 import re
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import log
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from gpt2lab.data.tokens import display_tokens, token_names
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.model.lab import Lab, eval_mode
-from gpt2lab.progress import finished
+from gpt2lab.progress import stepwise
 from gpt2lab.results import Result, Table
 
 LOGITS_AT_ONCE = 1 << 22  # floats of logits held at a time: 16 MiB
@@ -187,24 +187,19 @@ def rising(limits: Sequence[int]) -> list[int]:
     return edges
 
 
-def surprisal(lab: Lab, text: str, *, top: int = 10, limits: Sequence[int] = RANKS) -> Surprisal:
+@stepwise
+def surprisal(
+    lab: Lab, text: str, *, top: int = 10, limits: Sequence[int] = RANKS
+) -> Generator[tuple[int, int], None, Surprisal]:
     """How little each token of a text was expected.
 
-    text  of any length up to MAX_CHARACTERS; past the model's context each token sees at least half of it before
-    top   top predictions kept at each place
+    text    of any length up to MAX_CHARACTERS; past the model's context each token sees at least half of it before
+    top     top predictions kept at each place
     limits  where buckets of ranks end, rising
 
+    Steps: a window at a time, (tokens done, tokens in all).
     Example: surprisal(lab, "The moon is round").nll -> (nan, 5.1, 2.2, 9.8)
     Raises: LabError for a text that is empty or too long, and for limits that do not rise.
-    """
-    limits = rising(limits)
-    return replace(finished(surprisal_steps(lab, text, top=top)), limits=limits)
-
-
-def surprisal_steps(lab: Lab, text: str, *, top: int = 10) -> Generator[tuple[int, int], None, Surprisal]:
-    """`surprisal`, a window at a time: yields how many tokens are done, and of how many; returns what it returns.
-
-    Bad values raise here and now.
     """
     if isinstance(text, str) and len(text) > MAX_CHARACTERS:
         raise LabError(
@@ -215,16 +210,21 @@ def surprisal_steps(lab: Lab, text: str, *, top: int = 10) -> Generator[tuple[in
     ids = lab.encode(text)
     if not len(ids):
         raise LabError("the text is empty; type at least one character")
-    return surprisal_of_ids(lab, ids, top=top)
+    return surprisal_of_ids.steps(lab, ids, top=top, limits=limits)
 
 
-def surprisal_of_ids(lab: Lab, ids: torch.Tensor, *, top: int = 10) -> Generator[tuple[int, int], None, Surprisal]:
-    """`surprisal_steps` for token ids (T,). Raises: LabError for a `top` out of range."""
+@stepwise
+def surprisal_of_ids(
+    lab: Lab, ids: torch.Tensor, *, top: int = 10, limits: Sequence[int] = RANKS
+) -> Generator[tuple[int, int], None, Surprisal]:
+    """`surprisal` for token ids (T,). Raises: LabError for a `top` out of range, and for limits that do not rise."""
     whole_number("top", top, 1, min(100, lab.model.config.vocab_size))
-    return _windows(lab, ids, top)
+    return _windows(lab, ids, top, rising(limits))
 
 
-def _windows(lab: Lab, ids: torch.Tensor, top: int) -> Generator[tuple[int, int], None, Surprisal]:
+def _windows(
+    lab: Lab, ids: torch.Tensor, top: int, limits: Sequence[int]
+) -> Generator[tuple[int, int], None, Surprisal]:
     T = len(ids)
     nothing = {"nll": torch.nan, "rank": 0, "entropy": torch.nan, "top": -1, "top_probability": torch.nan}
     parts = [{name: torch.tensor([value] if "top" not in name else [[value] * top]) for name, value in nothing.items()}]
@@ -240,7 +240,7 @@ def _windows(lab: Lab, ids: torch.Tensor, top: int) -> Generator[tuple[int, int]
         yield done, T
     joined = {name: torch.cat([part[name] for part in parts]) for name in nothing}
     shown, names = display_tokens(lab.tokenizer, ids.tolist()), token_names(lab.tokenizer, joined["top"])
-    return Surprisal(lab.name, shown, names, ids.cpu(), **joined)
+    return Surprisal(lab.name, shown, names, ids.cpu(), **joined, limits=limits)
 
 
 def _predicted(lab: Lab, hidden: torch.Tensor, following: torch.Tensor, top: int) -> dict[str, torch.Tensor]:

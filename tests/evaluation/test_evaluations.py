@@ -9,7 +9,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.evaluation import scorer
 from gpt2lab.evaluation.breakdown import breakdown
 from gpt2lab.evaluation.comparison import compare
-from gpt2lab.evaluation.evaluate import evaluate, evaluation_steps
+from gpt2lab.evaluation.evaluate import evaluate
 from gpt2lab.evaluation.perplexity import perplexity, read
 from gpt2lab.evaluation.scorer import score
 from gpt2lab.figures.evaluation import meaning_lines, results_csv
@@ -136,7 +136,7 @@ def test_progress_names_what_is_done_and_reaches_the_end_of_each(labs):
 
 
 def test_steps_broken_off_keep_what_was_scored(labs, monkeypatch):
-    steps = evaluation_steps(labs[0], ARTICLES, "lm-eval")
+    steps = evaluate.steps(labs[0], ARTICLES, "lm-eval")
     for _, done, total in steps:
         if done == total:
             break

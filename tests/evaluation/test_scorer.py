@@ -13,7 +13,7 @@ from gpt2lab.data.sources import cache_folder
 from gpt2lab.errors import LabError
 from gpt2lab.evaluation import scorer
 from gpt2lab.evaluation.protocols import PROTOCOLS
-from gpt2lab.evaluation.scorer import Scored, score, score_steps
+from gpt2lab.evaluation.scorer import Scored, score
 from gpt2lab.model import lab as model_module
 from gpt2lab.model.lab import Lab, token_nll
 from gpt2lab.progress import finished
@@ -144,7 +144,7 @@ def test_dropout_is_off_while_scoring_and_the_mode_is_as_before(random_lab, arti
     expected = score(lab, reading).nll
     lab.model.train(training)
     new_cache()
-    for _ in score_steps(lab, reading):
+    for _ in score.steps(lab, reading):
         assert all(module.training == training for module in lab.model.modules())
     assert np.array_equal(score(lab, reading).nll, expected, equal_nan=True)
     assert all(module.training == training for module in lab.model.modules())
@@ -230,7 +230,7 @@ def test_nlls_before_a_token_without_a_probability_are_kept_and_it_is_not(tiny_l
     monkeypatch.setattr(scorer, "token_nll", third_fails)
     with pytest.raises(LabError, match="no finite probability"):
         score(tiny_lab, reading)
-    assert next(score_steps(tiny_lab, reading))[0] == sum(rows for (rows, _), _ in batches[:2])
+    assert next(score.steps(tiny_lab, reading))[0] == sum(rows for (rows, _), _ in batches[:2])
 
 
 # the cache
@@ -437,11 +437,11 @@ def test_closed_scoring_keeps_what_it_did_and_the_next_runs_the_rest(tiny_lab, a
     total = len(batches)
     batches.clear()
     new_cache()
-    steps = score_steps(tiny_lab, reading)
+    steps = score.steps(tiny_lab, reading)
     done = [next(steps) for _ in range(4)][-1][0]
     steps.close()
     assert len(batches) == 3
-    rest = score_steps(tiny_lab, reading)
+    rest = score.steps(tiny_lab, reading)
     assert next(rest)[0] == done == sum(rows for (rows, _), _ in batches)
     rest.close()
     resumed = score(tiny_lab, reading)
@@ -457,7 +457,7 @@ def test_stop_in_on_progress_keeps_what_was_done(tiny_lab, articles, batches, ne
     batches.clear()
     new_cache()
     with pytest.raises(StoppedError) as stopped:
-        score(tiny_lab, reading, stop_after(3))
+        score(tiny_lab, reading, on_progress=stop_after(3))
     assert len(batches) == 3
     resumed = score(tiny_lab, reading)
     assert stopped.value.__traceback__ is not None  # at hand as sys.last_value is in a notebook: nothing is freed yet
@@ -477,14 +477,14 @@ def test_error_in_a_forward_pass_keeps_what_was_done(tiny_lab, articles, batches
     monkeypatch.setattr(scorer, "token_nll", out_of_memory)
     with pytest.raises(MemoryError):
         score(tiny_lab, reading)
-    assert next(score_steps(tiny_lab, reading))[0] == sum(rows for (rows, _), _ in batches)
+    assert next(score.steps(tiny_lab, reading))[0] == sum(rows for (rows, _), _ in batches)
 
 
 @pytest.mark.usefixtures("small_batches")
 def test_scoring_saves_along_the_way(tiny_lab, articles, monkeypatch):
     monkeypatch.setattr(scorer, "SAVE_SECONDS", 0)
     reading = read(tiny_lab, articles)
-    steps = score_steps(tiny_lab, reading)
+    steps = score.steps(tiny_lab, reading)
     for done, _ in itertools.islice(steps, 4):
         if done:
             with np.load(cached_file()) as file:  # as it lies there were the process killed now
@@ -516,7 +516,7 @@ def test_scoring_that_found_everything_kept_does_not_save(tiny_lab, articles, mo
 @pytest.mark.parametrize(("protocol", "context", "stride"), WINDOWS)
 def test_progress_rises_from_nothing_to_all_windows(tiny_lab, articles, batches, protocol, context, stride):
     reading, seen = read(tiny_lab, articles[2:], protocol, context, stride), []
-    score(tiny_lab, reading, lambda *progress: seen.append(progress))
+    score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress))
     total = int((reading.windows[:, 1] < reading.windows[:, 2]).sum())
     assert {of for _, of in seen} == {total}
     rows = [rows for (rows, _), _ in batches]
@@ -527,27 +527,27 @@ def test_progress_rises_from_nothing_to_all_windows(tiny_lab, articles, batches,
 def test_window_with_nothing_to_score_is_neither_run_nor_counted(tiny_lab, letters, batches):
     reading, seen = read(tiny_lab, (letters(9),), "sliding", 4), []
     assert reading.windows[-1].tolist() == [8, 9, 9]
-    score(tiny_lab, reading, lambda *progress: seen.append(progress))
+    score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress))
     assert (seen, batches) == ([(0, 2), (2, 2)], [((2, 4), 1)])
 
 
 @pytest.mark.usefixtures("small_batches")
 def test_progress_starts_at_what_is_kept(tiny_lab, articles):
     reading, seen = read(tiny_lab, articles), []
-    steps = score_steps(tiny_lab, reading)
+    steps = score.steps(tiny_lab, reading)
     for _ in range(3):
         done, total = next(steps)
     steps.close()
-    score(tiny_lab, reading, lambda *progress: seen.append(progress))
+    score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress))
     assert (seen[0], seen[-1]) == ((done, total), (total, total))
     seen.clear()
-    score(tiny_lab, reading, lambda *progress: seen.append(progress))
+    score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress))
     assert seen == [(total, total)]
 
 
 def test_scorings_of_the_same_at_the_same_time_keep_what_both_have_done(tiny_lab, articles, batches):
     reading = read(tiny_lab, articles)
-    slow, quick = score_steps(tiny_lab, reading), score_steps(tiny_lab, reading)
+    slow, quick = score.steps(tiny_lab, reading), score.steps(tiny_lab, reading)
     next(slow), next(slow)  # has begun, and done one batch
     whole = finished(quick)
     slow.close()  # what it keeps now is less than what the quick one has kept
@@ -598,7 +598,7 @@ def test_each_precision_has_scores_of_its_own(tiny_lab, articles, batches, new_c
 @pytest.mark.parametrize(("n", "checked"), [(1, 1), (2, 2), (30, 2), (100, 5), (400, 8)])
 def test_bf16_scores_some_windows_in_fp32_too_spread_over_the_text(tiny_lab, letters, n, checked):
     reading, seen = read(tiny_lab, (letters(8 * n),), context=8), []
-    scored = score(tiny_lab, reading, lambda *progress: seen.append(progress), precision="bf16")
+    scored = score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress), precision="bf16")
     exact = score(tiny_lab, reading)
     both = ~np.isnan(scored.exact)
     assert both.sum() == 7 * checked

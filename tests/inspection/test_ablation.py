@@ -3,7 +3,7 @@ import torch
 
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import ablation as module
-from gpt2lab.inspection.ablation import ablate, ablated, sweep, sweep_steps, text_means
+from gpt2lab.inspection.ablation import ablate, ablated, sweep, text_means
 
 TEXT = "The moon is a small world, and the sea follows it."
 
@@ -131,7 +131,7 @@ def test_sweep_equals_separate_forward_passes(lab, mean, text, monkeypatch):
 
 
 def test_sweep_shows_how_far_it_is(lab):
-    assert list(sweep_steps(lab, TEXT)) == [(1, 3), (2, 3), (3, 3)]
+    assert list(sweep.steps(lab, TEXT)) == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_model_of_another_attention_is_refused(lab):

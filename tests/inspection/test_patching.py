@@ -68,7 +68,7 @@ def test_patching_is_the_same_in_parts_and_shows_how_far_it_is(lab, rows, monkey
     monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
     monkeypatch.setattr(ablation, "ROWS_AT_ONCE", rows)
     torch.testing.assert_close(patching(lab, *texts, answer=5, against=9).values, whole.values, atol=1e-5, rtol=1e-4)
-    assert list(module.patching_steps(lab, *texts, answer=5, against=9)) == [(i, 4) for i in range(1, 5)]
+    assert list(module.patching.steps(lab, *texts, answer=5, against=9)) == [(i, 4) for i in range(1, 5)]
     assert whole.recovered[:, :2].abs().max() == 0  # before the first token that differs
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import surprisal as module
-from gpt2lab.inspection.surprisal import MAX_CHARACTERS, surprisal, surprisal_of_ids, surprisal_steps
+from gpt2lab.inspection.surprisal import MAX_CHARACTERS, surprisal, surprisal_of_ids
 from gpt2lab.progress import finished
 
 TEXT = "The moon is a small world that goes around the earth, and the sea follows it twice."
@@ -45,7 +45,7 @@ def test_first_token_has_no_prediction(tiny_lab):
 def test_window_moves_on_by_half_a_context_and_each_token_sees_the_most_it_can(tiny_lab, n, monkeypatch):
     monkeypatch.setattr(module, "LOGITS_AT_ONCE", 300 * 7)
     ids = torch.randint(299, (n,), generator=torch.Generator().manual_seed(n))
-    steps = surprisal_of_ids(tiny_lab, ids)
+    steps = surprisal_of_ids.steps(tiny_lab, ids)
     steps_seen = []
     found = finished(steps, lambda *progress: steps_seen.append(progress))
     assert steps_seen[-1] == (n, n) and [done for done, _ in steps_seen] == sorted(done for done, _ in steps_seen)
@@ -102,7 +102,7 @@ def test_names_hold_every_top_prediction_as_it_is_shown(tiny_lab):
 )
 def test_bad_text_is_refused_at_once(tiny_lab, text, message):
     with pytest.raises(LabError, match=message):
-        surprisal_steps(tiny_lab, text)
+        surprisal.steps(tiny_lab, text)
 
 
 def test_top_out_of_range_is_refused(tiny_lab):
