@@ -188,6 +188,7 @@ def test_stop_again_and_again_leaves_what_was_written(page):
     for i in range(4):
         page.locator("#generate-go").click()
         expect(note).not_to_contain_text("Stopped", timeout=PATIENCE)
+        expect(note).to_contain_text("a second", timeout=PATIENCE)  # it has begun
         page.wait_for_timeout(100 + 240 * i)
         page.locator("#generate-stop").click()
         expect(note).to_contain_text("Stopped: ", timeout=PATIENCE)

@@ -11,6 +11,7 @@ from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.model.lab import load_model
+from gpt2lab.results import cell_text
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 TEXT = "The moon is a small world."
@@ -71,7 +72,7 @@ def test_click_on_a_token_shows_its_lens_and_what_adds_to_it(page, lab):
     rows = page.locator("#inside-table tbody tr")
     expect(rows).to_have_count(5)
     for entry in range(5):
-        expect(rows.nth(entry)).to_contain_text(f"{float(lens.probability[entry, 2]):.4f}")
+        expect(rows.nth(entry)).to_contain_text(cell_text(float(lens.probability[entry, 2])))
     expect(page.locator("#inside-added img")).to_be_visible()
     unfold(page, "parts-all", "Every part", "parts")
     added = attribution(lab, TEXT, position=2, token=int(lens.targets[2]))
@@ -139,7 +140,7 @@ def test_clean_states_are_patched_into_the_corrupted_prompt(page, lab):
     rows = page.locator("#inside-patch-table tbody tr")
     expect(rows).to_have_count(5)
     for entry, row in enumerate(found.recovered.tolist()):
-        expect(rows.nth(entry)).to_contain_text("".join(f"{value:.2f}" for value in row))
+        expect(rows.nth(entry)).to_contain_text("".join(map(cell_text, row)))
 
 
 def test_part_is_saved_as_a_file_with_its_numbers(page, lab, tmp_path):
