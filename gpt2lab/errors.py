@@ -27,7 +27,7 @@ def first_line(error: BaseException) -> str:
 def choice(name: str, value, choices: Iterable[str]) -> str:
     """The value, if it is one of the choices. Raises: LabError otherwise, which lists them."""
     choices = list(choices)
-    if not isinstance(value, str) or value not in choices:
+    if value not in choices:
         known = ", ".join(choices)
         raise LabError("{name} {value} is unknown; use {known}", name=name, value=repr(value)[:80], known=known)
     return value
