@@ -143,3 +143,31 @@ def test_more_steps_go_on_from_before_the_rate_fell(small, capsys, monkeypatch):
     assert "going on from step 16\n" in capsys.readouterr().out
     new = small("other", 4, start=again)
     assert (new / "vocab.json").read_bytes() == (again / "vocab.json").read_bytes()
+
+
+def test_queries_keys_and_values_learn(small, monkeypatch):
+    monkeypatch.setattr(build, "WARMUP", 1)
+    trained = load_model(str(small("learned", 4))).model.transformer.h
+    build.set_seed(build.SEED)
+    for block, new in zip(trained, build.new_model().transformer.h):
+        for after, before in zip(block.attn.c_attn.weight.chunk(3, dim=1), new.attn.c_attn.weight.chunk(3, dim=1)):
+            assert (after - before).detach().abs().mean() > 1e-4
+
+
+def test_rows_grow_and_are_followed_by_the_tokens_expected(monkeypatch):
+    monkeypatch.setattr(build, "LENGTHS", {0: 64, 2: 128})
+    monkeypatch.setattr(build, "SHAPE", build.SHAPE | {"n_positions": 256})
+    documents = object.__new__(build.Documents)
+    documents.ids = {form: [np.arange(i, i + 3000, dtype=np.int32) for i in range(9)] for form in build.FORMS}
+    batches = [batch for batch, _ in zip(documents.batches(0), range(9))]
+    assert [batch.read.shape for batch in batches] == [(64, 64)] * 2 + [(32, 128)] * 7
+    for batch in batches:
+        prose = (batch.expected == batch.read + 1).float().mean(1) > 0.9  # but where an article ends
+        assert abs(int((~prose).sum()) - len(batch.read) / 16) <= 1
+        assert torch.equal(
+            batch.positions - batch.positions[:, :1], torch.arange(batch.read.shape[1]).expand_as(batch.read)
+        )
+        assert int(batch.positions.min()) >= 0 and int(batch.positions.max()) < 256
+    assert len({int(batch.positions[0, 0]) for batch in batches}) > 2
+    again = next(documents.batches(5))
+    assert all(torch.equal(one, other) for one, other in zip(again, batches[5]))
