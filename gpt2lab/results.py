@@ -3,6 +3,7 @@
 Losses are nats per token everywhere, and a perplexity is their exponential; times are seconds.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from math import exp, inf, isfinite, isnan
@@ -61,18 +62,18 @@ def cell_text(cell) -> str:
     return "" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
-class Result(Summary):
+class Result(Summary, ABC):
     """A result of an analysis, which can be written to a file; its figure is registered with `figures.figure`."""
 
     title: str  # the heading of its file
 
+    @abstractmethod
     def table(self) -> Table:
         """Its numbers as a table."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:
         """Its numbers as arrays, by name."""
-        raise NotImplementedError
 
     def record(self) -> dict:
         """Its numbers for JSON; the arrays as lists by default."""

@@ -51,7 +51,7 @@ FILES = {
 STOPPED = "Stopped. Finished windows are stored: Evaluate continues from there."
 INTRO = """How well a model predicts a text. "Perplexity on WikiText-2" alone says little: the **protocol** decides how the text
 is split, how much context a prediction has, and how the loss is averaged. Lower is better."""
-TERMS = """- **perplexity**: exp of the mean loss per token: as if the model chose among so many equally likely tokens. Comparable only
+TERMS = """- **perplexity**: exp of the mean loss per token: the number of equally likely tokens with the same loss. Comparable only
 under the same tokenizer and protocol.
 - **word** and **byte perplexity**, **bits per byte**: the same loss per word or byte of the original text; comparable
 between tokenizers.
@@ -204,7 +204,7 @@ def build_settings(results: ResultCache, downloads: Downloads) -> dict[str, gr.c
             for name, label, info in (
                 ("context", "Context", "Tokens per window. 0: the model's own, of two the smaller."),
                 ("stride", "Stride", "Of sliding windows. 0: the context."),
-                ("quick", "Articles", "Score only so many, drawn at random. 0: all."),
+                ("quick", "Articles", "How many articles to score, drawn at random. 0: all."),
                 ("seed", "Seed", "Of the articles drawn."),
             ):
                 settings[name] = gr.Number(

@@ -43,7 +43,9 @@ def generate(
     ] = None,
     count: Annotated[int, typer.Option(help="continuations, with this seed and those after it")] = 1,
     best: Annotated[bool, typer.Option("--best", help="of --count continuations only the most probable")] = False,
-    beams: Annotated[int | None, typer.Option(help="search for the most probable text, keeping so many")] = None,
+    beams: Annotated[
+        int | None, typer.Option(help="beam search for the most probable text, with this number of beams")
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="fp32, bf16 (faster with bf16 units) or int8 (fastest on x86). Default: fp32.")
     ] = None,

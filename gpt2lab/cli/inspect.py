@@ -21,7 +21,7 @@ OPTIONS = {  # of several analyses: type, help
     "mean": (bool, "mean ablation instead of zero ablation"),
     "position": (int, "at which token; the last by default"),
     "token": (str, "the token that is followed"),
-    "against": (str, "the token held against it"),
+    "against": (str, "the token it is compared with"),
     "limits": (str, "where buckets of ranks end: 10,100,1000"),
 }
 

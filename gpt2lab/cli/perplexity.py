@@ -36,7 +36,9 @@ def perplexity(
     stride: Annotated[int | None, typer.Option(help="tokens between sliding windows; the context by default")] = None,
     compare: Annotated[str | None, typer.Option(help="a second model: is it better on the same text?")] = None,
     by: Annotated[str | None, typer.Option(help="where it is hard: document, position, frequency, part")] = None,
-    quick: Annotated[int | None, typer.Option(help="score only so many whole articles, drawn with --seed")] = None,
+    quick: Annotated[
+        int | None, typer.Option(help="score only this number of whole articles, drawn with --seed")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the articles that --quick draws")] = 0,
     precision: Annotated[
         str, typer.Option(help="fp32, or bf16: faster with bf16 units; the result states the measured difference.")

@@ -129,7 +129,7 @@ def evaluate(
     protocols    names, also as one string with commas; "all" for all of them
     context      tokens in a window; by default the model's own, of two models the smaller one
     stride       of "sliding" alone; the context by default
-    quick, seed  score only so many articles, drawn with the seed
+    quick, seed  score only this number of articles, drawn with the seed
     precision    "fp32" or "bf16", of both models, as of `perplexity`
 
     Steps: a batch of windows at a time, (model and protocol, windows done, windows in all).

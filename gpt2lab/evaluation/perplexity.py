@@ -113,7 +113,7 @@ def perplexity(
     protocol     "sliding", "lm-eval" or "blocks": see `evaluation.protocols`
     context      tokens a window holds; the model's own context by default
     stride       tokens from window to window, of "sliding" alone; by default the context: disjoint windows
-    quick        score only so many articles, drawn with `seed`
+    quick        score only this number of articles, drawn with `seed`
     precision    "fp32", or "bf16": faster on processors with bf16 units, with the measured difference in the result
     on_progress  called with (windows done, windows in all)
 

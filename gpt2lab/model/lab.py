@@ -203,7 +203,7 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
     try:
         device = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise LabError("device {device!r} is not to be had here; use 'cpu', or leave it out", device=device) from error
+        raise LabError("device {device!r} is not available here; use 'cpu', or leave it out", device=device) from error
     try:
         with LOADING, _without_notices():
             if source.kind == "hub":  # a folder's was checked with its name

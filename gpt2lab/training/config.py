@@ -80,7 +80,9 @@ class TrainConfig:
         high=10**9,
         choices=("all",),
     )
-    patience: int = setting(3, "End after so many validations without a better loss. 0: never.", low=0, high=10**6)
+    patience: int = setting(
+        3, "End after this number of validations without a better loss. 0: never.", low=0, high=10**6
+    )
     save_every: int | None = setting(
         None, "Steps between checkpoints. Default: at every validation.", low=1, high=MAX_STEPS
     )
