@@ -14,7 +14,7 @@ test: .venv/ready-dev       ## lint and all tests, those in a browser last; they
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore tests/browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/browser
+	$(BIN)/python -m pytest tests/browser
 
 check: .venv/ready-dev      ## lint and the fast tests of data, evaluation, generation, inspection, figures and pages
 	$(BIN)/ruff check .
