@@ -6,12 +6,15 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Tokenizer
 
 from gpt2lab.errors import LabError
 from gpt2lab.model import lab as model
+from gpt2lab.model import precision
 from gpt2lab.model.lab import Lab, load_model, random_model, token_nll, weights_digest
+from gpt2lab.model.precision import autocast, train_attention_in_fp32
 
 DAMAGE = {
     "weights cut short": lambda folder: cut_short(folder / "model.safetensors"),
@@ -235,6 +238,37 @@ def test_builtin_model_is_there_with_4096_tokens_and_a_context_of_256():
     assert len(lab.tokenizer) == lab.model.config.vocab_size == 4096
     assert lab.context >= 256
     assert lab.model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+def test_attention_in_fp32_is_that_of_sdpa_and_stays_in_fp32_within_autocast(random_gpt2, monkeypatch, padding):
+    seen = {}
+
+    def gradient(gpt2, used, name):
+        projection = gpt2.transformer.h[0].attn.c_proj
+        hook = projection.register_forward_pre_hook(lambda module, args: seen.update({name: args[0].dtype}))
+        mask = torch.arange(24) < 24 - padding
+        with autocast(used, gpt2.device):
+            logits = gpt2(ids, attention_mask=mask.expand(3, -1).long()).logits.float()
+        hook.remove()
+        gpt2.zero_grad()
+        F.cross_entropy(logits[:, : 23 - padding].flatten(0, 1), ids[:, 1 : 24 - padding].flatten()).backward()
+        return gpt2.transformer.h[0].attn.c_attn.weight.grad.clone()
+
+    ids, gpt2 = random_ids(3, 24), random_gpt2()
+    expected, rounded = gradient(gpt2, "fp32", "fp32"), gradient(gpt2, "bf16", "sdpa")
+    train_attention_in_fp32(gpt2)
+    assert torch.allclose(gradient(gpt2, "fp32", "fp32"), expected, atol=1e-7)
+    error = (gradient(gpt2, "bf16", "short rows") - expected).norm()
+    assert error < 1.2 * (rounded - expected).norm()
+    monkeypatch.setattr(precision, "SHORT", 24)
+    assert torch.equal(gradient(gpt2, "bf16", "long rows"), rounded)
+    assert seen == {
+        "fp32": torch.float32,
+        "sdpa": torch.bfloat16,
+        "short rows": torch.float32,
+        "long rows": torch.bfloat16,
+    }
 
 
 def test_models_loaded_at_the_same_time_are_whole(tiny_folder):

@@ -41,7 +41,7 @@ from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model.lab import Lab, eval_mode, load_model, token_nll, with_fused_gelu
-from gpt2lab.model.precision import autocast, resolve_precision
+from gpt2lab.model.precision import autocast, resolve_precision, train_attention_in_fp32
 from gpt2lab.training.allocator import freed_memory_kept
 
 SEED = 0
@@ -246,6 +246,9 @@ class Training:
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # a text read a few times is not memorised; fine-tuning keeps GPT-2's own 0.1
         self.average = AveragedModel(model, multi_avg_fn=moving_average)
+        self.precision = resolve_precision("auto", model.device)
+        if self.precision == "bf16" and model.device.type == "cpu":
+            train_attention_in_fp32(model)
         blocks = [weight for weight in model.transformer.h.parameters() if weight.ndim == 2]
         taken = set(map(id, blocks))
         # Muon makes all directions of an update equally large: queries and keys, of small gradients at first, would
@@ -265,7 +268,6 @@ class Training:
         )
         self.rates = [[group["lr"] for group in one.param_groups] for one in self.optimizers]
         self.history = work / "history"
-        self.precision = resolve_precision("auto", model.device)
         self.loss = math.nan
         for name in ("latest", "steady"):  # steady: the last before the learning rate fell
             state = self.work / f"{name}.pt"

@@ -270,7 +270,7 @@ def above(lab: Lab, x: torch.Tensor, layer: int) -> torch.Tensor:
 
     Raises: LabError for a model whose attention is not transformers' "sdpa", which alone masks what lies ahead by itself.
     """
-    if lab.model.config._attn_implementation != "sdpa":
+    if not lab.model.config._attn_implementation.startswith("sdpa"):
         raise LabError(
             "attention is {attn_implementation!r}; load the model with attn_implementation='sdpa'",
             attn_implementation=lab.model.config._attn_implementation,

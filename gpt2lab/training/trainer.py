@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 
 from gpt2lab.data.blocks import IGNORED
 from gpt2lab.model.lab import Lab, token_nll, without_peft_warning
-from gpt2lab.model.precision import autocast, resolve_precision
+from gpt2lab.model.precision import autocast, resolve_precision, train_attention_in_fp32
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.validation import block_sums
 from gpt2lab.training.watch import Interrupted, LossMeter
@@ -95,7 +95,7 @@ class LabTrainer(Trainer):
 def trainable(lab: Lab, config: TrainConfig) -> torch.nn.Module:
     """Prepare the lab's model for training; for "lora", add the adapter."""
     transformers.set_seed(config.seed)
-    use_fast_attention(lab.model)
+    use_fast_attention(lab, config.precision)
     if lab.model.config.tie_word_embeddings:
         lab.model._keys_to_ignore_on_save = ["lm_head.weight"]  # in no checkpoint, and not to be missed there
     if config.method != "lora":
@@ -113,13 +113,15 @@ def trainable(lab: Lab, config: TrainConfig) -> torch.nn.Module:
         return peft.get_peft_model(lab.model, additions)
 
 
-def use_fast_attention(model) -> None:
+def use_fast_attention(lab: Lab, precision: str) -> None:
     """Turn dropout on attention weights off: PyTorch's fast CPU attention has none, and falls back to the slow path.
 
     Dropout on embeddings and residuals stays. The configuration that is saved is not changed.
     """
-    for block in model.transformer.h:
+    for block in lab.model.transformer.h:
         block.attn.attn_dropout.p = 0.0
+    if lab.device.type == "cpu" and resolve_precision(precision, lab.device) == "bf16":
+        train_attention_in_fp32(lab.model)
 
 
 def training_arguments(
