@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from gpt2lab.data.blocks import pack, token_ids
 from gpt2lab.generation.decoding import Decoder
-from gpt2lab.generation.generate import Request, generate, steps_of
+from gpt2lab.generation.generate import TextStream, generate
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.model.lab import Lab, load_model, with_fused_gelu
 
@@ -47,8 +47,12 @@ def speed(repeat: int, builtin: Lab) -> None:
     ids = torch.randint(300, (1, PROMPT), generator=torch.Generator().manual_seed(1))
 
     def by_gpt2lab(precision: str, sampling: Sampling):
-        asked = Request(lab, "", ids[0], sampling, NEW, 10, (), (), None, precision)
-        return lambda: [step.id for step in steps_of(asked)]
+        def run() -> list[int]:
+            stream = TextStream(lab, "", sampling=sampling, max_new_tokens=NEW, precision=precision)
+            stream.ids = ids[0]
+            return [step.id for (step,) in stream]
+
+        return run
 
     def by_transformers(**settings):
         def run() -> list[int]:

@@ -29,11 +29,11 @@ from gpt2lab.app.runs import escaped
 from gpt2lab.data import hub
 from gpt2lab.data.blocks import token_ids
 from gpt2lab.data.text import Article, articles_of, load_text
-from gpt2lab.data.tokens import TextStream, display_tokens, token_bytes, tokens_and_starts
+from gpt2lab.data.tokens import DecodeStream, display_tokens, token_bytes, tokens_and_starts
 from gpt2lab.errors import LabError
 from gpt2lab.evaluation.evaluate import evaluate
 from gpt2lab.evaluation.perplexity import read
-from gpt2lab.generation.generate import beam_search, generate, generate_batch, prompt_hint, request
+from gpt2lab.generation.generate import beam_search, generate, generate_batch, prompt_hint, prompt_ids
 from gpt2lab.generation.measures import measure
 from gpt2lab.inspection.attention import largest_weights
 from gpt2lab.inspection.patching import patching
@@ -123,7 +123,7 @@ def test_special_tokens_are_added_at_no_door(animal, call):
     for text in TEXTS:
         ids = animal.ids(text)
         assert lab.encode(text).tolist() == ids
-        assert request(lab, text).ids.tolist() == ids
+        assert prompt_ids(lab, text).tolist() == ids
         assert token_ids(lab.tokenizer, [Article("", (text,))]).tolist() == ids + [
             i for i in [animal.tokenizer.eos_token_id] if i is not None
         ]
@@ -160,7 +160,7 @@ def test_greedy_text_is_what_transformers_adds_to_the_prompt(animal, call):
 def test_text_in_a_stream_is_the_text_at_once(animal):
     ids = animal.ids(PROMPT)
     found = generate(animal.lab, PROMPT, max_new_tokens=30, temperature=1.5, seed=1)
-    stream = TextStream(animal.lab.tokenizer, ids)
+    stream = DecodeStream(animal.lab.tokenizer, ids)
     written = "".join(stream.add(step.id) for step in found.steps if step.id not in animal.ends)
     assert found.text.startswith(written) and set(found.text[len(written) :]) <= {"\ufffd"}
 
@@ -206,7 +206,7 @@ def test_prompt_that_is_empty_begins_from_the_beginning_token_or_is_refused_in_a
         ]
         return
     assert status == 0 and f"the model begins from {tokenizer.convert_ids_to_tokens(first)}" in err
-    assert request(animal.lab, "").ids.tolist() == [first]
+    assert prompt_ids(animal.lab, "").tolist() == [first]
 
 
 def test_other_ways_to_generate_and_their_measures(animal, call, tmp_path):

@@ -156,7 +156,7 @@ def build_prompt(store: ModelStore) -> tuple[gr.Textbox, gr.Dropdown, gr.Button,
 
 
 def build_settings() -> tuple[dict[str, gr.components.Component], gr.Slider]:
-    """Build (options by the names of `request`, number of continuations)."""
+    """Build (options by the names of `TextStream`, number of continuations)."""
     settings = {
         "max_new_tokens": gr.Slider(1, MAX_NEW_TOKENS, 80, step=1, label="Max new tokens", elem_id="generate-length"),
         "temperature": gr.Slider(

@@ -15,15 +15,7 @@ from gpt2lab.data.sources import DATA
 from gpt2lab.data.tokens import display_tokens, visible
 from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.figures.tables import table
-from gpt2lab.generation.generate import (
-    Generation,
-    Request,
-    batch_steps,
-    best_of,
-    collect_batch,
-    prompt_hint,
-    request,
-)
+from gpt2lab.generation.generate import Generation, TextStream, best_of, prompt_hint
 from gpt2lab.generation.measures import measure, perplexity_under, training_ids
 from gpt2lab.generation.sampling import Sampling, Step, redrawn
 from gpt2lab.results import readable
@@ -50,7 +42,7 @@ Place = tuple[int, int]  # (number of a text, index of a token)
 
 
 class Start(NamedTuple):
-    """A model, its options of `request`, and the tokens that a branch keeps.
+    """A model, its options of `TextStream`, and the tokens that a branch keeps.
 
     after   tokens kept of the text that it branches from
     parent  that text's number; None for a text of its own
@@ -98,38 +90,37 @@ def write(
     stop  once it is set, writing ends with the tokens so far
     """
     whole_number("continuations", count, 1, MAX_CONTINUATIONS)
-    requests = [request(store.lab(start.label), after=start.after, **start.settings) for start in starts]
-    streams = [store.locked_steps(batch_steps(item, count)) for item in requests]
-    rows, first = [[] for _ in requests], 1 + max((text.number for text in texts), default=NOTHING)
+    streams = [TextStream(store.lab(start.label), after=start.after, count=count, **start.settings) for start in starts]
+    steps = [store.locked_steps(iter(stream)) for stream in streams]
+    first = 1 + max((text.number for text in texts), default=NOTHING)
     began, drawn, running = time.monotonic(), 0.0, True
     while running:
         running = False
         stopped = stop is not None and stop.is_set()
-        for stream, taken in zip(streams, rows):
-            if not stopped and (row := next(stream, None)) is not None:
-                taken.append(row)
+        for one in steps:
+            if not stopped and next(one, None) is not None:
                 running = True
         now = time.monotonic()
         if running and now - drawn < DRAW_SECONDS:
             continue
         drawn, new, best = now, [], []
-        for start, item, taken in zip(starts, requests, rows):
-            batch = collect_batch(item, taken, count)
+        for start, stream in zip(starts, streams):
+            batch = stream.generations
             best.append(first + len(new) + (0 if running else batch.index(best_of(batch))))
-            new += [as_text(first + len(new) + i, start, item, generation) for i, generation in enumerate(batch)]
-        tokens = sum(step is not None for taken in rows for row in taken for step in row)
+            new += [as_text(first + len(new) + i, start, stream, generation) for i, generation in enumerate(batch)]
+        tokens = sum(len(new_steps) for stream in streams for new_steps in stream.new)
         speed = f"{'Stopped: ' if stopped else ''}{tokens:,} tokens, {tokens / (now - began):,.0f} a second."
         right = best[1] if len(best) > 1 else NOTHING
         yield Progress(newest((*texts, *new), len(new)), best[0], right, speed, not running)
 
 
-def as_text(number: int, start: Start, of: Request, generation: Generation) -> Text:
-    """Return a generation of a request as a Text."""
-    tokenizer = of.lab.tokenizer
+def as_text(number: int, start: Start, stream: TextStream, generation: Generation) -> Text:
+    """Return a generation of a stream as a Text."""
+    tokenizer = stream.lab.tokenizer
     tokens = display_tokens(tokenizer, [step.id for step in generation.steps])
-    begin = "" if generation.prompt else display_tokens(tokenizer, of.ids.tolist())[0]
-    hint = prompt_hint(of.lab, generation.prompt) or ""
-    return Text(number, start, generation, tokens, of.lab.model.config.vocab_size, begin, hint)
+    begin = "" if generation.prompt else display_tokens(tokenizer, stream.ids.tolist())[0]
+    hint = prompt_hint(stream.lab, generation.prompt) or ""
+    return Text(number, start, generation, tokens, stream.lab.model.config.vocab_size, begin, hint)
 
 
 def newest(texts: tuple[Text, ...], least: int) -> tuple[Text, ...]:

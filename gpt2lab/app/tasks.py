@@ -73,7 +73,7 @@ def build_tasks_tab(store: ModelStore, model: gr.Dropdown) -> None:
         plan = plan_of(store.lab(label), task, text, question, examples, prompt, length, seed)
         with stops.running(request) as flag:
             yield gr.skip(), "Reading the text …", gr.skip()
-            drawn, parts, stopped = 0.0, len(plan.requests), ""
+            drawn, parts, stopped = 0.0, len(plan.streams), ""
             for done in store.locked_steps(plan.written()):
                 if time.monotonic() - drawn > DRAW_SECONDS:
                     drawn, last = time.monotonic(), done.generations[-1]

@@ -4,28 +4,20 @@ import io
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from gpt2lab.cli.models import load, quiet
 from gpt2lab.cli.options import flag_of, with_options
 from gpt2lab.cli.output import Column, Json, Model, report
-from gpt2lab.data.tokens import TextStream, token_bytes
+from gpt2lab.data.tokens import DecodeStream, token_bytes
 from gpt2lab.errors import LabError
-from gpt2lab.generation.generate import (
-    batch_steps,
-    beam_search,
-    best_of,
-    collect,
-    collect_batch,
-    prompt_hint,
-    request,
-    steps_of,
-)
+from gpt2lab.generation.generate import Generation, TextStream, beam_search, best_of, prompt_hint
 from gpt2lab.generation.measures import measure as measured
 from gpt2lab.generation.measures import training_ids
 from gpt2lab.generation.sampling import Sampling
+from gpt2lab.model.lab import Lab
 
 DEFAULTS = {"temperature": 0.8, "top_p": 0.95}  # closer to the top predictions than the model itself
 
@@ -88,22 +80,22 @@ def generate(
     sampling = Sampling(**settings | ({} if beams is None else {"temperature": 0}))
     labs = [load(name) for name in (model, compare) if name is not None]
     shared = {"max_new_tokens": max_new_tokens, "stop": stop or (), "window": window, "precision": precision}
-    asked = [request(lab, prompt, sampling=sampling, **shared) for lab in labs]
+    streams = [TextStream(lab, prompt, count=count, sampling=sampling, **shared) for lab in labs]
     if not prompt:
         begin = labs[0].tokenizer.convert_ids_to_tokens(labs[0].start_id)
         print(f"no prompt: the model begins from {begin}", file=sys.stderr)
     elif hint := prompt_hint(labs[0], prompt):
         print(hint, file=sys.stderr)
-    stream = io.StringIO() if as_json else sys.stdout
+    output = io.StringIO() if as_json else sys.stdout
     results = []
-    training = {} if measure is None else {one.lab: training_ids(one.lab, measure, column=column) for one in asked}
-    for one in asked:
-        prefix = f"[{one.lab.name}] " if compare else ""
+    training = {} if measure is None else {lab: training_ids(lab, measure, column=column) for lab in labs}
+    for lab, stream in zip(labs, streams):
+        prefix = f"[{lab.name}] " if compare else ""
         records = []
-        for text in texts(one, count, best, beams, f"{prefix}{prompt}", stream):
-            records.append(record(one.lab, text) | {"model": one.lab.name})
+        for text in texts(stream, best, beams, f"{prefix}{prompt}", output):
+            records.append(record(lab, text) | {"model": lab.name})
             if training:
-                found = measured(one.lab, text, labs=labs, training=training[one.lab])
+                found = measured(lab, text, labs=labs, training=training[lab])
                 records[-1]["measures"] = asdict(found)
                 if not as_json:
                     report(found.named, False)
@@ -114,7 +106,7 @@ def generate(
         report(first | ({"compare": others[0]} if others else {}), as_json)
 
 
-def record(lab, generation) -> dict:
+def record(lab: Lab, generation: Generation) -> dict:
     """Return the JSON object of a Generation, with the bytes of each token."""
     values = asdict(generation)
     for step in values["steps"]:
@@ -125,33 +117,32 @@ def record(lab, generation) -> dict:
     return values
 
 
-def texts(asked, count: int, best: bool, beams: int | None, start: str, stream) -> Iterator:
-    """Yield the requested Generations, printing each after `start`: a single one as a stream, several when complete."""
-    if count == 1 and beams is None:
-        yield printed(asked, steps_of(asked), start, stream)
+def texts(stream: TextStream, best: bool, beams: int | None, start: str, output: TextIO) -> Iterator[Generation]:
+    """Yield the requested Generations, printing each after `start`: a single one as it comes, several when complete."""
+    if stream.count == 1 and beams is None:
+        yield printed(stream, start, output)
         return
     if beams is not None:
-        options = {"max_new_tokens": asked.max_new_tokens, "stop": asked.stop}
-        done = [beam_search(asked.lab, asked.prompt, beams=beams, **options)]
+        options = {"max_new_tokens": stream.max_new_tokens, "stop": stream.stop}
+        done = [beam_search(stream.lab, stream.prompt, beams=beams, **options)]
     else:
-        batch = collect_batch(asked, list(batch_steps(asked, count)), count)
-        done = [best_of(batch)] if best else list(batch)
+        batch = stream.finished().generations
+        done = [best_of(batch)] if best else batch
     for one in done:
-        print(f"{start}{one.text}", file=stream)
+        print(f"{start}{one.text}", file=output)
         yield one
 
 
-def printed(asked, steps, start: str, stream):
-    """The Generation of steps that are printed as they come, whole characters at a time, less the beginning of a stop string."""
-    taken, shown, waiting, text = [], 0, "", TextStream(asked.lab.tokenizer, asked.before)
-    print(start, end="", file=stream, flush=True)
-    held = max((len(each) - 1 for each in asked.stop), default=0)  # characters that may belong to a stop string
-    for step in steps:
-        taken.append(step)
-        waiting += "" if step.id in asked.lab.end_ids else text.add(step.id)
+def printed(stream: TextStream, start: str, output: TextIO) -> Generation:
+    """Print a text as it comes, whole characters at a time, less the beginning of a stop string; return it."""
+    shown, waiting, text = 0, "", DecodeStream(stream.lab.tokenizer, stream.before)
+    print(start, end="", file=output, flush=True)
+    held = max((len(each) - 1 for each in stream.stop), default=0)  # characters that may belong to a stop string
+    for (step,) in stream:
+        waiting += "" if step.id in stream.lab.end_ids else text.add(step.id)
         ready = max(0, len(waiting) - held)
-        print(waiting[:ready], end="", file=stream, flush=True)
+        print(waiting[:ready], end="", file=output, flush=True)
         shown, waiting = shown + ready, waiting[ready:]
-    done = collect(asked, taken)
-    print(done.text[shown:], file=stream)
+    done = stream.generation
+    print(done.text[shown:], file=output)
     return done

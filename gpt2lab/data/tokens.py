@@ -134,7 +134,7 @@ def text_after(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], ids: S
     return both[sum(1 for _ in same) :]
 
 
-class TextStream:
+class DecodeStream:
     """The text that tokens add to those before them, token by token, in time that is linear in their number."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = ()):

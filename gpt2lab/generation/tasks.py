@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gpt2lab.data.tokens import tokens_and_starts
 from gpt2lab.errors import LabError, whole_number
-from gpt2lab.generation.generate import Generation, Request, collect, request, steps_of
+from gpt2lab.generation.generate import Generation, TextStream
 from gpt2lab.generation.recipes import PAIRS, QUESTIONS, TASKS
 from gpt2lab.generation.sampling import Sampling
 from gpt2lab.model.lab import Lab
@@ -32,30 +32,28 @@ class Plan(Summary):
     """
 
     task: str
-    requests: tuple[Request, ...]
+    streams: tuple[TextStream, ...]
     sentences: int | None
 
     def done(self, generations: Sequence[Generation]) -> "Done":
-        """What the generations of the first requests, or of all, give."""
+        """What the generations of the first streams, or of all, give."""
         found = (
             one.text if self.sentences is None else first_sentences(one.text, self.sentences) for one in generations
         )
-        prompts = tuple(one.prompt for one in self.requests)
+        prompts = tuple(one.prompt for one in self.streams)
         return Done(self.task, " ".join(text.strip() for text in found), prompts, tuple(generations))
 
     def written(self) -> Iterator["Done"]:
         """What has come of it so far, after every token."""
         done = []
-        for one in self.requests:
-            taken = []
-            for step in steps_of(one):
-                taken.append(step)
-                yield self.done([*done, collect(one, taken)])
-            done.append(collect(one, taken))
+        for stream in self.streams:
+            for _ in stream:
+                yield self.done([*done, stream.generation])
+            done.append(stream.generation)
 
     def carried_out(self) -> "Done":
         """What comes of it in the end."""
-        return self.done([collect(one, tuple(steps_of(one))) for one in self.requests])
+        return self.done([stream.finished().generation for stream in self.streams])
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,8 +115,8 @@ def summary_plan(
         )
     prompts = tuple(filled(prompt, text=part) for part in parts)
     sampling = Sampling(top_k=top_k, seed=seed)
-    requests = tuple(request(lab, one, max_new_tokens=max_new_tokens, sampling=sampling) for one in prompts)
-    return Plan("summarize", requests, sentences)
+    streams = tuple(TextStream(lab, one, max_new_tokens=max_new_tokens, sampling=sampling) for one in prompts)
+    return Plan("summarize", streams, sentences)
 
 
 def translation_plan(
@@ -162,9 +160,9 @@ def answer_plan(
     return Plan("answer", (greedy_line(lab, asked, max_new_tokens),), None)
 
 
-def greedy_line(lab: Lab, prompt: str, max_new_tokens: int) -> Request:
+def greedy_line(lab: Lab, prompt: str, max_new_tokens: int) -> TextStream:
     """The rest of a prompt's last line, always the most probable token."""
-    return request(lab, prompt, max_new_tokens=max_new_tokens, temperature=0, stop="\n")
+    return TextStream(lab, prompt, max_new_tokens=max_new_tokens, temperature=0, stop="\n")
 
 
 def summarize(lab: Lab, text: str, **options) -> Done:

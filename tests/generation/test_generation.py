@@ -9,18 +9,7 @@ import torch
 
 from gpt2lab.data.tokens import token_text
 from gpt2lab.errors import LabError
-from gpt2lab.generation.generate import (
-    batch_steps,
-    beam_search,
-    best_of,
-    collect,
-    generate,
-    generate_batch,
-    generate_steps,
-    request,
-    steps_of,
-    text_of,
-)
+from gpt2lab.generation.generate import TextStream, beam_search, best_of, generate, generate_batch, text_of
 from gpt2lab.generation.sampling import Sampling, step_of
 from gpt2lab.model import precision
 
@@ -183,11 +172,14 @@ def test_text_that_just_fits_the_context_finishes_with_length(tiny_lab):
 
 def test_steps_collected_before_the_end_are_a_stopped_generation(tiny_lab):
     whole = generate(tiny_lab, "The moon", max_new_tokens=9, seed=2)
-    asked = request(tiny_lab, "The moon", max_new_tokens=9, seed=2)
-    part = collect(asked, tuple(itertools.islice(steps_of(asked), 4)))
+    stream = TextStream(tiny_lab, "The moon", max_new_tokens=9, seed=2)
+    assert stream.generation.text == ""
+    assert [step for (step,) in itertools.islice(stream, 4)] == [*whole.steps[:4]]
+    part = stream.generation
     assert (part.steps, part.finish) == (whole.steps[:4], "stopped")
     assert part.text == tiny_lab.tokenizer.decode(ids_of(whole)[:4])
-    assert collect(asked, ()).text == ""
+    assert [step for (step,) in stream] == [*whole.steps[4:]]  # a second loop continues
+    assert stream.generation == whole
 
 
 def test_text_of_joins_the_parts_of_a_character(tiny_lab):
@@ -199,14 +191,14 @@ def test_text_of_joins_the_parts_of_a_character(tiny_lab):
 
 
 def test_steps_leave_gradients_on_for_whoever_takes_them(tiny_lab):
-    for _ in generate_steps(tiny_lab, "The moon", max_new_tokens=3):
+    for _ in TextStream(tiny_lab, "The moon", max_new_tokens=3):
         assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
 def test_two_streams_taken_in_turns_do_not_disturb_each_other(tiny_lab):
     alone = [generate(tiny_lab, prompt, max_new_tokens=6, seed=1).steps for prompt in ("The moon", "sea")]
-    streams = [generate_steps(tiny_lab, p, max_new_tokens=6, sampling=Sampling(seed=1)) for p in ("The moon", "sea")]
-    assert list(zip(*streams)) == list(zip(*alone))
+    streams = [TextStream(tiny_lab, p, max_new_tokens=6, sampling=Sampling(seed=1)) for p in ("The moon", "sea")]
+    assert [(one, other) for (one,), (other,) in zip(*streams)] == list(zip(*alone))
 
 
 def test_a_sampling_is_the_same_as_its_fields(tiny_lab):
@@ -227,7 +219,7 @@ def test_bad_value_is_refused_by_its_field_and_value(tiny_lab, field, value):
 )
 def test_prompt_that_leaves_no_room_is_refused_before_the_first_step(tiny_lab, prompt, message):
     with pytest.raises(LabError, match=message):
-        generate_steps(tiny_lab, prompt)
+        TextStream(tiny_lab, prompt)
 
 
 # ---- more ways to draw ----------------------------------------------------------------------------------------------
@@ -247,13 +239,13 @@ def test_penalised_greedy_text_equals_transformers_generate(random_lab):
     [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.5}, {"min_p": 0.3}, {"repetition_penalty": 3.0}],
 )
 def test_alternatives_state_what_the_sampler_would_have_drawn_them_with(tiny_lab, sampling):
-    asked = request(tiny_lab, "The moon", alternatives=100, **sampling)
-    [step] = itertools.islice(steps_of(asked), 1)
+    stream = TextStream(tiny_lab, "The moon", alternatives=100, **sampling)
+    (step,) = next(iter(stream))
     with torch.no_grad():
         logits = tiny_lab.model(tiny_lab.encode("The moon")[None]).logits[:, -1]
-    scores = asked.sampling.penalised(tiny_lab.encode("The moon")[None], logits)
+    scores = stream.sampling.penalised(tiny_lab.encode("The moon")[None], logits)
     assert torch.equal(scores, logits) == ("repetition_penalty" not in sampling)
-    drawn_from = asked.sampling.warpers()(None, scores.clone()).softmax(-1)[0]
+    drawn_from = stream.sampling.warpers()(None, scores.clone()).softmax(-1)[0]
     for each in step.alternatives:
         assert each.sampled_probability == pytest.approx(float(drawn_from[each.id]), rel=1e-4, abs=1e-7)
     own = next(each for each in step.alternatives if each.id == step.id) if step.rank <= 100 else step
@@ -308,7 +300,7 @@ def test_best_of_several_is_the_most_probable_per_token(random_lab):
 
 def test_wrong_rows_of_a_batch_are_refused_before_the_first(tiny_lab):
     with pytest.raises(LabError, match=r"^count 0"):
-        batch_steps(request(tiny_lab, "x"), 0)
+        TextStream(tiny_lab, "x", count=0)
 
 
 @pytest.mark.parametrize("count", [0, 65, 1.5, True])
