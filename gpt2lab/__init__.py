@@ -12,6 +12,7 @@ _MODULES = {
     "SCORES": "inspection.heads",
     "Sampling": "generation.sampling",
     "TASKS": "generation.recipes",
+    "TextStream": "generation.generate",
     "TrainConfig": "training.config",
     "VIEWS": "pages.bertviz",
     "ablate": "inspection.ablation",
