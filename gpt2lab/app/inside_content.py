@@ -23,7 +23,7 @@ from gpt2lab.inspection.lens import Lens, entry_name
 from gpt2lab.inspection.patching import Patching, patching
 from gpt2lab.inspection.surprisal import Surprisal, SurprisalChange, limits_of
 from gpt2lab.inspection.trace import Trace
-from gpt2lab.inspection.walkthrough import Walk, walk
+from gpt2lab.inspection.walkthrough import Walkthrough, walk
 from gpt2lab.model.lab import Lab
 from gpt2lab.pages.export import export, head_table
 from gpt2lab.pages.walkthrough import walk_page
@@ -192,8 +192,8 @@ def walked(results: ResultCache, subject: Subject | None, position: int, layer: 
     return walk_page(walk_at(results, subject, position, layer, head), theme="dark" if dark else "light").iframe()
 
 
-def walk_at(results: ResultCache, subject: Subject | None, position: int, layer: int, head: int) -> Walk:
-    """Return the Walk of the first model."""
+def walk_at(results: ResultCache, subject: Subject | None, position: int, layer: int, head: int) -> Walkthrough:
+    """Return the Walkthrough of the first model."""
     trace = lenses(results, subject)[0].trace
     position_in(trace, position)
     return results.store.with_model(subject.label, lambda lab: walk(lab, trace, layer, head, position))

@@ -16,6 +16,28 @@ from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.results import Result, Summary, Table
 
 TOP_LOGPROBS = 10  # of what the state after the block would predict
+FORMULAS = (  # name, as TransformerLens names activations where it has one; title; formula; axis of the values
+    ("token_embedding", "Token embedding", "wte[id]", "width"),
+    ("position_embedding", "Position embedding", "wpe[i]", "width"),
+    ("resid_pre", "{entering}", "x = wte[id] + wpe[i]{others}", "width"),
+    ("ln_1", "Layer norm", "n = (x − mean) / √(variance + ε) · γ + β", "width"),
+    ("query", "Query: what the token looks for", "q = n W_Q + b_Q", "head width"),
+    ("key", "Key: what it offers to be found by", "k = n W_K + b_K", "head width"),
+    ("value", "Value: what it passes on", "v = n W_V + b_V", "head width"),
+    ("products", "Query times every key", "q · k_j", "tokens"),
+    ("scaled", "Times {scaling:.4g}{root}", "q · k_j · {scaling:.4g}", "tokens"),
+    ("masked", "What lies ahead is masked", "−∞ where j > i", "tokens"),
+    ("weights", "Softmax: the attention weights", "softmax_j", "tokens"),
+    ("z", "The values, by these weights", "z = Σ_j weight_j v_j", "head width"),
+    ("head_out", "This head's part of the output", "z W_O", "width"),
+    ("attn_out", "All heads' parts and the bias", "Σ_heads z W_O + b_O", "width"),
+    ("resid_mid", "Added to what came in", "x + attention", "width"),
+    ("ln_2", "Second layer norm", "m = (x − mean) / √(variance + ε) · γ + β", "width"),
+    ("mlp_pre", "MLP, up to four times the width", "m W_1 + b_1", "MLP width"),
+    ("mlp_post", "Its activation, {activation}", "{activation}(m W_1 + b_1)", "MLP width"),
+    ("mlp_out", "MLP, down again", "{activation}(…) W_2 + b_2", "width"),
+    ("resid_post", "Added: what leaves the block", "x + attention + MLP", "width"),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,7 +59,7 @@ class WalkStep(Summary):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Walk(Result):
+class Walkthrough(Result):
     """A token's way through one block, seen from one head.
 
     tokens       T display strings
@@ -85,7 +107,7 @@ class Walk(Result):
 
 
 @torch.no_grad()
-def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1) -> Walk:
+def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1) -> Walkthrough:
     """Every formula of a block for one token and head: the values are the model's own.
 
     text      or a trace of it with its residual stream
@@ -104,48 +126,46 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
     transformer, block = lab.model.transformer, lab.model.transformer.h[layer]
     x = seen.residual[layer, at]
     q, k, v = seen.q[layer, head, at], seen.k[layer, head], seen.v[layer, head]  # (K,), (T, K), (T, K)
+    scaling = seen.scaling[layer]
     products = k @ q  # (T,)
-    scaled = products * seen.scaling[layer]
-    masked = scaled.masked_fill(torch.arange(T) > at, -torch.inf)
-    weights = masked.softmax(-1)
-    mixed = seen.attention(layer, rows=slice(at, at + 1)) @ seen.v[layer]  # (H, 1, K)
+    masked = (products * scaling).masked_fill(torch.arange(T) > at, -torch.inf)
+    z = seen.attention(layer, rows=slice(at, at + 1)) @ seen.v[layer]  # (H, 1, K)
     rows = block.attn.c_proj.weight.view(seen.n_heads, -1, len(x)).cpu().float()[head]  # (K, D)
+    values = {
+        "token_embedding": transformer.wte.weight[seen.ids[at]].detach().cpu().float(),
+        "position_embedding": transformer.wpe.weight[at].detach().cpu().float(),
+        "resid_pre": x,
+        "query": q,
+        "key": k[at],
+        "value": v[at],
+        "products": products,
+        "scaled": products * scaling,
+        "masked": masked,
+        "weights": masked.softmax(-1),
+        "z": z[head, 0],
+        "head_out": z[head, 0] @ rows,
+    }
     with eval_mode(block):
-        normed = _on_cpu(block.ln_1, x, lab)
-        attended = _on_cpu(block.attn.c_proj, mixed.flatten(), lab)
-        between = x + attended
-        normed_again = _on_cpu(block.ln_2, between, lab)
-        up = _on_cpu(block.mlp.c_fc, normed_again, lab)
-        active = _on_cpu(block.mlp.act, up, lab)
-        down = _on_cpu(block.mlp.c_proj, active, lab)
-    leaves = between + down
-    best = log_probabilities(lab, leaves).exp().topk(min(TOP_LOGPROBS, lab.model.config.vocab_size))
-    mine = mixed[head, 0]
-    root = ", which is 1/√d_k" if abs(seen.scaling[layer] - len(q) ** -0.5) < 1e-9 else ""
-    activation = {"gelu_new": "GELU"}.get(lab.model.config.activation_function, lab.model.config.activation_function)
-    steps = (
-        ("token", "Token embedding", "wte[id]", transformer.wte.weight[seen.ids[at]].detach().cpu().float(), "width"),
-        ("place", "Position embedding", "wpe[i]", transformer.wpe.weight[at].detach().cpu().float(), "width"),
-        ("enters", _entering(layer), "x = wte[id] + wpe[i]" + (" + …" if layer else ""), x, "width"),
-        ("norm", "Layer norm", "n = (x − mean) / √(variance + ε) · γ + β", normed, "width"),
-        ("query", "Query: what the token looks for", "q = n W_Q + b_Q", q, "head width"),
-        ("key", "Key: what it offers to be found by", "k = n W_K + b_K", k[at], "head width"),
-        ("value", "Value: what it passes on", "v = n W_V + b_V", v[at], "head width"),
-        ("products", "Query times every key", "q · k_j", products, "tokens"),
-        ("scaled", f"Times {seen.scaling[layer]:.4g}{root}", f"q · k_j · {seen.scaling[layer]:.4g}", scaled, "tokens"),
-        ("masked", "What lies ahead is masked", "−∞ where j > i", masked, "tokens"),
-        ("weights", "Softmax: the attention weights", "softmax_j", weights, "tokens"),
-        ("mixed", "The values, by these weights", "z = Σ_j weight_j v_j", mine, "head width"),
-        ("head", "This head's part of the output", "z W_O", mine @ rows, "width"),
-        ("attention", "All heads' parts and the bias", "Σ_heads z W_O + b_O", attended, "width"),
-        ("between", "Added to what came in", "x + attention", between, "width"),
-        ("norm_again", "Second layer norm", "m = (x − mean) / √(variance + ε) · γ + β", normed_again, "width"),
-        ("up", "MLP, up to four times the width", "m W_1 + b_1", up, "MLP width"),
-        ("active", f"Its activation, {activation}", f"{activation}(m W_1 + b_1)", active, "MLP width"),
-        ("down", "MLP, down again", f"{activation}(…) W_2 + b_2", down, "width"),
-        ("leaves", "Added: what leaves the block", "x + attention + MLP", leaves, "width"),
-    )
-    return Walk(
+        values["ln_1"] = _on_cpu(block.ln_1, x, lab)
+        values["attn_out"] = _on_cpu(block.attn.c_proj, z.flatten(), lab)
+        values["resid_mid"] = x + values["attn_out"]
+        values["ln_2"] = _on_cpu(block.ln_2, values["resid_mid"], lab)
+        values["mlp_pre"] = _on_cpu(block.mlp.c_fc, values["ln_2"], lab)
+        values["mlp_post"] = _on_cpu(block.mlp.act, values["mlp_pre"], lab)
+        values["mlp_out"] = _on_cpu(block.mlp.c_proj, values["mlp_post"], lab)
+    values["resid_post"] = values["resid_mid"] + values["mlp_out"]
+    best = log_probabilities(lab, values["resid_post"]).exp().topk(min(TOP_LOGPROBS, lab.model.config.vocab_size))
+    activation = lab.model.config.activation_function
+    words = {
+        "entering": f"With what layers 0 to {layer - 1} added, it enters this block"
+        if layer
+        else "Their sum enters the first block",
+        "others": " + …" if layer else "",
+        "scaling": scaling,
+        "root": ", which is 1/√d_k" if abs(scaling - len(q) ** -0.5) < 1e-9 else "",
+        "activation": "GELU" if activation == "gelu_new" else activation,
+    }
+    return Walkthrough(
         name=seen.name,
         tokens=seen.tokens,
         layer=layer,
@@ -153,16 +173,11 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
         position=at,
         mean=float(x.mean()),
         variance=float(x.var(unbiased=False)),
-        steps=tuple(WalkStep(*step) for step in steps),
+        steps=tuple(
+            WalkStep(name, title.format(**words), formula.format(**words), values[name], over)
+            for name, title, formula, over in FORMULAS
+        ),
         predictions=tuple(zip(display_tokens(lab.tokenizer, best.indices.tolist()), best.values.tolist())),
-    )
-
-
-def _entering(layer: int) -> str:
-    return (
-        "Their sum enters the first block"
-        if layer == 0
-        else f"With what layers 0 to {layer - 1} added, it enters this block"
     )
 
 

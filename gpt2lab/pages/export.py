@@ -19,7 +19,7 @@ from gpt2lab.inspection.attention import Attention, check_layer_of, largest
 from gpt2lab.inspection.heads import HeadMap, Rollout
 from gpt2lab.inspection.lens import Lens, entry_name
 from gpt2lab.inspection.surprisal import Surprisal, SurprisalChange
-from gpt2lab.inspection.walkthrough import Walk
+from gpt2lab.inspection.walkthrough import Walkthrough
 from gpt2lab.pages.explorer import explorer_page
 from gpt2lab.pages.page import ARTICLE, Page, document
 from gpt2lab.pages.surprisal import change_page, surprisal_page
@@ -97,7 +97,7 @@ def _(result: SurprisalChange) -> Page:
     return change_page(result.title, first.pieces, second.pieces, (first.name, second.name))
 
 
-page.register(Walk, walk_page)
+page.register(Walkthrough, walk_page)
 
 
 def head_table(result: HeadMap) -> str:

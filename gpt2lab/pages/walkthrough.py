@@ -13,7 +13,7 @@ from PIL import Image
 
 from gpt2lab.figures.heads import DIVERGING
 from gpt2lab.figures.tables import table
-from gpt2lab.inspection.walkthrough import Walk, WalkStep
+from gpt2lab.inspection.walkthrough import WalkStep, Walkthrough
 from gpt2lab.pages.page import Page, document
 
 MAX_TOKENS = 40  # of the tokens read, that are listed: those read most, and the token itself
@@ -31,7 +31,7 @@ th:first-child, td:first-child { text-align: left; } .table { overflow-x: auto; 
 SCORES = ("products", "scaled", "masked", "weights")
 
 
-def walk_page(walk: Walk, *, theme: str = "auto") -> Page:
+def walk_page(walk: Walkthrough, *, theme: str = "auto") -> Page:
     """Return the walkthrough page, from the embedding to the block's output and the prediction from there."""
     i = walk.position
     title = f"Token {i}, {walk.tokens[i]!r}, in layer {walk.layer}, head {walk.head} of {walk.name}"
@@ -56,9 +56,9 @@ def walk_page(walk: Walk, *, theme: str = "auto") -> Page:
     return document(title, "".join(parts), style=STYLE, theme=theme, height=900)
 
 
-def _vector(walk: Walk, step: WalkStep) -> str:
+def _vector(walk: Walkthrough, step: WalkStep) -> str:
     values = step.values.numpy()
-    extra = f"; mean {walk.mean:.4f}, variance {walk.variance:.4f}" if step.name == "norm" else ""
+    extra = f"; mean {walk.mean:.4f}, variance {walk.variance:.4f}" if step.name == "ln_1" else ""
     first = ", ".join(f"{value:.3f}" for value in values[:WRITTEN])
     return (
         f'<div class="step"><h3>{html.escape(step.title)}</h3><div class="formula">{html.escape(step.formula)}</div>'
@@ -68,7 +68,7 @@ def _vector(walk: Walk, step: WalkStep) -> str:
     )
 
 
-def _scores(walk: Walk) -> str:
+def _scores(walk: Walkthrough) -> str:
     """The four steps from products to weights, as one table: a row per token that is read."""
     steps = [walk.step(name) for name in SCORES]
     n = walk.position + 1  # tokens that are read; one that lies ahead is shown with its mask

@@ -376,7 +376,7 @@ def expected_result(lab, part):
 @pytest.mark.parametrize("part", PARTS)
 def test_each_part_is_saved_as_the_package_makes_it(tab, part, form):
     if part == "walk" and form in ("png", "svg"):
-        with pytest.raises(gr.Error, match="a Walk has no picture"):
+        with pytest.raises(gr.Error, match="a Walkthrough has no picture"):
             saved(tab, part, form)
         return
     path, expected = saved(tab, part, form), export(expected_result(tab.lab, part), form)

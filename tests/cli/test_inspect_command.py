@@ -278,7 +278,7 @@ BAD = [
     (["--limits", "10,5"], "do not rise"),
     (["--lens", "--position", "99"], "position 99 is out of range"),
     (["--out", "a.pdf"], "format 'pdf' is unknown; end the file's name in .html, .png, .svg, .csv, .npz, .json"),
-    (["--walk", "0.1", "--out", "a.png"], "a Walk has no picture; use html, csv, npz or json"),
+    (["--walk", "0.1", "--out", "a.png"], "a Walkthrough has no picture; use html, csv, npz or json"),
     (["--model", "/no/model"], "no model '/no/model'"),
     (["--compare", "/no/model"], "no model '/no/model'"),
     (["--colour"], "No such option: --colour"),

@@ -37,7 +37,7 @@ RESULTS = {
     "Ablation": lambda lab: ablate(lab, TEXT, [(0, 1)]),
     "Sweep": lambda lab: sweep(lab, TEXT),
     "Patching": lambda lab: patching(lab, "zqz", "zxz", answer="a", against="b"),
-    "Walk": lambda lab: walk(lab, TEXT, 0, 0, -1),
+    "Walkthrough": lambda lab: walk(lab, TEXT, 0, 0, -1),
     "Evaluation": lambda lab: evaluate(lab, load_text("sample").test[:3]),
     "TextSplits": lambda lab: load_text("sample"),
     "Lab": lambda lab: lab,
@@ -70,7 +70,7 @@ def test_result_with_a_figure_shows_it(tiny_lab, name, tmp_path):
         assert min(picture.size) > 100 and len(picture.convert("L").getcolors()) > 5
 
 
-@pytest.mark.parametrize("name", ["Walk", "Generation"])
+@pytest.mark.parametrize("name", ["Walkthrough", "Generation"])
 def test_result_without_a_figure_shows_none(tiny_lab, name):
     shell = InteractiveShell()
     show_figures(shell)

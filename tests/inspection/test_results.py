@@ -106,7 +106,7 @@ def test_format_that_is_unknown_is_refused_with_those_there_are(found):
 
 def test_walk_has_no_picture(found):
     for form in ("png", "svg"):
-        with pytest.raises(LabError, match="a Walk has no picture; use html, csv, npz or json"):
+        with pytest.raises(LabError, match="a Walkthrough has no picture; use html, csv, npz or json"):
             export(found["walk"], form)
 
 

@@ -43,19 +43,19 @@ def test_every_step_is_the_model_s_own_value(lab, hooked, layer, head, position)
     K, at, H = 8, slice(8 * head, 8 * head + 8), 4
     q, k, v = (part[position, at] for part in seen["c_attn"][1].chunk(3, -1))
     expected = {
-        "enters": seen["block"][0][position],
-        "norm": seen["ln_1"][1][position],
+        "resid_pre": seen["block"][0][position],
+        "ln_1": seen["ln_1"][1][position],
         "query": q,
         "key": k,
         "value": v,
-        "mixed": seen["c_proj"][0][position, at],
-        "attention": seen["c_proj"][1][position],
-        "norm_again": seen["ln_2"][1][position],
-        "between": seen["ln_2"][0][position],
-        "up": seen["c_fc"][1][position],
-        "active": seen["act"][1][position],
-        "down": seen["mlp"][1][position],
-        "leaves": seen["block"][1][position],
+        "z": seen["c_proj"][0][position, at],
+        "attn_out": seen["c_proj"][1][position],
+        "ln_2": seen["ln_2"][1][position],
+        "resid_mid": seen["ln_2"][0][position],
+        "mlp_pre": seen["c_fc"][1][position],
+        "mlp_post": seen["act"][1][position],
+        "mlp_out": seen["mlp"][1][position],
+        "resid_post": seen["block"][1][position],
     }
     for name, values in expected.items():
         torch.testing.assert_close(found.step(name).values, values, atol=2e-5, rtol=1e-4, msg=name)
@@ -72,20 +72,20 @@ def test_every_step_is_the_model_s_own_value(lab, hooked, layer, head, position)
     assert len(found.step("weights").values) == T and lab.model.config.n_head == H
     root = "which is 1/√d_k" in found.step("scaled").title
     assert root == (layer == 0 or not lab.model.config.scale_attn_by_inverse_layer_idx)
-    assert ("GELU" in found.step("active").title) == (lab.model.config.activation_function == "gelu_new")
+    assert ("GELU" in found.step("mlp_post").title) == (lab.model.config.activation_function == "gelu_new")
     wte, wpe = lab.model.transformer.wte.weight, lab.model.transformer.wpe.weight
     ids = lab.encode(TEXT)
-    assert torch.equal(found.step("token").values, wte[ids[i]].detach())
-    assert torch.equal(found.step("place").values, wpe[i].detach())
+    assert torch.equal(found.step("token_embedding").values, wte[ids[i]].detach())
+    assert torch.equal(found.step("position_embedding").values, wpe[i].detach())
     x = seen["block"][0][position]
     assert found.mean == pytest.approx(float(x.mean()), abs=1e-5)
     assert found.variance == pytest.approx(float(x.var(unbiased=False)), rel=1e-4)
 
 
 def test_heads_parts_and_the_bias_add_up_to_the_attention(lab):
-    heads = [walk(lab, TEXT, 1, head).step("head").values for head in range(4)]
+    heads = [walk(lab, TEXT, 1, head).step("head_out").values for head in range(4)]
     bias = lab.model.transformer.h[1].attn.c_proj.bias.detach()
-    torch.testing.assert_close(sum(heads) + bias, walk(lab, TEXT, 1, 0).step("attention").values, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(sum(heads) + bias, walk(lab, TEXT, 1, 0).step("attn_out").values, atol=1e-5, rtol=1e-4)
 
 
 def test_after_the_last_layer_the_prediction_is_the_model_s(lab):

@@ -93,8 +93,8 @@ def test_strip_has_a_pixel_per_number_coloured_by_it(read_html, walked):
 
 
 def test_strip_of_zeros_is_white(read_html, walked):
-    steps = tuple(replace(step, values=step.values * 0) if step.name == "down" else step for step in walked.steps)
-    at = [step.name for step in vectors(walked)].index("down")
+    steps = tuple(replace(step, values=step.values * 0) if step.name == "mlp_out" else step for step in walked.steps)
+    at = [step.name for step in vectors(walked)].index("mlp_out")
     row = pixels(strips(read_html(walk_page(replace(walked, steps=steps)).html))[at])
     assert row.min() > 240
 
