@@ -20,7 +20,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.figures.drawing import figure_bytes
 
 ALONE = "no second model"
-STOP_SECONDS = 1.0  # how long Stop waits for a start
+STOP_SECONDS = 5.0  # how long Stop waits for a start
 IS_DARK = "() => document.body.classList.contains('dark')"
 
 
