@@ -94,11 +94,10 @@ def leave_run(folder):
     return leave
 
 
-def start(page, steps, batch=1):
+def set_up(page, steps, batch=1):
     page.locator("#finetune-steps input[type=number]").fill(str(steps))
     page.locator("#finetune-more button").first.click()
     page.locator("#finetune-batch_size input").fill(str(batch))
-    page.locator("#finetune-start").click()
 
 
 def state(page):
@@ -109,10 +108,20 @@ def toast(page):
     return page.locator("[data-testid=toast-body]")
 
 
-def test_run_outlives_page_and_server_and_its_model_is_used(visit, served):
+def test_of_two_starts_one_is_refused_and_the_run_outlives_page_and_server_and_its_model_is_used(
+    visit, served, tmp_path
+):
     url, folder, restart = served
-    page = visit(url)
-    start(page, steps=120)
+    pages = [visit(url), visit(url)]
+    for page in pages:
+        set_up(page, steps=120)
+    for page in pages:
+        page.locator("#finetune-start").click(no_wait_after=True)
+    wait_for(pages[0], lambda: [page for page in pages if toast(page).count()])
+    [refused] = [page for page in pages if toast(page).count()]
+    [page] = [page for page in pages if page is not refused]
+    expect(toast(refused)).to_contain_text("is under way on this machine")
+    refused.close()
     expect(state(page)).to_contain_text(re.compile(r"running, step [1-9]"), timeout=PATIENCE)
     [run] = runs.list_runs(folder)
     at_work = psutil.Process(runs.read_status(run.folder).pid)
@@ -131,46 +140,30 @@ def test_run_outlives_page_and_server_and_its_model_is_used(visit, served):
     assert 0 < paused_at < 120
     assert not (run.folder / "model").exists()
     other.locator("#finetune-resume").click()
-    expect(state(other)).to_contain_text("finished, step 120 of 120", timeout=PATIENCE)
+    expect(state(other)).to_contain_text(re.compile(r"running, step \d{2}"), timeout=PATIENCE)
+    other.locator("#finetune-stop").click()
+    expect(state(other)).to_contain_text("stopped, step", timeout=PATIENCE)
+    assert paused_at <= runs.read_status(run.folder).step < 120
     expect(other.locator("#finetune-plot img")).to_be_visible()
     expect(other.locator("#finetune-texts")).to_contain_text("The Atlantic puffin is a small")
     losses = [metric.loss for metric in runs.read_metrics(run.folder) if metric.split == "validation"]
-    every = runs.read_config(run.folder)["eval_every"]
-    assert len(losses) == 1 + -(-120 // every) >= 3
     assert min(losses) < losses[0]
     listed = other.locator("#runs-list").get_by_role("row", name=run.id)
-    expect(listed).to_contain_text("finished 120/120")
+    expect(listed).to_contain_text(re.compile(r"stopped \d+/120"))
     expect(listed).to_contain_text(f"{exp(losses[0]):.2f} → {exp(min(losses[1:])):.2f}")
-    for name, possible in (("stop", False), ("pause", False), ("resume", False), ("use", True), ("report", True)):
+    for name, possible in (("stop", False), ("pause", False), ("resume", True), ("use", True), ("report", True)):
         expect(other.locator(f"#finetune-{name}")).to_be_enabled(enabled=possible)
     other.locator("#finetune-use").click()
     expect(other.locator("#model input")).to_have_value(run.id, timeout=PATIENCE)
-    expect(other.locator("#status")).to_contain_text(f"{run.id}: 2.6 M parameters", timeout=PATIENCE)
+    expect(other.locator("#status")).to_contain_text(f"{run.id}: ", timeout=PATIENCE)
     other.get_by_role("tab", name="Generate").click()
     other.locator("#generate-go").click()
     expect(other.locator("#generate-ending")).to_contain_text(re.compile("ended|reached"), timeout=PATIENCE)
-
-
-def test_of_two_starts_at_once_one_is_refused_and_the_other_stops_with_a_model_to_download(visit, folder, tmp_path):
-    pages = [visit(), visit()]
-    for page in pages:
-        page.locator("#finetune-steps input[type=number]").fill("2000")
-    for page in pages:
-        page.locator("#finetune-start").click(no_wait_after=True)
-    wait_for(pages[0], lambda: [page for page in pages if toast(page).count()])
-    [refused] = [page for page in pages if toast(page).count()]
-    expect(toast(refused)).to_contain_text("is under way on this machine")
-    [run] = runs.list_runs(folder)
-    for page in pages:
-        page.reload()
-        expect(state(page)).to_contain_text(run.id, timeout=PATIENCE)
-    expect(state(page)).to_contain_text(re.compile(r"running, step [1-9]"), timeout=PATIENCE)
-    page.locator("#finetune-stop").click()
-    expect(state(page)).to_contain_text("stopped, step", timeout=PATIENCE)
-    page.locator("#finetune-zip").click()
-    link = page.locator("#finetune-file a").first
+    other.get_by_role("tab", name="Fine-tune").click()
+    other.locator("#finetune-zip").click()
+    link = other.locator("#finetune-file a").first
     expect(link).to_be_visible(timeout=PATIENCE)
-    with page.expect_download() as download:
+    with other.expect_download() as download:
         link.click()
     download.value.save_as(tmp_path / "model.zip")
     with zipfile.ZipFile(tmp_path / "model.zip") as archive:
