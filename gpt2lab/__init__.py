@@ -33,6 +33,7 @@ _MODULES = {
     "generate_batch": "generation.generate",
     "head_scores": "inspection.heads",
     "head_view_page": "pages.bertviz",
+    "input_attribution": "inspection.input_attribution",
     "load_model": "model.lab",
     "load_text": "data.text",
     "logit_lens": "inspection.lens",

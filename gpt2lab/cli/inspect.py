@@ -12,6 +12,7 @@ from gpt2lab.data.tokens import display_tokens, token_bytes
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.ablation import parts_named
 from gpt2lab.inspection.analyses import ANALYSES, Options, head_of
+from gpt2lab.inspection.input_attribution import METHODS, UNITS
 from gpt2lab.inspection.surprisal import Surprisal, SurprisalChange, limits_of
 from gpt2lab.model.lab import Lab
 from gpt2lab.pages.export import export, format_of
@@ -23,6 +24,8 @@ OPTIONS = {  # of several analyses: type, help
     "token": (str, "the token that is followed"),
     "against": (str, "the token it is compared with"),
     "limits": (str, "where buckets of ranks end: 10,100,1000"),
+    "method": (str, ", ".join(METHODS)),
+    "unit": (str, ", ".join(UNITS)),
 }
 
 

@@ -5,6 +5,7 @@ from gpt2lab.figures.drawing import figure, figure_bytes
 from gpt2lab.figures.entropy import entropy_figure
 from gpt2lab.figures.evaluation import meaning_lines, result_figure, result_table, shares_figure
 from gpt2lab.figures.heads import comparison_heatmaps, head_map, rollout_heatmap
+from gpt2lab.figures.input_attribution import input_attribution_figure
 from gpt2lab.figures.lens import lens_figure, patching_figure
 from gpt2lab.figures.notebook import attach
 from gpt2lab.figures.surprisal import rank_figure
@@ -19,6 +20,7 @@ __all__ = [
     "figure",
     "figure_bytes",
     "head_map",
+    "input_attribution_figure",
     "lens_figure",
     "loss_curve",
     "loss_curves",

@@ -13,6 +13,7 @@ from gpt2lab.inspection.ablation import ablate, parts_named, sweep
 from gpt2lab.inspection.attribution import attribution
 from gpt2lab.inspection.entropy import entropy_by_position
 from gpt2lab.inspection.heads import head_scores
+from gpt2lab.inspection.input_attribution import METHODS, input_attribution
 from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import RANKS, surprisal
@@ -30,6 +31,8 @@ class Options:
     against: str | None = None
     mean: bool = False
     limits: Sequence[int] = RANKS
+    method: str = METHODS[0]
+    unit: str = "token"
 
 
 class Analysis(NamedTuple):
@@ -85,6 +88,19 @@ ANALYSES: dict[str, Analysis] = {
             lab, text, position=options.position, token=options.token, against=options.against
         ),
         options=("position", "token", "against"),
+    ),
+    "why": Analysis(
+        "what each token, word or sentence of the text adds to the prediction of a token",
+        lambda lab, text, _, options: input_attribution(
+            lab,
+            text,
+            position=options.position,
+            token=options.token,
+            against=options.against,
+            method=options.method,
+            unit=options.unit,
+        ),
+        options=("position", "token", "against", "method", "unit"),
     ),
     "sweep": Analysis(
         "the loss with each head ablated alone",
