@@ -1,4 +1,4 @@
-"""The one error that reaches a user: what was wrong, the limit, what to do. Knows nothing else."""
+"""The one error that reaches a user: what was wrong, the limit, what to do."""
 
 from collections.abc import Iterable
 from math import isfinite

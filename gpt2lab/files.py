@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all. Knows bytes and paths; nothing of what is in them."""
+"""Files that are replaced whole or not at all."""
 
 import os
 import secrets

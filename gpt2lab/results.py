@@ -65,7 +65,7 @@ def cell_text(cell) -> str:
 class Result(Summary, ABC):
     """A result of an analysis, which can be written to a file; its figure is registered with `figures.figure`."""
 
-    title: str  # the heading of its file
+    title: str  # of the exported page
 
     @abstractmethod
     def table(self) -> Table:

@@ -1,6 +1,6 @@
 """Settings declared once: a dataclass field carries its help text, range, choices and unit as metadata.
 
-Checks, command-line options and forms are made from them. Knows dataclasses; nothing of what the settings are for.
+Checks, command-line options and forms are made from them.
 """
 
 from dataclasses import Field, field, fields

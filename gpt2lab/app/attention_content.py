@@ -1,4 +1,4 @@
-"""The contents of the Attention tab: views of one trace or of two. Knows nothing of its layout."""
+"""The contents of the Attention tab: views of one trace or of two."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

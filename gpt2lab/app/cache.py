@@ -47,7 +47,7 @@ class BoundedCache:
 
 
 def bytes_of(value: Any) -> int:
-    """Count the bytes of a result: its tensors, arrays, texts and numbers, each memory once.
+    """Count the bytes of a result; shared storage is counted once.
 
     A view counts as what it keeps alive: the whole storage of a tensor, the whole array below it.
     Example: bytes_of((torch.zeros(10), np.zeros(10))) > 120

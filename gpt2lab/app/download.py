@@ -1,7 +1,4 @@
-"""Downloads from the hub in the page: what is missing and how large it is, a bar, Cancel; shared by all visitors.
-
-Knows names of models and texts; loads nothing.
-"""
+"""Downloads from the hub in the page: what is missing and how large it is, a bar, Cancel; shared by all visitors."""
 
 import html
 import threading

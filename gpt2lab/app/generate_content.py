@@ -1,4 +1,4 @@
-"""The contents of the Generate tab: texts written by one model or two, and views of them. Knows nothing of its layout."""
+"""The contents of the Generate tab: texts written by one model or two, and views of them."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -242,7 +242,7 @@ def alternatives(
 
 
 def own_sampling(text: Text) -> Sampling:
-    """Return the sampling that a text was drawn with, without its repetition penalty."""
+    """Return the sampling settings of a text, without the repetition penalty."""
     return Sampling(**{name: text.start.settings[name] for name in ("temperature", "top_p", "top_k", "min_p")})
 
 

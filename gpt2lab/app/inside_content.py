@@ -1,4 +1,4 @@
-"""The contents of the Inside tab: surprisal, logit lens, attribution, a block's walk, ablation, patching. Knows nothing of its layout."""
+"""The contents of the Inside tab: surprisal, logit lens, attribution, a block's walk, ablation, patching."""
 
 import html
 from collections.abc import Callable, Generator, Iterator, Sequence

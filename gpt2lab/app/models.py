@@ -1,7 +1,6 @@
 """The models that the page offers, loaded once for all visitors.
 
 A client names a model by its label. Only offered labels are accepted, so no client can name a path.
-Knows models and run folders; nothing of gradio.
 """
 
 import threading

@@ -1,7 +1,4 @@
-"""Results of the page's models, computed once for all visitors.
-
-Knows models and the package's analyses; nothing of gradio.
-"""
+"""Results of the page's models, computed once for all visitors."""
 
 import secrets
 from collections.abc import Callable

@@ -8,7 +8,7 @@ Learning and Induction Heads, 2022). Matrices learn by Muon, everything else by 
 given with --keep-out, is not trained on.
 
 The work folder keeps checkpoints: an interrupted build resumes from the last one, and one with more steps from where
-the learning rate began to fall. Knows how the assets are made; nothing that runs later imports it.
+the learning rate began to fall.
 """
 
 import argparse

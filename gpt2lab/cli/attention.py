@@ -17,7 +17,7 @@ from gpt2lab.pages.bertviz import VIEWS, plan
 from gpt2lab.pages.explorer import extent
 from gpt2lab.pages.export import bertviz_options, export, format_of
 
-EXPLORER, ROLLOUT = "explorer", "rollout"  # views beside bertviz'
+EXPLORER, ROLLOUT = "explorer", "rollout"  # views other than bertviz'
 
 
 def attention(

@@ -1,7 +1,4 @@
-"""The demo: fine-tune the built-in model on the sample text, evaluate, generate and inspect it.
-
-Knows every room but the app.
-"""
+"""The demo: fine-tune the built-in model on the sample text, evaluate, generate and inspect it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,7 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class LazyGroup(TyperGroup):
-    """A group whose commands are imported when they are called; its help is made of `places` alone.
+    """A command group that imports a command when it is called; `--help` reads only `places`.
 
     places  by a command's name, module:name of its function or group, and the first line of its help
     """

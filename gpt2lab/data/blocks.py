@@ -1,4 +1,4 @@
-"""Articles → token ids → (N, T) blocks for training. Knows tokenizers, but no model."""
+"""Articles → token ids → (N, T) blocks for training."""
 
 import hashlib
 from contextlib import suppress

@@ -1,7 +1,7 @@
 """Download from the Hugging Face hub into its cache: known sizes, progress, resumable, one-line errors.
 
-Knows names and files; loads no model. `huggingface_hub` keeps nothing of a download that was broken off; here the part
-that has arrived stays beside the cache's files, and the next call asks for the rest.
+`huggingface_hub` discards an interrupted download; here the part that has arrived is kept beside the cache's files, and the
+next call requests the rest.
 """
 
 import errno

@@ -1,7 +1,4 @@
-"""Text as articles: WikiText rows, the built-in sample, the hub's WikiText-2, files of any kind that `textfiles` reads.
-
-Knows nothing of tokens, models or training.
-"""
+"""Text as articles: WikiText rows, the built-in sample, the hub's WikiText-2, files of any kind that `textfiles` reads."""
 
 import itertools
 import re

@@ -1,7 +1,4 @@
-"""Read text out of files: plain and compressed texts, and a column of CSV, JSON Lines and Parquet files.
-
-Knows files; nothing of articles or splits.
-"""
+"""Read text out of files: plain and compressed texts, and a column of CSV, JSON Lines and Parquet files."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Load a model's own tokenizer, and convert text to token ids and back with it. Knows nothing of models.
+"""Load a model's own tokenizer, and convert text to token ids and back with it.
 
 Every command, function and page reads text through `encode` or `tokens_and_starts`, which add no special tokens.
 """
@@ -84,7 +84,7 @@ def utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise LabError(
-            "the text has half a character (a lone surrogate) at {start}; remove it", start=error.start
+            "the text contains half a character (a lone surrogate) at position {start}; remove it", start=error.start
         ) from error
 
 
@@ -182,7 +182,7 @@ def _kind(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def has_spaces_in_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a token brings the space before it along, as " moon" does in GPT-2's vocabulary."""
+    """Whether tokens include their leading space, as " moon" in GPT-2's vocabulary."""
     return _kind(tokenizer) != "words"
 
 

@@ -9,9 +9,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-RESAMPLES = 5000  # so that the ends of an interval, which few documents push outwards, are of several draws
-FEWEST = 6  # documents that an interval can be trusted of: fewer often agree in sign by chance
-DRAWS_AT_ONCE = 1 << 18  # documents: memory does not grow with how many there are
+RESAMPLES = 5000  # enough for several draws beyond each end of an interval
+FEWEST = 6  # documents below which an interval is unreliable: few often agree in sign by chance
+DRAWS_AT_ONCE = 1 << 18  # documents resampled at a time, to bound the memory
 Z = 1.959964  # standard deviations that leave out 2.5 % on either side
 
 

@@ -1,6 +1,6 @@
 """Break the loss of a text down by document, position in the window, token frequency, or part of the article.
 
-Each is a function from a Scored to Shares that add up to the whole. Knows scored readings alone.
+Each is a function from a Scored to Shares that add up to the whole.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""Evaluate one or two models on a text, by any protocols.
-
-Knows models, articles and the rest of this room.
-"""
+"""Evaluate one or two models on a text, by any protocols."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -54,12 +51,12 @@ class Evaluation(Summary):
 
     @property
     def models(self) -> list[str]:
-        """Their names."""
+        """Names of the models."""
         return list(dict.fromkeys(scored.model for scored in self.scored))
 
     @property
     def protocols(self) -> list[str]:
-        """Those that were scored."""
+        """Names of the protocols that were scored."""
         return list(dict.fromkeys(scored.reading.protocol for scored in self.scored))
 
     def of(self, protocol: str) -> tuple[Scored, ...]:

@@ -1,7 +1,4 @@
-"""Perplexity of a text under a model, by a named protocol, with exact counts and every normalisation.
-
-Knows models, articles and protocols; nothing of training or pictures.
-"""
+"""Perplexity of a text under a model, by a named protocol, with exact counts and every normalisation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -139,7 +136,7 @@ def read(
         raise LabError("the model is a {type}; give load_model(name)", type=type(lab).__name__)
     if not isinstance(articles, Sequence) or not all(isinstance(article, Article) for article in articles):
         raise LabError(
-            "the articles are a {type}; give load_text(name).test, or a tuple of Articles",
+            "articles must be a tuple of Article, such as load_text(name).test; got {type}",
             type=type(articles).__name__,
         )
     choice("protocol", protocol, PROTOCOLS)
@@ -162,7 +159,7 @@ def read(
 def protocol_names(protocols: str | Sequence[str]) -> list[str]:
     """Names of protocols, each once, from a list or from one string with commas; "all" stands for all of them.
 
-    Raises: LabError for no name, and for one that is none.
+    Raises: LabError for an empty list or an unknown name.
     """
     asked = protocols.split(",") if isinstance(protocols, str) else protocols
     if not isinstance(asked, Sequence):
@@ -181,7 +178,7 @@ def protocol_names(protocols: str | Sequence[str]) -> list[str]:
 
 
 def drawn_articles(articles: tuple[Article, ...], count: int, seed: int = 0) -> tuple[Article, ...]:
-    """So many whole articles, drawn without replacement, in the order they had; all where there are no more.
+    """A sample of `count` whole articles without replacement, in their original order; all if there are no more.
 
     Raises: LabError for a count below 1.
     """

@@ -1,7 +1,6 @@
-"""Protocols: what of a text is tokenised how, read in which windows, and divided by which counts.
+"""Protocols: how a text is tokenised and split into windows, and which counts its loss is divided by.
 
-Each is a function from articles to a Reading, and the scorer asks no more than that. Knows tokenizers; nothing of
-models. "Perplexity on WikiText-2" names none of these choices, and each moves the number.
+Each is a function from articles to a Reading. "Perplexity on WikiText-2" leaves these choices open, and each changes the number.
 """
 
 import re
@@ -36,7 +35,7 @@ class Document:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reading(Summary):
-    """A text as a protocol reads it.
+    """A text, tokenised and split into windows by a protocol.
 
     context    tokens in a window; lm-eval's have one more, before those that they predict
     stride     tokens from window to window
@@ -85,12 +84,12 @@ class Reading(Summary):
 
     @property
     def n_words(self) -> int:
-        """Of all documents."""
+        """Words in all documents."""
         return sum(document.n_words for document in self.documents)
 
     @property
     def n_bytes(self) -> int:
-        """Of all documents."""
+        """Bytes in all documents."""
         return sum(document.n_bytes for document in self.documents)
 
 

@@ -1,4 +1,4 @@
-"""Published perplexities of GPT-2 on WikiText-2, each with the protocol that it belongs to. Knows no model."""
+"""Published perplexities of GPT-2 on WikiText-2, each with the protocol that it belongs to."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,7 +1,4 @@
-"""One scorer for every protocol: a Reading → the NLL of each token, kept on disk so that nothing is computed twice.
-
-Knows models and readings; nothing of perplexities.
-"""
+"""One scorer for every protocol: a Reading → the NLL of each token, kept on disk so that nothing is computed twice."""
 
 import hashlib
 import json
@@ -25,7 +22,7 @@ from gpt2lab.progress import stepwise
 from gpt2lab.results import Summary
 
 TOKENS_AT_ONCE = {"cpu": 1024, "cuda": 1 << 15}  # in a batch of windows: more leave a CPU's caches
-CACHE_BYTES = 1 << 30  # of all that is kept: some two thousand readings of WikiText-2's test split
+CACHE_BYTES = 1 << 30  # of cached NLLs: about 2,000 evaluations of WikiText-2's test split
 ROUNDING = 1e-4  # nats below 0 that a certain token may come to
 PRECISIONS = ("fp32", "bf16")
 CHECKED_SHARE, MAX_CHECKED = 0.05, 8  # of the windows, those scored in fp32 too; at least 2
@@ -110,7 +107,7 @@ def _score_in(
     """`score` in one precision; progress counts `before` and `after` windows of other steps.
 
     What is scored is kept under the hash of weights, precision, ids and windows, also when it is broken off: the
-    next call resumes there. A damaged file is as good as none.
+    next call resumes there. A damaged file is ignored.
     """
     weights = weights_digest(lab.model)
     model = bf16_copy(lab.model) if precision == "bf16" else lab.model

@@ -1,6 +1,6 @@
 """WikiText as lm-evaluation-harness reads it: cut into pages at whatever looks like a title, and detokenised.
 
-Knows strings alone. Both are the harness's own rules, with their quirks, since its published numbers depend on them.
+Both are the harness's own rules, with their quirks, since its published numbers depend on them.
 Source: its task `wikitext` (lm_eval/tasks/wikitext) and the data set it reads, EleutherAI/wikitext_document_level
 """
 

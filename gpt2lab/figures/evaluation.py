@@ -51,7 +51,7 @@ CELLS: tuple[tuple[str, Callable[[Perplexity], str]], ...] = (
 
 
 def result_table(results: Sequence[tuple[str, Perplexity]]) -> tuple[list[str], list[tuple[str, ...]]]:
-    """(head, rows): a row per figure; of one model a column per protocol, of several a column per model."""
+    """Column names and a row per value: of one model a column per protocol, of several a column per model."""
     by_protocol = _by_protocol(results)
     if len(by_protocol) == len(results):
         return ["", *by_protocol], [(name, *(cell(result) for _, result in results)) for name, cell in CELLS]
@@ -189,7 +189,7 @@ def shares_csv(evaluation: Evaluation, by: str) -> bytes:
 
 
 def tokens_csv(documents: Sequence[tuple[str, str, Sequence[tuple[str, float | None]]]]) -> bytes:
-    """A row per token with its NLL in nats; tokens that share a character are one piece. Documents as of `pieces`."""
+    """A CSV with the NLL of each token in nats; tokens that share a character are one row. See `Evaluation.pieces`."""
     rows = (
         [model, title, i, piece, "" if nll is None else f"{nll:.6f}"]
         for model, title, pieces in documents

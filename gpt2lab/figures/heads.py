@@ -1,7 +1,4 @@
-"""Maps of heads, by matplotlib: a number per head, two heads side by side, attention through all layers.
-
-Knows result types; never shows anything, and never touches pyplot's global state.
-"""
+"""Maps of heads, by matplotlib: a number per head, two heads side by side, attention through all layers."""
 
 import textwrap
 

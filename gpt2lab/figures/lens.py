@@ -1,7 +1,4 @@
-"""Figures of the residual stream, layers by positions: the logit lens, activation patching.
-
-Knows result types; never shows anything, and never touches pyplot's global state.
-"""
+"""Figures of the residual stream, layers by positions: the logit lens, activation patching."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

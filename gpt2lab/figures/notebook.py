@@ -1,7 +1,4 @@
-"""Notebooks: results shown as figures, and runs watched live from a cell.
-
-Knows results, run folders and figures.
-"""
+"""Notebooks: results shown as figures, and runs watched live from a cell."""
 
 import time
 from pathlib import Path

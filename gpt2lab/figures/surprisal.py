@@ -1,7 +1,4 @@
-"""Figures of surprisal: how many tokens had which rank, and cost how much.
-
-Knows result types; never shows anything, and never touches pyplot's global state.
-"""
+"""Figures of surprisal: how many tokens had which rank, and cost how much."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,6 @@
 """GPT-2's forward pass for text that grows a token at a time: keys and values are kept, only the last logits are made.
 
-transformers' own modules one after another, without what surrounds them; equal to its forward pass. Knows one
-model; nothing of texts or of how a token is chosen.
+transformers' own modules one after another, without what surrounds them; equal to its forward pass.
 """
 
 import warnings

@@ -1,7 +1,4 @@
-"""Text generation: texts made of steps, one at a time, several at once, by search, and past the model's context.
-
-Knows one model; nothing of pages, training or comparisons.
-"""
+"""Text generation: texts made of steps, one at a time, several at once, by search, and past the model's context."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +41,7 @@ class Generation(Summary):
 
     @property
     def log_probability(self) -> float:
-        """Of all tokens under the model itself, nats."""
+        """Log probability of all generated tokens under the model, in nats."""
         return sum(log(step.probability) if step.probability else -float("inf") for step in self.steps)
 
 
@@ -146,7 +143,7 @@ class TextStream:
         return self
 
     def generation_of(self, new: Sequence[Step], seed: int) -> Generation:
-        """The Generation that new steps amount to, finished or not; the steps it continues from are in it."""
+        """The Generation made of the steps it continues from and new ones, finished or not."""
         lab, steps = self.lab, (*self.after, *new)
         text = text_of(lab, steps, before=self.before)
         full = self.window is None and len(self.ids) + len(steps) == lab.context
@@ -164,7 +161,7 @@ class TextStream:
         return step_of(logits, chosen, **self._step_options())
 
     def has_ended(self, steps: Sequence[Step]) -> bool:
-        """Whether the model has ended the text, or a stop string among the last tokens has."""
+        """Whether an end token or a stop string has ended the text."""
         if not steps:
             return False
         reach = 8 + 4 * max(map(len, self.stop), default=0)  # tokens that it can end within: 4 bytes a character
@@ -201,7 +198,7 @@ class TextStream:
             going = [on and not self.has_ended([*self.after, *new]) for on, new in zip(going, self.new)]
 
     def _first_read(self) -> int:
-        """The first token that is read to continue: where kept steps have a seam, that from which they were read last."""
+        """Index of the first token to read: after a window shift, the start of the last window."""
         seams = [i for i, step in enumerate(self.after) if step.seam]
         return len(self.ids) + seams[-1] - self.window if seams and self.window else 0
 
@@ -309,7 +306,7 @@ def text_of(lab: Lab, steps: Sequence[Step], *, before: Sequence[int] = ()) -> s
 
 
 def prompt_hint(lab: Lab, prompt: str) -> str | None:
-    """A sentence on a prompt that ends in a space, which GPT-2 seldom read before a word; None for any other."""
+    """A warning if the prompt ends in a space, which is rare in GPT-2's training data; else None."""
     if not prompt.endswith(" ") or not has_spaces_in_tokens(lab.tokenizer):
         return None
     return "The prompt ends in a space. The next token usually brings its own: remove it for more natural text."

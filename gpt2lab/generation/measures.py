@@ -1,7 +1,4 @@
-"""What can be said of a text that was written: how varied it is, what it copies, how probable models find it.
-
-Knows generations; nothing of how they are shown.
-"""
+"""What can be said of a text that was written: how varied it is, what it copies, how probable models find it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +50,7 @@ class Measures:
 def measure(
     writer: Lab, generation: Generation, *, labs: Sequence[Lab] = (), training: np.ndarray | None = None
 ) -> Measures:
-    """What `Measures` holds.
+    """Statistics of a generated text: diversity, repetition, copying, perplexity.
 
     writer    the model that wrote it
     labs      models whose perplexity is computed

@@ -1,11 +1,11 @@
-"""The GPT-2 paper's tasks as recipes: the prompt, how it is gone on with, what came of it. Knows no model."""
+"""The tasks of the GPT-2 paper: prompts, decoding settings and reported results."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Task:
-    """A recipe: how the prompt is written, how it is gone on with, and what came of it.
+    """A task of the paper: prompt, decoding settings and reported result.
 
     prompt   with a place for each part, in braces
     tokens   new ones, at most

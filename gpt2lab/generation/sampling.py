@@ -1,7 +1,4 @@
-"""One step of a text: the next token drawn from the model's distribution, and what it was drawn from.
-
-Knows logits; nothing of models or of texts.
-"""
+"""One step of a text: the next token drawn from the model's distribution, and what it was drawn from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -153,7 +150,7 @@ class Step(Summary):
                 chosen = {name: getattr(other, name) for name in ("token", "id", "probability", "sampled_probability")}
                 return replace(self, rank=rank, **chosen)
         known = ", ".join(f"{each.id} {each.token!r}" for each in self.alternatives[:5])
-        raise LabError("token {id!r} is no alternative of this step; choose one of {known}…", id=id, known=known)
+        raise LabError("token {id!r} is not among this step's alternatives; choose one of {known}…", id=id, known=known)
 
 
 class Redrawn(NamedTuple):

@@ -1,6 +1,6 @@
 """The GPT-2 paper's tasks, as continuations of a prompt: summarise, translate, answer.
 
-Knows generation; nothing of pages. Source of each recipe: Radford et al., Language Models are Unsupervised Multitask
+Source of each recipe: Radford et al., Language Models are Unsupervised Multitask
 Learners (2019), the section that `recipes` names.
 """
 
@@ -36,7 +36,7 @@ class Plan(Summary):
     sentences: int | None
 
     def done(self, generations: Sequence[Generation]) -> "Done":
-        """What the generations of the first streams, or of all, give."""
+        """The result of the generations of the first streams, or of all."""
         found = (
             one.text if self.sentences is None else first_sentences(one.text, self.sentences) for one in generations
         )
@@ -44,7 +44,7 @@ class Plan(Summary):
         return Done(self.task, " ".join(text.strip() for text in found), prompts, tuple(generations))
 
     def written(self) -> Iterator["Done"]:
-        """What has come of it so far, after every token."""
+        """Yield the result so far, after every token."""
         done = []
         for stream in self.streams:
             for _ in stream:
@@ -52,7 +52,7 @@ class Plan(Summary):
             done.append(stream.generation)
 
     def carried_out(self) -> "Done":
-        """What comes of it in the end."""
+        """Run the task and return its result."""
         return self.done([stream.finished().generation for stream in self.streams])
 
 

@@ -1,6 +1,6 @@
 """Ablation: the loss of a text with heads or MLPs set to zero or to their mean, together or one at a time.
 
-Causal, where attention weights are not. Knows nothing of pictures.
+Causal, where attention weights are not.
 """
 
 import re
@@ -53,7 +53,7 @@ class Ablation(SurprisalChange):
 
 @contextmanager
 def ablated(lab: Lab, heads: Iterable[tuple[int, int]] = (), mlps: Iterable[int] = (), *, means: Means | None = None):
-    """While open, the model runs with parts switched off; its hooks are gone afterwards, whatever happens.
+    """Context manager that ablates heads and MLPs; the hooks are removed on exit.
 
     heads  (layer, head) of those that add nothing
     mlps   layers whose MLP adds nothing

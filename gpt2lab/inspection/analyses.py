@@ -1,7 +1,6 @@
 """The analyses of a model on a text: their names, their options, and how each is computed.
 
-The options of `inspect` and the menus of the app are made from ANALYSES: adding an analysis is adding its entry here.
-Knows nothing of pictures.
+The options of the `inspect` command are made from ANALYSES: a new analysis is a new entry here.
 """
 
 from collections.abc import Callable, Sequence

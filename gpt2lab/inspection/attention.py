@@ -1,7 +1,4 @@
-"""Attention weights of a trace or a comparison: all heads, a layer, or one head.
-
-Knows nothing of pictures.
-"""
+"""Attention weights of a trace or a comparison: all heads, a layer, or one head."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +32,7 @@ class Attention(Result):
 
     @property
     def title(self) -> str:
-        """The part, and the models."""
+        """Layer, head and names of the models."""
         part = "" if self.layer is None else f", layer {self.layer}"
         part += "" if self.head is None else f", head {self.head}"
         return f"Attention{part}: {' and '.join(trace.name for trace in self.traces)}"
@@ -94,7 +91,7 @@ class Attention(Result):
                         yield row
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """weights (layers, heads, T, T) float32; layers, heads: which; tokens (T,), ids (T,); other_…: the second's."""
+        """weights (layers, heads, T, T) float32, indices of layers and heads, tokens and ids (T,); `other_…` of the second trace."""
         arrays = {"layers": np.array(self.layers), "heads": np.array(self.heads)}
         for prefix, trace in zip(("", "other_"), self.traces):
             arrays[f"{prefix}weights"] = np.stack([self.weights(trace, layer).numpy() for layer in self.layers])
@@ -106,7 +103,7 @@ class Attention(Result):
 def check_layer_of(head: int | None, layer: int | None) -> None:
     """Raises: LabError for a head without its layer."""
     if head is not None and layer is None:
-        raise LabError("head {head} of which layer? give the layer too", head=head)
+        raise LabError("head {head} needs a layer; give the layer too", head=head)
 
 
 def largest_weights(trace: Trace, layer: int, head: int, count: int) -> list[tuple[str, int, str, int, float]]:
@@ -115,7 +112,7 @@ def largest_weights(trace: Trace, layer: int, head: int, count: int) -> list[tup
 
 
 def largest(weights: torch.Tensor, tokens: Sequence[str], count: int) -> list[tuple[str, int, str, int, float]]:
-    """The largest of (T, T) of which none is ahead, as `largest_weights` has them."""
+    """The `count` largest weights on or below the diagonal of (T, T), as `largest_weights` returns them."""
     n = len(weights)
     weights = weights.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -1.0)  # never one that is ahead
     best = weights.flatten().topk(min(count, n * (n + 1) // 2))

@@ -1,6 +1,6 @@
 """Direct logit attribution: what each head and MLP adds to a logit.
 
-From traces with their residual stream, and the model's last norm and unembedding. Knows nothing of pictures.
+From traces with their residual stream, and the model's last norm and unembedding.
 """
 
 from dataclasses import dataclass

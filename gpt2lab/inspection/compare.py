@@ -1,7 +1,4 @@
-"""Compare the attention of two traces: two models on one text, or one model on two texts.
-
-Knows nothing of pictures.
-"""
+"""Compare the attention of two traces: two models on one text, or one model on two texts."""
 
 from dataclasses import dataclass
 
@@ -83,7 +80,7 @@ def compare(base: Trace, other: Trace) -> Comparison:
             other=other.name,
         )
     if n < 2:
-        raise LabError("one token can only read itself; compare texts of at least 2 tokens")
+        raise LabError("a single token attends only to itself; compare texts of at least 2 tokens")
     shapes = [(t.n_layers, t.n_heads) for t in (base, other)]
     if shapes[0] != shapes[1]:
         first, second = (f"{t.name} has {L} layers of {H} heads" for t, (L, H) in zip((base, other), shapes))

@@ -1,7 +1,4 @@
-"""Attention entropy by position: how widely each layer's heads look, from the first token to the last.
-
-Knows nothing of pictures.
-"""
+"""Attention entropy by position: how widely each layer's heads look, from the first token to the last."""
 
 from dataclasses import dataclass
 

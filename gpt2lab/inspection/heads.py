@@ -1,6 +1,6 @@
 """Head scores (previous token, induction, …), a head described in a sentence, and attention rollout.
 
-From traces, a layer at a time. Knows nothing of pictures.
+From traces, a layer at a time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -315,7 +315,7 @@ class Rollout(Result):
 
     @property
     def title(self) -> str:
-        """The model."""
+        """Attention rollout, and the model's name."""
         return f"Attention rollout: {self.trace.name}"
 
     def table(self) -> Table:

@@ -1,6 +1,6 @@
 """Input attribution: how much each token, word or sentence of a text adds to the prediction of a token.
 
-Three methods, and the curves that judge them. Knows nothing of pictures.
+Three methods, and the curves that judge them.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Logit lens: the prediction after each layer.
 
-From traces with their residual stream, and the model's last norm and unembedding. Knows nothing of pictures.
+From traces with their residual stream, and the model's last norm and unembedding.
 """
 
 import re

@@ -1,7 +1,4 @@
-"""Activation patching: states of a clean prompt put into a corrupted one, one at a time.
-
-Knows nothing of pictures.
-"""
+"""Activation patching: states of a clean prompt put into a corrupted one, one at a time."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -63,7 +60,7 @@ class Patching(Result):
         return {"values": self.values.numpy(), "recovered": self.recovered.numpy(), **tokens}
 
     def record(self) -> dict:
-        """Logit differences with each state patched, and of the two runs."""
+        """Logit differences: clean, corrupted, and with each state patched."""
         words = dict(zip(("answer", "against"), self.words))
         ends = {"clean": self.clean, "corrupted": self.corrupted}
         return {"patch": {**words, **ends, "values": self.values.tolist()}}

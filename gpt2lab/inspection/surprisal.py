@@ -1,6 +1,6 @@
 """Surprisal of each token of a text: NLL, rank, entropy, and the top predictions in its place.
 
-Of texts of any length, by a window that moves on. Knows nothing of pictures.
+Of texts of any length, by a window that moves on.
 """
 
 import re
@@ -174,7 +174,7 @@ def limits_of(spoken: str) -> list[int]:
     parts = [part.strip() for part in str(spoken).split(",")]
     if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
         raise LabError(
-            "limits {spoken!r} are no numbers with commas between; give 10, 100, 1000", spoken=str(spoken)[:40]
+            "limits must be numbers separated by commas, such as 10,100,1000; got {spoken!r}", spoken=str(spoken)[:40]
         )
     return rising([int(part) for part in parts])
 

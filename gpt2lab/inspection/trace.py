@@ -59,12 +59,12 @@ class Trace(Summary):
 
     @property
     def n_layers(self) -> int:
-        """L."""
+        """Number of layers, L."""
         return len(self.q)
 
     @property
     def n_heads(self) -> int:
-        """H, of each layer."""
+        """Number of heads of a layer, H."""
         return self.q.shape[1]
 
     def attention(self, layer: int, head: int | None = None, *, rows: slice = slice(None)) -> torch.Tensor:

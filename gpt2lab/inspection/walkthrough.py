@@ -1,7 +1,4 @@
-"""Walkthrough of a block: every formula for one token, layer and head, with the model's own numbers.
-
-Knows nothing of pictures.
-"""
+"""Walkthrough of a block: every formula for one token, layer and head, with the model's own numbers."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """One loaded GPT-2: `load_model(name) -> Lab`, and the NLL of tokens under it.
 
-The model is the same SDPA model everywhere. Knows nothing of texts, training or pictures.
+The model is the same SDPA model everywhere.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class Lab:
 
     @property
     def start_id(self) -> int:
-        """The token that a text without a prompt begins from. Raises: LabError where the tokenizer has none."""
+        """Token id from which generation starts if the prompt is empty. Raises: LabError where the tokenizer has none."""
         first = start_id(self.tokenizer)
         if first is None or first >= self.model.config.vocab_size:
             raise LabError(
@@ -215,7 +215,11 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
     except LabError:
         raise
     except Exception as error:  # what a damaged file makes transformers raise is of many types
-        raise LabError("{name!r} cannot be loaded as GPT-2: {error}", name=name, error=first_line(error)) from error
+        raise LabError(
+            "{name!r} cannot be loaded as GPT-2: {error}; check the folder, or use builtin",
+            name=name,
+            error=first_line(error),
+        ) from error
     check_tokenizer(name, tokenizer, model.config.vocab_size)
     lab = Lab(with_fused_gelu(model).to(device).eval(), tokenizer, name)
     return replace(lab, notes=notes_on(lab))

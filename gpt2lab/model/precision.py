@@ -1,7 +1,4 @@
-"""fp32 or bf16: the faster precision of a device, autocast, and bf16 copies of models.
-
-Knows torch and the layout of transformers' GPT-2.
-"""
+"""fp32 or bf16: the faster precision of a device, autocast, and bf16 copies of models."""
 
 import copy
 import threading

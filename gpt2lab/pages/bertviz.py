@@ -290,7 +290,7 @@ def _chosen(name: str, numbers: Iterable[int] | None, total: int, check: Callabl
         check(one)
     if not numbers:
         raise LabError(
-            "{name}s [] name no {name}; use whole numbers from 0 to {total}, or None for all",
+            "no {name} is selected; give whole numbers from 0 to {total}, or None for all",
             name=name,
             total=total - 1,
         )

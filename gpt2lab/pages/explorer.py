@@ -24,7 +24,7 @@ from gpt2lab.pages.page import Page, document, script_json
 MAX_WEIGHTS = 8_000_000  # in a page: a layer of 12 heads at 1,024 tokens has 6.3 million; one layer is always there
 LONG = 512  # tokens from which a weight has 128 levels and not 256: half a megabyte less per layer
 PACKED = 1_000_000  # bytes that a page's data may take before q and k of more heads than the first are left out
-# Twelve that the colour-blind tell apart. Source: Martin Krzywinski, Designing for Color Blindness, 12-colour palette
+# Twelve colours that are distinguishable with colour blindness. Source: Martin Krzywinski, Designing for Color Blindness, 12-colour palette
 COLOURS = ("#9f0162", "#009f81", "#ff5aaf", "#00fccf", "#8400cd", "#008df9", "#00c2f9", "#ffb2fd", "#a40122", "#e20134", "#ff6e3a", "#ffc33b")  # fmt: skip
 CHANGES = ("#8073ac", "#e08214")  # less, more: of the diverging map, as strong on light paper as on dark
 
@@ -122,8 +122,8 @@ def shown_layers(trace: Trace, layer: int, layers: list[int] | None, *, sides: i
         )
     if len(found) > fitting:
         raise LabError(
-            "{count} layers of {n:,} tokens have {n_weights:,} weights; a page holds {max_weights:,}: name at "
-            "most {fitting}, or shorten the text",
+            "{count} layers of {n:,} tokens have {n_weights:,} weights; a page can hold {max_weights:,}: "
+            "give at most {fitting} layers, or shorten the text",
             count=len(found),
             n=n,
             n_weights=len(found) * each,

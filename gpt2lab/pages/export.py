@@ -1,7 +1,4 @@
-"""Export any result as html, png, svg, csv, npz or json.
-
-Knows the faces of a result, its figure, and the pages that are more than a figure and a table.
-"""
+"""Export any result as html, png, svg, csv, npz or json."""
 
 import html
 import io

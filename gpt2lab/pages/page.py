@@ -1,7 +1,4 @@
-"""Self-contained, offline HTML documents: nothing in them can reach the network or the page around them.
-
-Knows strings; nothing of models.
-"""
+"""Self-contained, offline HTML documents: nothing in them can reach the network or the page around them."""
 
 import html
 import json
@@ -10,7 +7,7 @@ from pathlib import Path
 
 from gpt2lab.files import write_bytes
 
-# No request of any kind; scripts and styles only where they stand in the document itself.
+# No network requests; only inline scripts and styles.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 DARK = "color-scheme: dark; --ink: #e4e4e7; --paper: #18181b; --line: #3f3f46; --soft: #a1a1aa;"
 LIGHT = "color-scheme: light; --ink: #18181b; --paper: #ffffff; --line: #d4d4d8; --soft: #52525b;"

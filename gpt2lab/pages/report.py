@@ -1,7 +1,4 @@
-"""A run as one offline page: its settings, its curve, samples before and after, its attention.
-
-Knows result types; computes nothing.
-"""
+"""A run as one offline page: its settings, its curve, samples before and after, its attention."""
 
 import html
 from dataclasses import dataclass

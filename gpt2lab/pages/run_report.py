@@ -1,7 +1,4 @@
-"""A run's report.html: what the folder records, and what is computed from the models, on one page.
-
-Knows every room but the app.
-"""
+"""A run's report.html: what the folder records, and what is computed from the models, on one page."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""A text coloured by surprisal, or by the difference between two models.
-
-Knows strings and numbers alone.
-"""
+"""A text coloured by surprisal, or by the difference between two models."""
 
 import html
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""The walkthrough of a block as a page: every formula with its numbers, as colours and as text.
-
-Knows result types only.
-"""
+"""The walkthrough of a block as a page: every formula with its numbers, as colours and as text."""
 
 import base64
 import html
@@ -71,7 +68,7 @@ def _vector(walk: Walkthrough, step: WalkStep) -> str:
 def _scores(walk: Walkthrough) -> str:
     """The four steps from products to weights, as one table: a row per token that is read."""
     steps = [walk.step(name) for name in SCORES]
-    n = walk.position + 1  # tokens that are read; one that lies ahead is shown with its mask
+    n = walk.position + 1  # tokens attended to; one masked later token is shown too
     most = steps[-1].values[:n].topk(min(MAX_TOKENS, n)).indices.tolist()
     ahead = {n} if n < len(walk.tokens) else set()
     shown = sorted({*most, walk.position} | ahead)

@@ -1,1 +1,1 @@
-"""Fine-tuning through transformers' Trainer, and the folder that a run leaves. Knows nothing of pictures."""
+"""Fine-tuning through transformers' Trainer, and the folder that a run leaves."""

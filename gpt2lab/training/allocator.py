@@ -1,7 +1,4 @@
-"""What glibc does with freed memory: kept for a run's next step, or given back early by a server.
-
-Knows the C library alone.
-"""
+"""What glibc does with freed memory: kept for a run's next step, or given back early by a server."""
 
 import ctypes
 import sys
@@ -15,7 +12,7 @@ DEFAULT_TRIM, DEFAULT_MMAP_MAX = 128 << 10, 65536
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """Keep freed memory in the process while open, and give it back afterwards; glibc alone, elsewhere nothing changes.
+    """Context manager that keeps freed memory for reuse and releases it on exit; it has an effect with glibc only.
 
     A CPU tensor past 32 MB is mapped again each time it is made, and the system clears its pages one by one: a third
     of a training step of GPT-2 small in bf16. torch has a caching allocator on GPUs alone.

@@ -1,7 +1,4 @@
-"""The checkpoints of a run: which of them is whole and readable, what it knows, how much room they take.
-
-Knows run folders and the files that transformers' Trainer leaves; trains nothing.
-"""
+"""The checkpoints of a run: which of them is whole and readable, what it knows, how much room they take."""
 
 import shutil
 import zipfile
@@ -17,7 +14,7 @@ from gpt2lab.training.watch import CHECKPOINTS_KEPT, best_step
 
 
 def go_back(folder: Path, processes: int = 1) -> Path | None:
-    """The newest whole checkpoint of a run of so many processes, or None; what came after it is forgotten."""
+    """Return the newest complete checkpoint, or None; later checkpoints and metrics are deleted."""
     found, validated = None, set()
     for checkpoint in runs.whole_checkpoints(folder):
         validation = validated_in(checkpoint)

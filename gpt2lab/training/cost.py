@@ -1,7 +1,4 @@
-"""Estimate what a run costs before it starts: time, memory and disk, from a few measured steps on this machine.
-
-Knows training; writes only into a folder of its own, which it removes.
-"""
+"""Estimate what a run costs before it starts: time, memory and disk, from a few measured steps on this machine."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Settings that fit a model and a method, each with its source. Knows names and numbers alone; loads nothing."""
+"""Settings that fit a model and a method, each with its source."""
 
 import json
 from dataclasses import dataclass

@@ -1,7 +1,6 @@
 """Fine-tune a GPT-2 into a run folder.
 
 Under torchrun or accelerate, every process runs this, and the first one writes.
-Knows blocks, models and run folders; nothing of pages and pictures.
 """
 
 import errno
@@ -187,7 +186,7 @@ def train(job: PreparedRun, folder: Path, process: PartialState) -> FinetuneResu
         trainer.remove_callback(transformers.PrinterCallback)
         if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
             raise LabError(
-                "FSDP version 1 hides the model's parts from validation; set fsdp_version: 2 in accelerate's config"
+                "FSDP version 1 is not supported: validation needs the unsharded modules; set fsdp_version: 2 in accelerate's config"
             )
         with suppress(Interrupted), freed_memory_kept():
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))

@@ -1,7 +1,4 @@
-"""Runs as processes: one at a time on a machine, started detached, stopped from anywhere, resumed.
-
-Knows run folders and processes; loads no model.
-"""
+"""Runs as processes: one at a time on a machine, started detached, stopped from anywhere, resumed."""
 
 import json
 import os

@@ -1,7 +1,4 @@
-"""Prepare a run: model, blocks, and settings with their defaults filled in.
-
-Knows models, texts and settings; trains nothing.
-"""
+"""Prepare a run: model, blocks, and settings with their defaults filled in."""
 
 import importlib.util
 import platform

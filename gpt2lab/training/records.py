@@ -1,7 +1,4 @@
-"""Records of a run: JSON files and lines of JSON, written atomically, and what they say of losses.
-
-Knows files; nothing of processes or models.
-"""
+"""Records of a run: JSON files and lines of JSON, written atomically, and what they say of losses."""
 
 import json
 import os

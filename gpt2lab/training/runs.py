@@ -1,20 +1,19 @@
 """The run folder: everything about a run, on disk.
 
-    <runs>/<id>/config.json    its settings, and the machine it ran on
-               status.json     how far it is; written by the run's own process alone once it is under way
-               control.json    what others want of it: to stop, or to pause
-               metrics.jsonl   a line per loss measured
-               validation.jsonl  a line per validation: nats and predicted tokens of every block
-               samples.jsonl   a line per text written
-               log.txt         what a detached run printed
-               checkpoints/    the last and the best, as transformers' Trainer leaves them
-               result.json     what it came to
-               model/          the fine-tuned model, as save_pretrained leaves it
-               report.html     the run as a page
+<runs>/<id>/config.json its settings, and the machine it ran on
+status.json how far it is; written by the run's own process alone once it is under way
+control.json what others want of it: to stop, or to pause
+metrics.jsonl a line per loss measured
+validation.jsonl a line per validation: nats and predicted tokens of every block
+samples.jsonl a line per text written
+log.txt what a detached run printed
+checkpoints/ the last and the best, as transformers' Trainer leaves them
+result.json what it came to
+model/ the fine-tuned model, as save_pretrained leaves it
+report.html the run as a page
 
 Single files are replaced whole (temporary file, fsync, rename); lines are appended whole.
 `records` has the files' records, `status` what the run's process reports; this module offers both to the others.
-Knows files and processes; nothing of models.
 """
 
 import json
@@ -113,7 +112,7 @@ def check_id(run: str) -> None:
     """Check a run id. Raises: LabError."""
     if not isinstance(run, str) or not RUN_ID.fullmatch(run):
         raise LabError(
-            "run {run!r} is no run id; use 1 to 80 of a-z 0-9 . _ - and begin with a letter or digit",
+            "{run!r} is not a valid run id; use 1 to 80 of a-z 0-9 . _ - and begin with a letter or digit",
             run=str(run)[:100],
         )
 

@@ -1,7 +1,4 @@
-"""The status of a run, the process that works on it, its log, and requests to stop or pause it.
-
-Knows run folders and processes; nothing of models.
-"""
+"""The status of a run, the process that works on it, its log, and requests to stop or pause it."""
 
 import json
 import os
@@ -15,7 +12,7 @@ import psutil
 from gpt2lab.errors import LabError
 from gpt2lab.training.records import check_fields, parse_record, writable_or_error, write_json
 
-ALIVE = ("queued", "running", "stopping")  # a process is at work, or will be
+ALIVE = ("queued", "running", "stopping")  # a process is running or queued
 STATES = (*ALIVE, "stopped", "finished", "failed", "crashed")
 ACTIONS = ("stop", "pause")
 SILENT_SECONDS = 300  # without a heartbeat, after which a run on another machine counts as crashed

@@ -1,7 +1,4 @@
-"""transformers' Trainer with exact token counts, and its arguments from our settings.
-
-Knows blocks and models; nothing of run folders.
-"""
+"""transformers' Trainer with exact token counts, and its arguments from our settings."""
 
 from pathlib import Path
 

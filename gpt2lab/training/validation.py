@@ -1,7 +1,4 @@
-"""Validation on a budget: which blocks are scored how often, their losses, and what changed between two models.
-
-Knows blocks, models and numbers; nothing of run folders.
-"""
+"""Validation on a budget: which blocks are scored how often, their losses, and what changed between two models."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass

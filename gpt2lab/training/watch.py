@@ -1,7 +1,4 @@
-"""The Trainer callback of a run: progress, metrics, samples, checkpoints to keep, requests to stop or pause.
-
-Knows run folders and transformers' callbacks; nothing of models.
-"""
+"""The Trainer callback of a run: progress, metrics, samples, checkpoints to keep, requests to stop or pause."""
 
 import time
 from collections.abc import Callable

@@ -1,7 +1,4 @@
-"""Score the whole validation split with the model before and after a run; what a run's own validations sample.
-
-Knows runs, models and blocks; nothing of pages.
-"""
+"""Score the whole validation split with the model before and after a run; what a run's own validations sample."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace

@@ -224,7 +224,7 @@ def test_no_client_reaches_a_folder_that_is_no_run(app_url):
     client = Client(app_url, verbose=False)
     for act in ("stop", "pause", "resume", "use", "zip"):
         for run in ("../../etc", "nowhere", "", "/etc/passwd", None, 7, ["x"]):
-            with pytest.raises(Exception, match=r"no run|is no run id|not in the list|choose one|choices"):
+            with pytest.raises(Exception, match=r"no run|is not a valid run id|not in the list|choose one|choices"):
                 pytest.fail(f"{act} {run!r}: {client.predict([run], api_name=f'/finetune_{act}')}")
 
 

@@ -675,8 +675,8 @@ BAD = [
     ("finetune", {"--block-size": 1}, "block_size 1 is out of range; use a whole number from 2"),
     ("finetune", {"--batch-size": 0}, "batch_size 0 is out of range"),
     ("finetune", {"--seed": -1}, "seed -1 is out of range"),
-    ("finetune", {"--run": "../x"}, "run '../x' is no run id"),
-    ("finetune", {"--run": ""}, "run '' is no run id"),
+    ("finetune", {"--run": "../x"}, "'../x' is not a valid run id"),
+    ("finetune", {"--run": ""}, "'' is not a valid run id"),
     ("finetune", {"--runs": "TEXTS/empty.txt"}, "empty.txt cannot be written"),
     ("finetune", {"--method": "half"}, "method 'half' is unknown; use full, lora, scratch"),
     ("finetune", {"--lora-rank": 0}, "lora_rank 0 is out of range"),
@@ -685,7 +685,7 @@ BAD = [
     ("finetune", {"--precision": "fp8"}, "precision 'fp8' is unknown; use auto, fp32, bf16"),
     ("finetune", {"--report-to": "paper"}, "report_to 'paper' is unknown; use none, tensorboard, trackio"),
     ("finetune", {"--prompt": "x" * 65}, "the prompt has 65 tokens;"),
-    ("finetune", {"--resume": "../x"}, "run '../x' is no run id"),
+    ("finetune", {"--resume": "../x"}, "'../x' is not a valid run id"),
     ("finetune", {"--resume": "nobody"}, "there is no run 'nobody' in runs"),
     ("perplexity", {"--model": "/no/model"}, "no model '/no/model'"),
     ("perplexity", {"--data": "no.txt"}, "no text 'no.txt'"),
@@ -728,7 +728,11 @@ BAD = [
         "--beams 2 searches for one text within the context and draws none; leave --top-k, --count out",
     ),
     ("generate", {"--prompt": "x" * 65}, "the prompt has 65 tokens;"),
-    ("generate", {"--prompt": "moon \udcff"}, "the text has half a character (a lone surrogate) at 5; remove it"),
+    (
+        "generate",
+        {"--prompt": "moon \udcff"},
+        "the text contains half a character (a lone surrogate) at position 5; remove it",
+    ),
     ("generate", {"--prompt": None}, "Missing option '--prompt'"),
     ("generate", {"--temperature": "nan"}, "temperature nan is out of range; use a number from 0 to 100"),
     ("generate", {"--temperature": -1}, "temperature -1.0 is out of range"),
@@ -759,7 +763,7 @@ BAD = [
     ("attention", {"--out": "a"}, "format '' is unknown"),
     ("attention", {"--out": None}, "Missing option '--out'"),
     ("attention", {"--out": "TEXTS/empty.txt/a.png"}, "empty.txt"),
-    ("attention", {"--head": 0}, "head 0 of which layer? give the layer too"),
+    ("attention", {"--head": 0}, "head 0 needs a layer; give the layer too"),
     ("attention", {"--layer": 2}, "layer 2 is out of range; "),
     ("attention", {"--layer": 0, "--head": 4}, "head 4 is out of range; "),
     ("attention", {"--text": "x" * 49, "--out": "a.html", "--view": "head"}, "head view of 49 tokens would freeze"),
@@ -1081,7 +1085,9 @@ def test_unknown_run_ends_with_2_and_one_line(call, here, command, run, as_json)
     status, out, err = call("runs", command, run, *as_json)
     assert (status, out) == (2, "")
     what = (
-        "there is no run 'nobody' in runs; `runs list` shows" if run == "nobody" else f"run '{run}' is no run id; use"
+        "there is no run 'nobody' in runs; `runs list` shows"
+        if run == "nobody"
+        else f"'{run}' is not a valid run id; use"
     )
     assert err.startswith(f"gpt2lab: {what}")
     assert err.count("\n") == 1

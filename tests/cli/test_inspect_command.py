@@ -274,7 +274,7 @@ BAD = [
     (["--sweep", "--position", "0"], "--position changes nothing of sweep; leave it out"),
     (["--walk", "0.1", "--token", "x", "--against", "z"], "--token, --against changes nothing of walk; leave it out"),
     (["--lens", "--limits", "10"], "--limits changes nothing of lens; leave it out"),
-    (["--limits", "ten"], "limits 'ten' are no numbers with commas between; give 10, 100, 1000"),
+    (["--limits", "ten"], "limits must be numbers separated by commas, such as 10,100,1000; got 'ten'"),
     (["--limits", "10,5"], "do not rise"),
     (["--lens", "--position", "99"], "position 99 is out of range"),
     (["--out", "a.pdf"], "format 'pdf' is unknown; end the file's name in .html, .png, .svg, .csv, .npz, .json"),

@@ -381,7 +381,7 @@ def test_instead_takes_alternatives_alone_and_gives_their_rank(tiny_lab):
     step = generate(tiny_lab, "The moon", max_new_tokens=1, temperature=0).steps[0]
     assert [step.instead(each.id).rank for each in step.alternatives] == list(range(1, 11))
     assert step.instead(step.id) == step
-    with pytest.raises(LabError, match="no alternative of this step"):
+    with pytest.raises(LabError, match="not among this step"):
         step.instead(next(id for id in range(300) if id not in {each.id for each in step.alternatives}))
 
 

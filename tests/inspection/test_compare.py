@@ -146,7 +146,7 @@ def test_models_of_different_shapes_are_refused_with_both(two, random_lab):
 
 
 def test_one_token_cannot_be_compared():
-    with pytest.raises(LabError, match=r"^one token can only read itself; compare texts of at least 2 tokens$"):
+    with pytest.raises(LabError, match=r"^a single token attends only to itself; compare texts of at least 2 tokens$"):
         compare(reading([0]), reading([0]))
 
 

@@ -170,8 +170,8 @@ def test_neuron_view_is_of_one_head(tiny_trace):
         ({"layers": [0, -1]}, "layer -1 is out of range; use a whole number from 0 to 1"),
         ({"heads": [4]}, "head 4 is out of range; use a whole number from 0 to 3"),
         ({"heads": "01"}, "head '0' is out of range; use a whole number from 0 to 3"),
-        ({"heads": []}, "heads [] name no head; use whole numbers from 0 to 3, or None for all"),
-        ({"layers": ()}, "layers [] name no layer; use whole numbers from 0 to 1, or None for all"),
+        ({"heads": []}, "no head is selected; give whole numbers from 0 to 3, or None for all"),
+        ({"layers": ()}, "no layer is selected; give whole numbers from 0 to 1, or None for all"),
     ],
 )
 def test_parts_that_do_not_exist_or_none_at_all_are_refused_in_one_line(tiny_trace, options, message):

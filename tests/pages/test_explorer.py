@@ -164,7 +164,9 @@ def test_layers_and_heads_that_do_not_exist_are_refused_in_one_line(tiny_trace, 
 
 def test_more_layers_than_fit_are_refused_with_the_limit(random_trace, monkeypatch):
     monkeypatch.setattr(explorer, "MAX_WEIGHTS", 95)
-    with pytest.raises(LabError, match=r"^4 layers of 5 tokens have 120 weights; a page holds 95: name at most 3,.*$"):
+    with pytest.raises(
+        LabError, match=r"^4 layers of 5 tokens have 120 weights; a page can hold 95: give at most 3 layers,.*$"
+    ):
         explorer_page(random_trace(10, 2, 5), layers=[0, 1, 2, 3])
 
 

@@ -229,7 +229,7 @@ def test_views_of_bertviz_take_the_part_asked_for(view, given, options):
 
 @pytest.mark.parametrize("view", ["head", "model", "neuron"])
 def test_head_without_its_layer_is_refused_for_the_views_too(view):
-    with pytest.raises(LabError, match=r"head 3 of which layer\?"):
+    with pytest.raises(LabError, match=r"head 3 needs a layer"):
         bertviz_options(view, None, 3)
 
 
@@ -243,8 +243,8 @@ def test_unknown_format_is_refused_with_the_known_ones(tiny_trace, format):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": 1}, r"head 1 of which layer\? give the layer too"),
-        ({"head": 0}, r"head 0 of which layer\?"),
+        ({"head": 1}, r"head 1 needs a layer"),
+        ({"head": 0}, r"head 0 needs a layer"),
         ({"layer": 2}, r"layer 2 is out of range; use a whole number from 0 to 1"),
         ({"layer": -1}, r"layer -1 is out of range"),
         ({"layer": 0, "head": 4}, r"head 4 is out of range; use a whole number from 0 to 3"),

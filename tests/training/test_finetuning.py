@@ -528,7 +528,7 @@ REFUSED = {
     "unknown model": ({"model": "/nowhere/model"}, r"no model '/nowhere/model'"),
     "unknown text": ({"data": "/nowhere/text"}, r"no text '/nowhere/text'"),
     "steps": ({"steps": 0}, "steps 0 is out of range"),
-    "run id": ({"run": "../x"}, r"run '../x' is no run id"),
+    "run id": ({"run": "../x"}, r"'../x' is not a valid run id"),
     "prompt past the context": ({"prompt": "x" * 65}, r"the prompt has 65 tokens; .* reads at most 64"),
     "prompt that is no text": ({"prompt": 5}, "of type int; give a string"),
     "prompt with half a character": ({"prompt": "moon \ud83c"}, "lone surrogate"),

@@ -140,7 +140,7 @@ def test_second_run_of_a_folder_is_refused_while_one_is_at_work_and_may_wait(tmp
 @pytest.mark.parametrize("run", ["taken", "../x", ""])
 def test_start_under_an_id_that_cannot_be_had_is_refused_and_starts_nothing(tmp_path, make, spawned, run):
     make("taken", "finished")
-    with pytest.raises(LabError, match=r"is already there|is no run id"):
+    with pytest.raises(LabError, match=r"is already there|is not a valid run id"):
         jobs.start(CONFIG, tmp_path / "runs", run=run)
     assert spawned == []
 

@@ -54,7 +54,7 @@ def test_id_of_the_callers_choice_names_the_folder(tmp_path, run):
 
 @pytest.mark.parametrize("run", IS_NO_ID)
 def test_what_is_no_id_is_refused_and_nothing_is_made(tmp_path, run):
-    with pytest.raises(LabError, match="is no run id; use 1 to 80") as caught:
+    with pytest.raises(LabError, match="is not a valid run id; use 1 to 80") as caught:
         runs.new_run(tmp_path / "runs", CONFIG, run)
     assert repr(run) in str(caught.value)
     assert contents(tmp_path) == []
@@ -341,7 +341,7 @@ def test_known_run_is_found_by_its_id(tmp_path):
 
 @pytest.mark.parametrize("run", IS_NO_ID)
 def test_no_run_is_looked_for_outside_the_runs_folder(tmp_path, run):
-    with pytest.raises(LabError, match="is no run id; use 1 to 80") as caught:
+    with pytest.raises(LabError, match="is not a valid run id; use 1 to 80") as caught:
         runs.find_run(tmp_path, run)
     assert repr(run) in str(caught.value)
 
