@@ -232,7 +232,7 @@ def _library(package: str, file: str) -> str:
         raise RuntimeError(
             f"the package {package} ships {len(paths)} files {file}; install it as requirements.txt says"
         )
-    return paths[0].locate().read_text(encoding="utf-8")
+    return paths[0].read_text(encoding="utf-8")
 
 
 def _head_parts(trace: Trace, layer: int = 0, head: int | None = None) -> tuple[list[int], list[int], bool]:
