@@ -96,8 +96,8 @@ def print_result(result, as_json: bool) -> None:
     """Print the result of a run; of several processes, only the first has one."""
     if result is None:
         return
-    keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
-    keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "precision", "stopped"]
+    keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after".split()
+    keys += ["val_perplexity_before", "val_perplexity_after", "precision", "stopped"]
     values = {key: plain(getattr(result, key)) for key in keys}
     changes = {name: change for name in ("validation", "whole_validation") if (change := getattr(result, name))}
     report(values | {name: asdict(change) if as_json else str(change) for name, change in changes.items()}, as_json)

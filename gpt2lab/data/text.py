@@ -70,9 +70,8 @@ class TextSplits:
     train: tuple[Article, ...] = field(repr=False)
     validation: tuple[Article, ...] = field(repr=False)
     test: tuple[Article, ...] = field(repr=False)
-    whole: tuple[Article, ...] = field(
-        default=(), repr=False, kw_only=True
-    )  # of a lone file, before it was cut in three
+    # of a lone file, before it was cut in three
+    whole: tuple[Article, ...] = field(default=(), repr=False, kw_only=True)
     note: str = field(default="", kw_only=True)  # which part of a file was read; "" for all of it
 
     def __repr__(self):
