@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Generator
 from functools import wraps
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
 
-class Stepwise(Protocol, Generic[P, R_co]):
+class Stepwise(Protocol[P, R]):
     """A function whose work can also be done in steps."""
 
-    steps: Callable[P, Generator[Any, None, R_co]]
+    steps: Callable[P, Generator[Any, None, R]]
 
-    def __call__(self, *args, on_progress: Callable[..., None] | None = None, **options) -> R_co: ...
+    def __call__(self, *args, on_progress: Callable[..., None] | None = None, **options) -> R: ...
 
 
 def stepwise(steps: Callable[P, Generator[Any, None, R]]) -> Stepwise[P, R]:

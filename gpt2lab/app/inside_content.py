@@ -324,7 +324,7 @@ def result_of(
         return ablations(results, subject, off, mean)[0]
     alone = part == "every head alone"
     steps = swept(results, subject, mean) if alone else patched(results, subject, corrupted, place.token, place.against)
-    *_, computed = steps
+    [computed] = [step for step in steps if not isinstance(step, str)]
     return computed[0]
 
 

@@ -2,9 +2,9 @@
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -129,10 +129,12 @@ def texts(stream: TextStream, best: bool, beams: int | None, start: str, output:
         return
     if beams is not None:
         length, stop = stream.max_new_tokens, stream.stop
-        done = (beam_search(stream.lab, stream.prompt, beams=beams, max_new_tokens=length, stop=stop),)
+        done: Sequence[Generation] = [
+            beam_search(stream.lab, stream.prompt, beams=beams, max_new_tokens=length, stop=stop)
+        ]
     else:
         batch = stream.finished().generations
-        done = (best_of(batch),) if best else batch
+        done = [best_of(batch)] if best else batch
     for one in done:
         print(f"{start}{one.text}", file=output)
         yield one
