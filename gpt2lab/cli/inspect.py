@@ -128,6 +128,6 @@ def signature() -> Signature:
     )
 
 
-OPTIONS_OF_ALL = signature()
-inspect.__signature__ = OPTIONS_OF_ALL  # type: ignore[attr-defined]  # which inspect.signature reads
-inspect.__annotations__ = {name: each.annotation for name, each in OPTIONS_OF_ALL.parameters.items()}
+SIGNATURE = signature()
+inspect.__signature__ = SIGNATURE  # type: ignore[attr-defined]  # which inspect.signature reads
+inspect.__annotations__ = {name: each.annotation for name, each in SIGNATURE.parameters.items()}

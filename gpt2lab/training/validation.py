@@ -61,12 +61,10 @@ class Change:
     @property
     def relative(self) -> str:
         """Say how the perplexity changed. Example: "-19.0% (95 % interval -20.1% to -17.8%)"."""
-        interval = (
-            ""
-            if self.low is None or self.high is None
-            else f" (95 % interval {self.low - 1:+.1%} to {self.high - 1:+.1%})"
-        )
-        return f"{self.ratio - 1:+.1%}{interval}"
+        change = f"{self.ratio - 1:+.1%}"
+        if self.low is None or self.high is None:
+            return change
+        return f"{change} (95 % interval {self.low - 1:+.1%} to {self.high - 1:+.1%})"
 
     def __str__(self) -> str:
         """Perplexity before and after, the change with its interval, and how much text it is of."""
