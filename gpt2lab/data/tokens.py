@@ -200,10 +200,10 @@ def token_text(tokenizer: PreTrainedTokenizerBase, i: int) -> str:
 
 def display_token(tokenizer: PreTrainedTokenizerBase, i: int) -> str:
     """A token as a string to show; see `display_tokens`."""
-    text, raw = token_text(tokenizer, i), token_bytes(tokenizer, i)
-    if not raw or text.translate(VISIBLE).isprintable() or _is_added(tokenizer, i) or _kind(tokenizer) == "words":
+    text = token_text(tokenizer, i)
+    if text.translate(VISIBLE).isprintable() or _is_added(tokenizer, i) or _kind(tokenizer) == "words":
         return visible(text)
-    return _hexadecimal(raw)
+    return _hexadecimal(token_bytes(tokenizer, i) or b"")
 
 
 def visible(text: str) -> str:
