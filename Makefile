@@ -10,15 +10,17 @@ app: .venv/ready            ## the laboratory in the browser, at http://127.0.0.
 demo: .venv/ready           ## the same job without a browser, in one to two minutes
 	$(BIN)/python -m gpt2lab demo
 
-test: .venv/ready-dev       ## lint and all tests, those in a browser last; they need Debian's or Ubuntu's chromium
+test: .venv/ready-dev       ## lint, types and all tests, those in a browser last; they need Debian's or Ubuntu's chromium
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy gpt2lab
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --ignore tests/browser
 	$(BIN)/python -m pytest tests/browser
 
-check: .venv/ready-dev      ## lint and the fast tests of data, evaluation, generation, inspection, figures and pages
+check: .venv/ready-dev      ## lint, types and the fast tests of data, evaluation, generation, inspection, figures and pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy gpt2lab
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow" tests/data tests/evaluation tests/generation \
 	  tests/inspection tests/figures tests/pages tests/test_imports.py tests/test_model.py
 
@@ -26,7 +28,7 @@ notebooks: .venv/ready-dev  ## run the notebooks from top to bottom and keep the
 	$(BIN)/python -m jupyter execute --inplace notebooks/*.ipynb
 
 clean:                      ## remove the environment and caches; runs are kept
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -35,7 +35,7 @@ def choice(name: str, value, choices: Iterable[str]) -> str:
 
 def whole_number(name: str, value, low: int, high: int) -> int:
     """The value, if it is a whole number in range. Raises: LabError otherwise, for booleans too."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
         raise LabError(
             "{name} {value!r} is out of range; use a whole number from {low:,} to {high:,}",
             name=name,
@@ -48,7 +48,7 @@ def whole_number(name: str, value, low: int, high: int) -> int:
 
 def number(name: str, value, low: float, high: float) -> float:
     """The value, if it is a finite number in range. Raises: LabError otherwise, for booleans too."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value) or not low <= float(value) <= high:
         raise LabError(
             "{name} {value!r} is out of range; use a number from {low:g} to {high:g}",
             name=name,

@@ -2,9 +2,22 @@
 
 from collections.abc import Callable, Generator
 from functools import wraps
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
+
+P = ParamSpec("P")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-def stepwise(steps: Callable[..., Generator]) -> Callable:
+class Stepwise(Protocol[P, R]):
+    """A function whose work can also be done in steps."""
+
+    steps: Callable[P, Generator[Any, None, R]]
+
+    def __call__(self, *args, on_progress: Callable[..., None] | None = None, **options) -> R: ...
+
+
+def stepwise(steps: Callable[P, Generator[Any, None, R]]) -> Stepwise[P, R]:
     """Decorate a function that checks its arguments and returns a generator: a call runs the generator to its end.
 
     The call takes `on_progress`, a function of what the generator yields, and returns what it returns. The undecorated
@@ -13,14 +26,15 @@ def stepwise(steps: Callable[..., Generator]) -> Callable:
     """
 
     @wraps(steps)
-    def run(*args, on_progress: Callable[..., None] | None = None, **options):
+    def run(*args, on_progress: Callable[..., None] | None = None, **options) -> R:
         return finished(steps(*args, **options), on_progress)
 
-    run.steps = steps
-    return run
+    both = cast(Stepwise[P, R], run)  # to mypy, a function has no attributes of its own
+    both.steps = steps
+    return both
 
 
-def mapped(steps: Generator, change: Callable) -> Generator:
+def mapped(steps: Generator[Any, None, R], change: Callable[..., T]) -> Generator[T, None, R]:
     """Yield change(*progress) of what a generator yields; return what it returns."""
     while True:
         try:
@@ -30,7 +44,7 @@ def mapped(steps: Generator, change: Callable) -> Generator:
         yield change(*progress)
 
 
-def finished(steps: Generator, on_progress: Callable[..., None] | None = None):
+def finished(steps: Generator[Any, None, R], on_progress: Callable[..., None] | None = None) -> R:
     """What a generator returns, run to its end; what it yields goes to `on_progress`."""
     try:
         while True:

@@ -5,9 +5,9 @@ Losses are nats per token everywhere, and a perplexity is their exponential; tim
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from math import exp, inf, isfinite, isnan
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ class Summary:
 
     Example: Trace(name='builtin', tokens=(3 entries), ids=int64 (3), q=float32 (4, 6, 3, 64), …)
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Field]]
 
     def __repr__(self) -> str:
         shown = (f"{field.name}={_short(getattr(self, field.name))}" for field in fields(self) if field.repr)
@@ -65,7 +67,11 @@ def cell_text(cell) -> str:
 class Result(Summary, ABC):
     """A result of an analysis, which can be written to a file; its figure is registered with `figures.figure`."""
 
-    title: str  # of the exported page
+    if TYPE_CHECKING:  # when the program runs, a property here would hide a dataclass field of this name
+
+        @property
+        def title(self) -> str:
+            """Title of the exported page."""
 
     @abstractmethod
     def table(self) -> Table:

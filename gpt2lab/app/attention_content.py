@@ -10,9 +10,8 @@ from PIL.Image import Image
 from gpt2lab.app.events import ALONE, as_image
 from gpt2lab.app.results import ResultCache
 from gpt2lab.errors import LabError, choice, whole_number
-from gpt2lab.figures.attention import attention_heatmap
 from gpt2lab.figures.drawing import figure
-from gpt2lab.figures.heads import comparison_heatmaps, head_map_cells
+from gpt2lab.figures.heads import head_map_cells
 from gpt2lab.inspection.attention import Attention, largest_weights
 from gpt2lab.inspection.compare import Comparison
 from gpt2lab.inspection.heads import HeadMap, Rollout, describe_head, rollout
@@ -48,24 +47,32 @@ class Subject(NamedTuple):
         return cls(label, text, label if other in (None, ALONE) else other, other_text or text)
 
 
-def first_trace(results: ResultCache, subject: Subject | None) -> Trace:
-    """Return the trace of the subject, or the first of two. Raises: LabError if there is no subject yet."""
+def shown(subject: Subject | None) -> Subject:
+    """Return what the page shows. Raises: LabError if it shows nothing yet."""
     if subject is None:
         raise LabError("there is no attention here yet; press Show attention first")
-    return results.trace(*subject[:2])
+    return subject
+
+
+def first_trace(results: ResultCache, subject: Subject | None) -> Trace:
+    """Return the trace of the subject, or the first of two. Raises: LabError if there is no subject yet."""
+    label, text, *_ = shown(subject)
+    return results.trace(label, text)
 
 
 def trace_or_comparison(results: ResultCache, subject: Subject | None) -> Trace | Comparison:
     """Return the Trace of the subject, or the Comparison of its two traces. Raises: LabError if there is none."""
-    trace = first_trace(results, subject)
-    return trace if subject[2] is None else results.comparison(*subject)
+    label, text, other, other_text = shown(subject)
+    if other is None or other_text is None:
+        return results.trace(label, text)
+    return results.comparison(label, text, other, other_text)
 
 
 def head_numbers(results: ResultCache, subject: Subject | None, score: str, dark: bool) -> tuple[Image | None, str]:
     """Return (map, table) of a score of every head, or of CHANGE; nothing for a single token, which has no scores."""
     if len(first_trace(results, subject).tokens) < 2:
         return None, ""
-    if score == CHANGE and subject.other is None:
+    if score == CHANGE and shown(subject).other is None:
         gr.Warning(NO_SECOND)  # not an error: the other views are still shown
         return None, ""
     drawn = map_of(results, subject, score)
@@ -74,12 +81,13 @@ def head_numbers(results: ResultCache, subject: Subject | None, score: str, dark
 
 def map_of(results: ResultCache, subject: Subject | None, score: str) -> HeadMap:
     """Return the HeadMap of a score, or of CHANGE. Raises: LabError for an unknown score, or nothing to compare with."""
-    first_trace(results, subject)  # refuses a page without a text
+    label, text, *_ = shown(subject)
     if score != CHANGE:
-        return results.scores(*subject[:2]).map(score)
-    if subject.other is None:
+        return results.scores(label, text).map(score)
+    drawn = trace_or_comparison(results, subject)
+    if isinstance(drawn, Trace):
         raise LabError(NO_SECOND)
-    return trace_or_comparison(results, subject).map()
+    return drawn.map()
 
 
 def rollout_of(results: ResultCache, subject: Subject | None) -> Rollout:
@@ -97,7 +105,7 @@ def bertviz_of(
     trace = first_trace(results, subject)
     options = bertviz_options(view, *((None, None) if view == "model" else (layer, head)))
     size = plan(trace, view, **options)
-    return f"{size}{', of the first of the two' if subject.other else ''}.", lambda: VIEWS[view](
+    return f"{size}{', of the first of the two' if shown(subject).other else ''}.", lambda: VIEWS[view](
         trace, **options, theme={None: "auto", True: "dark", False: "light"}[dark]
     )
 
@@ -138,10 +146,9 @@ def one_head(
     trace, drawn = first_trace(results, subject), trace_or_comparison(results, subject)
     whole_number("head", head, 0, trace.n_heads - 1)
     page = explorer_page(drawn, layer=layer, head=head, theme="dark" if dark else "light")
-    draw = attention_heatmap if drawn is trace else comparison_heatmaps
-    figure = draw(drawn, layer, head, dark=dark)
+    picture = as_image(figure(Attention(drawn, layer, head), dark=dark))
     rows = [list(row) for row in largest_weights(trace, layer, head, TABLE_ROWS)]
-    return head_note(results, subject, drawn, layer, head), page.iframe(), as_image(figure), rows
+    return head_note(results, shown(subject), drawn, layer, head), page.iframe(), picture, rows
 
 
 def head_note(results: ResultCache, subject: Subject, drawn: Trace | Comparison, layer: int, head: int) -> str:
@@ -151,7 +158,7 @@ def head_note(results: ResultCache, subject: Subject, drawn: Trace | Comparison,
     lines = [
         "One token can only read itself." if is_single else describe_head(results.scores(*subject[:2]), layer, head)
     ]
-    if len(traces) > 1:
+    if isinstance(drawn, Comparison):
         lines.append(
             f"So it is in {traces[0].name} on the first text, as the table has it; in the second, "
             f"{float(drawn.total_variation[layer, head]):.3f} of its attention goes elsewhere (total variation distance, 0 to 1)."

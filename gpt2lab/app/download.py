@@ -3,7 +3,7 @@
 import html
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -25,9 +25,10 @@ class Downloads:
     """The downloads under way, one for each name; it ends when no visitor waits for it any more."""
 
     def __init__(self) -> None:
-        self._lock, self._running = threading.Lock(), {}
+        self._lock = threading.Lock()
+        self._running: dict[str, _Job] = {}
 
-    def steps(self, name: str) -> Iterator[Progress | None]:
+    def steps(self, name: str) -> Generator[Progress | None, None, None]:
         """Join the download of a name, or start it; yields its Progress until it is complete, None before the first.
 
         Raises: LabError if the name is not offered, or as `hub.download`.
@@ -46,8 +47,8 @@ class Downloads:
             while job.thread.is_alive():
                 if job.progress is not last:
                     last, since = job.progress, time.monotonic()
-                is_silent = last is not None and time.monotonic() - since > SILENT_SECONDS
-                yield replace(last, speed=0.0) if is_silent else last
+                is_silent = time.monotonic() - since > SILENT_SECONDS
+                yield replace(last, speed=0.0) if last and is_silent else last
                 job.thread.join(POLL_SECONDS)
         finally:
             with self._lock:

@@ -94,24 +94,27 @@ def build_evaluate_tab(
 
     @user_errors
     def evaluate(label: str, dark: bool, *values: Any) -> Iterator[dict]:
-        scored, began = None, time.monotonic()
+        began = time.monotonic()
         nothing = {verdict: "", meaning: "", table: gr.Dataframe(visible=False), views: gr.Column(visible=False)}
         yield {key: None, note: "Reading the text …", running: True, file: gr.File(None, visible=False), **nothing}
         try:
             for step in evaluation_progress(results, label, dict(zip(settings, values))):
                 if isinstance(step, NamedEvaluation):
-                    scored = step
+                    yield scored(step, time.monotonic() - began, dark is True)
                 else:
                     yield {note: step}
         except LabError:
             yield {note: "", running: False}
             raise
-        names = scored.evaluation.protocols
-        yield {
-            key: results.add_evaluation(scored),
-            note: f"**{plain(', '.join(scored.evaluation.models))} on {plain(scored.text)}**, scored in {duration(time.monotonic() - began)}.",
+
+    def scored(step: NamedEvaluation, seconds: float, dark: bool) -> dict:
+        evaluation = step.evaluation
+        names = evaluation.protocols
+        return {
+            key: results.add_evaluation(step),
+            note: f"**{plain(', '.join(evaluation.models))} on {plain(step.text)}**, scored in {duration(seconds)}.",
             running: False,
-            **dict(zip((verdict, table, meaning, figure), figures_of(scored.evaluation, dark is True))),
+            **dict(zip((verdict, table, meaning, figure), figures_of(evaluation, dark))),
             views: gr.Column(visible=True),
             protocol: gr.Radio(names, value=names[0]),
         }
@@ -231,7 +234,7 @@ def build_settings(results: ResultCache, downloads: Downloads) -> dict[str, gr.c
 def evaluation_progress(results: ResultCache, label: str, settings: dict) -> Iterator[str | NamedEvaluation]:
     """Yield progress lines, at last the evaluation. Raises: LabError for bad settings."""
     labels = [label] if settings["other"] in (None, ALONE) else [label, settings["other"]]
-    optional = {name: settings[name] or None for name in ("context", "stride", "quick")}
+    optional: dict[str, Any] = {name: settings[name] or None for name in ("context", "stride", "quick")}
     articles = articles_of_choice(settings["data"], settings["split"], settings["text"])
     labs = [results.store.lab(name) for name in labels]
     optional |= {"seed": settings["seed"] or 0, "precision": settings["precision"]}
@@ -315,7 +318,7 @@ def words_of(evaluation: Evaluation, protocol: str, document: int | None, theme:
     pieces = [surprisals(scored, number) for scored in models]
     title = titles(models[0])[number]
     if len(models) == 2 and [text for text, _ in pieces[0]] == [text for text, _ in pieces[1]]:
-        return change_page(title, *pieces, (models[0].model, models[1].model), theme=theme).iframe()
+        return change_page(title, pieces[0], pieces[1], (models[0].model, models[1].model), theme=theme).iframe()
     pages = [surprisal_page(f"{title}, {scored.model}", nll, theme=theme) for scored, nll in zip(models, pieces)]
     return "".join(page.iframe() for page in pages)
 

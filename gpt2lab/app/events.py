@@ -81,7 +81,8 @@ class Stops:
     """
 
     def __init__(self, busy: str = "a text is still being written; press Stop first") -> None:
-        self._busy, self._flags = busy, {}  # session -> flag
+        self._busy = busy
+        self._flags: dict[str | None, threading.Event] = {}  # by session
 
     @contextmanager
     def running(self, request: gr.Request) -> Iterator[threading.Event]:

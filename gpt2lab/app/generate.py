@@ -250,7 +250,7 @@ def build_choices(texts: gr.State, at: gr.State) -> tuple[gr.Row, gr.Markdown, g
             ]
 
     @user_errors
-    def redraw(texts: tuple, at: Place | None, *values: float) -> tuple[str, dict[str, float]]:
+    def redraw(texts: tuple, at: Place | None, *values: Any) -> tuple[str, dict[str, float]]:
         return alternatives(texts, at, *values)
 
     shared = {"trigger_mode": "always_last", "show_progress": "hidden"}

@@ -103,7 +103,8 @@ def write(
         now = time.monotonic()
         if running and now - drawn < DRAW_SECONDS:
             continue
-        drawn, new, best = now, [], []
+        drawn, best = now, []
+        new: list[Text] = []
         for start, stream in zip(starts, streams):
             batch = stream.generations
             best.append(first + len(new) + (0 if running else batch.index(best_of(batch))))
@@ -125,7 +126,8 @@ def as_text(number: int, start: Start, stream: TextStream, generation: Generatio
 
 def newest(texts: tuple[Text, ...], least: int) -> tuple[Text, ...]:
     """Return the last texts: at most MAX_TEXTS of them and MAX_STEPS tokens, but no fewer than `least`."""
-    kept, tokens = [], 0
+    kept: list[Text] = []
+    tokens = 0
     for text in reversed(texts[-MAX_TEXTS:]):
         tokens += len(text.generation.steps)
         if tokens > MAX_STEPS and len(kept) >= least:
@@ -136,9 +138,9 @@ def newest(texts: tuple[Text, ...], least: int) -> tuple[Text, ...]:
 
 def branch(texts: Sequence[Text], at: Place | None, index: int) -> Start:
     """Return the start that takes another of a token's alternatives."""
-    text, step = token_at(texts, at)
+    (text, step), (_, place) = token_at(texts, at), chosen(at)
     other = step.alternatives[whole_number("choice", index, 0, len(step.alternatives) - 1)]
-    after = (*text.generation.steps[: at[1]], step.instead(other.id))
+    after = (*text.generation.steps[:place], step.instead(other.id))
     length = len(text.start.after) + text.start.settings["max_new_tokens"]  # in all, after the prompt
     changed = {"max_new_tokens": length - len(after), "seed": text.generation.seed}
     return Start(text.start.label, text.start.settings | changed, after, text.number)
@@ -160,10 +162,16 @@ def numbered(texts: Sequence[Text], number: int | None) -> Text:
 
 def token_at(texts: Sequence[Text], at: Place | None) -> tuple[Text, Step]:
     """Return (text, step) of a token. Raises: LabError if there is none."""
+    number, index = chosen(at)
+    text = numbered(texts, number)
+    return text, text.generation.steps[whole_number("token", index, 0, len(text.generation.steps) - 1)]
+
+
+def chosen(at: Place | None) -> Place:
+    """Return the token that was clicked. Raises: LabError if none was."""
     if at is None:
         raise LabError("no token is chosen; click one first")
-    text = numbered(texts, at[0])
-    return text, text.generation.steps[whole_number("token", at[1], 0, len(text.generation.steps) - 1)]
+    return at
 
 
 def list_choices(texts: Sequence[Text]) -> list[tuple[str, int]]:
@@ -213,7 +221,7 @@ def alternatives(
     texts: Sequence[Text], at: Place | None, temperature: float, top_p: float, top_k: int, min_p: float
 ) -> tuple[str, dict[str, float]]:
     """Return (description of a token, bars): the model's top predictions, by their probability under a sampler."""
-    text, step = token_at(texts, at)
+    (text, step), (_, place) = token_at(texts, at), chosen(at)
     sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k or None, min_p=min_p)
     if sampling == own_sampling(text):
         low = high = np.array([other.sampled_probability for other in step.alternatives])
@@ -223,9 +231,9 @@ def alternatives(
     for other, least, most in zip(step.alternatives, low.tolist(), high.tolist()):
         bounds = "" if most - least < EXACT else f", {least:.3f} to {most:.3f}"
         bars[f"{visible(other.token)} ({other.id}), the model's own {other.probability:.3f}{bounds}"] = least
-    by_hand = at[1] == len(text.start.after) - 1
+    by_hand = place == len(text.start.after) - 1
     lines = [
-        f"Token {at[1]} of text {text.number}, `{code(text.tokens[at[1]])}`: probability {step.probability:.4f}, rank "
+        f"Token {place} of text {text.number}, `{code(text.tokens[place])}`: probability {step.probability:.4f}, rank "
         f"{step.rank:,}, entropy {step.entropy:.3f} nats. It was {'chosen by hand; the sampler draws it' if by_hand else 'drawn'} "
         f"with {step.sampled_probability:.4f}; the filters took {step.removed:.3f} away. The bars: the "
         f"{len(step.alternatives)} top predictions with temperature {temperature:g}, top-p {top_p:g}, top-k {top_k or 'all'}, "

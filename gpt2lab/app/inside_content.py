@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL.Image import Image
@@ -39,6 +39,7 @@ PARTS = ("surprisal", "lens", "attribution", "walk", "every head alone", "heads 
 FIELDS = ("position", "token", "against", "limits", "measure", "layer", "head", "off", "mean", "corrupted")
 NO_TEXT = "no text is inspected yet; press Look inside first"
 
+R = TypeVar("R")
 Tokens = list[tuple[str, float]]  # (token, colour from -1 to 1)
 
 
@@ -74,21 +75,27 @@ def checked(results: ResultCache, label: str, other: str, text: str) -> Subject:
     return subject
 
 
-def labels_of(subject: Subject | None) -> list[str]:
-    """Return the labels of the models, one or two. Raises: LabError if no text is inspected yet."""
+def shown(subject: Subject | None) -> Subject:
+    """Return what the page shows. Raises: LabError if it shows nothing yet."""
     if subject is None:
         raise LabError(NO_TEXT)
-    return [subject.label] if subject.other is None else [subject.label, subject.other]
+    return subject
+
+
+def labels_of(subject: Subject | None) -> list[str]:
+    """Return the labels of the models, one or two. Raises: LabError if no text is inspected yet."""
+    label, other, _ = shown(subject)
+    return [label] if other is None else [label, other]
 
 
 def surprisals(results: ResultCache, subject: Subject | None) -> list[Surprisal]:
     """Return the Surprisal of each model."""
-    return [results.surprisal(label, subject.text) for label in labels_of(subject)]
+    return [results.surprisal(label, shown(subject).text) for label in labels_of(subject)]
 
 
 def lenses(results: ResultCache, subject: Subject | None) -> list[Lens]:
     """Return the Lens of each model."""
-    return [results.lens(label, subject.text) for label in labels_of(subject)]
+    return [results.lens(label, shown(subject).text) for label in labels_of(subject)]
 
 
 def coloured(costs: Sequence[Surprisal], by: str) -> tuple[Tokens, str]:
@@ -196,7 +203,7 @@ def walk_at(results: ResultCache, subject: Subject | None, position: int, layer:
     """Return the Walkthrough of the first model."""
     trace = lenses(results, subject)[0].trace
     position_in(trace, position)
-    return results.store.with_model(subject.label, lambda lab: walk(lab, trace, layer, head, position))
+    return results.store.with_model(shown(subject).label, lambda lab: walk(lab, trace, layer, head, position))
 
 
 def head_names(results: ResultCache, label: str) -> list[str]:
@@ -220,7 +227,7 @@ def ablations(results: ResultCache, subject: Subject | None, names: list[str] | 
     heads, mlps = parts_named(names or [])
 
     def ablation_of(lab: Lab) -> Ablation:
-        return ablate(lab, subject.text, heads, mlps=mlps, mean=mean)
+        return ablate(lab, shown(subject).text, heads, mlps=mlps, mean=mean)
 
     return [results.store.with_model(label, ablation_of) for label in labels_of(subject)]
 
@@ -244,22 +251,25 @@ def ablated(
 
 def swept(results: ResultCache, subject: Subject | None, mean: bool) -> Iterator[str | list[Sweep]]:
     """Yield progress lines while every head is ablated alone; at last the Sweep of each model."""
-    return in_turn(results, subject, lambda lab: sweep.steps(lab, subject.text, mean=mean))
+    return in_turn(results, subject, lambda lab: sweep.steps(lab, shown(subject).text, mean=mean))
 
 
 def patched(
     results: ResultCache, subject: Subject | None, corrupted: str, token: str, against: str
 ) -> Iterator[str | list[Patching]]:
     """Yield progress lines while states are patched; at last the Patching of each model. The text is the clean prompt."""
-    tokens = {"answer": token or None, "against": against or None}
-    return in_turn(results, subject, lambda lab: patching.steps(lab, subject.text, corrupted, **tokens))
+
+    def steps_of(lab: Lab) -> Generator[tuple[int, int], None, Patching]:
+        return patching.steps(lab, shown(subject).text, corrupted, answer=token or None, against=against or None)
+
+    return in_turn(results, subject, steps_of)
 
 
 def in_turn(
-    results: ResultCache, subject: Subject | None, steps_of: Callable[[Lab], Generator]
-) -> Iterator[str | list]:
+    results: ResultCache, subject: Subject | None, steps_of: Callable[[Lab], Generator[tuple[int, int], None, R]]
+) -> Iterator[str | list[R]]:
     """Yield a progress line after each step of each model; at last the list of what their steps return."""
-    returned = []
+    returned: list[R] = []
     for label in labels_of(subject):
         steps = results.store.locked_steps(steps_of(results.store.lab(label)))
         returned.append((yield from mapped(steps, partial("{}: layer {} of {}".format, label))))
@@ -312,15 +322,14 @@ def result_of(
         return walk_at(results, subject, position, layer, head)
     if part == "heads switched off":
         return ablations(results, subject, off, mean)[0]
-    if part == "every head alone":
-        *_, computed = swept(results, subject, mean)
-    else:
-        *_, computed = patched(results, subject, corrupted, place.token, place.against)
+    alone = part == "every head alone"
+    steps = swept(results, subject, mean) if alone else patched(results, subject, corrupted, place.token, place.against)
+    [computed] = [step for step in steps if not isinstance(step, str)]
     return computed[0]
 
 
 def file_of(
-    results: ResultCache, subject: Subject | None, part: str, format: str, *, measure: str, **fields: object
+    results: ResultCache, subject: Subject | None, part: str, format: str, *, measure: str, **fields: Any
 ) -> tuple[str, bytes]:
     """Return (name, bytes) of one of PARTS as a file, of the page's `fields`. Raises: LabError for an unknown part or format."""
     result = result_of(results, subject, part, **fields)

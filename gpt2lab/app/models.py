@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gpt2lab.app.cache import BoundedCache, bytes_of
 from gpt2lab.data import hub
@@ -16,6 +16,7 @@ from gpt2lab.errors import choice
 from gpt2lab.model.lab import Lab, load_model
 from gpt2lab.training.runs import finished_models
 
+T = TypeVar("T")
 MODEL_BYTES = 2 << 30  # of loaded models: four of GPT-2 small's size; a larger one is held alone
 
 
@@ -70,7 +71,7 @@ class ModelStore:
         with self.lock:
             return function(lab)
 
-    def locked_steps(self, steps: Iterator) -> Generator:
+    def locked_steps(self, steps: Iterator[T]) -> Generator[T, None, Any]:
         """Yield from steps that run a model, holding the lock for each of them only; return what they return."""
         while True:
             with self.lock:

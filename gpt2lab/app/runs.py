@@ -21,6 +21,7 @@ from gpt2lab.figures.training import loss_curves, validation_rows
 from gpt2lab.pages.run_report import write_report
 from gpt2lab.results import duration, perplexity_of, readable
 from gpt2lab.training import jobs, runs
+from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.whole import load_scoring
 
 POLL_SECONDS = 2
@@ -235,7 +236,8 @@ def report_file(folder: Path) -> str:
 def score_split(store: ModelStore, folder: Path, stop: threading.Event) -> Iterator[str]:
     """Score the whole validation split before and after a run; yield progress lines, at last the result."""
     check_model(folder)
-    steps, began, results = load_scoring(folder).steps(), time.monotonic(), []
+    steps, began = load_scoring(folder).steps(), time.monotonic()
+    results: list[FinetuneResult] = []
 
     def run() -> Iterator[tuple[int, int]]:
         results.append((yield from store.locked_steps(steps)))
@@ -258,7 +260,7 @@ def view(store: ModelStore, selected: list[str] | None, drawn: list | None, dark
     chosen = [by_id[run] for run in selected or [] if run in by_id][:MAX_SHOWN]
     if not chosen:
         line = "No run is selected." if ids else "There are no runs yet."
-        empty = gr.Image(None, visible=False), gr.Dataframe([], visible=False), [], ""
+        empty: tuple = gr.Image(None, visible=False), gr.Dataframe([], visible=False), [], ""
         return [rows], rows, gr.Dropdown(choices=ids), line, *empty, *[gr.Button(interactive=False)] * len(DOES)
     run = chosen[0]
     line, log, buttons = run_line(run), runs.log_tail(run.folder), possible(run)
@@ -297,7 +299,7 @@ def row_of(run: runs.Run) -> list[str]:
     return [run.id, f"{run.state} {steps}", perplexities]
 
 
-def picture(metrics: dict[str, list], dark: bool) -> Image | None:
+def picture(metrics: dict[str, tuple[runs.Metric, ...]], dark: bool) -> Image | None:
     """Draw the losses of runs; None before the first."""
     measured = {name: lines for name, lines in metrics.items() if lines}
     return as_image(loss_curves(measured, dark=dark)) if measured else None
@@ -309,9 +311,9 @@ def run_line(run: runs.Run) -> str:
     base = model.parent.name if model.name == "model" else model.name  # of a run's model, the run's id
     total = f" of {run.total_steps:,}" if run.total_steps else ""
     words = [f"**{run.id}**: {run.state}, step {run.step:,}{total}; {escaped(f'{base} on {Path(run.data).name}')}."]
-    if status and None not in (status.tokens_per_second, status.eta_seconds):
+    if status and status.tokens_per_second is not None and status.eta_seconds is not None:
         words.append(f"{status.tokens_per_second:,.0f} tokens/s, about {duration(status.eta_seconds)} left.")
-    if status and None not in (status.loss_before, status.loss_best, status.best_step):
+    if status and status.loss_before is not None and status.loss_best is not None and status.best_step:
         before, best = perplexity_of(status.loss_before), perplexity_of(status.loss_best)
         words.append(f"Validation perplexity {readable(before)} → **{readable(best)}** at step {status.best_step:,}.")
     return " ".join([*words, escaped(run.message)]).rstrip()

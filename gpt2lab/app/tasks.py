@@ -109,7 +109,7 @@ def build_tasks_tab(store: ModelStore, model: gr.Dropdown) -> None:
 
 def plan_of(lab: Lab, task: str, text: str, question: str, examples: str, prompt: str, length: int, seed: int) -> Plan:
     """Return the Plan of a task's fields. Raises: LabError as the plans do."""
-    shared = {"prompt": prompt, "max_new_tokens": length}
+    shared: dict[str, Any] = {"prompt": prompt, "max_new_tokens": length}
     if task == "summarize":
         return summary_plan(lab, text, seed=seed, **shared)
     shared["examples"] = pairs_of((examples or "").splitlines())

@@ -363,7 +363,7 @@ class Training:
         models = {"last": self.model.eval(), "averaged": self.averaged()}
         bits = {name: bits_per_byte(Lab(model, self.tokenizer, name), held_out) for name, model in models.items()}
         print(f"held-out articles, bits per byte: {bits}", flush=True)
-        return models[min(bits, key=bits.get)]
+        return models[min(bits, key=bits.__getitem__)]
 
     def observe(self) -> None:
         """Record head scores, attention, surprisal and lens ranks of the probe at this step."""
@@ -404,7 +404,7 @@ def write_history(folder: Path, path: Path) -> None:
     arrays = {name: np.stack([one[name] for one in kept]) for name in kept[0].files}
     steps = np.array([int(file.stem) for file in files])
     content = BytesIO()
-    np.savez_compressed(content, steps=steps, text=np.array(PROBE), **arrays)
+    np.savez_compressed(content, allow_pickle=False, steps=steps, text=np.array(PROBE), **arrays)
     write_bytes(path, content.getvalue())
 
 

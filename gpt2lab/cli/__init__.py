@@ -7,6 +7,7 @@ object on one line. Exit status 0; 2 for bad usage or input, with one line that 
 import atexit
 import os
 import sys
+from io import TextIOWrapper
 from typing import ClassVar
 
 import typer
@@ -56,15 +57,16 @@ UsageError = typer.BadParameter.__base__  # typer names no common class of its o
 def main() -> None:
     """Run the command that the arguments name, and end the process with its status."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a character shows its code, and no fault
-        stream.reconfigure(errors="backslashreplace")
-    ended_well = []
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    ended_well: list[bool] = []
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        atexit.register(lambda: ended_well and leave())  # registered first, it runs last
+        atexit.register(lambda: leave() if ended_well else None)  # registered first, it runs last
     try:
         status = commands(standalone_mode=False)  # typer returns 130 for an interrupt, as shells count it
     except LabError as error:
         fail(str(error))
-    except UsageError as error:
+    except UsageError as error:  # type: ignore[misc]  # to mypy, __base__ may be no exception
         fail(f"{error.format_message().rstrip('.')}; see --help")
     if status:
         sys.exit(status)

@@ -10,6 +10,7 @@ from gpt2lab.cli.models import load, quiet
 from gpt2lab.cli.output import Model, check_out, write
 from gpt2lab.errors import LabError, choice
 from gpt2lab.inspection.attention import Attention
+from gpt2lab.inspection.compare import Comparison
 from gpt2lab.inspection.compare import compare as paired
 from gpt2lab.inspection.heads import rollout, scores_of
 from gpt2lab.inspection.trace import Trace, trace
@@ -57,12 +58,13 @@ def attention(
     elif view != EXPLORER:
         content = bertviz_file(seen, view, layer, head)
     else:
+        drawn: Trace | Comparison = seen
         if pair:
             second = lab if compare is None else load(compare)
             other = trace(second, text if compare_text is None else compare_text, cut=True)
             print_extent(other, "the text" if compare_text is None else "the second text")
-            seen = paired(seen, other)
-        content = export(Attention(seen, layer, head), format)
+            drawn = paired(seen, other)
+        content = export(Attention(drawn, layer, head), format)
     write(out, content)
     print(f"{out}  {len(content):,} bytes")
 

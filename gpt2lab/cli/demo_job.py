@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2lab.errors import LabError
 from gpt2lab.inspection.heads import HeadScores, head_scores
 from gpt2lab.model.lab import load_model
 from gpt2lab.pages.run_report import write_report
@@ -26,5 +27,7 @@ class Demo(Summary):
 def run_demo(out: str | Path = "runs") -> Demo:
     """Fine-tune `builtin` on `sample`; the run's folder in `out` also gets a report.html."""
     result = finetune(model="builtin", data="sample", epochs=EPOCHS, learning_rate=LEARNING_RATE, runs_dir=out)
+    if result is None or result.model_dir is None:
+        raise LabError("the demo's run has left no model; let it run to its end, in one process")
     tuned = load_model(str(result.model_dir))
     return Demo(result, head_scores(tuned), write_report(result.folder))

@@ -11,7 +11,7 @@ from gpt2lab.cli.demo_job import run_demo
 from gpt2lab.cli.models import quiet, resolve
 from gpt2lab.cli.options import with_options
 from gpt2lab.cli.output import Json, Runs, one_line, plain, report
-from gpt2lab.results import readable
+from gpt2lab.results import perplexity_of, readable
 from gpt2lab.training import jobs
 from gpt2lab.training.config import TrainConfig, parse_eval_tokens
 from gpt2lab.training.cost import preview
@@ -27,10 +27,8 @@ def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its 
 
     done = run_demo(out)
     result = done.result
-    change = result.val_perplexity_after / result.val_perplexity_before - 1
-    print(
-        f"validation perplexity  {readable(result.val_perplexity_before)} → {readable(result.val_perplexity_after)}  ({change:+.0%})"
-    )
+    before, after = map(perplexity_of, result.losses)
+    print(f"validation perplexity  {readable(before)} → {readable(after)}  ({after / before - 1:+.0%})")
     print(f"speed                  {result.tokens_per_second:,.0f} tokens/s, {result.seconds:.0f} s of training")
     print(f"\nprompt  {result.prompt}\nbefore {one_line(result.text_before)}\nafter  {one_line(result.text_after)}\n")
     for name in ("previous_token", "induction"):
@@ -96,8 +94,8 @@ def print_result(result, as_json: bool) -> None:
     """Print the result of a run; of several processes, only the first has one."""
     if result is None:
         return
-    keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after"
-    keys = [*keys.split(), "val_perplexity_before", "val_perplexity_after", "precision", "stopped"]
+    keys = "run model_dir steps best_step tokens seconds tokens_per_second val_loss_before val_loss_after".split()
+    keys += ["val_perplexity_before", "val_perplexity_after", "precision", "stopped"]
     values = {key: plain(getattr(result, key)) for key in keys}
     changes = {name: change for name in ("validation", "whole_validation") if (change := getattr(result, name))}
     report(values | {name: asdict(change) if as_json else str(change) for name, change in changes.items()}, as_json)

@@ -2,9 +2,9 @@
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -79,7 +79,12 @@ def generate(
         raise LabError("--column is of the text that --measure names; give both")
     sampling = Sampling(**settings | ({} if beams is None else {"temperature": 0}))
     labs = [load(name) for name in (model, compare) if name is not None]
-    shared = {"max_new_tokens": max_new_tokens, "stop": stop or (), "window": window, "precision": precision}
+    shared: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "stop": stop or (),
+        "window": window,
+        "precision": precision,
+    }
     streams = [TextStream(lab, prompt, count=count, sampling=sampling, **shared) for lab in labs]
     if not prompt:
         begin = labs[0].tokenizer.convert_ids_to_tokens(labs[0].start_id)
@@ -123,8 +128,10 @@ def texts(stream: TextStream, best: bool, beams: int | None, start: str, output:
         yield printed(stream, start, output)
         return
     if beams is not None:
-        options = {"max_new_tokens": stream.max_new_tokens, "stop": stream.stop}
-        done = [beam_search(stream.lab, stream.prompt, beams=beams, **options)]
+        length, stop = stream.max_new_tokens, stream.stop
+        done: Sequence[Generation] = [
+            beam_search(stream.lab, stream.prompt, beams=beams, max_new_tokens=length, stop=stop)
+        ]
     else:
         batch = stream.finished().generations
         done = [best_of(batch)] if best else batch
@@ -139,7 +146,7 @@ def printed(stream: TextStream, start: str, output: TextIO) -> Generation:
     print(start, end="", file=output, flush=True)
     held = max((len(each) - 1 for each in stream.stop), default=0)  # characters that may belong to a stop string
     for (step,) in stream:
-        waiting += "" if step.id in stream.lab.end_ids else text.add(step.id)
+        waiting += text.add(step.id) if step and step.id not in stream.lab.end_ids else ""
         ready = max(0, len(waiting) - held)
         print(waiting[:ready], end="", file=output, flush=True)
         shown, waiting = shown + ready, waiting[ready:]

@@ -2,7 +2,7 @@
 
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,9 +29,7 @@ OPTIONS = {  # of several analyses: type, help
 }
 
 
-def inspect(
-    text: str, model: str, compare: str | None, out: Path | None, as_json: bool, **given: str | bool | int | None
-) -> None:
+def inspect(text: str, model: str, compare: str | None, out: Path | None, as_json: bool, **given: Any) -> None:
     """Inspect a model on a text: surprisal, logit lens, head scores, attribution, ablation, patching, walkthrough."""
     quiet()
     given = {name: value for name, value in given.items() if value is not None and value is not False}
@@ -43,14 +41,16 @@ def inspect(
         )
     options = Options(**{name: value for name, value in given.items() if name in OPTIONS} | limits(given))
     check_arguments(given)
-    format = None if out is None else format_of(out)
+    format = "" if out is None else format_of(out)
     check_out(out)
     if out is not None and len(names) > 1:
         raise LabError("--out writes one part, not {analyses}; ask for one of them", analyses=", ".join(names))
     if out is not None and compare is not None and names != ["surprisal"]:
         raise LabError("a file of --{name} is of one model; leave --compare out, or use --json", name=names[0])
     labs = [load(name) for name in (model, compare) if name is not None]
-    results = [{name: ANALYSES[name].compute(lab, text, given.get(name), options) for name in names} for lab in labs]
+    results = [
+        {name: ANALYSES[name].compute(lab, text, given.get(name, ""), options) for name in names} for lab in labs
+    ]
     if out is not None:
         content = export(one_file([each[names[0]] for each in results]), format)
         write(out, content)
@@ -82,8 +82,10 @@ def check_arguments(given: dict) -> None:
 
 def one_file(results: list[Result]) -> Result:
     """Return the result that a file holds: of one model, or the change of surprisal between two."""
-    first, *others = results
-    return SurprisalChange(first, others[0]) if others and isinstance(first, Surprisal) else first
+    match results:
+        case [Surprisal() as before, Surprisal() as after]:
+            return SurprisalChange(before, after)
+    return results[0]
 
 
 def record(lab: Lab, text: str, results: dict[str, Result]) -> dict:
@@ -102,8 +104,9 @@ def signature() -> Signature:
     def option(name: str, kind: type, help: str) -> Parameter:
         flag = kind is bool
         info = typer.Option(f"--{name}", help=help) if flag else typer.Option(help=help)
-        annotation = Annotated[kind if flag else kind | None, info]
-        return Parameter(name, Parameter.KEYWORD_ONLY, default=False if flag else None, annotation=annotation)
+        given = kind if flag else kind | None
+        default = False if flag else None
+        return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[given, info])
 
     users = {option: [name for name, each in ANALYSES.items() if option in each.options] for option in OPTIONS}
     own = [option(name, bool if each.argument is None else str, each.help) for name, each in ANALYSES.items()]
@@ -128,5 +131,6 @@ def signature() -> Signature:
     )
 
 
-inspect.__signature__ = signature()
-inspect.__annotations__ = {name: each.annotation for name, each in inspect.__signature__.parameters.items()}
+SIGNATURE = signature()
+inspect.__signature__ = SIGNATURE  # type: ignore[attr-defined]  # which inspect.signature reads
+inspect.__annotations__ = {name: each.annotation for name, each in SIGNATURE.parameters.items()}

@@ -31,4 +31,4 @@ class LazyGroup(TyperGroup):
         if not isinstance(target, typer.Typer):
             function, target = target, typer.Typer(add_completion=False, pretty_exceptions_enable=False)
             target.command(name)(function)
-        return typer.main.get_command(target)
+        return typer.main.get_command(target)  # type: ignore[return-value]  # typer announces a private base class

@@ -23,7 +23,8 @@ def with_options(settings: type, *, flags: dict[str, str] | None = None, default
         made = [_option(each, flags or {}, defaults or {}) for each in fields(settings)]
         first = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in own if each.kind is not Parameter.KEYWORD_ONLY]
         rest = [each for each in own if each.kind is Parameter.KEYWORD_ONLY]
-        command.__signature__ = signature(command).replace(parameters=[*first, *made, *rest])
+        options = signature(command).replace(parameters=[*first, *made, *rest])
+        command.__signature__ = options  # type: ignore[attr-defined]  # which inspect.signature reads
         return command
 
     return decorate

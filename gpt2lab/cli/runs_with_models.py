@@ -29,8 +29,9 @@ def score(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     quiet()
     scoring = load_scoring(find_run(runs, run))
     with progress("blocks") as show:
-        change = finished(scoring.steps(), partial(show, "validation split")).whole_validation
-    report({"run": run, "whole_validation": asdict(change) if as_json else str(change)}, as_json)
+        result = finished(scoring.steps(), partial(show, "validation split"))
+    change = asdict(result)["whole_validation"] if as_json else str(result.whole_validation)
+    report({"run": run, "whole_validation": change}, as_json)
 
 
 def resume(

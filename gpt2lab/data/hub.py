@@ -76,7 +76,8 @@ class _Meter:
     """Bytes per second over the last SPEED_SECONDS, at most a few times a second."""
 
     def __init__(self, total: int):
-        self.total, self.marks = total, []
+        self.total = total
+        self.marks: list[tuple[float, int]] = []  # (time, bytes)
 
     def read(self, done: int) -> Progress | None:
         """Return the Progress; None if the last one is younger than SHOW_SECONDS."""

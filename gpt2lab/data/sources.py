@@ -78,7 +78,7 @@ def hub_reachable() -> bool:
         if time.monotonic() >= _answer["until"]:
             reachable = _hub_answers()
             _answer.update(reachable=reachable, until=inf if reachable else time.monotonic() + ASK_AGAIN_SECONDS)
-        return _answer["reachable"]
+        return bool(_answer["reachable"])
 
 
 def _hub_answers() -> bool:

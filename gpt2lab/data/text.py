@@ -3,9 +3,11 @@
 import itertools
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from gpt2lab.data import hub, sources
 from gpt2lab.data.textfiles import TABLES, TEXTS, FileText, read_file
@@ -14,6 +16,7 @@ from gpt2lab.results import Summary
 
 TITLE = re.compile(r"^ = (?!= )(?P<title>.+?)(?<! =) = $")
 KNOWN = f"{', '.join(sources.DATA)}, a folder or a text file"
+T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 STEMS = {
     "train": ("train", "wiki.train"),
@@ -64,8 +67,9 @@ class TextSplits:
     train: tuple[Article, ...] = field(repr=False)
     validation: tuple[Article, ...] = field(repr=False)
     test: tuple[Article, ...] = field(repr=False)
-    whole: tuple[Article, ...] = field(default=(), repr=False)  # of a lone file, before it was cut in three
-    note: str = ""  # which part of a file was read; "" for all of it
+    # of a lone file, before it was cut in three
+    whole: tuple[Article, ...] = field(default=(), repr=False, kw_only=True)
+    note: str = field(default="", kw_only=True)  # which part of a file was read; "" for all of it
 
     def __repr__(self):
         counts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in SPLITS)
@@ -209,11 +213,11 @@ def _articles_in(found: FileText) -> tuple[Article, ...]:
 def _splits_in_archive(found: FileText, name: str) -> TextSplits | None:
     """The splits of an archive whose files are named as a folder's; None for any other file."""
     names = {f"{stem}{extension}": split for split in SPLITS for stem in STEMS[split] for extension in TEXTS}
-    parts = dict.fromkeys(SPLITS, ())
+    parts: dict[str, tuple[Article, ...]] = dict.fromkeys(SPLITS, ())
     for title, text in found.parts:
         if split := names.get(PurePosixPath(title).name):
             parts[split] += articles_of(text, title)
-    return TextSplits(name, **parts) if any(parts.values()) else None
+    return TextSplits(name, *parts.values()) if any(parts.values()) else None
 
 
 def _newlines(text: str) -> str:
@@ -262,7 +266,7 @@ def _load_wikitext(name: str) -> TextSplits:
         raise LabError(
             "{name!r} cannot be loaded: {error}; try again, or use 'sample'", name=name, error=first_line(error)
         ) from error
-    return TextSplits(name, **{split: split_articles(parts[split]["text"]) for split in SPLITS})
+    return TextSplits(name, *(split_articles(parts[split]["text"]) for split in SPLITS))
 
 
 def _read_folder(folder: Path, name: str, column: str | None = None) -> TextSplits:
@@ -275,8 +279,8 @@ def _read_folder(folder: Path, name: str, column: str | None = None) -> TextSpli
         )
     found = {split: read_file(path, MAX_TEXT_BYTES, column) for split, path in files.items() if path}
     notes = [f"{split}: {one.note}" for split, one in found.items() if one.note]
-    parts = {split: _articles_in(found[split]) if split in found else () for split in SPLITS}
-    return TextSplits(name, **parts, note="; ".join(notes))
+    parts = (_articles_in(found[split]) if split in found else () for split in SPLITS)
+    return TextSplits(name, *parts, note="; ".join(notes))
 
 
 def _split_file(folder: Path, split: str) -> Path | None:
@@ -291,13 +295,17 @@ def _cut_in_three(articles: tuple[Article, ...], name: str) -> TextSplits:
     if len(articles) < 10 and not any(article.title and len(article.rows) > 1 for article in articles):
         texts = [Article(article.title, (part,)) for article in articles for part in article.rows]
         return _cut_between_sentences(texts, name)
-    whole = len(articles) >= 10
-    units = list(articles) if whole else [row for article in articles for row in article.rows]
+    if len(articles) >= 10:
+        return TextSplits(name, *map(tuple, _three_parts(articles)), whole=articles)
+    parts = _three_parts([row for article in articles for row in article.rows])
+    return TextSplits(name, *(split_articles(part) if part else () for part in parts), whole=articles)
+
+
+def _three_parts(units: Sequence[T]) -> list[Sequence[T]]:
+    """Most of the units, then two shares of SHARE_HELD_OUT."""
     held_out = round(len(units) * SHARE_HELD_OUT)
     cuts = (0, len(units) - 2 * held_out, len(units) - held_out, len(units))
-    parts = [units[a:b] for a, b in itertools.pairwise(cuts)]
-    parts = [tuple(part) if whole else split_articles(part) if part else () for part in parts]
-    return TextSplits(name, *parts, whole=articles)
+    return [units[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def _cut_between_sentences(articles: list[Article], name: str) -> TextSplits:
@@ -305,7 +313,8 @@ def _cut_between_sentences(articles: list[Article], name: str) -> TextSplits:
     text = "".join(article.text for article in articles)
     first = _cut(text, round(len(text) * (1 - 2 * SHARE_HELD_OUT)))
     cuts = first, _cut(text, round(len(text) * (1 - SHARE_HELD_OUT)), first)
-    parts, begin = ([], [], []), 0
+    parts: list[list[Article]] = [[], [], []]
+    begin = 0
     for article in articles:
         edges = [min(max(cut - begin, 0), len(article.text)) for cut in cuts]
         for part, (a, b) in zip(parts, itertools.pairwise((0, *edges, len(article.text)))):

@@ -138,7 +138,8 @@ class DecodeStream:
     """The text that tokens add to those before them, token by token, in time that is linear in their number."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, before: Sequence[int] = ()):
-        self._tokenizer, self._before, self._open = tokenizer, list(before[-ANCHOR:]), []
+        self._tokenizer, self._before = tokenizer, list(before[-ANCHOR:])
+        self._open: list[int] = []
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace") if _kind(tokenizer) == "bytes" else None
 
     def add(self, id: int) -> str:
@@ -202,7 +203,7 @@ def display_token(tokenizer: PreTrainedTokenizerBase, i: int) -> str:
     text = token_text(tokenizer, i)
     if text.translate(VISIBLE).isprintable() or _is_added(tokenizer, i) or _kind(tokenizer) == "words":
         return visible(text)
-    return _hexadecimal(token_bytes(tokenizer, i))
+    return _hexadecimal(token_bytes(tokenizer, i) or b"")
 
 
 def visible(text: str) -> str:
@@ -226,9 +227,8 @@ def display_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tu
     raw = [token_bytes(tokenizer, i) if text.startswith("⟨") else None for i, text in zip(ids, shown)]
     for _, run in itertools.groupby(range(len(ids)), key=lambda at: raw[at] is not None):
         places = list(run)
-        if raw[places[0]] is not None:
-            for at, character in characters_of([raw[at] for at in places]).items():
-                shown[places[at]] = character + shown[places[at]]
+        for at, character in characters_of([part for at in places if (part := raw[at]) is not None]).items():
+            shown[places[at]] = character + shown[places[at]]
     return tuple(shown)
 
 
@@ -240,7 +240,8 @@ def token_names(tokenizer: PreTrainedTokenizerBase, *ids) -> dict[int, str]:
 
 def characters_of(parts: list[bytes]) -> dict[int, str]:
     """The printable characters that neighbouring parts make, by the places of their parts. Example: [b"\\xc3", b"\\xa9"] -> {0: "é", 1: "é"}"""
-    found, first, whole = {}, 0, b""
+    found: dict[int, str] = {}
+    first, whole = 0, b""
     for at, part in enumerate(parts):
         whole += part
         try:

@@ -90,11 +90,11 @@ class Evaluation(Summary):
             ]
             for model in self.models
         )
-        first = {"results": first, "verdicts": [f"{protocol}: {said}" for protocol, said in self.verdicts]}
+        record: dict = {"results": first, "verdicts": [f"{protocol}: {said}" for protocol, said in self.verdicts]}
         if not second:
-            return first
+            return record
         comparisons = [asdict(c) | {"ratio": c.ratio} for c in self.comparisons]
-        return first | {"compare": self.models[1], "compare_results": second[0], "comparisons": comparisons}
+        return record | {"compare": self.models[1], "compare_results": second[0], "comparisons": comparisons}
 
     def _line(self, scored: Scored, result: Perplexity, by: str | None) -> dict:
         shares = {"breakdown": {by: [share.record() for share in breakdown(scored, by)]}} if by else {}
@@ -157,7 +157,7 @@ def evaluate(
 def _scored(
     labs: list[Lab], readings: list[list[Reading]], refused: tuple[tuple[str, str], ...], precision: str
 ) -> Generator[tuple[str, int, int], None, Evaluation]:
-    scored = []
+    scored: list[Scored] = []
     for several in readings:
         for lab, reading in zip(labs, several):
             name = f"{lab.name}, {reading.protocol}"

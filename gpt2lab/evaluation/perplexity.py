@@ -229,7 +229,7 @@ def document_totals(scored: Scored) -> tuple[np.ndarray, np.ndarray]:
     return np.bincount(owner, scored.nll[scored.predicted], n), np.bincount(owner, minlength=n)
 
 
-def _intervals(totals: np.ndarray) -> dict[str, Interval]:
+def _intervals(totals: np.ndarray) -> dict:
     """Bootstrap intervals from (4, documents): nats, tokens predicted, words, bytes. None below two documents."""
     if totals.shape[1] < 2:
         return {}

@@ -145,9 +145,19 @@ def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
     if not windows:
         raise ProtocolError("the text has no words to predict; give more text")
     documents = tuple(Document(_title(page), len(re.split(r"\s+", page)), len(page.encode())) for page in originals)
-    parts = (np.concatenate(part).astype(np.int64) for part in (ids, starts, document))
-    text, added = "".join(texts), len(originals)
-    return Reading("lm-eval", context, context, text, *parts, np.array(windows, dtype=np.int64), documents, added)
+    all_ids, all_starts, all_owners = (np.concatenate(part).astype(np.int64) for part in (ids, starts, document))
+    return Reading(
+        protocol="lm-eval",
+        context=context,
+        stride=context,
+        text="".join(texts),
+        ids=all_ids,
+        starts=all_starts,
+        document=all_owners,
+        windows=np.array(windows, dtype=np.int64),
+        documents=documents,
+        added=len(originals),
+    )
 
 
 def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) -> Reading:
@@ -158,7 +168,9 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
     Source: group_texts in https://github.com/huggingface/transformers/blob/main/examples/pytorch/language-modeling/run_clm.py
     """
     rows = [line for article in articles for row in article.rows for line in LINE.findall(row) or [row]]
-    ids, starts, windows, kept, offset = [], [], [], [], 0
+    ids: list[int] = []
+    starts: list[int] = []
+    windows, kept, offset = [], [], 0
     for batch in (rows[i : i + ROWS_AT_ONCE] for i in range(0, len(rows), ROWS_AT_ONCE)):
         begin, batch_offset = len(ids), offset
         encoded = tokenizer(batch, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -176,7 +188,6 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
             f"the text has {len(ids):,} tokens, and no {ROWS_AT_ONCE:,} rows of it a block of {context:,}; "
             "give more text or a smaller context"
         )
-    ids, starts, windows = (np.array(values, dtype=np.int64) for values in (ids, starts, windows))
     text = original_text(articles)
     edges = np.cumsum([len(original_text([article])) for article in articles])
     begins = [0, *edges[:-1].tolist()]
@@ -185,7 +196,17 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
         for article, begin, end in zip(articles, begins, edges.tolist())
     )
     document = np.searchsorted(edges, starts, side="right")
-    return Reading("blocks", context, context, text, ids, starts, document, windows, documents)
+    return Reading(
+        protocol="blocks",
+        context=context,
+        stride=context,
+        text=text,
+        ids=np.array(ids, dtype=np.int64),
+        starts=np.array(starts, dtype=np.int64),
+        document=document,
+        windows=np.array(windows, dtype=np.int64),
+        documents=documents,
+    )
 
 
 PROTOCOLS: dict[str, Callable[..., Reading]] = {"sliding": sliding, "lm-eval": lm_eval, "blocks": blocks}

@@ -69,7 +69,8 @@ def pages(text: str) -> list[str]:
     A formula such as ` = x + 1 = ` on a line of its own begins a page too: there are 62 in WikiText-2's raw test
     split, which has 60 articles. The newline before a page belongs to none.
     """
-    found, page = [], []
+    found: list[str] = []
+    page: list[str] = []
     for line in text.split("\n"):
         marks = line.replace("= = =", "===").replace("= =", "==").strip()
         if marks.startswith("= ") and marks.endswith(" ="):

@@ -16,15 +16,14 @@ PITCH, LEFT, RIGHT, TOP, BOTTOM = 0.95, 0.75, 0.15, 0.25, 0.3  # inches: a thumb
 
 @figure.register
 def _(result: Attention, *, dark: bool = False) -> Figure:
-    match result.of, result.head:
-        case Trace() as trace, None:
-            return attention_grid(trace, layer=result.layer, dark=dark)
-        case Trace() as trace, head:
-            return attention_heatmap(trace, result.layer, head, dark=dark)
-        case comparison, None:
-            return figure(comparison.map(result.layer), dark=dark)
-        case comparison, head:
-            return comparison_heatmaps(comparison, result.layer, head, dark=dark)
+    of, layer, head = result.of, result.layer, result.head
+    if isinstance(of, Trace):
+        if layer is None or head is None:
+            return attention_grid(of, layer=layer, dark=dark)
+        return attention_heatmap(of, layer, head, dark=dark)
+    if layer is None or head is None:
+        return figure(of.map(layer), dark=dark)
+    return comparison_heatmaps(of, layer, head, dark=dark)
 
 
 @figure.register(Trace)

@@ -26,7 +26,7 @@ INK, LINES, PAPER = "#e4e4e7", "#a1a1aa", "#18181b"  # of figures for dark pages
 
 
 @singledispatch
-def figure(result, *, dark: bool = False) -> Figure:
+def figure(result, *, dark: bool = False, **options) -> Figure:
     """The figure of a result; some take options of their own. Raises: LabError for a result that has none."""
     raise LabError("a {type} has no picture; use html, csv, npz or json", type=type(result).__name__)
 

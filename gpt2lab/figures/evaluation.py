@@ -1,6 +1,6 @@
 """Perplexities as tables, figures and CSV."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -123,7 +123,7 @@ def result_figure(results: Sequence[tuple[str, Perplexity]], *, dark: bool = Fal
     return for_dark_pages(figure) if dark else figure
 
 
-def shares_figure(by: str, shares: dict[str, Sequence[Share]], *, dark: bool = False) -> Figure:
+def shares_figure(by: str, shares: Mapping[str, Sequence[Share]], *, dark: bool = False) -> Figure:
     """The loss of each part of a text under one model or several: bars, by model's name.
 
     by  the key in BREAKDOWNS that the shares are of
@@ -204,7 +204,7 @@ def _short(name: str) -> str:
 
 
 def _by_protocol(results) -> dict[str, list[tuple[str, Perplexity]]]:
-    found = {}
+    found: dict[str, list[tuple[str, Perplexity]]] = {}
     for name, result in results:
         found.setdefault(result.protocol, []).append((name, result))
     return found

@@ -176,7 +176,7 @@ def _mark_cells(axes: Axes, image: AxesImage, cells: np.ma.MaskedArray, lines: s
             place, style = (head - 0.5, layer - 0.5), {"edgecolor": lines, "linewidth": 0}
             axes.add_patch(Rectangle(place, 1, 1, fill=False, hatch="////", **style))
         elif numbered:
-            value = cells[layer, head]
+            value = float(cells[layer, head])
             ink = DARK_INK if luminance(image.to_rgba(value)) > CROSSOVER else LIGHT_INK
             axes.text(head, layer, _number(value, cells), color=ink, ha="center", va="center", fontsize=8)
 

@@ -39,8 +39,8 @@ def rank_figure(surprisals: Sequence[Surprisal], *, dark: bool = False) -> Figur
     costs.set(xlabel="nats", ylabel="tokens")
     if len(surprisals) > 1:
         handles, _ = ranks.get_legend_handles_labels()
-        names = [f" {plain(one.name, WIDTH)}" for one in surprisals]  # with "_" before it, a name would be left out
-        legend = figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+        labels = [f" {plain(one.name, WIDTH)}" for one in surprisals]  # with "_" before it, a name would be left out
+        legend = figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=8)
         for text in legend.get_texts():
             text.set_parse_math(False)
     return for_dark_pages(figure) if dark else figure

@@ -179,7 +179,7 @@ class TextStream:
             if not any(going) or (window is None and ids.shape[1] >= lab.context):
                 return
             seam = (ids.shape[1] - begin if reader is None else reader.length + 1) > lab.context
-            unread = ids[:, -window:] if seam else ids[:, begin:] if reader is None else ids[:, -1:]
+            unread = ids[:, -window:] if window and seam else ids[:, begin:] if reader is None else ids[:, -1:]
             with torch.inference_mode():  # within the step: a generator may be resumed by another thread
                 if reader is None or seam:
                     room = lab.context if window else min(lab.context, ids.shape[1] + self.max_new_tokens)

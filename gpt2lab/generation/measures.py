@@ -62,7 +62,7 @@ def measure(
     start, length = (0, None) if training is None else longest_copy(ids, training)
     return Measures(
         tokens=len(ids),
-        distinct=tuple(distinct(ids, n) for n in (1, 2, 3)),
+        distinct=(distinct(ids, 1), distinct(ids, 2), distinct(ids, 3)),
         repeated=None if (share := distinct(ids, REPEATED_N)) is None else 1 - share,
         copied=length,
         copy=None if length is None else text_after(writer.tokenizer, ids[:start], ids[start : start + length]),

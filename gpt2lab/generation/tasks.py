@@ -45,7 +45,7 @@ class Plan(Summary):
 
     def written(self) -> Iterator["Done"]:
         """Yield the result so far, after every token."""
-        done = []
+        done: list[Generation] = []
         for stream in self.streams:
             for _ in stream:
                 yield self.done([*done, stream.generation])
@@ -195,8 +195,7 @@ def filled(prompt: str, **parts: str) -> str:
                 name=name,
                 count=prompt.count(f"{{{name}}}"),
             )
-    places = re.compile("|".join(rf"\{{({name})\}}" for name in parts))
-    return places.sub(lambda found: parts[found[found.lastindex]], prompt)
+    return re.sub(rf"\{{({'|'.join(parts)})\}}", lambda found: parts[found[1]], prompt)
 
 
 def first_sentences(text: str, count: int) -> str:
@@ -263,7 +262,7 @@ def pairs_of(lines: Sequence[str]) -> list[tuple[str, str]]:
     for one in (lines := [one for one in lines if one.strip()]):
         if " = " not in one:
             raise LabError("example {one!r} is no pair; write it as 'one = other'", one=one[:40])
-    return [tuple(one.split(" = ", 1)) for one in lines]
+    return [(one, other) for one, _, other in (line.partition(" = ") for line in lines)]
 
 
 def pairs(examples: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -271,4 +270,4 @@ def pairs(examples: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     found = [tuple(one) if isinstance(one, (tuple, list)) else (one,) for one in examples]
     if not found or any(len(one) != 2 for one in found):
         raise LabError("examples are pairs of two texts; give at least one")
-    return found
+    return [(one, other) for one, other in found]

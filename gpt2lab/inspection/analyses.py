@@ -38,14 +38,14 @@ class Analysis(NamedTuple):
     """An analysis of a text.
 
     help      in a line
-    compute   (lab, text, argument, options) -> its result
+    compute   (lab, text, argument, options) -> its result; "" for an analysis that takes no argument
     options   names of the Options that it uses
     argument  an example of what it is asked with, such as "0.3"; None: nothing
     table     arguments of its result's `table` for a terminal, made of the Options
     """
 
     help: str
-    compute: Callable[[Lab, str, str | None, Options], Result]
+    compute: Callable[[Lab, str, str, Options], Result]
     options: tuple[str, ...] = ()
     argument: str | None = None
     table: Callable[[Options], dict] = lambda options: {}

@@ -12,7 +12,7 @@ from gpt2lab.data.tokens import display_token
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.heads import HeadMap
 from gpt2lab.inspection.lens import log_probabilities, token_id
-from gpt2lab.inspection.trace import Trace, with_residual
+from gpt2lab.inspection.trace import ResidualTrace, Trace, with_residual
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.results import Result, Table
 
@@ -135,7 +135,7 @@ def attribution(
     )
 
 
-def _written(lab: Lab, seen: Trace, layer: int, at: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _written(lab: Lab, seen: ResidualTrace, layer: int, at: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a block writes into the residual stream at a position: heads (H, D), the attention's bias (D,), the MLP (D,)."""
     block = lab.model.transformer.h[layer]
     mixed = seen.attention(layer, rows=slice(at, at + 1)) @ seen.v[layer]  # (H, 1, K)

@@ -144,7 +144,9 @@ def _lens_of(lab: Lab, residual: torch.Tensor, top: int, wanted: torch.Tensor) -
     last = log_probabilities(lab, residual[-1])  # (t, V)
     p_last = last.exp()
     targets = torch.where(wanted < 0, last.argmax(-1), wanted)
-    rows = {name: [] for name in ("top", "top_probability", "probability", "rank", "entropy", "divergence")}
+    rows: dict[str, list[torch.Tensor]] = {
+        name: [] for name in ("top", "top_probability", "probability", "rank", "entropy", "divergence")
+    }
     for entry, entering in enumerate(residual):
         logs = last if entry == len(residual) - 1 else log_probabilities(lab, entering)
         p, mine = p_last if logs is last else logs.exp(), logs.gather(1, targets[:, None])
@@ -171,11 +173,12 @@ def followed(lab: Lab, seen: Trace, position: int, tokens: list[int | str]) -> t
 
     tokens  as ids or as texts of one token
 
-    Raises: LabError for a position that does not exist, and for what is not one token.
+    Raises: LabError for a position that does not exist, for what is not one token, and for a trace without a residual
+    stream.
     """
     whole_number("position", position, 0, len(seen.ids) - 1)
     ids = [token_id(lab, token) for token in tokens]
-    return log_probabilities(lab, seen.residual[:, position]).exp()[:, ids]
+    return log_probabilities(lab, with_residual(lab, seen).residual[:, position]).exp()[:, ids]
 
 
 def token_id(lab: Lab, token: int | str) -> int:

@@ -10,7 +10,7 @@ from gpt2lab.data.tokens import display_token, display_tokens
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.ablation import ROWS_AT_ONCE, above
 from gpt2lab.inspection.lens import entry_name, log_probabilities, token_id
-from gpt2lab.inspection.trace import trace_ids
+from gpt2lab.inspection.trace import trace_ids, with_residual
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.progress import stepwise
 from gpt2lab.results import Result, Table
@@ -116,14 +116,15 @@ def _patched(
     """Up to the first token that differs, nothing does: what stands there is as in the corrupted run."""
     model, T = lab.model, len(pair[0])
     clean, corrupted = (
-        trace_ids(lab, ids, residual=True).residual.to(lab.device, model.dtype) for ids in pair
+        with_residual(lab, trace_ids(lab, ids, residual=True)).residual.to(lab.device, model.dtype) for ids in pair
     )  # (L+1, T, D)
     predicted = [int(log_probabilities(lab, states[-1, -1]).argmax()) for states in (clean, corrupted)]
-    chosen = [known if token is None else token_id(lab, token) for token, known in zip((answer, against), predicted)]
-    words = tuple(display_token(lab.tokenizer, token) for token in chosen)
-    if chosen[0] == chosen[1]:
+    answer = predicted[0] if answer is None else token_id(lab, answer)
+    against = predicted[1] if against is None else token_id(lab, against)
+    words = (display_token(lab.tokenizer, answer), display_token(lab.tokenizer, against))
+    if answer == against:
         raise LabError("answer and other answer are the same token, {words!r}; name two that differ", words=words[0])
-    direction = (model.lm_head.weight[chosen[0]] - model.lm_head.weight[chosen[1]]).detach().float()
+    direction = (model.lm_head.weight[answer] - model.lm_head.weight[against]).detach().float()
 
     def difference(x: torch.Tensor) -> torch.Tensor:  # (…, D) that leaves the last layer -> (…)
         return (model.transformer.ln_f(x).float() @ direction).cpu()
@@ -147,4 +148,4 @@ def _patched(
                 values[layer, part.cpu()] = difference(above(lab, each, layer)[:, -1])
         yield layer + 1, len(clean)
     shown = [display_tokens(lab.tokenizer, ids.tolist()) for ids in pair]
-    return Patching(lab.name, shown[1], shown[0], *chosen, words, values, *ends)
+    return Patching(lab.name, shown[1], shown[0], answer, against, words, values, *ends)

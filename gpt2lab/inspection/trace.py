@@ -6,6 +6,7 @@ that are inspected, so that nothing of size L × H × T × T is ever held.
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 import torch
 
@@ -112,10 +113,21 @@ def trace(lab: Lab, text: str, *, cut: bool = False, logits: bool = False, resid
     return replace(traced, left_out=len(ids) - len(traced.ids))
 
 
-def with_residual(lab: Lab, text: str | Trace, *, cut: bool = False) -> Trace:
+class ResidualTrace(Trace):
+    """To a type checker: a trace that has its residual stream."""
+
+    residual: torch.Tensor
+
+
+def has_residual(seen: Trace) -> TypeGuard[ResidualTrace]:
+    """Whether a trace has its residual stream."""
+    return seen.residual is not None
+
+
+def with_residual(lab: Lab, text: str | Trace, *, cut: bool = False) -> ResidualTrace:
     """A trace that has its residual stream, of a text, or as given. Raises: LabError as `trace`, and for one without."""
     seen = trace(lab, text, residual=True, cut=cut) if not isinstance(text, Trace) else text
-    if seen.residual is None:
+    if not has_residual(seen):
         raise LabError("the trace has no residual stream; make it with residual=True")
     return seen
 

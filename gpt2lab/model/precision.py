@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +17,8 @@ from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
 from gpt2lab.errors import choice
+
+R = TypeVar("R")
 
 PRECISIONS = ("auto", "fp32", "bf16")
 SHORT = 512  # tokens of a row, below which attention in float32 trains faster than in bf16 on a CPU
@@ -89,12 +92,13 @@ def warn_if_slow(precision: str, device: torch.device) -> None:
         warnings.warn("bf16 is slow here: the processor has no bf16 units. Use fp32.", stacklevel=3)
 
 
-def per_weights(make: Callable) -> Callable:
+def per_weights(make: Callable[[GPT2LMHeadModel], R]) -> Callable[[GPT2LMHeadModel], R]:
     """Decorator: keep what a function makes of a model until the model's weights change. It is freed with the model."""
-    made, lock = WeakKeyDictionary(), threading.Lock()
+    made: WeakKeyDictionary[torch.nn.Module, tuple[tuple, R]] = WeakKeyDictionary()
+    lock = threading.Lock()
 
     @wraps(make)
-    def cached(model: torch.nn.Module):
+    def cached(model: GPT2LMHeadModel) -> R:
         state = tuple((weight.data_ptr(), weight._version) for weight in model.parameters())
         with lock:
             if made.get(model, (None,))[0] != state:

@@ -151,7 +151,7 @@ def neuron_view_page(trace: Trace, *, layer: int = 0, head: int = 0, theme: str 
     return _page(trace, shown, first | parts | _mode(theme), theme, height=26 * len(trace.tokens) + 210)
 
 
-VIEWS = {"head": head_view_page, "model": model_view_page, "neuron": neuron_view_page}
+VIEWS: dict[str, Callable[..., Page]] = {"head": head_view_page, "model": model_view_page, "neuron": neuron_view_page}
 
 
 def _page(trace: Trace, shown: Plan, parameters: dict, theme: str, *, height: float) -> Page:
@@ -232,7 +232,7 @@ def _library(package: str, file: str) -> str:
         raise RuntimeError(
             f"the package {package} ships {len(paths)} files {file}; install it as requirements.txt says"
         )
-    return paths[0].locate().read_text(encoding="utf-8")
+    return paths[0].read_text(encoding="utf-8")
 
 
 def _head_parts(trace: Trace, layer: int = 0, head: int | None = None) -> tuple[list[int], list[int], bool]:

@@ -1,7 +1,7 @@
 """An evaluation as one offline page, or as a part of another: tables, figures, verdicts, breakdowns."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from gpt2lab.evaluation.breakdown import Share
@@ -48,7 +48,7 @@ def evaluation_page(title: str, evaluation: Evaluation, hard: Sequence[str] = ()
     return document(title, body, style=ARTICLE)
 
 
-def _hard(by: str, shares: dict[str, Sequence[Share]]) -> str:
+def _hard(by: str, shares: Mapping[str, Sequence[Share]]) -> str:
     """A figure and a table of the shares of each model."""
     picture = image(partial(shares_figure, by, shares), f"Loss {BY[by]}.")
     cut = f"<p class='soft'>The first {MAX_ROWS}.</p>" if max(map(len, shares.values())) > MAX_ROWS else ""

@@ -44,7 +44,7 @@ def export(result: Result, format: str, **options) -> bytes:
             return csv_bytes(head, ([_cell(cell) for cell in row] for row in rows))
         case "npz":
             content = io.BytesIO()
-            np.savez_compressed(content, **result.arrays())
+            np.savez_compressed(content, allow_pickle=False, **result.arrays())
             return content.getvalue()
         case "json":
             return json.dumps(finite(result.record()), ensure_ascii=False, allow_nan=False).encode()

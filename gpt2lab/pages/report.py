@@ -13,7 +13,7 @@ from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.pages.evaluation import evaluation_body
 from gpt2lab.pages.page import ARTICLE, Page, document
-from gpt2lab.results import duration, readable
+from gpt2lab.results import duration, perplexity_of, readable
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
 
@@ -105,13 +105,10 @@ step {result.best_step:,}, with the lowest validation loss.</p>
 
 def result_rows(result: FinetuneResult) -> list[tuple[str, ...]]:
     """Loss and perplexity, before and after."""
-    loss, ppl = (
-        (result.val_loss_before, result.val_loss_after),
-        (result.val_perplexity_before, result.val_perplexity_after),
-    )
+    losses = result.losses
     return [
-        ("validation loss (nats per token)", *(f"{x:.4f}" for x in loss)),
-        ("validation perplexity", *map(readable, ppl)),
+        ("validation loss (nats per token)", *(f"{loss:.4f}" for loss in losses)),
+        ("validation perplexity", *(readable(perplexity_of(loss)) for loss in losses)),
     ]
 
 

@@ -43,7 +43,8 @@ def surprisal_page(title: str, pieces: Pieces, *, theme: str = "auto") -> Page:
         f'<span class="s{i}">{low:g}{f" to {high:g}" if high < inf else " and more"}</span>'
         for i, (low, high) in enumerate(zip((0, *LIMITS), (*LIMITS, inf)))
     )
-    costly = sorted((piece for piece in pieces if piece[1] is not None), key=lambda piece: -piece[1])[:HARDEST]
+    predicted = [(text, nll) for text, nll in pieces if nll is not None]
+    costly = sorted(predicted, key=lambda piece: -piece[1])[:HARDEST]
     rows = [(repr(text), f"{nll:.2f}", f"{exp(-nll):.2g}") for text, nll in costly]
     return _page(
         title, f"nats: {key}", spans, len(pieces), table(["least expected", "nats", "probability"], rows), theme

@@ -9,7 +9,7 @@ import safetensors
 
 from gpt2lab.model.lab import Lab
 from gpt2lab.training import runs
-from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.config import PreparedConfig
 from gpt2lab.training.watch import CHECKPOINTS_KEPT, best_step
 
 
@@ -44,7 +44,7 @@ def validated_in(checkpoint: Path | None) -> dict[int, float]:
     return dict(kept.get("validation", []))
 
 
-def is_due(checkpoint: Path | None, config: TrainConfig) -> bool:
+def is_due(checkpoint: Path | None, config: PreparedConfig) -> bool:
     """Whether the step that training resumes from is still to be validated."""
     step = step_of(checkpoint)
     return step % config.eval_every == 0 and step not in validated_in(checkpoint)
@@ -78,7 +78,7 @@ def drop_torn_checkpoints(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def disk_needed(lab: Lab, config: TrainConfig) -> int:
+def disk_needed(lab: Lab, config: PreparedConfig) -> int:
     """Bytes that a run's folder takes at most: checkpoints with AdamW's two moments, and the model."""
     parameters = lab.model.num_parameters()
     c = lab.model.config

@@ -115,6 +115,20 @@ class TrainConfig:
             )
 
 
+class PreparedConfig(TrainConfig):
+    """The settings of a run that has begun: every number is chosen. The run is `steps` long; `epochs` is None."""
+
+    steps: int
+    block_size: int
+    batch_size: int
+    grad_accum: int
+    learning_rate: float
+    eval_every: int
+    eval_tokens: int | str
+    save_every: int
+    prompt: str
+
+
 # numbers that are chosen when the run begins, by model, method and text
 OPTIONAL = tuple(each.name for each in fields(TrainConfig) if each.default is None and each.metadata["high"])
 

@@ -99,7 +99,9 @@ class Stopwatch(TrainerCallback):
     """
 
     def __init__(self, passes: int = 1):
-        self.passes, self.steps, self.optimizer = passes, [], []
+        self.passes = passes
+        self.steps: list[float] = []
+        self.optimizer: list[float] = []
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.began = time.perf_counter()
@@ -198,8 +200,8 @@ def measure_parts(job: PreparedRun, model: torch.nn.Module) -> tuple[Stopwatch, 
     """
     lab, config, watch = job.lab, job.config, Stopwatch(min(job.config.grad_accum, 2))
     steps = min(config.steps, 1 + PROBE_STEPS)
-    short = {"steps": steps, "grad_accum": watch.passes, "eval_every": 10**7, "save_every": 10**7}
-    probe = replace(config, **short, report_to="none")
+    short = replace(config, steps=steps, grad_accum=watch.passes)
+    probe = replace(short, eval_every=10**7, save_every=10**7, report_to="none")
     few = first_blocks(job.validation, PROBE_EVALUATION_BATCHES * config.batch_size)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = LabTrainer(

@@ -26,7 +26,7 @@ from gpt2lab.progress import finished
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.checkpoints import drop_torn_checkpoints, go_back, is_due, step_of, validated_in
-from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.config import PreparedConfig, TrainConfig
 from gpt2lab.training.prepare import PreparedRun, base_model, check_disk, config_of, fetch, prepare, run_config
 from gpt2lab.training.result import FinetuneResult, write_card, write_result
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
@@ -138,7 +138,7 @@ def first_process_holds(process: PartialState, context: AbstractContextManager):
 
 def on_first_process(process: PartialState, make: Callable):
     """Call `make` in the first process; return its result, or raise its LabError, in every process."""
-    answer = [None]
+    answer: list = [None]
     if process.is_main_process:
         try:
             answer = [make()]
@@ -257,7 +257,7 @@ def finish_run(job: PreparedRun, trainer: LabTrainer, watch: RunWatch) -> Finetu
         precision=config.precision,
         validation=change,
     )
-    if paused:
+    if weights is None:  # paused
         watch.close(
             "stopped", f"{'paused' if watch.step else 'ended'} at step {watch.step}; resume continues from there"
         )
@@ -269,7 +269,7 @@ def finish_run(job: PreparedRun, trainer: LabTrainer, watch: RunWatch) -> Finetu
     return result
 
 
-def closing_message(config: TrainConfig, watch: RunWatch, result: FinetuneResult) -> str:
+def closing_message(config: PreparedConfig, watch: RunWatch, result: FinetuneResult) -> str:
     """Say why a run ended early, which step's model was kept, and how the validation perplexity changed."""
     parts = []
     if out_of_patience(watch.validation, config.patience) and watch.step < config.steps:
@@ -304,7 +304,7 @@ def score_whole_split(job: PreparedRun, watch: RunWatch, result: FinetuneResult)
     return result
 
 
-def sample_text(lab: Lab, config: TrainConfig) -> str:
+def sample_text(lab: Lab, config: PreparedConfig) -> str:
     """Generate a text with the run's prompt and seed from the current model."""
     was_training = lab.model.training
     lab.model.eval()
@@ -320,17 +320,18 @@ def save_model(
 ) -> None:
     """Write `model/` with its card atomically; for LoRA, also the adapter to `adapter/`."""
     lab, plain = job.lab, job.lab.model
+    state: dict[str, torch.Tensor] | None = weights
     if job.config.method == "lora":
         import peft
 
         model.save_pretrained(result.folder / "adapter", state_dict=weights, save_embedding_layers=False)
         base = base_model(job.config, torch.device("cpu")).model
         with without_peft_warning():
-            plain, weights = peft.PeftModel.from_pretrained(base, result.folder / "adapter").merge_and_unload(), None
+            plain, state = peft.PeftModel.from_pretrained(base, result.folder / "adapter").merge_and_unload(), None
     partial = result.folder / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    plain.save_pretrained(partial, state_dict=weights)
+    plain.save_pretrained(partial, state_dict=state)
     lab.tokenizer.save_pretrained(partial)
     write_card(lab, result, job.config, job.processes, partial)
-    shutil.rmtree(result.model_dir, ignore_errors=True)
-    partial.rename(result.model_dir)
+    shutil.rmtree(result.folder / "model", ignore_errors=True)
+    partial.rename(result.folder / "model")

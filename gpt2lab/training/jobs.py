@@ -106,7 +106,7 @@ def describe_lock_holder() -> str:
 def active_run(runs_dir: Path) -> runs.Run | None:
     """Return the run of a folder that is active on this machine or about to be; None if there is none."""
     listed = (run for run in runs.list_runs(runs_dir) if run.state in runs.ALIVE)
-    return next((run for run in listed if runs.is_here(run.status)), None)
+    return next((run for run in listed if run.status and runs.is_here(run.status)), None)
 
 
 def start(config: TrainConfig, runs_dir: Path, *, run: str | None = None, queue: bool = False) -> Path:
@@ -155,8 +155,8 @@ def check_resumable(folder: Path) -> runs.RunStatus:
         status = runs.read_status(folder)
     except LabError as error:
         total = runs.read_config(folder).get("steps")
-        unknown = {"step": 0, "total_steps": total if isinstance(total, int) else None, "message": str(error)}
-        status = runs.RunStatus("crashed", **unknown, **runs.this_process())
+        total = total if isinstance(total, int) else None
+        status = runs.RunStatus("crashed", step=0, total_steps=total, message=str(error), **runs.this_process())
     ours = status.state in ("queued", "stopping") and status.pid == os.getpid()  # handed to this process to begin
     if status.state == "finished":
         raise LabError("run {name!r} is finished; start a new run to train on", name=folder.name)
@@ -177,8 +177,8 @@ def requeued(folder: Path) -> Iterator[None]:
     with runs.writable_or_error(folder):
         if not before.alive:
             (folder / "control.json").unlink(missing_ok=True)
-        unknown = {"tokens_per_second": None, "eta_seconds": None, "message": ""}
-        runs.write_status(folder, replace(before, state="queued", **unknown, **runs.this_process()))
+        queued = replace(before, state="queued", tokens_per_second=None, eta_seconds=None, message="")
+        runs.write_status(folder, replace(queued, **runs.this_process()))
     try:
         yield
     except BaseException as error:  # an interrupt too

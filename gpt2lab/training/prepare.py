@@ -18,8 +18,8 @@ from gpt2lab.errors import LabError
 from gpt2lab.model.lab import Lab, check_vocabulary, downloaded, load_model, random_model, weights_digest
 from gpt2lab.model.precision import precision_note, resolve_precision, warn_if_slow
 from gpt2lab.training.checkpoints import disk_needed
-from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.defaults import defaults_for
+from gpt2lab.training.config import PreparedConfig, TrainConfig
+from gpt2lab.training.defaults import Defaults, defaults_for
 from gpt2lab.training.validation import plan_validation, sample_blocks
 
 
@@ -28,7 +28,6 @@ class PreparedRun:
     """Model, blocks and settings of a run before its first step.
 
     validation  the blocks that each validation scores · split  all blocks of the validation split
-    config      without a setting left to be chosen
     notes       what is unusual of the model and of how the text was read, a sentence each
     """
 
@@ -36,7 +35,7 @@ class PreparedRun:
     train: Blocks
     validation: Blocks
     split: Blocks
-    config: TrainConfig
+    config: PreparedConfig
     processes: int
     notes: tuple[str, ...] = ()
 
@@ -48,29 +47,33 @@ def prepare(config: TrainConfig, process: PartialState) -> PreparedRun:
     fit, eval_tokens is past the validation split, or report_to names what is not installed.
     """
     lab, splits = base_model(config, process.device), load_text(config.data, column=config.column)
-    config = with_defaults(config, lab)
-    if config.block_size > lab.context:
+    precision = resolve_precision(config.precision, lab.device)
+    warn_if_slow(precision, lab.device)
+    chosen = with_defaults(config, lab)
+    if chosen.block_size > lab.context:
         raise LabError(
             "a block of {block_size:,} tokens is past the context of {name}, {context:,}; use less",
-            block_size=config.block_size,
+            block_size=chosen.block_size,
             name=lab.name,
             context=lab.context,
         )
     if config.report_to != "none" and not importlib.util.find_spec(config.report_to):
         raise LabError("report_to {report_to!r} is not installed; pip install {report_to}", report_to=config.report_to)
     train, split = (
-        pack(token_ids(lab.tokenizer, splits.split(name)), config.block_size) for name in ("train", "validation")
+        pack(token_ids(lab.tokenizer, splits.split(name)), chosen.block_size) for name in ("train", "validation")
     )
     for blocks in (train, split):
         check_vocabulary(lab, blocks.input_ids.flatten())
     prompt = config.prompt or first_words(lab, splits)
     lab.encode_prompt(prompt, room=1)
-    blocks = config.batch_size * config.grad_accum * process.num_processes  # per optimizer step
-    steps = config.steps or max(1, round(config.epochs * -(-len(train) // blocks)))
-    config = replace(config, steps=steps, epochs=None, prompt=prompt)
-    config, validation = with_validation(config, split, steps * blocks * config.block_size)
+    blocks = chosen.batch_size * chosen.grad_accum * process.num_processes  # per optimizer step
+    steps = config.steps or max(1, round(chosen.epochs * -(-len(train) // blocks)))
+    validations, validation = with_validation(config, split, steps, steps * blocks * chosen.block_size)
+    settings = {"steps": steps, "epochs": None, "prompt": prompt, "precision": precision, **validations}
+    settings |= {name: getattr(chosen, name) for name in ("learning_rate", "block_size", "batch_size", "grad_accum")}
+    prepared = PreparedConfig(**asdict(config) | settings)
     notes = (*lab.notes, *([f"{config.data}: {splits.note}."] if splits.note else []))
-    return PreparedRun(lab, train, validation, split, config, process.num_processes, notes)
+    return PreparedRun(lab, train, validation, split, prepared, process.num_processes, notes)
 
 
 def fetch(config: TrainConfig) -> None:
@@ -81,20 +84,16 @@ def fetch(config: TrainConfig) -> None:
         hub.download(config.data)
 
 
-def with_defaults(config: TrainConfig, lab: Lab) -> TrainConfig:
-    """Fill in what depends on the model and the method alone; what is given stays."""
-    chosen = defaults_for(config.method, lab.model.num_parameters())
-    precision = resolve_precision(config.precision, lab.device)
-    warn_if_slow(precision, lab.device)
-    batch_size = config.batch_size or chosen.batch_size
+def with_defaults(config: TrainConfig, lab: Lab) -> Defaults:
+    """Return the defaults of a model and a method, with what is given in their place."""
+    default = defaults_for(config.method, lab.model.num_parameters())
     return replace(
-        config,
-        learning_rate=config.learning_rate or chosen.learning_rate,
-        block_size=config.block_size or min(chosen.block_size, lab.context),
-        batch_size=batch_size,
-        grad_accum=config.grad_accum or (1 if config.batch_size else chosen.grad_accum),
-        epochs=config.epochs or (None if config.steps else chosen.epochs),
-        precision=precision,
+        default,
+        learning_rate=config.learning_rate or default.learning_rate,
+        block_size=config.block_size or min(default.block_size, lab.context),
+        batch_size=config.batch_size or default.batch_size,
+        grad_accum=config.grad_accum or (1 if config.batch_size else default.grad_accum),
+        epochs=config.epochs or default.epochs,
     )
 
 
@@ -110,9 +109,9 @@ def settings_line(config: TrainConfig) -> str:
     )
 
 
-def with_validation(config: TrainConfig, split: Blocks, train_tokens: int) -> tuple[TrainConfig, Blocks]:
-    """Fill in how often and on how much text to validate; returns the settings and the blocks to score."""
-    asked = split.n_tokens if config.eval_tokens == "all" else config.eval_tokens
+def with_validation(config: TrainConfig, split: Blocks, steps: int, train_tokens: int) -> tuple[dict, Blocks]:
+    """Choose how often and on how much text to validate; returns these settings and the blocks to score."""
+    asked = split.n_tokens if isinstance(config.eval_tokens, str) else config.eval_tokens  # the only word is "all"
     if asked and asked > split.n_tokens:
         raise LabError(
             "eval_tokens {asked:,} is past the validation split, which has {n_tokens:,}; use less, or all",
@@ -120,12 +119,15 @@ def with_validation(config: TrainConfig, split: Blocks, train_tokens: int) -> tu
             n_tokens=split.n_tokens,
         )
     eval_every, tokens = plan_validation(
-        config.method, config.steps, train_tokens, split.n_tokens, eval_every=config.eval_every, eval_tokens=asked
+        config.method, steps, train_tokens, split.n_tokens, eval_every=config.eval_every, eval_tokens=asked
     )
     validation = sample_blocks(split, tokens)
-    eval_tokens = "all" if len(validation) == len(split) else validation.n_tokens
-    save_every = config.save_every or eval_every
-    return replace(config, eval_every=eval_every, eval_tokens=eval_tokens, save_every=save_every), validation
+    settings = {
+        "eval_every": eval_every,
+        "eval_tokens": "all" if len(validation) == len(split) else validation.n_tokens,
+        "save_every": config.save_every or eval_every,
+    }
+    return settings, validation
 
 
 def base_model(config: TrainConfig, device: torch.device | None = None) -> Lab:

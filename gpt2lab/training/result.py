@@ -8,7 +8,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.files import write_bytes
 from gpt2lab.model.lab import Lab
 from gpt2lab.results import Summary, perplexity_of, readable
-from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.config import PreparedConfig
 from gpt2lab.training.records import check_fields, parse_record, write_json
 from gpt2lab.training.validation import Change
 
@@ -63,6 +63,13 @@ class FinetuneResult(Summary):
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
+    def losses(self) -> tuple[float, float]:
+        """Validation loss before and after. Raises: LabError where they were not measured, as in a paused run."""
+        if self.val_loss_before is None or self.val_loss_after is None:
+            raise LabError("run {name!r} has no validation loss before and after training", name=self.run)
+        return self.val_loss_before, self.val_loss_after
+
+    @property
     def val_perplexity_before(self) -> float | None:
         """exp(val_loss_before); None where it was not measured."""
         return None if self.val_loss_before is None else perplexity_of(self.val_loss_before)
@@ -109,12 +116,12 @@ def read_change(content: dict | None) -> Change | None:
     return change
 
 
-def write_card(lab: Lab, result: FinetuneResult, config: TrainConfig, processes: int, folder: Path) -> None:
+def write_card(lab: Lab, result: FinetuneResult, config: PreparedConfig, processes: int, folder: Path) -> None:
     """Write the model card of a run into a model's folder, as README.md."""
     write_bytes(folder / "README.md", model_card(lab, result, config, processes).encode())
 
 
-def model_card(lab: Lab, result: FinetuneResult, config: TrainConfig, processes: int = 1) -> str:
+def model_card(lab: Lab, result: FinetuneResult, config: PreparedConfig, processes: int = 1) -> str:
     """Return the README.md of a fine-tuned model."""
     base = Path(config.model).name if Path(config.model).is_dir() else config.model
     return f"""---
@@ -144,10 +151,10 @@ def change_table(result: FinetuneResult) -> str:
     changes = [change for change in (result.validation, result.whole_validation) if change]
     rows = [(change.part, change.before, change.after, change.relative) for change in changes]
     if not rows:  # of a run that was begun before losses were kept by block
-        rows = [("the split", result.val_loss_before, result.val_loss_after, "")]
-    rows = [
+        rows = [("the split", *result.losses, "")]
+    lines = [
         f"| {part} | {before:.4f} → {after:.4f} | {readable(perplexity_of(before))} → {readable(perplexity_of(after))} | {change} |"
         for part, before, after, change in rows
     ]
     head = ["| validation on | loss, nats per token | perplexity | change |", "|---|---|---|---|"]
-    return "\n".join([*head, *rows])
+    return "\n".join([*head, *lines])

@@ -151,12 +151,12 @@ def run_summary(folder: Path) -> Run | None:
     return Run(
         id=folder.name,
         folder=folder,
-        state="failed" if problems else status.state,
+        state=status.state if status and not problems else "failed",
         model=str(config.get("model", "?")),
         data=str(config.get("data", "?")),
         created=str(config.get("created", "")),
         status=status,
-        message="; ".join(problems) or status.message,
+        message="; ".join(problems) or (status.message if status else ""),
     )
 
 
@@ -186,7 +186,7 @@ def whole_checkpoints(folder: Path) -> list[Path]:
     for path in (folder / "checkpoints").glob("checkpoint-*"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             found[path] = int(checkpoint_state(path)["global_step"])
-    return sorted(found, key=found.get, reverse=True)
+    return sorted(found, key=found.__getitem__, reverse=True)
 
 
 def checkpoint_state(checkpoint: Path) -> dict:
@@ -200,4 +200,4 @@ def finished_models(runs_dir: Path) -> dict[str, Path]:
     for config in Path(runs_dir).glob("*/model/config.json"):
         with suppress(FileNotFoundError):  # deleted while we look
             made[config.parent] = config.stat().st_mtime
-    return {model.parent.name: model for model in sorted(made, key=made.get, reverse=True)}
+    return {model.parent.name: model for model in sorted(made, key=made.__getitem__, reverse=True)}

@@ -10,7 +10,7 @@ from transformers import Trainer, TrainingArguments
 from gpt2lab.data.blocks import IGNORED
 from gpt2lab.model.lab import Lab, token_nll, without_peft_warning
 from gpt2lab.model.precision import autocast, resolve_precision, train_attention_in_fp32
-from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.config import PreparedConfig, TrainConfig
 from gpt2lab.training.validation import block_sums
 from gpt2lab.training.watch import Interrupted, LossMeter
 
@@ -122,9 +122,9 @@ def use_fast_attention(lab: Lab, precision: str) -> None:
 
 
 def training_arguments(
-    config: TrainConfig, checkpoints: Path, lab: Lab, *, evaluates_first: bool = True
+    config: PreparedConfig, checkpoints: Path, lab: Lab, *, evaluates_first: bool = True
 ) -> TrainingArguments:
-    """Return TrainingArguments for a TrainConfig."""
+    """Return TrainingArguments for the settings of a prepared run."""
     on_cpu = lab.device.type == "cpu"
     return TrainingArguments(
         output_dir=str(checkpoints),

@@ -58,8 +58,10 @@ class Change:
     @property
     def relative(self) -> str:
         """Say how the perplexity changed. Example: "-19.0% (95 % interval -20.1% to -17.8%)"."""
-        interval = "" if self.low is None else f" (95 % interval {self.low - 1:+.1%} to {self.high - 1:+.1%})"
-        return f"{self.ratio - 1:+.1%}{interval}"
+        change = f"{self.ratio - 1:+.1%}"
+        if self.low is None or self.high is None:
+            return change
+        return f"{change} (95 % interval {self.low - 1:+.1%} to {self.high - 1:+.1%})"
 
     def __str__(self) -> str:
         """Perplexity before and after, the change with its interval, and how much text it is of."""
@@ -143,9 +145,9 @@ def change_of(before: np.ndarray, after: np.ndarray, split_tokens: int) -> Chang
     """
     if before.shape != after.shape or (before[:, 1] != after[:, 1]).any():
         raise LabError("The losses before and after are of different blocks; they cannot be compared.")
-    tokens, interval = before[:, 1], (None, None)
+    tokens, low, high = before[:, 1], None, None
     if len(before) > 1:
         difference, sizes = resampled_sums(np.array([after[:, 0] - before[:, 0], tokens]))
-        interval = tuple(map(exp, expanded_interval(difference / sizes, len(before))))
-    losses = (float(rows[:, 0].sum() / tokens.sum()) for rows in (before, after))
-    return Change(*losses, int(tokens.sum()), split_tokens, *interval)
+        low, high = map(exp, expanded_interval(difference / sizes, len(before)))
+    old, new = (float(rows[:, 0].sum() / tokens.sum()) for rows in (before, after))
+    return Change(old, new, int(tokens.sum()), split_tokens, low, high)

@@ -15,7 +15,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from gpt2lab.results import perplexity_of, readable
 from gpt2lab.training import runs
-from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.config import PreparedConfig
 
 STATUS_SECONDS = 1.0  # between heartbeats
 CHECKPOINTS_KEPT = 2  # the last and the best
@@ -69,7 +69,7 @@ class RunWatch(TrainerCallback, ExportableState):
     def __init__(
         self,
         folder: Path,
-        config: TrainConfig,
+        config: PreparedConfig,
         meter: LossMeter,
         *,
         writes: bool = True,
@@ -84,7 +84,8 @@ class RunWatch(TrainerCallback, ExportableState):
         self.training_seconds, self.seconds_before = 0.0, 0.0
         self.started = self.step_began = time.monotonic()
         self.last_write = self.last_poll = 0.0
-        self.action, self.finishing, self.phase = None, False, ""
+        self.action: str | None = None
+        self.finishing, self.phase = False, ""
         self.at_epoch_begin = self.at_step_begin = None
         self.resumed_at = self.n_eval_batches = 0
         self.bar = None
@@ -250,7 +251,7 @@ class RunWatch(TrainerCallback, ExportableState):
             return
         if self.bar is not None and self.training_seconds and self.validation:
             self.bar.set_postfix_str(self.summary(), refresh=False)
-        speed = left = None
+        speed, left, best = None, None, self.best_step
         if self.step and self.training_seconds:
             speed = self.tokens / self.training_seconds
             if state in runs.ALIVE:
@@ -262,9 +263,9 @@ class RunWatch(TrainerCallback, ExportableState):
             **runs.this_process(),
             tokens_per_second=speed,
             eta_seconds=left,
-            best_step=self.best_step,
+            best_step=best,
             loss_before=self.validation.get(0),
-            loss_best=self.validation.get(self.best_step),
+            loss_best=None if best is None else self.validation[best],
             message=message,
         )
         runs.write_status(self.folder, status)
@@ -285,10 +286,10 @@ def set_random_state(state: list[torch.Tensor]) -> None:
 def best_step(validation: dict[int, float]) -> int | None:
     """The step after 0 with the lowest loss, the first where several share it; None where there is none."""
     trained = {step: loss for step, loss in validation.items() if step}
-    return min(trained, key=trained.get, default=None)
+    return min(trained, key=trained.__getitem__, default=None)
 
 
 def out_of_patience(validation: dict[int, float], patience: int) -> bool:
     """Whether none of the last `patience` validations improved on the best before them."""
     best = best_step(validation)
-    return bool(patience and best) and sum(step > best for step in validation) >= patience
+    return bool(patience and best and sum(step > best for step in validation) >= patience)

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from gpt2lab.data.blocks import Blocks
 from gpt2lab.errors import LabError
 from gpt2lab.model.lab import Lab, load_model
-from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.config import PreparedConfig
 from gpt2lab.training.prepare import config_of, prepare
 from gpt2lab.training.result import FinetuneResult, read_result, write_card, write_result
 from gpt2lab.training.runs import read_config, writable_or_error
@@ -23,7 +23,7 @@ class SplitScoring:
     before: Lab
     after: Lab
     split: Blocks
-    config: TrainConfig
+    config: PreparedConfig
     result: FinetuneResult
     processes: int = 1
 
@@ -38,7 +38,7 @@ class SplitScoring:
         result = replace(self.result, whole_validation=change)
         with writable_or_error(result.folder):
             write_result(result)
-            write_card(self.after, result, self.config, self.processes, result.model_dir)
+            write_card(self.after, result, self.config, self.processes, result.folder / "model")
         return result
 
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 
 from accelerate import PartialState
@@ -38,7 +39,8 @@ def main() -> int:
     parser.add_argument("--estimate", action="store_true", help="Estimate the cost of the settings on standard input.")
     options = parser.parse_args()
     for stream in (sys.stdout, sys.stderr):  # a log that lacks a character shows its code
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.disable_progress_bar()
     try:
         if options.estimate:

@@ -8,6 +8,7 @@ import torch
 from gpt2lab import cli
 from gpt2lab.cli import demo_job as demo
 from gpt2lab.data.text import load_text
+from gpt2lab.errors import LabError
 from gpt2lab.evaluation.perplexity import perplexity
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
@@ -27,6 +28,13 @@ def done(tmp_path_factory):
         patch.setattr(validation, "EVALUATIONS", 1)
         patch.setattr(finetuning, "SAMPLE_TOKENS", 10)
         return demo.run_demo(tmp_path_factory.mktemp("out") / "runs")
+
+
+@pytest.mark.parametrize("stopped", [None, "paused"])
+def test_demo_whose_run_left_no_model_says_so(monkeypatch, done, stopped):
+    monkeypatch.setattr(demo, "finetune", lambda **settings: stopped and replace(done.result, model_dir=None))
+    with pytest.raises(LabError, match=r"^the demo's run has left no model; let it run to its end, in one process$"):
+        demo.run_demo()
 
 
 def test_demo_learns_something_from_the_sample(done):

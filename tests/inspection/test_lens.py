@@ -157,6 +157,7 @@ def test_log_probabilities_sum_to_one(lab):
         (lambda lab: attribution(lab, "xy", position=2), "position 2 is out of range"),
         (lambda lab: attribution(lab, "xy", token=3, against=3), "token 3 against itself is 0; give two tokens"),
         (lambda lab: followed(lab, trace(lab, "x", residual=True), 1, [3]), "position 1 is out of range"),
+        (lambda lab: followed(lab, trace(lab, "x"), 0, [3]), "no residual stream; make it with residual=True"),
     ],
 )
 def test_bad_input_is_refused(tiny_lab, ask, message):

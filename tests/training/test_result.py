@@ -51,6 +51,8 @@ def test_run_that_ended_before_its_first_step_has_no_speed():
 def test_perplexity_that_was_not_measured_is_none():
     result = replace(RESULT, val_loss_before=None, val_loss_after=None)
     assert (result.val_perplexity_before, result.val_perplexity_after) == (None, None)
+    with pytest.raises(LabError, match=r"^run '.+' has no validation loss before and after training$"):
+        assert result.losses
 
 
 def test_result_reads_as_written_and_from_wherever_the_folder_is_now(tmp_path):
