@@ -63,13 +63,13 @@ def measure(asked) -> dict:
     n = CONTEXT + STRIDE * (asked.windows - 1)
     ids = lab.tokenizer(original_text(articles), verbose=False)["input_ids"][:n]
     text = (Article("", (lab.tokenizer.decode(ids),)),)
-    reading = read(lab, text, context=CONTEXT, stride=STRIDE)
+    tokenized = read(lab, text, context=CONTEXT, stride=STRIDE)
     before, began = side_by_side.memory_mb(), time.perf_counter()
     if asked.measure == "peer":
-        perplexity, scored = guide_loop(model, torch.from_numpy(reading.ids))
+        perplexity, scored = guide_loop(model, torch.from_numpy(tokenized.ids))
         seconds, more = time.perf_counter() - began, {}
     else:
-        result = measured(score(lab, reading, precision=asked.measure))
+        result = measured(score(lab, tokenized, precision=asked.measure))
         perplexity, scored = result.perplexity, result.n_scored
         seconds, began = time.perf_counter() - began, time.perf_counter()
         score(lab, read(lab, text, context=CONTEXT, stride=STRIDE), precision=asked.measure)

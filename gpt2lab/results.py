@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
-MOST = 4  # entries of a tuple that are shown
-LONGEST = 200  # characters of a text that are shown
-LARGE = 1e9  # from here on digits are counted rather than read
+MAX_ENTRIES = 4  # entries of a tuple that are shown
+MAX_CHARACTERS = 200  # characters of a text that are shown
+MAX_PLAIN = 1e9  # from here on digits are counted rather than read
 MAX_EXPONENT = 709.0  # exp of more is past a float
 
 
@@ -34,7 +34,7 @@ def _short(value) -> str:
     if hasattr(value, "dtype") and hasattr(value, "shape"):  # a tensor or an array
         return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(map(str, value.shape))})"
     if isinstance(value, str):
-        return repr(value if len(value) <= LONGEST else f"{value[:LONGEST]}…")
+        return repr(value if len(value) <= MAX_CHARACTERS else f"{value[:MAX_CHARACTERS]}…")
     if isinstance(value, dict) or (isinstance(value, tuple | list) and _is_long(value)):
         return f"({len(value)} entries)"
     if isinstance(value, tuple):
@@ -43,7 +43,7 @@ def _short(value) -> str:
 
 
 def _is_long(values) -> bool:
-    return len(values) > MOST or any(is_dataclass(value) and not isinstance(value, Summary) for value in values)
+    return len(values) > MAX_ENTRIES or any(is_dataclass(value) and not isinstance(value, Summary) for value in values)
 
 
 class Table(NamedTuple):
@@ -96,7 +96,7 @@ def readable(value: float, digits: int = 2) -> str:
 
     Example: readable(1234.5) -> "1,234.50"; readable(1.2e195) -> "1.2e+195"
     """
-    return f"{value:,.{digits}f}" if abs(value) < LARGE or not isfinite(value) else f"{value:.1e}"
+    return f"{value:,.{digits}f}" if abs(value) < MAX_PLAIN or not isfinite(value) else f"{value:.1e}"
 
 
 def duration(seconds: float) -> str:

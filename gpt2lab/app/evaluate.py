@@ -216,7 +216,7 @@ def build_settings(results: ResultCache, downloads: Downloads) -> dict[str, gr.c
         settings["text"] = gr.Textbox(
             "",
             label="Your own text",
-            info=f"Scored if {OWN!r} is chosen; up to {MAX_CHARACTERS:,} characters.",
+            info=f"ScoredText if {OWN!r} is chosen; up to {MAX_CHARACTERS:,} characters.",
             lines=4,
             max_lines=12,
             elem_id="evaluate-text",

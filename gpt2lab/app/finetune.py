@@ -99,12 +99,12 @@ def build_finetune_tab(
 
     @user_errors
     def begin(queue: bool, *values: Any) -> gr.Dropdown:
-        folder = jobs.start(config_of(*values), store.runs_dir, queue=queue is True)
+        folder = jobs.start_run(config_of(*values), store.runs_dir, queue=queue is True)
         return gr.Dropdown(choices=run_ids(store), value=[folder.name])
 
     @user_errors
     def estimate(*values: Any) -> str:
-        lines = jobs.estimate_cost(config_of(*values), store.runs_dir)
+        lines = jobs.estimate_cost_in_worker(config_of(*values), store.runs_dir)
         return "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
 
     @user_errors

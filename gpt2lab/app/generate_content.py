@@ -140,7 +140,7 @@ def branch(texts: Sequence[Text], at: Place | None, index: int) -> Start:
     """Return the start that takes another of a token's alternatives."""
     (text, step), (_, place) = token_at(texts, at), chosen(at)
     other = step.alternatives[whole_number("choice", index, 0, len(step.alternatives) - 1)]
-    after = (*text.generation.steps[:place], step.instead(other.id))
+    after = (*text.generation.steps[:place], step.with_token(other.id))
     length = len(text.start.after) + text.start.settings["max_new_tokens"]  # in all, after the prompt
     changed = {"max_new_tokens": length - len(after), "seed": text.generation.seed}
     return Start(text.start.label, text.start.settings | changed, after, text.number)
@@ -214,7 +214,7 @@ def coloured(text: Text, by: str) -> list[tuple[str, float]]:
         "entropy": lambda step: min(1.0, step.entropy / log(text.V)),
     }[by]
     pairs = zip(text.tokens, text.generation.steps)
-    return [(f"{'⋮ ' if step.seam else ''}{token}", round(value(step), 4)) for token, step in pairs]
+    return [(f"{'⋮ ' if step.window_shifted else ''}{token}", round(value(step), 4)) for token, step in pairs]
 
 
 def alternatives(

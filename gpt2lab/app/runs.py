@@ -21,8 +21,8 @@ from gpt2lab.figures.training import loss_curves, validation_rows
 from gpt2lab.pages.run_report import write_report
 from gpt2lab.results import duration, perplexity_of, readable
 from gpt2lab.training import jobs, runs
+from gpt2lab.training.full_validation import load_scoring
 from gpt2lab.training.result import FinetuneResult
-from gpt2lab.training.whole import load_scoring
 
 POLL_SECONDS = 2
 MAX_SHOWN = 6  # runs in one figure
@@ -140,7 +140,7 @@ def build_buttons(store: ModelStore, selected: gr.Dropdown, model: gr.Dropdown) 
 
     @user_errors
     def resume(selected: list[str]) -> None:
-        jobs.resume(first(store, selected))
+        jobs.resume_run(first(store, selected))
 
     @user_errors
     def use(selected: list[str]) -> gr.Dropdown:

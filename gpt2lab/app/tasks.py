@@ -74,7 +74,7 @@ def build_tasks_tab(store: ModelStore, model: gr.Dropdown) -> None:
         with stops.running(request) as flag:
             yield gr.skip(), "Reading the text …", gr.skip()
             drawn, parts, stopped = 0.0, len(plan.streams), ""
-            for done in store.locked_steps(plan.written()):
+            for done in store.locked_steps(plan.stream()):
                 if time.monotonic() - drawn > DRAW_SECONDS:
                     drawn, last = time.monotonic(), done.generations[-1]
                     part = f"part {len(done.generations)} of {parts}, " if parts > 1 else ""

@@ -14,7 +14,7 @@ from gpt2lab.cli.output import Json, Runs, one_line, plain, report
 from gpt2lab.results import perplexity_of, readable
 from gpt2lab.training import jobs
 from gpt2lab.training.config import TrainConfig, parse_eval_tokens
-from gpt2lab.training.cost import preview
+from gpt2lab.training.cost import estimate_cost
 from gpt2lab.training.finetuning import finetune as run_finetune
 from gpt2lab.training.finetuning import resume
 from gpt2lab.training.runs import find_run
@@ -65,7 +65,7 @@ def finetune(
     if dry_run:
         return print_cost(config, runs, as_json)
     if detach:
-        folder = jobs.start(config, runs, run=run, queue=queue)
+        folder = jobs.start_run(config, runs, run=run, queue=queue)
         report({"run": folder.name, "folder": str(folder), "state": "queued"}, as_json)
         return None
 
@@ -81,7 +81,7 @@ def resolved(config):
 
 def print_cost(config, runs: Path, as_json: bool) -> None:
     """Print the estimated cost of a run."""
-    cost = preview(resolved(config), runs).record()
+    cost = estimate_cost(resolved(config), runs).record()
     report(cost if as_json else cost["in_words"], as_json)
 
 

@@ -14,8 +14,8 @@ from gpt2lab.cli.runs import RunId
 from gpt2lab.pages.run_report import write_report
 from gpt2lab.progress import finished
 from gpt2lab.training import jobs
+from gpt2lab.training.full_validation import load_scoring
 from gpt2lab.training.runs import find_run
-from gpt2lab.training.whole import load_scoring
 
 
 def write_page(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
@@ -48,6 +48,6 @@ def resume(
     folder = find_run(runs, run)
     if not detach:
         return resume_foreground(folder, queue, as_json)
-    jobs.resume(folder, queue=queue)
+    jobs.resume_run(folder, queue=queue)
     report({"run": run, "folder": str(folder), "state": "queued"}, as_json)
     return None

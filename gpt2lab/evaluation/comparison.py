@@ -8,8 +8,8 @@ import numpy as np
 from gpt2lab.errors import LabError
 from gpt2lab.evaluation.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.evaluation.perplexity import UNPREDICTED_MATTERS, document_totals
-from gpt2lab.evaluation.protocols import Reading
-from gpt2lab.evaluation.scorer import Scored
+from gpt2lab.evaluation.protocols import TokenizedText
+from gpt2lab.evaluation.scorer import ScoredText
 from gpt2lab.results import perplexity_of
 
 
@@ -54,7 +54,7 @@ class Comparison:
         )
 
 
-def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
+def compare(before: ScoredText, after: ScoredText, *, seed: int = 0) -> Comparison:
     """Compare two models by a paired bootstrap over documents.
 
     Where both read the same ids, tokens that either has no prediction for are left out. Where their tokenizers
@@ -62,7 +62,7 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
 
     Raises: LabError where precision, protocol or text differ, or tokenizers differ and not all of the text is predicted.
     """
-    one, two = before.reading, after.reading
+    one, two = before.tokenized, after.tokenized
     if before.precision != after.precision:
         raise LabError(
             "{model} was scored in {precision} and {other} in {other_precision}; score both in the same precision.",
@@ -105,7 +105,7 @@ def compare(before: Scored, after: Scored, *, seed: int = 0) -> Comparison:
     )
 
 
-def incomparable(one: Reading, two: Reading) -> str | None:
+def incomparable(one: TokenizedText, two: TokenizedText) -> str | None:
     """Return why two results cannot be compared; None if they can."""
     if (one.protocol, one.text) != (two.protocol, two.text):
         return (

@@ -9,8 +9,8 @@ from gpt2lab.errors import LabError
 from gpt2lab.evaluation.breakdown import Share, breakdown, surprisals, titles
 from gpt2lab.evaluation.comparison import Comparison, compare, incomparable
 from gpt2lab.evaluation.perplexity import Perplexity, measured, protocol_names, read
-from gpt2lab.evaluation.protocols import ProtocolError, Reading
-from gpt2lab.evaluation.scorer import PRECISIONS, Scored, score
+from gpt2lab.evaluation.protocols import ProtocolError, TokenizedText
+from gpt2lab.evaluation.scorer import PRECISIONS, ScoredText, score
 from gpt2lab.model.lab import Lab
 from gpt2lab.model.precision import check_precision
 from gpt2lab.progress import mapped, stepwise
@@ -24,7 +24,7 @@ class Evaluation(Summary):
     refused  (protocol, why) of those that the text is too short for, or that need a token the tokenizer lacks
     """
 
-    scored: tuple[Scored, ...]
+    scored: tuple[ScoredText, ...]
     refused: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self):
@@ -39,13 +39,13 @@ class Evaluation(Summary):
     @cached_property
     def comparisons(self) -> tuple[Comparison, ...]:
         """The second model against the first, by each protocol that can tell; none of one model."""
-        return tuple(compare(*pair) for pair in self._pairs() if not incomparable(pair[0].reading, pair[1].reading))
+        return tuple(compare(*pair) for pair in self._pairs() if not incomparable(pair[0].tokenized, pair[1].tokenized))
 
     @cached_property
     def verdicts(self) -> list[tuple[str, str]]:
         """(protocol, sentence) of what the comparisons say, or why there is none; and of protocols that were refused."""
         verdicts_by = {comparison.protocol: str(comparison) for comparison in self.comparisons}
-        pairs = {one.reading.protocol: incomparable(one.reading, two.reading) for one, two in self._pairs()}
+        pairs = {one.tokenized.protocol: incomparable(one.tokenized, two.tokenized) for one, two in self._pairs()}
         verdicts = [(protocol, verdicts_by.get(protocol) or f"not compared: {why}") for protocol, why in pairs.items()]
         return [*verdicts, *((protocol, f"not scored: {why}") for protocol, why in self.refused)]
 
@@ -57,11 +57,11 @@ class Evaluation(Summary):
     @property
     def protocols(self) -> list[str]:
         """Names of the protocols that were scored."""
-        return list(dict.fromkeys(scored.reading.protocol for scored in self.scored))
+        return list(dict.fromkeys(scored.tokenized.protocol for scored in self.scored))
 
-    def of(self, protocol: str) -> tuple[Scored, ...]:
+    def of(self, protocol: str) -> tuple[ScoredText, ...]:
         """What was scored by a protocol, of each model. Raises: LabError for one that was not."""
-        mine = tuple(scored for scored in self.scored if scored.reading.protocol == protocol)
+        mine = tuple(scored for scored in self.scored if scored.tokenized.protocol == protocol)
         if not mine:
             have = ", ".join(self.protocols)
             raise LabError(
@@ -96,11 +96,11 @@ class Evaluation(Summary):
         comparisons = [asdict(c) | {"ratio": c.ratio} for c in self.comparisons]
         return record | {"compare": self.models[1], "compare_results": second[0], "comparisons": comparisons}
 
-    def _line(self, scored: Scored, result: Perplexity, by: str | None) -> dict:
+    def _line(self, scored: ScoredText, result: Perplexity, by: str | None) -> dict:
         shares = {"breakdown": {by: [share.record() for share in breakdown(scored, by)]}} if by else {}
         return result.record() | shares
 
-    def _pairs(self) -> list[tuple[Scored, ...]]:
+    def _pairs(self) -> list[tuple[ScoredText, ...]]:
         pairs = [self.of(protocol) for protocol in self.protocols]
         return [pair for pair in pairs if len(pair) == 2]
 
@@ -140,28 +140,28 @@ def evaluate(
         raise LabError("models {value}: give one, or two different ones to compare", value=", ".join(named) or "none")
     if context is None and all(isinstance(lab, Lab) for lab in labs):
         context = min(lab.context for lab in labs)
-    names, readings, refused = protocol_names(protocols), [], []
+    names, texts, refused = protocol_names(protocols), [], []
     for name in names:
         strides = stride if name == "sliding" or "sliding" not in names else None
         try:
-            readings.append(
+            texts.append(
                 [read(lab, articles, name, context=context, stride=strides, quick=quick, seed=seed) for lab in labs]
             )
         except ProtocolError as error:
             refused.append((name, str(error)))
-    if not readings:
+    if not texts:
         raise LabError(refused[0][1])
-    return _scored(labs, readings, tuple(refused), precision)
+    return _scored(labs, texts, tuple(refused), precision)
 
 
 def _scored(
-    labs: list[Lab], readings: list[list[Reading]], refused: tuple[tuple[str, str], ...], precision: str
+    labs: list[Lab], texts: list[list[TokenizedText]], refused: tuple[tuple[str, str], ...], precision: str
 ) -> Generator[tuple[str, int, int], None, Evaluation]:
-    scored: list[Scored] = []
-    for several in readings:
-        for lab, reading in zip(labs, several):
-            name = f"{lab.name}, {reading.protocol}"
-            scored.append((yield from mapped(score.steps(lab, reading, precision), partial(_named, name))))
+    scored: list[ScoredText] = []
+    for several in texts:
+        for lab, tokenized in zip(labs, several):
+            name = f"{lab.name}, {tokenized.protocol}"
+            scored.append((yield from mapped(score.steps(lab, tokenized, precision), partial(_named, name))))
     return Evaluation(tuple(scored), refused)
 
 

@@ -10,9 +10,9 @@ from gpt2lab.data.text import Article
 from gpt2lab.data.tokens import utf8
 from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.evaluation.bootstrap import FEWEST, expanded_interval, resampled_sums
-from gpt2lab.evaluation.protocols import PROTOCOLS, Reading, described
+from gpt2lab.evaluation.protocols import PROTOCOLS, TokenizedText, described
 from gpt2lab.evaluation.published import Published, published_for
-from gpt2lab.evaluation.scorer import PRECISIONS, Scored, score
+from gpt2lab.evaluation.scorer import PRECISIONS, ScoredText, score
 from gpt2lab.model.lab import Lab
 from gpt2lab.model.precision import check_precision
 from gpt2lab.results import Summary, finite, perplexity_of
@@ -117,8 +117,8 @@ def perplexity(
     Raises: LabError for an unknown protocol or precision, a context, stride or sample out of range, and a text too short for it.
     """
     check_precision(precision, PRECISIONS)
-    reading = read(lab, articles, protocol, context=context, stride=stride, quick=quick, seed=seed)
-    return measured(score(lab, reading, precision, on_progress=on_progress))
+    tokenized = read(lab, articles, protocol, context=context, stride=stride, quick=quick, seed=seed)
+    return measured(score(lab, tokenized, precision, on_progress=on_progress))
 
 
 def read(
@@ -130,7 +130,7 @@ def read(
     stride: int | None = None,
     quick: int | None = None,
     seed: int = 0,
-) -> Reading:
+) -> TokenizedText:
     """Articles as a protocol reads them; parameters and errors as of `perplexity`."""
     if not isinstance(lab, Lab):
         raise LabError("the model is a {type}; give load_model(name)", type=type(lab).__name__)
@@ -152,8 +152,8 @@ def read(
     drawn = tuple(articles) if quick is None else drawn_articles(articles, quick, seed)
     for article in drawn:
         utf8(article.text)  # tokenizers fail on half a character
-    reading = PROTOCOLS[protocol](lab.tokenizer, drawn, context, stride)
-    return reading if len(drawn) == len(articles) else replace(reading, sample=(len(drawn), len(articles)))
+    tokenized = PROTOCOLS[protocol](lab.tokenizer, drawn, context, stride)
+    return tokenized if len(drawn) == len(articles) else replace(tokenized, sample=(len(drawn), len(articles)))
 
 
 def protocol_names(protocols: str | Sequence[str]) -> list[str]:
@@ -187,25 +187,25 @@ def drawn_articles(articles: tuple[Article, ...], count: int, seed: int = 0) -> 
     return tuple(articles[i] for i in sorted(chosen.tolist()))
 
 
-def measured(scored: Scored) -> Perplexity:
-    """Compute the Perplexity of a reading from its NLLs."""
-    reading, known = scored.reading, scored.predicted
+def measured(scored: ScoredText) -> Perplexity:
+    """Compute the Perplexity of a text from its NLLs."""
+    tokenized, known = scored.tokenized, scored.predicted
     nll, n_scored = document_totals(scored)
-    words, sizes = ([getattr(d, name) for d in reading.documents] for name in ("n_words", "n_bytes"))
+    words, sizes = ([getattr(d, name) for d in tokenized.documents] for name in ("n_words", "n_bytes"))
     result = Perplexity(
-        protocol=reading.protocol,
-        context=reading.context,
-        stride=reading.stride,
+        protocol=tokenized.protocol,
+        context=tokenized.context,
+        stride=tokenized.stride,
         n_scored=int(known.sum()),
-        n_words=reading.n_words,
-        n_bytes=reading.n_bytes,
-        windows=len(reading.windows),
+        n_words=tokenized.n_words,
+        n_bytes=tokenized.n_bytes,
+        windows=len(tokenized.windows),
         nll=float(scored.nll[known].sum()),
-        n_tokens=len(reading.ids) - reading.added,
+        n_tokens=len(tokenized.ids) - tokenized.added,
         n_documents=int((n_scored > 0).sum()),
-        sample=reading.sample,
-        described=described(reading),
-        published=published_for(reading),
+        sample=tokenized.sample,
+        described=described(tokenized),
+        published=published_for(tokenized),
         weights=scored.weights,
         precision=scored.precision,
         **_precision_check(scored),
@@ -214,7 +214,7 @@ def measured(scored: Scored) -> Perplexity:
     return replace(result, cautions=tuple(_cautions(result, scored)))
 
 
-def _precision_check(scored: Scored) -> dict:
+def _precision_check(scored: ScoredText) -> dict:
     """The difference that bf16 makes, on the tokens scored in both precisions; nothing for fp32."""
     if scored.exact is None:
         return {}
@@ -223,9 +223,9 @@ def _precision_check(scored: Scored) -> dict:
     return {"n_checked": int(both.sum()), "precision_difference": perplexity_of(change) - 1}
 
 
-def document_totals(scored: Scored) -> tuple[np.ndarray, np.ndarray]:
+def document_totals(scored: ScoredText) -> tuple[np.ndarray, np.ndarray]:
     """(documents,) nats, (documents,) tokens predicted, of each document."""
-    owner, n = scored.reading.document[scored.predicted], len(scored.reading.documents)
+    owner, n = scored.tokenized.document[scored.predicted], len(scored.tokenized.documents)
     return np.bincount(owner, scored.nll[scored.predicted], n), np.bincount(owner, minlength=n)
 
 
@@ -242,9 +242,9 @@ def _intervals(totals: np.ndarray) -> dict:
         }
 
 
-def _cautions(result: Perplexity, scored: Scored):
+def _cautions(result: Perplexity, scored: ScoredText):
     """Return cautions for quoting a result, a line each."""
-    reading = scored.reading
+    tokenized = scored.tokenized
     if result.precision_difference is not None:
         yield (
             f"scored in {result.precision}; on {result.n_checked:,} tokens scored in both, perplexity differs by "
@@ -253,17 +253,17 @@ def _cautions(result: Perplexity, scored: Scored):
     if result.sample:
         drawn, of = result.sample
         yield f"a sample of {drawn:,} of {of:,} articles"
-    dropped = len(reading.ids) - int((reading.windows[:, 2] - reading.windows[:, 0]).sum())
-    if dropped > 0 and reading.protocol == "blocks":
+    dropped = len(tokenized.ids) - int((tokenized.windows[:, 2] - tokenized.windows[:, 0]).sum())
+    if dropped > 0 and tokenized.protocol == "blocks":
         yield f"{dropped:,} tokens fill no block, and are left out with their words and bytes"
-    if reading.unpredicted > UNPREDICTED_MATTERS:
+    if tokenized.unpredicted > UNPREDICTED_MATTERS:
         yield (
-            f"{reading.unpredicted:.1%} of the tokens read have no prediction: the loss per word and per byte lacks "
+            f"{tokenized.unpredicted:.1%} of the tokens read have no prediction: the loss per word and per byte lacks "
             "theirs, per token it is right"
         )
-    if "<unk>" in reading.text:
+    if "<unk>" in tokenized.text:
         yield "the text has <unk> for rare words (WikiText's v1 files): its figures do not compare with those of raw text"
-    if "<|endoftext|>" in reading.text:
+    if "<|endoftext|>" in tokenized.text:
         yield "the text has <|endoftext|>, which is read as one token"
     if result.perplexity > GUESSING * scored.vocabulary:
         yield (

@@ -1,6 +1,6 @@
 """Protocols: how a text is tokenised and split into windows, and which counts its loss is divided by.
 
-Each is a function from articles to a Reading. "Perplexity on WikiText-2" leaves these choices open, and each changes the number.
+Each is a function from articles to a TokenizedText. "Perplexity on WikiText-2" leaves these choices open, and each changes the number.
 """
 
 import re
@@ -26,7 +26,7 @@ class ProtocolError(LabError):
 
 @dataclass(frozen=True)
 class Document:
-    """One document of a reading: its title, and the words and bytes of its original text."""
+    """One document of a tokenised text: its title, and the words and bytes of its original text."""
 
     title: str
     n_words: int
@@ -34,7 +34,7 @@ class Document:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Reading(Summary):
+class TokenizedText(Summary):
     """A text, tokenised and split into windows by a protocol.
 
     context    tokens in a window; lm-eval's have one more, before those that they predict
@@ -93,7 +93,7 @@ class Reading(Summary):
         return sum(document.n_bytes for document in self.documents)
 
 
-def sliding(tokenizer, articles: tuple[Article, ...], context: int, stride: int) -> Reading:
+def sliding(tokenizer, articles: tuple[Article, ...], context: int, stride: int) -> TokenizedText:
     """The Hugging Face guide's: all rows joined by blank lines; windows begin at 0, stride, 2·stride, …
 
     Each window scores the tokens that none before it did, so that the text's first token has no prediction; where
@@ -113,10 +113,10 @@ def sliding(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
     edges = np.cumsum([sum(len(row) + 2 for row in article.rows) for article in articles])
     document = np.searchsorted(edges, starts, side="right")
     whole = tuple(_document(article.title, original_text([article])) for article in articles)
-    return Reading("sliding", context, stride, text, ids, starts, document, windows, whole)
+    return TokenizedText("sliding", context, stride, text, ids, starts, document, windows, whole)
 
 
-def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int) -> Reading:
+def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int) -> TokenizedText:
     """lm-evaluation-harness' task `wikitext`: page by page, detokenised, every token scored, after the tokenizer's
     beginning token, or its end token where it has none (GPT-2's `<|endoftext|>`).
 
@@ -146,7 +146,7 @@ def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
         raise ProtocolError("the text has no words to predict; give more text")
     documents = tuple(Document(_title(page), len(re.split(r"\s+", page)), len(page.encode())) for page in originals)
     all_ids, all_starts, all_owners = (np.concatenate(part).astype(np.int64) for part in (ids, starts, document))
-    return Reading(
+    return TokenizedText(
         protocol="lm-eval",
         context=context,
         stride=context,
@@ -160,7 +160,7 @@ def lm_eval(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
     )
 
 
-def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) -> Reading:
+def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) -> TokenizedText:
     """transformers' run_clm: each row tokenised by itself, 1,000 rows at a time concatenated and cut into blocks.
 
     What is left of each thousand rows is dropped, and a block's first token has no prediction. Words and bytes are
@@ -196,7 +196,7 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
         for article, begin, end in zip(articles, begins, edges.tolist())
     )
     document = np.searchsorted(edges, starts, side="right")
-    return Reading(
+    return TokenizedText(
         protocol="blocks",
         context=context,
         stride=context,
@@ -209,19 +209,19 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
     )
 
 
-PROTOCOLS: dict[str, Callable[..., Reading]] = {"sliding": sliding, "lm-eval": lm_eval, "blocks": blocks}
+PROTOCOLS: dict[str, Callable[..., TokenizedText]] = {"sliding": sliding, "lm-eval": lm_eval, "blocks": blocks}
 
 
-def described(reading: Reading) -> str:
+def described(tokenized: TokenizedText) -> str:
     """The protocol and its parameters in words."""
-    context, stride = f"{reading.context:,}", f"{reading.stride:,}"
-    step = "disjoint" if reading.stride == reading.context else f"a new one every {stride} tokens"
+    context, stride = f"{tokenized.context:,}", f"{tokenized.stride:,}"
+    step = "disjoint" if tokenized.stride == tokenized.context else f"a new one every {stride} tokens"
     return {
         "sliding": f"rows joined by blank lines; windows of {context} tokens, {step}, each scoring what none before it did",
         "lm-eval": f"page by page, detokenised, <|endoftext|> first; disjoint windows that predict {context} tokens each",
         "blocks": f"each row tokenised by itself, joined without blank lines, in blocks of {context} tokens; the rest of "
         f"every {ROWS_AT_ONCE:,} rows is dropped",
-    }[reading.protocol]
+    }[tokenized.protocol]
 
 
 def _document(title: str, text: str, parts: list[tuple[int, int]] | None = None) -> Document:

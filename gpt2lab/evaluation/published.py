@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 
-from gpt2lab.evaluation.protocols import Reading
+from gpt2lab.evaluation.protocols import TokenizedText
 
 GUIDE = "https://huggingface.co/docs/transformers/perplexity"
 LLM_C = "https://github.com/karpathy/llm.c/pull/276"
@@ -40,19 +40,19 @@ PUBLISHED = (
 )
 
 
-def published_for(reading: Reading) -> tuple[Published, ...]:
-    """The published figures that one on this reading may be compared with: the same text, protocol and windows, per token also the same tokenizer.
+def published_for(tokenized: TokenizedText) -> tuple[Published, ...]:
+    """The published figures that a result on this text may be compared with: the same text, protocol and windows, per token also the same tokenizer.
 
     The harness lets a model use its own context, so that lm-eval's figures compare across contexts; and
     word perplexity compares across tokenizers, perplexity does not.
     """
-    compared = reading.text.encode() + (b"" if reading.protocol == "lm-eval" else reading.ids.tobytes())
-    if hashlib.sha256(compared).hexdigest() != RAW_TEST.get(reading.protocol):
+    compared = tokenized.text.encode() + (b"" if tokenized.protocol == "lm-eval" else tokenized.ids.tobytes())
+    if hashlib.sha256(compared).hexdigest() != RAW_TEST.get(tokenized.protocol):
         return ()
-    windows = (reading.context, reading.stride)
+    windows = (tokenized.context, tokenized.stride)
     return tuple(
         known
         for known in PUBLISHED
-        if known.protocol == reading.protocol
+        if known.protocol == tokenized.protocol
         and (known.protocol == "lm-eval" or (known.context, known.stride) == windows)
     )

@@ -1,4 +1,4 @@
-"""One scorer for every protocol: a Reading → the NLL of each token, kept on disk so that nothing is computed twice."""
+"""One scorer for every protocol: a tokenised text → the NLL of each token, kept on disk so that nothing is computed twice."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ import torch
 
 from gpt2lab.data.sources import cache_folder
 from gpt2lab.errors import LabError
-from gpt2lab.evaluation.protocols import Reading
+from gpt2lab.evaluation.protocols import TokenizedText
 from gpt2lab.files import write_bytes
 from gpt2lab.model.lab import Lab, check_vocabulary, eval_mode, token_nll, weights_digest
 from gpt2lab.model.precision import bf16_copy, check_precision, warn_if_slow
@@ -38,8 +38,8 @@ COMPUTES = (
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Scored(Summary):
-    """A reading, and what its tokens cost a model.
+class ScoredText(Summary):
+    """A tokenised text, and the NLL of each of its tokens under a model.
 
     nll         (n,) float64 nats; NaN for tokens that no window scores
     model       what it was loaded by
@@ -49,7 +49,7 @@ class Scored(Summary):
     exact       (n,) float64 nats of the tokens of some windows in fp32, NaN for all others; None where `nll` is fp32
     """
 
-    reading: Reading
+    tokenized: TokenizedText
     nll: np.ndarray
     model: str
     vocabulary: int
@@ -58,8 +58,8 @@ class Scored(Summary):
     exact: np.ndarray | None = None
 
     def __post_init__(self):
-        if self.nll.shape != self.reading.ids.shape:
-            raise ValueError(f"nll of shape {self.nll.shape}, ids of {self.reading.ids.shape}")
+        if self.nll.shape != self.tokenized.ids.shape:
+            raise ValueError(f"nll of shape {self.nll.shape}, ids of {self.tokenized.ids.shape}")
 
     @property
     def predicted(self) -> np.ndarray:
@@ -68,8 +68,8 @@ class Scored(Summary):
 
 
 @stepwise
-def score(lab: Lab, reading: Reading, precision: str = "fp32") -> Generator[tuple[int, int], None, Scored]:
-    """The NLL of every token that a reading scores.
+def score(lab: Lab, tokenized: TokenizedText, precision: str = "fp32") -> Generator[tuple[int, int], None, ScoredText]:
+    """The NLL of every token that a protocol scores.
 
     precision  "fp32", or "bf16": faster on processors with bf16 units. Some windows are then scored in fp32 too, so
                that the difference is known
@@ -79,31 +79,31 @@ def score(lab: Lab, reading: Reading, precision: str = "fp32") -> Generator[tupl
     """
     check_precision(precision, PRECISIONS)
     warn_if_slow(precision, lab.device)
-    check_vocabulary(lab, reading.ids)
+    check_vocabulary(lab, tokenized.ids)
     if precision == "fp32":
-        return (yield from _score_in(lab, reading, precision))
-    checked = checked_windows(reading)
-    scored = yield from _score_in(lab, reading, precision, after=len(checked.windows))
-    exact = yield from _score_in(lab, checked, "fp32", before=len(scored_windows(reading)))
+        return (yield from _score_in(lab, tokenized, precision))
+    checked = checked_windows(tokenized)
+    scored = yield from _score_in(lab, tokenized, precision, after=len(checked.windows))
+    exact = yield from _score_in(lab, checked, "fp32", before=len(scored_windows(tokenized)))
     return replace(scored, exact=exact.nll)
 
 
-def scored_windows(reading: Reading) -> np.ndarray:
+def scored_windows(tokenized: TokenizedText) -> np.ndarray:
     """Return the windows (W, 3) that score a token."""
-    return reading.windows[reading.windows[:, 1] < reading.windows[:, 2]]
+    return tokenized.windows[tokenized.windows[:, 1] < tokenized.windows[:, 2]]
 
 
-def checked_windows(reading: Reading) -> Reading:
-    """Return a reading with the few windows that are scored in both precisions, evenly spread over the text."""
-    windows = scored_windows(reading)
+def checked_windows(tokenized: TokenizedText) -> TokenizedText:
+    """Return the text with the few windows that are scored in both precisions, evenly spread over the text."""
+    windows = scored_windows(tokenized)
     count = min(MAX_CHECKED, max(2, int(CHECKED_SHARE * len(windows))), len(windows))
     chosen = ((np.arange(count) + 0.5) * len(windows) / count).astype(int)  # the middles of equal parts
-    return replace(reading, windows=windows[chosen])
+    return replace(tokenized, windows=windows[chosen])
 
 
 def _score_in(
-    lab: Lab, reading: Reading, precision: str, *, before: int = 0, after: int = 0
-) -> Generator[tuple[int, int], None, Scored]:
+    lab: Lab, tokenized: TokenizedText, precision: str, *, before: int = 0, after: int = 0
+) -> Generator[tuple[int, int], None, ScoredText]:
     """`score` in one precision; progress counts `before` and `after` windows of other steps.
 
     What is scored is kept under the hash of weights, precision, ids and windows, also when it is broken off: the
@@ -111,14 +111,14 @@ def _score_in(
     """
     weights = weights_digest(lab.model)
     model = bf16_copy(lab.model) if precision == "bf16" else lab.model
-    key = _key(weights, lab, reading, precision)
+    key = _key(weights, lab, tokenized, precision)
     path = cache_folder() / "nll" / f"{key}.npz"
-    nll = _kept(path, len(reading.ids))
-    windows = scored_windows(reading)
+    nll = _kept(path, len(tokenized.ids))
+    windows = scored_windows(tokenized)
     open_windows = [window for window in windows.tolist() if np.isnan(nll[window[1] : window[2]]).any()]
     done, total = before + len(windows) - len(open_windows), before + len(windows) + after
     saved, fresh = time.monotonic(), False
-    ids = torch.from_numpy(reading.ids)
+    ids = torch.from_numpy(tokenized.ids)
     try:
         yield done, total
         for batch in _batches(open_windows, TOKENS_AT_ONCE.get(lab.device.type, TOKENS_AT_ONCE["cpu"])):
@@ -140,7 +140,7 @@ def _score_in(
     finally:
         if fresh:
             _keep(path, nll)
-    return Scored(reading, nll, lab.name, lab.model.config.vocab_size, weights, precision)
+    return ScoredText(tokenized, nll, lab.name, lab.model.config.vocab_size, weights, precision)
 
 
 def _batches(windows: list[list[int]], tokens: int) -> Generator[list[list[int]], None, None]:
@@ -153,12 +153,12 @@ def _batches(windows: list[list[int]], tokens: int) -> Generator[list[list[int]]
         yield from (alike[i : i + size] for i in range(0, len(alike), size))
 
 
-def _key(weights: str, lab: Lab, reading: Reading, precision: str) -> str:
+def _key(weights: str, lab: Lab, tokenized: TokenizedText, precision: str) -> str:
     """A fingerprint of all that the NLLs depend on."""
     config = {name: getattr(lab.model.config, name) for name in COMPUTES}
     key = hashlib.sha256(f"{weights} {json.dumps(config)} {lab.device.type} {precision}".encode())
-    key.update(reading.ids.tobytes())
-    key.update(reading.windows.tobytes())
+    key.update(tokenized.ids.tobytes())
+    key.update(tokenized.windows.tobytes())
     return key.hexdigest()[:32]
 
 

@@ -9,7 +9,7 @@ from gpt2lab.inspection.attention import Attention
 from gpt2lab.inspection.trace import Trace
 
 MAX_SIDE = 128  # pixels a thumbnail's side can use; longer texts are averaged down to it
-LEAST_SIDE = 64  # of a thumbnail in the mosaic, so that gaps are as thin for short texts
+MIN_SIDE = 64  # of a thumbnail in the mosaic, so that gaps are as thin for short texts
 DRAWN_AT_ONCE = 72  # thumbnails that are one image: matplotlib takes 80 bytes of memory a pixel while it draws one
 PITCH, LEFT, RIGHT, TOP, BOTTOM = 0.95, 0.75, 0.15, 0.25, 0.3  # inches: a thumbnail with its gap, and the margins
 
@@ -55,7 +55,7 @@ def attention_grid(trace: Trace, *, layer: int | None = None, dark: bool = False
 def _mosaic(trace: Trace, layers) -> np.ndarray:
     """(L·P, H·P): the weights of every head, divided by their maximum, in the middle of P × P; NaN around them."""
     n = min(len(trace.tokens), MAX_SIDE)
-    zoom = -(-LEAST_SIDE // n)
+    zoom = -(-MIN_SIDE // n)
     edge = n * zoom // 32
     pitch = n * zoom + 2 * edge
     mosaic = np.full((len(layers), pitch, trace.n_heads, pitch), np.nan, np.float32)

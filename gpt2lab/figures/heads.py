@@ -20,7 +20,7 @@ MAX_NUMBERED = 12  # layers and heads of a map that has its numbers written in i
 NUMBERED, PLAIN = 0.6, 0.3  # inches: a cell with its number, and without
 LEFT, RIGHT, TOP, BOTTOM = 0.75, 1.3, 0.95, 0.3  # inches around a map: layers; colour bar; title and heads; note
 BAR, GAP = 0.15, 0.15  # inches: the colour bar's width, and what is between it and the map
-LEAST_WIDTH, LEAST_HEIGHT = 4.4, 2.8  # inches of a figure, so that title and unit have room
+MIN_WIDTH, MIN_HEIGHT = 4.4, 2.8  # inches of a figure, so that title and unit have room
 CHARACTER = 0.085  # inches, of a title's type on average
 MAX_LINES = 3  # of a title
 MISSING = "hatched: no value"
@@ -83,7 +83,7 @@ def head_map(
     axes.set_xlabel("head", fontsize=8)
     axes.xaxis.set_label_position("top")
     axes.spines[:].set_visible(False)
-    bar_height = max(L * pitch, LEAST_HEIGHT - TOP - BOTTOM) / height
+    bar_height = max(L * pitch, MIN_HEIGHT - TOP - BOTTOM) / height
     bar = figure.add_axes(((LEFT + H * pitch + GAP) / width, top - bar_height, BAR / width, bar_height))
     figure.colorbar(image, cax=bar).set_label(plain(unit, height), parse_math=False, fontsize=8)
     bar.tick_params(labelsize=8)
@@ -216,4 +216,4 @@ def _pitch(L: int, H: int) -> float:
 def _size(L: int, H: int) -> tuple[float, float]:
     """Inches of a map's figure."""
     width, height = LEFT + H * _pitch(L, H) + RIGHT, TOP + L * _pitch(L, H) + BOTTOM
-    return max(LEAST_WIDTH, width), max(LEAST_HEIGHT, height)
+    return max(MIN_WIDTH, width), max(MIN_HEIGHT, height)

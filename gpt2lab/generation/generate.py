@@ -178,10 +178,10 @@ class TextStream:
         for _ in range(self.max_new_tokens):
             if not any(going) or (window is None and ids.shape[1] >= lab.context):
                 return
-            seam = (ids.shape[1] - begin if reader is None else reader.length + 1) > lab.context
-            unread = ids[:, -window:] if window and seam else ids[:, begin:] if reader is None else ids[:, -1:]
+            shifted = (ids.shape[1] - begin if reader is None else reader.length + 1) > lab.context
+            unread = ids[:, -window:] if window and shifted else ids[:, begin:] if reader is None else ids[:, -1:]
             with torch.inference_mode():  # within the step: a generator may be resumed by another thread
-                if reader is None or seam:
+                if reader is None or shifted:
                     room = lab.context if window else min(lab.context, ids.shape[1] + self.max_new_tokens)
                     reader = decoder(lab.model, count, room, precision=self.precision)
                 logits = reader.read(unread).split(1)  # (1, V) of each
@@ -189,7 +189,7 @@ class TextStream:
                     draw(self.sampling, *each, **self._step_options()) if on else None
                     for *each, on in zip(logits, ids.cpu().split(1), generators, going)
                 ]
-            steps = [step and replace(step, seam=True) if seam else step for step in steps]
+            steps = [step and replace(step, window_shifted=True) if shifted else step for step in steps]
             ids = torch.cat([ids, ids.new_tensor([[step.id if step else 0] for step in steps])], dim=1)
             for at, step in enumerate(steps):
                 if step:
@@ -199,8 +199,8 @@ class TextStream:
 
     def _first_read(self) -> int:
         """Index of the first token to read: after a window shift, the start of the last window."""
-        seams = [i for i, step in enumerate(self.after) if step.seam]
-        return len(self.ids) + seams[-1] - self.window if seams and self.window else 0
+        shifts = [i for i, step in enumerate(self.after) if step.window_shifted]
+        return len(self.ids) + shifts[-1] - self.window if shifts and self.window else 0
 
     def _has_stop(self, steps: Sequence[Step], since: int = 0) -> bool:
         """Whether the text of some steps, from one of them on, holds a stop string."""

@@ -128,7 +128,7 @@ class Step(Summary):
     sampled_probability   what the sampler drew the token with, after temperature and filters
     removed               probability, after temperature, that top-k, top-p and min-p took away
     top_logprobs          log probabilities (M,) of the model's TOP_LOGPROBS top predictions, for `redrawn`
-    seam                  whether the model read only the last `window` tokens again to get here
+    window_shifted        whether the model read only the last `window` tokens again to get here
     """
 
     token: str
@@ -140,9 +140,9 @@ class Step(Summary):
     sampled_probability: float
     removed: float
     top_logprobs: np.ndarray = field(repr=False, compare=False)
-    seam: bool = False
+    window_shifted: bool = False
 
-    def instead(self, id: int) -> "Step":
+    def with_token(self, id: int) -> "Step":
         """The step with one of its alternatives in the chosen token's place. Raises: LabError for another id."""
         for other in self.alternatives:
             if other.id == id:

@@ -19,7 +19,7 @@ from gpt2lab.results import Summary
 
 MAX_TEXT = 200_000  # characters of a text to summarise: a short book's; a minute of GPT-2 small per 3,000
 MAX_PARTS = 50  # that a long text is split into
-LEAST_PART = 16  # tokens of a part
+MIN_PART = 16  # tokens of a part
 ENDING, SPACE = re.compile(r"""[.!?]["')\]]*\s+|\n\s*"""), re.compile(r"\s+")
 SENTENCE = re.compile(r"""[^.!?]*(?:[.!?](?!["')\]]*(?:\s|$))[^.!?]*)*[.!?]+["')\]]*(?=\s|$)""")
 
@@ -35,15 +35,15 @@ class Plan(Summary):
     streams: tuple[TextStream, ...]
     sentences: int | None
 
-    def done(self, generations: Sequence[Generation]) -> "Done":
+    def done(self, generations: Sequence[Generation]) -> "TaskResult":
         """The result of the generations of the first streams, or of all."""
         found = (
             one.text if self.sentences is None else first_sentences(one.text, self.sentences) for one in generations
         )
         prompts = tuple(one.prompt for one in self.streams)
-        return Done(self.task, " ".join(text.strip() for text in found), prompts, tuple(generations))
+        return TaskResult(self.task, " ".join(text.strip() for text in found), prompts, tuple(generations))
 
-    def written(self) -> Iterator["Done"]:
+    def stream(self) -> Iterator["TaskResult"]:
         """Yield the result so far, after every token."""
         done: list[Generation] = []
         for stream in self.streams:
@@ -51,13 +51,13 @@ class Plan(Summary):
                 yield self.done([*done, stream.generation])
             done.append(stream.generation)
 
-    def carried_out(self) -> "Done":
+    def run(self) -> "TaskResult":
         """Run the task and return its result."""
         return self.done([stream.finished().generation for stream in self.streams])
 
 
 @dataclass(frozen=True, repr=False)
-class Done(Summary):
+class TaskResult(Summary):
     """What a task gave.
 
     text         the summary, translation or answer
@@ -95,15 +95,15 @@ def summary_plan(
     whole_number("max_new_tokens", max_new_tokens, 1, lab.context - 1)
     frame = len(lab.encode(filled(prompt, text="")))
     room = lab.context - max_new_tokens - frame - 1  # 1: the seam between two texts may be a token more
-    if room < LEAST_PART:
+    if room < MIN_PART:
         raise LabError(
             "the prompt's {frame} tokens and {max_new_tokens} new ones leave {room} of {context} for the "
-            "text; leave {least_part} at least: ask for fewer new tokens",
+            "text; leave {min_part} at least: ask for fewer new tokens",
             frame=frame,
             max_new_tokens=max_new_tokens,
             room=max(room, 0),
             context=lab.context,
-            least_part=LEAST_PART,
+            min_part=MIN_PART,
         )
     parts = split(lab, text, room)
     if len(parts) > MAX_PARTS:
@@ -165,19 +165,19 @@ def greedy_line(lab: Lab, prompt: str, max_new_tokens: int) -> TextStream:
     return TextStream(lab, prompt, max_new_tokens=max_new_tokens, temperature=0, stop="\n")
 
 
-def summarize(lab: Lab, text: str, **options) -> Done:
+def summarize(lab: Lab, text: str, **options) -> TaskResult:
     """A summary; the options are those of `summary_plan`. Example: summarize(lab, article).text"""
-    return summary_plan(lab, text, **options).carried_out()
+    return summary_plan(lab, text, **options).run()
 
 
-def translate(lab: Lab, text: str, **options) -> Done:
+def translate(lab: Lab, text: str, **options) -> TaskResult:
     """A translation; the options are those of `translation_plan`. Example: translate(lab, "The moon is round.").text"""
-    return translation_plan(lab, text, **options).carried_out()
+    return translation_plan(lab, text, **options).run()
 
 
-def answer(lab: Lab, document: str, question: str, **options) -> Done:
+def answer(lab: Lab, document: str, question: str, **options) -> TaskResult:
     """An answer; the options are those of `answer_plan`. Example: answer(lab, "The moon is round.", "What is it?").text"""
-    return answer_plan(lab, document, question, **options).carried_out()
+    return answer_plan(lab, document, question, **options).run()
 
 
 def filled(prompt: str, **parts: str) -> str:

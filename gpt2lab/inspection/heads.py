@@ -222,7 +222,7 @@ def trace_scores(trace: Trace, names: Sequence[str] = TEXT_SCORES) -> dict[str, 
     for layer in range(trace.n_layers):
         weights = trace.attention(layer)  # (H, T, T)
         for name in names:
-            layers[name].append(MEASURES[name](weights, trace.ids))
+            layers[name].append(SCORE_FUNCTIONS[name](weights, trace.ids))
     return {name: torch.stack(rows) for name, rows in layers.items()}
 
 
@@ -263,7 +263,7 @@ def _distance(weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 # Weights (H, T, T) of a layer and ids (T,) -> (H,)
-MEASURES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+SCORE_FUNCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "previous_token": _previous_token,
     "duplicate_token": _duplicate_token,
     "induction": _induction,

@@ -168,7 +168,7 @@ def log_probabilities(lab: Lab, residual: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def followed(lab: Lab, seen: Trace, position: int, tokens: list[int | str]) -> torch.Tensor:
+def token_probabilities(lab: Lab, seen: Trace, position: int, tokens: list[int | str]) -> torch.Tensor:
     """(L+1, n): the probability of each of n tokens after every layer, at one position.
 
     tokens  as ids or as texts of one token

@@ -16,7 +16,7 @@ from gpt2lab.progress import stepwise
 from gpt2lab.results import Result, Table
 
 MAX_PATCHED = 256  # tokens of prompts whose states are patched: as many forward passes of them per layer
-LEAST_DIFFERENCE = 1e-4  # of two logit differences, which are float32
+MIN_DIFFERENCE = 1e-4  # of two logit differences, which are float32
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -131,7 +131,7 @@ def _patched(
 
     with torch.no_grad():
         ends = [float(difference(states[-1, -1])) for states in (clean, corrupted)]
-    if abs(ends[0] - ends[1]) < LEAST_DIFFERENCE:
+    if abs(ends[0] - ends[1]) < MIN_DIFFERENCE:
         raise LabError(
             "both prompts give {words!r} over {against!r} the same logits; name other answers",
             words=words[0],

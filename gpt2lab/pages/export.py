@@ -24,7 +24,7 @@ from gpt2lab.pages.walkthrough import walk_page
 from gpt2lab.results import Result, finite
 
 FORMATS = ("html", "png", "svg", "csv", "npz", "json")
-MOST = 50  # shares that the page of a rollout lists
+MAX_WEIGHTS = 50  # shares that the page of a rollout lists
 
 
 def export(result: Result, format: str, **options) -> bytes:
@@ -72,7 +72,7 @@ def _(result: Lens, *, measure: str = "rank") -> Page:
 
 @page.register
 def _(result: Rollout) -> Page:
-    rows = [tuple(map(str, row)) for row in largest(result.weights, result.trace.tokens, MOST)]
+    rows = [tuple(map(str, row)) for row in largest(result.weights, result.trace.tokens, MAX_WEIGHTS)]
     shares = table(["token", "at", "comes from", "at", "share"], rows)
     return _article(result, f"<p>The {len(rows)} largest shares:</p>{shares}")
 

@@ -25,7 +25,7 @@ table { border-collapse: collapse; margin-top: 6px; } th, td { border: 1px solid
 th:first-child, td:first-child { text-align: left; } .table { overflow-x: auto; } .bar { color: var(--soft); }
 .text .me { outline: 2px solid #d55e00; border-radius: 3px; } .text { white-space: pre-wrap; }
 """
-SCORES = ("products", "scaled", "masked", "weights")
+ATTENTION_STEPS = ("products", "scaled", "masked", "weights")
 
 
 def walk_page(walk: Walkthrough, *, theme: str = "auto") -> Page:
@@ -41,9 +41,9 @@ def walk_page(walk: Walkthrough, *, theme: str = "auto") -> Page:
         '<p class="soft">Strips: one cell per number, purple below 0, orange above, the deepest the largest of the strip.</p>',
     ]
     for step in walk.steps:
-        if step.name == SCORES[0]:
+        if step.name == ATTENTION_STEPS[0]:
             parts.append(_scores(walk))
-        if step.name not in SCORES:
+        if step.name not in ATTENTION_STEPS:
             parts.append(_vector(walk, step))
     rows = [(token, f"{probability:.4f}") for token, probability in walk.predictions]
     parts.append(
@@ -67,7 +67,7 @@ def _vector(walk: Walkthrough, step: WalkStep) -> str:
 
 def _scores(walk: Walkthrough) -> str:
     """The four steps from products to weights, as one table: a row per token that is read."""
-    steps = [walk.step(name) for name in SCORES]
+    steps = [walk.step(name) for name in ATTENTION_STEPS]
     n = walk.position + 1  # tokens attended to; one masked later token is shown too
     most = steps[-1].values[:n].topk(min(MAX_TOKENS, n)).indices.tolist()
     ahead = {n} if n < len(walk.tokens) else set()

@@ -13,7 +13,7 @@ from gpt2lab.training.config import PreparedConfig
 from gpt2lab.training.watch import CHECKPOINTS_KEPT, best_step
 
 
-def go_back(folder: Path, processes: int = 1) -> Path | None:
+def roll_back(folder: Path, processes: int = 1) -> Path | None:
     """Return the newest complete checkpoint, or None; later checkpoints and metrics are deleted."""
     found, validated = None, set()
     for checkpoint in runs.whole_checkpoints(folder):

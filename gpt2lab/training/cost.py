@@ -22,16 +22,16 @@ from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import peak_memory, sample_text
+from gpt2lab.training.full_validation import is_affordable
 from gpt2lab.training.jobs import machine_lock
 from gpt2lab.training.prepare import PreparedRun, free_bytes, prepare
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
-from gpt2lab.training.whole import is_affordable
 
 PROBE_STEPS = 6  # at most, after one that warms up
 PROBE_SECONDS = 6.0  # of measured steps, after which no further one begins
 PROBE_EVALUATION_BATCHES = 2
 FRESH_SECONDS = 60.0  # age of a process that was started for the estimate
-LEAST_DOUBT = 0.15  # of the time: machines do not run evenly
+MIN_DOUBT = 0.15  # of the time: machines do not run evenly
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Stopwatch(TrainerCallback):
         return pstdev(measured) / median(measured) if len(measured) > 1 else 0.0
 
 
-def preview(config: TrainConfig, runs_dir: str | Path = "runs") -> Cost:
+def estimate_cost(config: TrainConfig, runs_dir: str | Path = "runs") -> Cost:
     """Measure a few steps, part of a validation, a sample and a checkpoint, and estimate the whole run from them.
 
     It takes 10 to 30 s, and assumes that nothing else keeps the machine busy meanwhile. A run that is started in
@@ -171,7 +171,7 @@ def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
         eval_tokens=job.validation.n_tokens,
         split_tokens=job.split.n_tokens,
         seconds=seconds,
-        seconds_doubt=seconds * max(LEAST_DOUBT, watch.spread),
+        seconds_doubt=seconds * max(MIN_DOUBT, watch.spread),
         training_seconds=training,
         validation_seconds=validating,
         whole_seconds=whole,

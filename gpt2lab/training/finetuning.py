@@ -25,14 +25,14 @@ from gpt2lab.model.lab import Lab, all_finite, without_peft_warning
 from gpt2lab.progress import finished
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.allocator import freed_memory_kept
-from gpt2lab.training.checkpoints import drop_torn_checkpoints, go_back, is_due, step_of, validated_in
+from gpt2lab.training.checkpoints import drop_torn_checkpoints, is_due, roll_back, step_of, validated_in
 from gpt2lab.training.config import PreparedConfig, TrainConfig
+from gpt2lab.training.full_validation import SplitScoring, is_affordable
 from gpt2lab.training.prepare import PreparedRun, base_model, check_disk, config_of, fetch, prepare, run_config
 from gpt2lab.training.result import FinetuneResult, write_card, write_result
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
 from gpt2lab.training.validation import change_of, predicted_tokens
 from gpt2lab.training.watch import Interrupted, LossMeter, RunWatch, out_of_patience
-from gpt2lab.training.whole import SplitScoring, is_affordable
 
 SAMPLE_TOKENS = 60
 
@@ -172,7 +172,7 @@ def train(job: PreparedRun, folder: Path, process: PartialState) -> FinetuneResu
         is_finite=lambda: all(all_finite(parameter.detach()) for parameter in lab.model.parameters()),
     )
     try:
-        checkpoint = on_first_process(process, lambda: go_back(folder, job.processes))
+        checkpoint = on_first_process(process, lambda: roll_back(folder, job.processes))
         watch.step, watch.validation = step_of(checkpoint), validated_in(checkpoint)
         watch.write("running")
         trainer = LabTrainer(

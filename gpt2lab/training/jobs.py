@@ -109,7 +109,7 @@ def active_run(runs_dir: Path) -> runs.Run | None:
     return next((run for run in listed if run.status and runs.is_here(run.status)), None)
 
 
-def start(config: TrainConfig, runs_dir: Path, *, run: str | None = None, queue: bool = False) -> Path:
+def start_run(config: TrainConfig, runs_dir: Path, *, run: str | None = None, queue: bool = False) -> Path:
     """Start a run in a process of its own that outlives this one; return its folder once it trains or is queued.
 
     Raises: LabError for a taken id, while another run is at work and `queue` is false, or for what that process
@@ -134,7 +134,7 @@ def remove_if_rejected(folder: Path) -> Iterator[None]:
         raise
 
 
-def resume(folder: Path, *, queue: bool = False) -> None:
+def resume_run(folder: Path, *, queue: bool = False) -> None:
     """Resume a stopped, failed or crashed run in a process of its own; return once it trains or is queued.
 
     Raises: LabError for a run that is finished or at work, or for what that process refuses; the run is then as it was.
@@ -289,7 +289,7 @@ def terminate(status: runs.RunStatus) -> None:
             raise LabError("process {pid} belongs to another user; ask them to stop it", pid=status.pid) from error
 
 
-def estimate_cost(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
+def estimate_cost_in_worker(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
     """Estimate the cost of a run, as text: measured in a process of its own, so that memory is measured too.
 
     Raises: LabError as that process raises it, or with its last line where it breaks down.

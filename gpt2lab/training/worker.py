@@ -25,7 +25,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.pages.run_report import write_report
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.cost import preview
+from gpt2lab.training.cost import estimate_cost
 from gpt2lab.training.finetuning import resume
 from gpt2lab.training.prepare import config_of, settings_line
 from gpt2lab.training.result import FinetuneResult
@@ -67,7 +67,7 @@ def _plain(value):
 def estimate(runs_dir: Path) -> None:
     """Print the cost of a run with the settings on standard input. Raises: LabError for bad settings."""
     with redirect_stdout(sys.stderr):  # for what libraries print
-        cost = preview(TrainConfig(**json.load(sys.stdin)), runs_dir)
+        cost = estimate_cost(TrainConfig(**json.load(sys.stdin)), runs_dir)
     print(json.dumps(cost.record()))
 
 

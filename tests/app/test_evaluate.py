@@ -179,7 +179,7 @@ def corner(picture):
 
 def test_progress_is_shown_window_by_window_and_then_the_result(tab, labs, slow):
     start, *progress, last = tab.run()
-    windows = len(expected(labs, "builtin").scored[0].reading.windows)
+    windows = len(expected(labs, "builtin").scored[0].tokenized.windows)
     assert windows > 5
     assert all(set(step) == {"note"} for step in progress)
     notes = [step["note"] for step in progress]
@@ -262,7 +262,7 @@ def test_defaults_of_the_page_evaluate_the_sample_s_test_split(tab, labs, monkey
 @pytest.mark.parametrize("split", ["validation", "train"])
 def test_split_that_is_asked_for_is_the_one_that_is_read(tab, labs, split):
     key = tab.keep(data="sample", split=split, quick=1, seed=3)
-    [document] = tab.results.evaluation(key).evaluation.scored[0].reading.documents
+    [document] = tab.results.evaluation(key).evaluation.scored[0].tokenized.documents
     assert document.title in [article.title for article in load_text("sample").split(split)]
 
 
@@ -270,7 +270,7 @@ def test_sample_of_articles_is_drawn_by_its_seed_and_said(tab):
     drawn = {}
     for seed in (0, 1, 2, 3):
         last = tab.result(quick=2, seed=seed)
-        documents = [d.title for d in tab.results.evaluation(last["key"]).evaluation.scored[0].reading.documents]
+        documents = [d.title for d in tab.results.evaluation(last["key"]).evaluation.scored[0].tokenized.documents]
         assert "a sample of 2 of 3 articles" in last["meaning"]
         assert documents == sorted(set(documents), key=TITLES.index)
         assert len(documents) == 2

@@ -126,7 +126,7 @@ def test_a_choice_is_gone_on_from_and_both_texts_are_kept(tab):
     first = written(tab, temperature=0)
     step = first.texts[0].generation.steps[2]
     last = last_of(tab.generate_branch(VISITOR, first.texts, (1, 2), "rank", 0, click(3)))
-    after = (*first.texts[0].generation.steps[:2], step.instead(step.alternatives[3].id))
+    after = (*first.texts[0].generation.steps[:2], step.with_token(step.alternatives[3].id))
     expected = generate(tab.lab, "The moon", max_new_tokens=5, temperature=0, top_p=0.95, seed=3, after=after)
     assert last.text == f"The moon{expected.text}"
     assert (last.tokens, last.table) == (coloured(last.texts[1], "rank"), step_rows(last.texts[1]))

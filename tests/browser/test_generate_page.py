@@ -116,7 +116,7 @@ def test_bars_of_a_token_are_redrawn_and_an_alternative_is_continued_from(page, 
     number = re.search(r"Token 4 of text (\d+)", shown.inner_text())[1]
     other = first.steps[4].alternatives[2]
     bars.get_by_text(f"({other.id}), ").click()
-    after = (*first.steps[:4], first.steps[4].instead(other.id))
+    after = (*first.steps[:4], first.steps[4].with_token(other.id))
     branch = generate(lab, prompt, **OPTIONS | {"max_new_tokens": 7}, after=after)
     expect(text_of(page)).to_have_value(prompt + branch.text, timeout=PATIENCE)
     expect(shown).to_contain_text(f"Token 4 of text {number}")  # another choice can be tried

@@ -385,7 +385,7 @@ def test_generate_takes_every_way_of_drawing(call, tiny_folder, tiny_lab):
     _, out, _ = call("generate", "--model", tiny_folder, "--prompt", "The moon", *arguments, "--json")
     expected = generate(tiny_lab, "The moon", temperature=0.8, top_p=0.95, **options)
     assert json.loads(out)["text"] == expected.text
-    assert [step["seam"] for step in json.loads(out)["steps"]].count(True) == 1
+    assert [step["window_shifted"] for step in json.loads(out)["steps"]].count(True) == 1
 
 
 def test_generate_without_a_prompt_says_where_the_model_begins(call, tiny_folder, tiny_lab):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gpt2lab.data.text import Article, original_text, read_articles, wikitext_article
-from gpt2lab.evaluation.protocols import PROTOCOLS, Document, Reading
-from gpt2lab.evaluation.scorer import Scored
+from gpt2lab.evaluation.protocols import PROTOCOLS, Document, TokenizedText
+from gpt2lab.evaluation.scorer import ScoredText
 from gpt2lab.evaluation.wikitext import detokenise, pages
 
 ROWS_OF_RUN_CLM = 1000
@@ -100,12 +100,12 @@ def windows_of(nll):
 
 @pytest.fixture(scope="session")
 def made_scored():
-    """A function: NLLs, and what is to be special of the reading → a Scored, one character a token, one window by default."""
+    """A function: NLLs, and what is to be special of the text → a ScoredText, one character a token, one window by default."""
 
     def make(nll, document=None, *, model="m", vocabulary=300, **changes):
         n = len(nll)
         owner = np.zeros(n, int) if document is None else np.asarray(document)
-        reading = {
+        tokenized = {
             "protocol": "sliding",
             "context": 64,
             "stride": 64,
@@ -118,7 +118,7 @@ def made_scored():
         }
         arrays = {"ids", "starts", "windows"}
         changes = {name: np.asarray(value) if name in arrays else value for name, value in changes.items()}
-        return Scored(Reading(**reading | changes), np.asarray(nll, float), model, vocabulary)
+        return ScoredText(TokenizedText(**tokenized | changes), np.asarray(nll, float), model, vocabulary)
 
     return make
 

@@ -16,7 +16,7 @@ from gpt2lab.evaluation.breakdown import (
 )
 from gpt2lab.evaluation.perplexity import measured
 from gpt2lab.evaluation.protocols import PROTOCOLS, Document
-from gpt2lab.evaluation.scorer import Scored, score
+from gpt2lab.evaluation.scorer import ScoredText, score
 
 NONE = math.nan
 MOON = (
@@ -26,12 +26,12 @@ MOON = (
 
 
 def ones(tokenizer, articles, protocol, context=64):
-    """A reading of which every token of a window's scored part costs 1 nat."""
-    reading = PROTOCOLS[protocol](tokenizer, articles, context, context)
-    nll = np.full(len(reading.ids), NONE)
-    for _, first, end in reading.windows.tolist():
+    """A text of which every token of a window's scored part costs 1 nat."""
+    tokenized = PROTOCOLS[protocol](tokenizer, articles, context, context)
+    nll = np.full(len(tokenized.ids), NONE)
+    for _, first, end in tokenized.windows.tolist():
         nll[first:end] = 1.0
-    return Scored(reading, nll, "m", 300)
+    return ScoredText(tokenized, nll, "m", 300)
 
 
 def counted(shares):
@@ -164,17 +164,17 @@ def test_frequencies_that_no_token_has_are_left_out(made_scored):
 def test_titles_headings_and_prose_by_hand(tiny_tokenizer, protocol, parts):
     n_tokens = {"sliding": 90, "lm-eval": 1 + 39 + 1 + 12, "blocks": 64}[protocol]
     scored = ones(tiny_tokenizer, MOON, protocol, n_tokens)  # all in one window, or one a page
-    assert len(scored.reading.ids) == n_tokens
+    assert len(scored.tokenized.ids) == n_tokens
     assert counted(by_part(scored)) == parts
 
 
 def test_parts_come_with_their_own_loss(tiny_tokenizer):
-    reading = PROTOCOLS["sliding"](tiny_tokenizer, MOON, 64, 64)
-    nll = np.ones(len(reading.ids))
+    tokenized = PROTOCOLS["sliding"](tiny_tokenizer, MOON, 64, 64)
+    nll = np.ones(len(tokenized.ids))
     for part, cost in ((" = B = ", 7.0), (" = F G = ", 7.0), (" = = H = = ", 3.0), (" = = = K L = = = ", 3.0)):
-        begin = reading.text.index(part)
+        begin = tokenized.text.index(part)
         nll[begin : begin + len(part)] = cost
-    shares = by_part(Scored(reading, nll, "m", 300))
+    shares = by_part(ScoredText(tokenized, nll, "m", 300))
     assert {share.label: share.loss for share in shares} == {"prose": 1, "title": 7, "heading": 3}
 
 
@@ -193,9 +193,9 @@ def test_formula_between_rows_of_prose_is_no_title(tiny_tokenizer, protocol):
 
 def test_real_headings_are_found_in_every_protocol(gpt2_reading):
     for protocol in PROTOCOLS:
-        reading = gpt2_reading(protocol)
-        parts = counted(by_part(Scored(reading, np.ones(len(reading.ids)), "m", 50_257)))
-        assert 0.01 < parts["heading"] / len(reading.ids) < 0.03
+        tokenized = gpt2_reading(protocol)
+        parts = counted(by_part(ScoredText(tokenized, np.ones(len(tokenized.ids)), "m", 50_257)))
+        assert 0.01 < parts["heading"] / len(tokenized.ids) < 0.03
         assert 60 * 3 < parts["title"] < 60 * 15
 
 
@@ -219,10 +219,10 @@ def test_breakdowns_by_name_are_the_functions(tiny_scored):
 
 
 def test_pieces_of_all_documents_are_the_text(tiny_scored):
-    reading = tiny_scored.reading
-    pieces = [surprisals(tiny_scored, i) for i in range(len(reading.documents))]
+    tokenized = tiny_scored.tokenized
+    pieces = [surprisals(tiny_scored, i) for i in range(len(tokenized.documents))]
     text = "".join(text for document in pieces for text, _ in document)
-    assert text == (reading.text.removeprefix(" \n") if reading.protocol == "blocks" else reading.text)
+    assert text == (tokenized.text.removeprefix(" \n") if tokenized.protocol == "blocks" else tokenized.text)
     assert sum(cost or 0 for document in pieces for _, cost in document) == pytest.approx(np.nansum(tiny_scored.nll))
     assert all(text for document in pieces for text, _ in document)
 
@@ -240,8 +240,8 @@ def test_pieces_are_tokens_with_their_nll(made_scored):
 
 
 def test_tokens_of_one_character_are_one_piece_with_their_nlls_added(tiny_tokenizer):
-    reading = PROTOCOLS["sliding"](tiny_tokenizer, (Article("", ("B🌙éC",)),), 64, 64)
-    scored = Scored(reading, np.array([NONE, 1, 2, 3, 4, 5, 6, 7]), "m", 300)
+    tokenized = PROTOCOLS["sliding"](tiny_tokenizer, (Article("", ("B🌙éC",)),), 64, 64)
+    scored = ScoredText(tokenized, np.array([NONE, 1, 2, 3, 4, 5, 6, 7]), "m", 300)
     assert surprisals(scored, 0) == [("B", None), ("🌙", 10), ("é", 11), ("C", 7)]
 
 

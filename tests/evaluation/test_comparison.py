@@ -19,7 +19,7 @@ DOCUMENTS, TOKENS = 30, 20
 
 @pytest.fixture
 def pair(made_scored):
-    """A function: what each of 30 documents of 20 tokens costs more per token → the two Scored, of documents unalike."""
+    """A function: what each of 30 documents of 20 tokens costs more per token → the two ScoredText, of documents unalike."""
 
     def make(differences):
         rng = np.random.default_rng(0)
@@ -257,7 +257,7 @@ def test_different_protocols_are_refused(made_scored):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_samples_that_differ_are_refused(tiny_lab, articles, protocol):
     one, two = (score(tiny_lab, read(tiny_lab, articles, protocol, context=16, quick=1, seed=seed)) for seed in (0, 1))
-    assert one.reading.text != two.reading.text
+    assert one.tokenized.text != two.tokenized.text
     with pytest.raises(LabError, match="same text"):
         compare(one, two)
 

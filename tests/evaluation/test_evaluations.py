@@ -189,7 +189,7 @@ def test_pieces_are_every_document_of_every_model(labs):
     assert [(model, title) for model, title, _ in pieces] == [
         (name, f"Moon {i % 2} {i + 1}") for name in ("one", "two") for i in range(4)
     ]
-    assert "".join(text for _, _, its in pieces[:4] for text, _ in its) == evaluation.scored[0].reading.text
+    assert "".join(text for _, _, its in pieces[:4] for text, _ in its) == evaluation.scored[0].tokenized.text
 
 
 @pytest.mark.filterwarnings("ignore:bf16 is slow")

@@ -175,9 +175,9 @@ def test_tokens_scored_in_every_window_they_are_in_give_too_high_a_perplexity(ta
 def test_guides_own_count_of_overlapping_windows_is_a_token_short_in_each(taught_lab, taught_text):
     # https://huggingface.co/docs/transformers/perplexity takes one from the targets of every window, for the shift;
     # but with an overlap, the first of them has a token before it, and only the first window lacks one
-    reading = read(taught_lab, one(taught_text), context=16, stride=4)
+    tokenized = read(taught_lab, one(taught_text), context=16, stride=4)
     scored = perplexity(taught_lab, one(taught_text), context=16, stride=4).n_scored
-    ends = reading.windows[:, 2]
+    ends = tokenized.windows[:, 2]
     targets = np.diff(ends, prepend=0)
     assert scored == targets.sum() - 1
     assert (targets - 1).sum() == scored - (len(targets) - 1)
@@ -211,7 +211,7 @@ def test_v1_has_other_token_counts_than_raw(gpt2_reading, gpt2_tokenizer, v1_tes
 
 
 def of_size(context):
-    """What a reading asks of a model."""
+    """What a text asks of a model."""
 
     class Model:
         class config:  # noqa: N801

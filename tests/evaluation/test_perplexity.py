@@ -84,9 +84,9 @@ def test_words_and_bytes_are_those_of_the_protocol(tiny_lab, articles):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_tokens_and_documents_are_counted(tiny_lab, articles, protocol):
     result = perplexity(tiny_lab, articles, protocol=protocol, context=16)
-    reading = read(tiny_lab, articles, protocol, context=16)
+    tokenized = read(tiny_lab, articles, protocol, context=16)
     assert result.n_documents == 3
-    assert result.n_tokens == (reading.ids != tiny_lab.tokenizer.eos_token_id).sum()
+    assert result.n_tokens == (tokenized.ids != tiny_lab.tokenizer.eos_token_id).sum()
 
 
 def test_normalisations_by_hand():
@@ -469,9 +469,9 @@ def test_measuring_leaves_the_scored_as_it_was(tiny_lab, articles):
 @pytest.mark.filterwarnings("ignore:bf16 is slow")
 def test_bf16_result_states_the_difference_on_tokens_scored_in_both(tiny_lab, twelve):
     exact, near = (perplexity(tiny_lab, twelve, context=16, stride=8, precision=name) for name in ("fp32", "bf16"))
-    reading = read(tiny_lab, twelve, context=16, stride=8)
-    bf16, fp32 = (score(tiny_lab, reading, precision=name).nll for name in ("bf16", "fp32"))
-    windows = checked_windows(reading).windows.tolist()
+    tokenized = read(tiny_lab, twelve, context=16, stride=8)
+    bf16, fp32 = (score(tiny_lab, tokenized, precision=name).nll for name in ("bf16", "fp32"))
+    windows = checked_windows(tokenized).windows.tolist()
     chosen = np.concatenate([np.arange(first, end) for _, first, end in windows])
     by_hand = math.exp(bf16[chosen].mean()) / math.exp(fp32[chosen].mean()) - 1
     assert near.n_checked == len(chosen)

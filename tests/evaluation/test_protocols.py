@@ -11,7 +11,7 @@ from gpt2lab.data.text import Article, read_articles
 from gpt2lab.data.tokens import tokens_and_starts
 from gpt2lab.errors import LabError
 from gpt2lab.evaluation import protocols
-from gpt2lab.evaluation.protocols import PROTOCOLS, Document, Reading, described
+from gpt2lab.evaluation.protocols import PROTOCOLS, Document, TokenizedText, described
 
 # ids of the tiny tokenizer for characters that none of its merges has: as GPT-2's, one for each byte
 ID = {"\n": [198], " ": [220], "=": [28], "é": [127, 102]} | {letter: [ord(letter) - 33] for letter in "BCDEFGHIJKL"}
@@ -29,14 +29,14 @@ def starts_of(text):
     return [i for i, character in enumerate(text) for _ in ID[character]]
 
 
-def windows_of(reading):
+def windows_of(tokenized):
     """(tokens fed, tokens scored) of each window."""
-    ids = reading.ids.tolist()
-    return [(ids[start : end - 1], ids[first:end]) for start, first, end in reading.windows.tolist()]
+    ids = tokenized.ids.tolist()
+    return [(ids[start : end - 1], ids[first:end]) for start, first, end in tokenized.windows.tolist()]
 
 
 def same(one, two):
-    fields = ((getattr(one, f.name), getattr(two, f.name)) for f in dataclasses.fields(Reading))
+    fields = ((getattr(one, f.name), getattr(two, f.name)) for f in dataclasses.fields(TokenizedText))
     return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in fields)
 
 
@@ -61,23 +61,23 @@ def blocks(tiny_tokenizer):
 
 
 def test_sliding_reads_rows_joined_by_blank_lines(sliding):
-    reading = sliding((B, F))
-    assert reading.text == "\n\n = B = \n\n\n\n\n CD E \n\n\n\n\n = F = \n\n\n\n\n é \n"
-    assert reading.ids.tolist() == ids_of(reading.text)
-    assert reading.starts.tolist() == starts_of(reading.text)
-    assert (reading.protocol, reading.added) == ("sliding", 0)
+    tokenized = sliding((B, F))
+    assert tokenized.text == "\n\n = B = \n\n\n\n\n CD E \n\n\n\n\n = F = \n\n\n\n\n é \n"
+    assert tokenized.ids.tolist() == ids_of(tokenized.text)
+    assert tokenized.starts.tolist() == starts_of(tokenized.text)
+    assert (tokenized.protocol, tokenized.added) == ("sliding", 0)
 
 
 def test_sliding_counts_words_and_bytes_of_the_file_that_the_rows_are_of(sliding):
     # " \n = B = \n \n CD E \n" and " \n = F = \n \n é \n"
-    reading = sliding((B, F))
-    assert reading.documents == (Document("B", 5, 19), Document("F", 4, 17))
-    assert (reading.n_words, reading.n_bytes) == (9, 36)
+    tokenized = sliding((B, F))
+    assert tokenized.documents == (Document("B", 5, 19), Document("F", 4, 17))
+    assert (tokenized.n_words, tokenized.n_bytes) == (9, 36)
 
 
 def test_blank_line_between_rows_belongs_to_the_article_before(sliding):
-    reading = sliding((B, F))
-    assert reading.document.tolist() == [0] * 23 + [1] * 19  # characters 2+8+2 +2+7+2; é has two tokens
+    tokenized = sliding((B, F))
+    assert tokenized.document.tolist() == [0] * 23 + [1] * 19  # characters 2+8+2 +2+7+2; é has two tokens
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_sliding_windows_by_hand(sliding, n, context, stride, windows):
 
 
 def test_lm_eval_reads_detokenised_pages_with_an_end_of_text_before_each(lm_eval):
-    reading = lm_eval((B, F))
+    tokenized = lm_eval((B, F))
     first, second = " = B =\n\nCD E\n", " = F =\n\né\n"
-    assert reading.text == first + second
-    assert reading.ids.tolist() == [END, *ids_of(first), END, *ids_of(second)]
-    assert reading.starts.tolist() == [0, *starts_of(first), 13, *(13 + start for start in starts_of(second))]
-    assert reading.document.tolist() == [0] * 14 + [1] * 12
-    assert (reading.protocol, reading.added) == ("lm-eval", 2)
+    assert tokenized.text == first + second
+    assert tokenized.ids.tolist() == [END, *ids_of(first), END, *ids_of(second)]
+    assert tokenized.starts.tolist() == [0, *starts_of(first), 13, *(13 + start for start in starts_of(second))]
+    assert tokenized.document.tolist() == [0] * 14 + [1] * 12
+    assert (tokenized.protocol, tokenized.added) == ("lm-eval", 2)
 
 
 def test_lm_eval_counts_words_and_bytes_of_the_pages_before_they_are_detokenised(lm_eval):
@@ -128,12 +128,12 @@ def test_lm_eval_windows_between_first_and_last_begin_with_the_token_before(lm_e
 
 
 def test_blocks_reads_each_row_by_itself_and_drops_the_rest(blocks):
-    reading = blocks((B, F), 6)
-    assert reading.text == " \n = B = \n \n CD E \n \n = F = \n \n é \n"
-    assert reading.ids.tolist() == ids_of(" = B = \n CD E \n = F = \n é \n")  # a blank row has no token
-    assert reading.starts.tolist() == [*range(2, 10), *range(12, 19), *range(21, 29), 31, 32, 32, 33, 34]
-    assert reading.document.tolist() == [0] * 15 + [1] * 13
-    assert reading.windows.tolist() == [[0, 1, 6], [6, 7, 12], [12, 13, 18], [18, 19, 24]]  # of 28
+    tokenized = blocks((B, F), 6)
+    assert tokenized.text == " \n = B = \n \n CD E \n \n = F = \n \n é \n"
+    assert tokenized.ids.tolist() == ids_of(" = B = \n CD E \n = F = \n é \n")  # a blank row has no token
+    assert tokenized.starts.tolist() == [*range(2, 10), *range(12, 19), *range(21, 29), 31, 32, 32, 33, 34]
+    assert tokenized.document.tolist() == [0] * 15 + [1] * 13
+    assert tokenized.windows.tolist() == [[0, 1, 6], [6, 7, 12], [12, 13, 18], [18, 19, 24]]  # of 28
 
 
 def test_blocks_counts_the_words_and_bytes_that_are_in_blocks(blocks):
@@ -146,17 +146,17 @@ def test_blocks_counts_the_words_and_bytes_that_are_in_blocks(blocks):
 
 def test_blank_row_after_the_last_block_is_dropped_with_what_is_before_it(blocks):
     # 15 tokens, of which 14 are in blocks: the newline goes, and the blank row behind it
-    reading = blocks((Article("B", (*B.rows, "")),), 7)
-    assert reading.text.endswith(" CD E \n \n")
-    assert reading.documents == (Document("B", 5, 18),)
+    tokenized = blocks((Article("B", (*B.rows, "")),), 7)
+    assert tokenized.text.endswith(" CD E \n \n")
+    assert tokenized.documents == (Document("B", 5, 18),)
 
 
 def test_blocks_drops_the_rest_of_each_batch_of_rows(blocks, monkeypatch):
     monkeypatch.setattr(protocols, "ROWS_AT_ONCE", 2)
-    reading = blocks((Article("", ("BCDE\n", "FG\n", "HIJKLB\n", "")),), 3)
-    assert reading.ids.tolist() == ids_of("BCDE\nFG\nHIJKLB\n")
-    assert reading.windows.tolist() == [[0, 1, 3], [3, 4, 6], [8, 9, 11], [11, 12, 14]]
-    assert reading.documents == (Document("", 3, 12),)  # FG begins in a block, its G is not in one
+    tokenized = blocks((Article("", ("BCDE\n", "FG\n", "HIJKLB\n", "")),), 3)
+    assert tokenized.ids.tolist() == ids_of("BCDE\nFG\nHIJKLB\n")
+    assert tokenized.windows.tolist() == [[0, 1, 3], [3, 4, 6], [8, 9, 11], [11, 12, 14]]
+    assert tokenized.documents == (Document("", 3, 12),)  # FG begins in a block, its G is not in one
 
 
 @pytest.mark.parametrize(
@@ -230,25 +230,25 @@ def test_windows_of_the_real_file_equal_the_published_algorithm(
 def test_no_token_is_scored_twice_and_no_window_feeds_more_than_the_context(
     tiny_tokenizer, articles, protocol, context
 ):
-    reading = PROTOCOLS[protocol](tiny_tokenizer, articles, context, min(3, context))
-    times = np.zeros(len(reading.ids), int)
-    for start, first, end in reading.windows.tolist():
+    tokenized = PROTOCOLS[protocol](tiny_tokenizer, articles, context, min(3, context))
+    times = np.zeros(len(tokenized.ids), int)
+    for start, first, end in tokenized.windows.tolist():
         times[first:end] += 1
-        assert 0 <= start < first <= end <= len(reading.ids)
+        assert 0 <= start < first <= end <= len(tokenized.ids)
         assert end - start - (protocol == "lm-eval") <= context
-        assert len(set(reading.document[start:end].tolist())) == 1 or protocol != "lm-eval"
+        assert len(set(tokenized.document[start:end].tolist())) == 1 or protocol != "lm-eval"
     assert times.max() == 1
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_tokens_are_those_of_the_text_between_their_starts(tiny_tokenizer, articles, protocol):
-    reading = PROTOCOLS[protocol](tiny_tokenizer, articles, 16, 16)
-    assert (np.diff(reading.starts) >= 0).all() and (np.diff(reading.document) >= 0).all()
-    begins = np.unique(reading.starts).tolist()
-    for begin, end in itertools.pairwise([*begins, len(reading.text)]):
-        tokens = reading.ids[reading.starts == begin].tolist()
+    tokenized = PROTOCOLS[protocol](tiny_tokenizer, articles, 16, 16)
+    assert (np.diff(tokenized.starts) >= 0).all() and (np.diff(tokenized.document) >= 0).all()
+    begins = np.unique(tokenized.starts).tolist()
+    for begin, end in itertools.pairwise([*begins, len(tokenized.text)]):
+        tokens = tokenized.ids[tokenized.starts == begin].tolist()
         read = tiny_tokenizer.decode(tokens).removeprefix("<|endoftext|>")
-        between = reading.text[begin:end]
+        between = tokenized.text[begin:end]
         assert between == read or (protocol == "blocks" and between.rstrip(" \n") == read.rstrip("\n"))  # blank rows
 
 
@@ -292,9 +292,9 @@ def test_lines_of_plain_text_are_the_rows_of_blocks(gpt2_tokenizer, published_wi
 
 
 def test_tokens_of_one_character_begin_at_it(sliding):
-    reading = sliding((Article("", ("B🌙éC",)),))
-    assert reading.starts.tolist() == [0, 1, 1, 1, 1, 2, 2, 3]
-    assert reading.documents == (Document("", 1, 8),)
+    tokenized = sliding((Article("", ("B🌙éC",)),))
+    assert tokenized.starts.tolist() == [0, 1, 1, 1, 1, 2, 2, 3]
+    assert tokenized.documents == (Document("", 1, 8),)
 
 
 # short and empty texts
@@ -313,9 +313,9 @@ def test_text_below_two_tokens_is_refused_by_sliding_with_its_count(sliding, row
 
 
 def test_rows_that_are_blank_are_two_newlines_each_to_sliding(sliding):
-    reading = sliding((Article("", ("", "", "")),))
-    assert reading.ids.tolist() == [198] * 4
-    assert reading.documents == (Document("", 0, 6),)
+    tokenized = sliding((Article("", ("", "", "")),))
+    assert tokenized.ids.tolist() == [198] * 4
+    assert tokenized.documents == (Document("", 0, 6),)
 
 
 @pytest.mark.parametrize(("rows", "count"), [((), 0), (("",), 0), (("B",), 1), (("", "BCD\n", "EFG\n", ""), 8)])
@@ -335,9 +335,9 @@ def test_text_of_one_block_is_scored_but_for_its_first_token(blocks):
 
 
 def test_single_token_is_predicted_by_lm_eval_alone(lm_eval):
-    reading = lm_eval((Article("", ("B",)),))
-    assert (reading.ids.tolist(), reading.windows.tolist()) == ([END, *ID["B"]], [[0, 1, 2]])
-    assert reading.documents == (Document("", 1, 1),)
+    tokenized = lm_eval((Article("", ("B",)),))
+    assert (tokenized.ids.tolist(), tokenized.windows.tolist()) == ([END, *ID["B"]], [[0, 1, 2]])
+    assert tokenized.documents == (Document("", 1, 1),)
 
 
 def test_text_shorter_than_a_window_is_one(sliding, lm_eval):
@@ -360,11 +360,11 @@ def test_description_names_the_protocols_choices_and_numbers(tiny_tokenizer, art
 
 
 def test_reading_whose_parts_disagree_is_refused(sliding):
-    reading = sliding((TEN,))
+    tokenized = sliding((TEN,))
     with pytest.raises(ValueError, match="10 ids, 9 starts, 10 documents"):
-        dataclasses.replace(reading, starts=reading.starts[1:])
+        dataclasses.replace(tokenized, starts=tokenized.starts[1:])
     with pytest.raises(ValueError, match=r"windows of shape \(1, 2\); \(W, 3\)"):
-        dataclasses.replace(reading, windows=reading.windows[:, :2])
+        dataclasses.replace(tokenized, windows=tokenized.windows[:, :2])
 
 
 # where tokens begin
@@ -399,49 +399,49 @@ def test_empty_text_has_no_tokens(tiny_tokenizer):
 # the check values of WikiText-2's raw test split under GPT-2's tokenizer
 
 
-def scored(reading):
-    return int((reading.windows[:, 2] - reading.windows[:, 1]).sum())
+def scored(tokenized):
+    return int((tokenized.windows[:, 2] - tokenized.windows[:, 1]).sum())
 
 
 @pytest.mark.parametrize(("stride", "windows", "n_scored"), [(1024, 281, 287_363), (512, 561, 287_643)])
 def test_sliding_over_the_raw_test_file_has_the_guides_counts(gpt2_reading, stride, windows, n_scored):
-    reading = gpt2_reading("sliding", stride)
-    assert (len(reading.ids), len(reading.windows), scored(reading)) == (287_644, windows, n_scored)
-    assert (len(reading.documents), reading.n_words, reading.n_bytes) == (60, 241_211, 1_290_590)
+    tokenized = gpt2_reading("sliding", stride)
+    assert (len(tokenized.ids), len(tokenized.windows), scored(tokenized)) == (287_644, windows, n_scored)
+    assert (len(tokenized.documents), tokenized.n_words, tokenized.n_bytes) == (60, 241_211, 1_290_590)
 
 
 def test_lm_eval_over_the_raw_test_file_has_the_harness_counts(gpt2_reading):
-    reading = gpt2_reading("lm-eval")
-    assert (len(reading.documents), reading.n_words, reading.n_bytes) == (62, 241_335, 1_290_527)
-    assert (len(reading.ids) - reading.added, reading.added, len(reading.windows)) == (272_031, 62, 297)
-    assert scored(reading) == 272_031
+    tokenized = gpt2_reading("lm-eval")
+    assert (len(tokenized.documents), tokenized.n_words, tokenized.n_bytes) == (62, 241_335, 1_290_527)
+    assert (len(tokenized.ids) - tokenized.added, tokenized.added, len(tokenized.windows)) == (272_031, 62, 297)
+    assert scored(tokenized) == 272_031
 
 
 def test_blocks_over_the_raw_test_file_have_run_clms_counts(gpt2_reading):
-    reading = gpt2_reading("blocks")
-    assert (len(reading.ids), len(reading.windows)) == (283_287, 274)
-    assert len(reading.ids) - 274 * 1024 == 2_711
-    assert scored(reading) == 274 * 1023
+    tokenized = gpt2_reading("blocks")
+    assert (len(tokenized.ids), len(tokenized.windows)) == (283_287, 274)
+    assert len(tokenized.ids) - 274 * 1024 == 2_711
+    assert scored(tokenized) == 274 * 1023
 
 
 def test_words_and_bytes_of_the_real_blocks_are_less_by_those_of_the_tokens_dropped(gpt2_reading):
-    reading = gpt2_reading("blocks")
-    dropped = np.ones(len(reading.ids), bool)
-    for start, _, end in reading.windows.tolist():
+    tokenized = gpt2_reading("blocks")
+    dropped = np.ones(len(tokenized.ids), bool)
+    for start, _, end in tokenized.windows.tolist():
         dropped[start:end] = False
-    ends = np.append(reading.starts[1:], len(reading.text))
-    pieces = [reading.text[reading.starts[i] : ends[i]] for i in np.flatnonzero(dropped).tolist()]
-    blank = 1_290_590 - reading.n_bytes - len("".join(pieces).encode())
+    ends = np.append(tokenized.starts[1:], len(tokenized.text))
+    pieces = [tokenized.text[tokenized.starts[i] : ends[i]] for i in np.flatnonzero(dropped).tolist()]
+    blank = 1_290_590 - tokenized.n_bytes - len("".join(pieces).encode())
     assert blank in (0, -2, -4)  # a blank row between two thousands of rows is of the second, and no token's
-    assert 241_211 - reading.n_words == pytest.approx(len("".join(pieces).split()), abs=5)  # a word cut at an edge
+    assert 241_211 - tokenized.n_words == pytest.approx(len("".join(pieces).split()), abs=5)  # a word cut at an edge
 
 
 def test_every_article_of_the_real_file_has_its_own_text(gpt2_reading, raw_test):
-    reading = gpt2_reading("sliding")
-    assert [document.title for document in reading.documents] == [article.title for article in raw_test]
-    begins = reading.starts[np.flatnonzero(np.diff(reading.document, prepend=-1))].tolist()
+    tokenized = gpt2_reading("sliding")
+    assert [document.title for document in tokenized.documents] == [article.title for article in raw_test]
+    begins = tokenized.starts[np.flatnonzero(np.diff(tokenized.document, prepend=-1))].tolist()
     for begin, article in zip(begins[1:], raw_test[1:]):
-        assert reading.text[begin:].lstrip("\n").startswith(f" = {article.title} = \n")
+        assert tokenized.text[begin:].lstrip("\n").startswith(f" = {article.title} = \n")
 
 
 def test_tokenizer_without_an_end_of_text_is_refused_by_lm_eval(tiny_tokenizer):

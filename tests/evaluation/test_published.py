@@ -6,12 +6,12 @@ import pytest
 from gpt2lab.evaluation.perplexity import Perplexity, measured, read
 from gpt2lab.evaluation.protocols import PROTOCOLS
 from gpt2lab.evaluation.published import PUBLISHED, published_for
-from gpt2lab.evaluation.scorer import Scored
+from gpt2lab.evaluation.scorer import ScoredText
 from gpt2lab.model.lab import Lab
 
 
 class OfGPT2Size:
-    """What a reading asks of a model: how many positions it has."""
+    """What a text asks of a model: how many positions it has."""
 
     class config:  # noqa: N801
         n_positions = 1024
@@ -22,8 +22,8 @@ def gpt2_size_lab(gpt2_tokenizer):
     return Lab(OfGPT2Size, gpt2_tokenizer, "of GPT-2's size")
 
 
-def figures(reading):
-    return {(known.model, known.quantity, known.value) for known in published_for(reading)}
+def figures(tokenized):
+    return {(known.model, known.quantity, known.value) for known in published_for(tokenized)}
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_other_windows_compare_with_no_sliding_figure(gpt2_reading, context, str
 
 
 def test_word_perplexity_of_the_harness_compares_at_every_context(gpt2_reading):
-    reading = gpt2_reading("lm-eval")
-    assert figures(dataclasses.replace(reading, context=256, stride=256)) == figures(reading) != set()
+    tokenized = gpt2_reading("lm-eval")
+    assert figures(dataclasses.replace(tokenized, context=256, stride=256)) == figures(tokenized) != set()
 
 
 def test_per_token_figures_do_not_compare_with_another_tokenizers(gpt2_reading):
     for protocol in PROTOCOLS:
-        reading = gpt2_reading(protocol)
-        other = dataclasses.replace(reading, ids=reading.ids[::-1].copy())  # the same text in other tokens
+        tokenized = gpt2_reading(protocol)
+        other = dataclasses.replace(tokenized, ids=tokenized.ids[::-1].copy())  # the same text in other tokens
         assert {quantity for _, quantity, _ in figures(other)} <= {"word_perplexity"}, protocol
 
 
@@ -66,11 +66,11 @@ def test_protocols_do_not_share_their_figures(gpt2_reading):
 @pytest.mark.parametrize("protocol", ["sliding", "lm-eval"])
 @pytest.mark.parametrize("at", [0, 1, 100_000, -1])
 def test_one_changed_character_compares_with_nothing(gpt2_reading, protocol, at):
-    reading = gpt2_reading(protocol)
-    changed = list(reading.text)
+    tokenized = gpt2_reading(protocol)
+    changed = list(tokenized.text)
     changed[at] = "\t"
-    assert figures(dataclasses.replace(reading, text="".join(changed))) == set()
-    assert figures(dataclasses.replace(reading, text=reading.text + "\n")) == set()
+    assert figures(dataclasses.replace(tokenized, text="".join(changed))) == set()
+    assert figures(dataclasses.replace(tokenized, text=tokenized.text + "\n")) == set()
 
 
 def test_one_changed_character_of_an_article_compares_with_nothing(gpt2_size_lab, raw_test):
@@ -108,14 +108,14 @@ def test_small_text_compares_with_nothing(tiny_tokenizer, articles):
 def test_result_on_the_raw_test_file_has_counts_and_published_figures(
     gpt2_reading, protocol, stride, windows, n_scored, words, size
 ):
-    reading = gpt2_reading(protocol, stride)
-    nll = np.full(len(reading.ids), np.nan)
-    for _, first, end in reading.windows.tolist():
+    tokenized = gpt2_reading(protocol, stride)
+    nll = np.full(len(tokenized.ids), np.nan)
+    for _, first, end in tokenized.windows.tolist():
         nll[first:end] = 1.0
-    result = measured(Scored(reading, nll, "a model", 50_257))
+    result = measured(ScoredText(tokenized, nll, "a model", 50_257))
     assert (result.windows, result.n_scored, result.nll) == (windows, n_scored, n_scored)
     assert (result.n_words, result.n_bytes) == (words, size)
-    assert result.published == published_for(reading) != ()
+    assert result.published == published_for(tokenized) != ()
     assert result.cautions == ()
     assert result.interval == pytest.approx((np.e, np.e))
 

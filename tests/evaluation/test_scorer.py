@@ -13,7 +13,7 @@ from gpt2lab.data.sources import cache_folder
 from gpt2lab.errors import LabError
 from gpt2lab.evaluation import scorer
 from gpt2lab.evaluation.protocols import PROTOCOLS
-from gpt2lab.evaluation.scorer import Scored, score
+from gpt2lab.evaluation.scorer import ScoredText, score
 from gpt2lab.model import lab as model_module
 from gpt2lab.model.lab import Lab, token_nll
 from gpt2lab.progress import finished
@@ -31,7 +31,7 @@ WINDOWS = [
     ("blocks", 64, 64),
     ("blocks", 10, 10),
 ]
-SPLIT = 40  # tokens in a batch: small, so that a reading takes many
+SPLIT = 40  # tokens in a batch: small, so that a tokenized takes many
 
 
 def read(lab, articles, protocol="sliding", context=16, stride=None):
@@ -85,13 +85,13 @@ def test_nlls_equal_a_plain_loop_in_float64(
 
 @pytest.mark.parametrize(("protocol", "context", "stride"), WINDOWS)
 def test_tokens_that_windows_score_are_predicted_and_no_others(tiny_lab, articles, protocol, context, stride):
-    reading = read(tiny_lab, articles, protocol, context, stride)
-    scored = score(tiny_lab, reading)
-    expected = np.zeros(len(reading.ids), bool)
-    for _, first, end in reading.windows.tolist():
+    tokenized = read(tiny_lab, articles, protocol, context, stride)
+    scored = score(tiny_lab, tokenized)
+    expected = np.zeros(len(tokenized.ids), bool)
+    for _, first, end in tokenized.windows.tolist():
         expected[first:end] = True
     assert (scored.predicted == expected).all()
-    assert (scored.reading, scored.model, scored.vocabulary) == (reading, tiny_lab.name, 300)
+    assert (scored.tokenized, scored.model, scored.vocabulary) == (tokenized, tiny_lab.name, 300)
 
 
 @pytest.mark.parametrize("tokens", [1, SPLIT, 10_000])
@@ -99,11 +99,11 @@ def test_tokens_that_windows_score_are_predicted_and_no_others(tiny_lab, article
 def test_neither_batches_nor_the_order_of_windows_change_the_nlls(
     tiny_lab, articles, monkeypatch, new_cache, protocol, context, stride, tokens
 ):
-    reading = read(tiny_lab, articles, protocol, context, stride)
-    expected = score(tiny_lab, reading).nll
-    shuffled = dataclasses.replace(reading, windows=np.random.default_rng(0).permutation(reading.windows))
+    tokenized = read(tiny_lab, articles, protocol, context, stride)
+    expected = score(tiny_lab, tokenized).nll
+    shuffled = dataclasses.replace(tokenized, windows=np.random.default_rng(0).permutation(tokenized.windows))
     monkeypatch.setattr(scorer, "TOKENS_AT_ONCE", {"cpu": tokens})
-    for again in (reading, shuffled):
+    for again in (tokenized, shuffled):
         new_cache()
         np.testing.assert_allclose(score(tiny_lab, again).nll, expected, rtol=1e-5, atol=1e-5)
 
@@ -114,9 +114,9 @@ def test_batches_hold_windows_of_one_shape_each_once_and_no_more_than_fit(
     tiny_lab, articles, batches, monkeypatch, protocol, context, stride, tokens
 ):
     monkeypatch.setattr(scorer, "TOKENS_AT_ONCE", {"cpu": tokens})
-    reading = read(tiny_lab, articles[2:], protocol, context, stride)
-    score(tiny_lab, reading)
-    shapes = [(end - start, first - start) for start, first, end in reading.windows.tolist() if first < end]
+    tokenized = read(tiny_lab, articles[2:], protocol, context, stride)
+    score(tiny_lab, tokenized)
+    shapes = [(end - start, first - start) for start, first, end in tokenized.windows.tolist() if first < end]
     assert sorted((length, first) for (rows, length), first in batches for _ in range(rows)) == sorted(shapes)
     assert all(rows == 1 or rows * length <= tokens for (rows, length), _ in batches)
     if tokens == 4096:
@@ -140,13 +140,13 @@ def test_attention_is_called_without_a_mask(tiny_lab, articles, monkeypatch, pro
 @pytest.mark.parametrize("training", [True, False])
 def test_dropout_is_off_while_scoring_and_the_mode_is_as_before(random_lab, articles, new_cache, training):
     lab = random_lab(resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
-    reading = read(lab, articles)
-    expected = score(lab, reading).nll
+    tokenized = read(lab, articles)
+    expected = score(lab, tokenized).nll
     lab.model.train(training)
     new_cache()
-    for _ in score.steps(lab, reading):
+    for _ in score.steps(lab, tokenized):
         assert all(module.training == training for module in lab.model.modules())
-    assert np.array_equal(score(lab, reading).nll, expected, equal_nan=True)
+    assert np.array_equal(score(lab, tokenized).nll, expected, equal_nan=True)
     assert all(module.training == training for module in lab.model.modules())
 
 
@@ -160,10 +160,10 @@ def test_mode_is_as_before_when_scoring_fails(random_lab, articles, monkeypatch)
 
 
 def test_scoring_leaves_ids_and_gradients_alone(tiny_lab, articles):
-    reading = read(tiny_lab, articles)
-    ids, windows = reading.ids.copy(), reading.windows.copy()
-    score(tiny_lab, reading)
-    assert np.array_equal(reading.ids, ids) and np.array_equal(reading.windows, windows)
+    tokenized = read(tiny_lab, articles)
+    ids, windows = tokenized.ids.copy(), tokenized.windows.copy()
+    score(tiny_lab, tokenized)
+    assert np.array_equal(tokenized.ids, ids) and np.array_equal(tokenized.windows, windows)
     assert torch.is_grad_enabled()
     assert all(weight.grad is None for weight in tiny_lab.model.parameters())
 
@@ -188,9 +188,9 @@ def hook_removed(hook):
 
 
 def test_scored_of_another_length_than_its_reading_is_refused(tiny_lab, articles):
-    reading = read(tiny_lab, articles)
+    tokenized = read(tiny_lab, articles)
     with pytest.raises(ValueError, match=r"nll of shape \(3,\), ids of"):
-        Scored(reading, np.zeros(3), "m", 300)
+        ScoredText(tokenized, np.zeros(3), "m", 300)
 
 
 # damaged weights
@@ -213,14 +213,14 @@ def test_token_without_a_probability_is_named_by_its_place_in_the_text(tiny_lab,
 
     monkeypatch.setattr(scorer, "token_nll", nll)
     text = letters(1500).text.replace("J", "B")
-    reading = read(tiny_lab, (dataclasses.replace(letters(1), rows=(text[:1234] + "J" + text[1235:],)),))
+    tokenized = read(tiny_lab, (dataclasses.replace(letters(1), rows=(text[:1234] + "J" + text[1235:],)),))
     with pytest.raises(LabError, match=r"gives token 1,234 no finite probability"):
-        score(tiny_lab, reading)
+        score(tiny_lab, tokenized)
 
 
 @pytest.mark.usefixtures("small_batches")
 def test_nlls_before_a_token_without_a_probability_are_kept_and_it_is_not(tiny_lab, articles, monkeypatch, batches):
-    reading, calls = read(tiny_lab, articles), []
+    tokenized, calls = read(tiny_lab, articles), []
     spied = scorer.token_nll
 
     def third_fails(*args, **options):
@@ -229,8 +229,8 @@ def test_nlls_before_a_token_without_a_probability_are_kept_and_it_is_not(tiny_l
 
     monkeypatch.setattr(scorer, "token_nll", third_fails)
     with pytest.raises(LabError, match="no finite probability"):
-        score(tiny_lab, reading)
-    assert next(score.steps(tiny_lab, reading))[0] == sum(rows for (rows, _), _ in batches[:2])
+        score(tiny_lab, tokenized)
+    assert next(score.steps(tiny_lab, tokenized))[0] == sum(rows for (rows, _), _ in batches[:2])
 
 
 # the cache
@@ -255,8 +255,8 @@ def test_nlls_are_kept_for_the_weights_and_not_for_the_name(tiny_lab, articles, 
 
 @pytest.mark.parametrize("change", ["weights", "one weight", "ids", "context", "stride", "protocol"])
 def test_nlls_of_anything_else_are_not_taken(random_lab, articles, batches, change):
-    lab, reading = random_lab(), {"protocol": "sliding", "context": 16, "stride": 8}
-    score(lab, read(lab, articles, **reading))
+    lab, tokenized = random_lab(), {"protocol": "sliding", "context": 16, "stride": 8}
+    score(lab, read(lab, articles, **tokenized))
     if change == "weights":
         lab = random_lab(1)
     elif change == "one weight":
@@ -268,9 +268,9 @@ def test_nlls_of_anything_else_are_not_taken(random_lab, articles, batches, chan
             for article in articles
         )
     else:
-        reading |= {"context": {"context": 15}, "stride": {"stride": 7}, "protocol": {"protocol": "lm-eval"}}[change]
+        tokenized |= {"context": {"context": 15}, "stride": {"stride": 7}, "protocol": {"protocol": "lm-eval"}}[change]
     passes = len(batches)
-    scored = score(lab, read(lab, articles, **reading))
+    scored = score(lab, read(lab, articles, **tokenized))
     assert len(batches) > passes
     assert scored.predicted.sum() == sum(rows * (length - first) for (rows, length), first in batches[passes:])
 
@@ -370,20 +370,20 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_damaged_cache_is_computed_again(tiny_lab, articles, batches, damage):
-    reading = read(tiny_lab, articles)
-    first = score(tiny_lab, reading)
+    tokenized = read(tiny_lab, articles)
+    first = score(tiny_lab, tokenized)
     passes = len(batches)
     damage(cached_file())
-    again = score(tiny_lab, reading)
+    again = score(tiny_lab, tokenized)
     assert len(batches) == 2 * passes
     assert np.array_equal(first.nll, again.nll, equal_nan=True)
-    score(tiny_lab, reading)
+    score(tiny_lab, tokenized)
     assert len(batches) == (3 if damage is made_a_folder else 2) * passes
 
 
 def test_no_flipped_bit_of_the_cache_changes_a_score(tiny_lab, letters, monkeypatch):
-    reading = read(tiny_lab, (letters(6),))
-    first = score(tiny_lab, reading).nll
+    tokenized = read(tiny_lab, (letters(6),))
+    first = score(tiny_lab, tokenized).nll
     path = cached_file()
     content = path.read_bytes()
     monkeypatch.setattr(scorer, "write_bytes", lambda *_: None)  # it would only be damaged again
@@ -393,7 +393,7 @@ def test_no_flipped_bit_of_the_cache_changes_a_score(tiny_lab, letters, monkeypa
         damaged[i] ^= 1 << random.Random(i).randrange(8)
         path.write_bytes(damaged)
         try:
-            assert np.array_equal(score(tiny_lab, reading).nll, first, equal_nan=True), i
+            assert np.array_equal(score(tiny_lab, tokenized).nll, first, equal_nan=True), i
         except Exception as error:  # gathered, so that one run reports all of them
             failed.add(f"{type(error).__name__}: {error}")
     assert not failed
@@ -401,13 +401,13 @@ def test_no_flipped_bit_of_the_cache_changes_a_score(tiny_lab, letters, monkeypa
 
 @pytest.mark.parametrize("place", ["file", "file/deeper"])
 def test_cache_that_cannot_be_written_is_done_without(tiny_lab, articles, batches, tmp_path, monkeypatch, place):
-    reading = read(tiny_lab, articles)
-    expected = score(tiny_lab, reading).nll
+    tokenized = read(tiny_lab, articles)
+    expected = score(tiny_lab, tokenized).nll
     passes = len(batches)
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("GPT2LAB_CACHE", str(tmp_path / place))
-    assert np.array_equal(score(tiny_lab, reading).nll, expected, equal_nan=True)
-    assert np.array_equal(score(tiny_lab, reading).nll, expected, equal_nan=True)
+    assert np.array_equal(score(tiny_lab, tokenized).nll, expected, equal_nan=True)
+    assert np.array_equal(score(tiny_lab, tokenized).nll, expected, equal_nan=True)
     assert len(batches) == 3 * passes
     assert (tmp_path / "file").read_text() == "in the way"
 
@@ -432,34 +432,34 @@ def stop_after(calls):
 
 @pytest.mark.usefixtures("small_batches")
 def test_closed_scoring_keeps_what_it_did_and_the_next_runs_the_rest(tiny_lab, articles, batches, new_cache):
-    reading = read(tiny_lab, articles)
-    whole = score(tiny_lab, reading).nll
+    tokenized = read(tiny_lab, articles)
+    whole = score(tiny_lab, tokenized).nll
     total = len(batches)
     batches.clear()
     new_cache()
-    steps = score.steps(tiny_lab, reading)
+    steps = score.steps(tiny_lab, tokenized)
     done = [next(steps) for _ in range(4)][-1][0]
     steps.close()
     assert len(batches) == 3
-    rest = score.steps(tiny_lab, reading)
+    rest = score.steps(tiny_lab, tokenized)
     assert next(rest)[0] == done == sum(rows for (rows, _), _ in batches)
     rest.close()
-    resumed = score(tiny_lab, reading)
+    resumed = score(tiny_lab, tokenized)
     assert len(batches) == total
     np.testing.assert_allclose(resumed.nll, whole, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("small_batches")
 def test_stop_in_on_progress_keeps_what_was_done(tiny_lab, articles, batches, new_cache):
-    reading = read(tiny_lab, articles)
-    whole = score(tiny_lab, reading).nll
+    tokenized = read(tiny_lab, articles)
+    whole = score(tiny_lab, tokenized).nll
     total = len(batches)
     batches.clear()
     new_cache()
     with pytest.raises(StoppedError) as stopped:
-        score(tiny_lab, reading, on_progress=stop_after(3))
+        score(tiny_lab, tokenized, on_progress=stop_after(3))
     assert len(batches) == 3
-    resumed = score(tiny_lab, reading)
+    resumed = score(tiny_lab, tokenized)
     assert stopped.value.__traceback__ is not None  # at hand as sys.last_value is in a notebook: nothing is freed yet
     assert len(batches) == total
     np.testing.assert_allclose(resumed.nll, whole, rtol=1e-5, atol=1e-5)
@@ -467,7 +467,7 @@ def test_stop_in_on_progress_keeps_what_was_done(tiny_lab, articles, batches, ne
 
 @pytest.mark.usefixtures("small_batches")
 def test_error_in_a_forward_pass_keeps_what_was_done(tiny_lab, articles, batches, monkeypatch):
-    reading, spied = read(tiny_lab, articles), scorer.token_nll
+    tokenized, spied = read(tiny_lab, articles), scorer.token_nll
 
     def out_of_memory(*args, **options):
         if len(batches) == 2:
@@ -476,15 +476,15 @@ def test_error_in_a_forward_pass_keeps_what_was_done(tiny_lab, articles, batches
 
     monkeypatch.setattr(scorer, "token_nll", out_of_memory)
     with pytest.raises(MemoryError):
-        score(tiny_lab, reading)
-    assert next(score.steps(tiny_lab, reading))[0] == sum(rows for (rows, _), _ in batches)
+        score(tiny_lab, tokenized)
+    assert next(score.steps(tiny_lab, tokenized))[0] == sum(rows for (rows, _), _ in batches)
 
 
 @pytest.mark.usefixtures("small_batches")
 def test_scoring_saves_along_the_way(tiny_lab, articles, monkeypatch):
     monkeypatch.setattr(scorer, "SAVE_SECONDS", 0)
-    reading = read(tiny_lab, articles)
-    steps = score.steps(tiny_lab, reading)
+    tokenized = read(tiny_lab, articles)
+    steps = score.steps(tiny_lab, tokenized)
     for done, _ in itertools.islice(steps, 4):
         if done:
             with np.load(cached_file()) as file:  # as it lies there were the process killed now
@@ -515,9 +515,9 @@ def test_scoring_that_found_everything_kept_does_not_save(tiny_lab, articles, mo
 @pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize(("protocol", "context", "stride"), WINDOWS)
 def test_progress_rises_from_nothing_to_all_windows(tiny_lab, articles, batches, protocol, context, stride):
-    reading, seen = read(tiny_lab, articles[2:], protocol, context, stride), []
-    score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress))
-    total = int((reading.windows[:, 1] < reading.windows[:, 2]).sum())
+    tokenized, seen = read(tiny_lab, articles[2:], protocol, context, stride), []
+    score(tiny_lab, tokenized, on_progress=lambda *progress: seen.append(progress))
+    total = int((tokenized.windows[:, 1] < tokenized.windows[:, 2]).sum())
     assert {of for _, of in seen} == {total}
     rows = [rows for (rows, _), _ in batches]
     assert [done for done, _ in seen] == [0, *itertools.accumulate(rows)]
@@ -525,34 +525,34 @@ def test_progress_rises_from_nothing_to_all_windows(tiny_lab, articles, batches,
 
 
 def test_window_with_nothing_to_score_is_neither_run_nor_counted(tiny_lab, letters, batches):
-    reading, seen = read(tiny_lab, (letters(9),), "sliding", 4), []
-    assert reading.windows[-1].tolist() == [8, 9, 9]
-    score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress))
+    tokenized, seen = read(tiny_lab, (letters(9),), "sliding", 4), []
+    assert tokenized.windows[-1].tolist() == [8, 9, 9]
+    score(tiny_lab, tokenized, on_progress=lambda *progress: seen.append(progress))
     assert (seen, batches) == ([(0, 2), (2, 2)], [((2, 4), 1)])
 
 
 @pytest.mark.usefixtures("small_batches")
 def test_progress_starts_at_what_is_kept(tiny_lab, articles):
-    reading, seen = read(tiny_lab, articles), []
-    steps = score.steps(tiny_lab, reading)
+    tokenized, seen = read(tiny_lab, articles), []
+    steps = score.steps(tiny_lab, tokenized)
     for _ in range(3):
         done, total = next(steps)
     steps.close()
-    score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress))
+    score(tiny_lab, tokenized, on_progress=lambda *progress: seen.append(progress))
     assert (seen[0], seen[-1]) == ((done, total), (total, total))
     seen.clear()
-    score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress))
+    score(tiny_lab, tokenized, on_progress=lambda *progress: seen.append(progress))
     assert seen == [(total, total)]
 
 
 def test_scorings_of_the_same_at_the_same_time_keep_what_both_have_done(tiny_lab, articles, batches):
-    reading = read(tiny_lab, articles)
-    slow, quick = score.steps(tiny_lab, reading), score.steps(tiny_lab, reading)
+    tokenized = read(tiny_lab, articles)
+    slow, quick = score.steps(tiny_lab, tokenized), score.steps(tiny_lab, tokenized)
     next(slow), next(slow)  # has begun, and done one batch
     whole = finished(quick)
     slow.close()  # what it keeps now is less than what the quick one has kept
     batches.clear()
-    assert np.array_equal(score(tiny_lab, reading).nll, whole.nll, equal_nan=True)
+    assert np.array_equal(score(tiny_lab, tokenized).nll, whole.nll, equal_nan=True)
     assert batches == []
 
 
@@ -576,15 +576,15 @@ def test_oldest_scorings_make_room_for_the_newest(tiny_lab, articles, monkeypatc
 @pytest.mark.filterwarnings("ignore:bf16 is slow")
 @pytest.mark.parametrize("order", [("fp32", "bf16"), ("bf16", "fp32")])
 def test_each_precision_has_scores_of_its_own(tiny_lab, articles, batches, new_cache, order):
-    reading = read(tiny_lab, articles)
+    tokenized = read(tiny_lab, articles)
     alone = {}
     for name in order:
         new_cache()
-        alone[name] = score(tiny_lab, reading, precision=name)
+        alone[name] = score(tiny_lab, tokenized, precision=name)
     new_cache()
-    found = {name: score(tiny_lab, reading, precision=name) for name in order}
+    found = {name: score(tiny_lab, tokenized, precision=name) for name in order}
     batches.clear()
-    again = {name: score(tiny_lab, reading, precision=name) for name in order}
+    again = {name: score(tiny_lab, tokenized, precision=name) for name in order}
     assert not batches  # all of it was cached
     for name in order:
         assert again[name].precision == name
@@ -597,9 +597,9 @@ def test_each_precision_has_scores_of_its_own(tiny_lab, articles, batches, new_c
 @pytest.mark.filterwarnings("ignore:bf16 is slow")
 @pytest.mark.parametrize(("n", "checked"), [(1, 1), (2, 2), (30, 2), (100, 5), (400, 8)])
 def test_bf16_scores_some_windows_in_fp32_too_spread_over_the_text(tiny_lab, letters, n, checked):
-    reading, seen = read(tiny_lab, (letters(8 * n),), context=8), []
-    scored = score(tiny_lab, reading, on_progress=lambda *progress: seen.append(progress), precision="bf16")
-    exact = score(tiny_lab, reading)
+    tokenized, seen = read(tiny_lab, (letters(8 * n),), context=8), []
+    scored = score(tiny_lab, tokenized, on_progress=lambda *progress: seen.append(progress), precision="bf16")
+    exact = score(tiny_lab, tokenized)
     both = ~np.isnan(scored.exact)
     assert both.sum() == 7 * checked
     np.testing.assert_allclose(scored.exact[both], exact.nll[both], rtol=1e-5, atol=1e-5)

@@ -26,7 +26,7 @@ from gpt2lab.inspection.walkthrough import walk
 TEXT = "The moon and the sea"
 RESULTS = {
     "Generation": lambda lab: generate(lab, TEXT, max_new_tokens=30, seed=1),
-    "Done": lambda lab: translate(lab, "a", examples=[("b", "c")], max_new_tokens=5),
+    "TaskResult": lambda lab: translate(lab, "a", examples=[("b", "c")], max_new_tokens=5),
     "Trace": lambda lab: trace(lab, TEXT, logits=True, residual=True),
     "Rollout": lambda lab: rollout(trace(lab, TEXT)),
     "Comparison": lambda lab: compare(trace(lab, "abcd efgh"), trace(lab, "hgfe dcba")),

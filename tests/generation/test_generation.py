@@ -328,7 +328,7 @@ def test_log_probability_is_that_of_a_forward_pass(tiny_lab):
 def test_a_branch_is_a_fresh_generation_from_the_same_prefix(tiny_lab, sampling):
     first = generate(tiny_lab, "The moon", max_new_tokens=10, **sampling)
     other = next(each for each in first.steps[4].alternatives if each.id != first.steps[4].id)
-    kept = (*first.steps[:4], first.steps[4].instead(other.id))
+    kept = (*first.steps[:4], first.steps[4].with_token(other.id))
     branch = generate(tiny_lab, "The moon", after=kept, max_new_tokens=6, **sampling)
     assert branch.steps[:5] == kept
     assert (kept[4].token, kept[4].probability) == (other.token, other.probability)
@@ -379,10 +379,10 @@ def test_the_first_of_two_stop_strings_ends_the_text(tiny_lab):
 
 def test_instead_takes_alternatives_alone_and_gives_their_rank(tiny_lab):
     step = generate(tiny_lab, "The moon", max_new_tokens=1, temperature=0).steps[0]
-    assert [step.instead(each.id).rank for each in step.alternatives] == list(range(1, 11))
-    assert step.instead(step.id) == step
+    assert [step.with_token(each.id).rank for each in step.alternatives] == list(range(1, 11))
+    assert step.with_token(step.id) == step
     with pytest.raises(LabError, match="not among this step"):
-        step.instead(next(id for id in range(300) if id not in {each.id for each in step.alternatives}))
+        step.with_token(next(id for id in range(300) if id not in {each.id for each in step.alternatives}))
 
 
 @pytest.mark.parametrize("beams", [2, 4])
@@ -445,16 +445,16 @@ def test_text_ends_before_a_stop_string(tiny_lab, place):
 @pytest.mark.parametrize(("window", "prompt"), [(1, "The moon"), (20, "The moon"), (63, "The moon"), (10, "x" * 100)])
 def test_past_the_context_the_text_equals_one_that_reads_the_same_window(tiny_lab, window, prompt):
     found = generate(tiny_lab, prompt, max_new_tokens=150, temperature=0, window=window)
-    ids, read, seams = tiny_lab.encode(prompt).tolist(), 0, []
+    ids, read, shifts = tiny_lab.encode(prompt).tolist(), 0, []
     for i in range(150):  # reads everything again at every step
         read = read + 1 if read else len(ids)
         if read > 64:
             read = window
-            seams.append(i)
+            shifts.append(i)
         with torch.no_grad():
             ids.append(int(tiny_lab.model(torch.tensor([ids[-read:]])).logits[0, -1].argmax()))
     assert ids_of(found) == ids[-150:]
-    assert [i for i, step in enumerate(found.steps) if step.seam] == seams != []
+    assert [i for i, step in enumerate(found.steps) if step.window_shifted] == shifts != []
     assert found.finish == "length"
 
 
@@ -462,10 +462,10 @@ def test_past_the_context_the_text_equals_one_that_reads_the_same_window(tiny_la
 def test_going_on_past_a_seam_reads_what_was_read_there(tiny_lab, place):
     options = {"temperature": 0, "repetition_penalty": 1.2, "window": 30}
     whole = generate(tiny_lab, "The moon", max_new_tokens=130, **options)
-    assert sum(step.seam for step in whole.steps) >= 2
+    assert sum(step.window_shifted for step in whole.steps) >= 2
     again = generate(tiny_lab, "The moon", after=whole.steps[:place], max_new_tokens=130 - place, **options)
     assert ids_of(again) == ids_of(whole)
-    assert [step.seam for step in again.steps] == [step.seam for step in whole.steps]
+    assert [step.window_shifted for step in again.steps] == [step.window_shifted for step in whole.steps]
     for ours, theirs in zip(again.steps, whole.steps):
         assert ours.probability == pytest.approx(theirs.probability, rel=1e-3)
 

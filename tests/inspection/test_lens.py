@@ -4,7 +4,7 @@ import torch
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import lens as module
 from gpt2lab.inspection.attribution import attribution
-from gpt2lab.inspection.lens import followed, log_probabilities, logit_lens, token_id
+from gpt2lab.inspection.lens import log_probabilities, logit_lens, token_id, token_probabilities
 from gpt2lab.inspection.trace import trace
 
 TEXT = "The moon is a small world, and the sea follows it."
@@ -81,7 +81,7 @@ def test_a_token_that_is_named_is_followed_at_every_position(lab):
     assert by_id.targets.tolist() == by_text.targets.tolist() == [7] * len(own)
     torch.testing.assert_close(by_id.probability[-1], own, atol=1e-6, rtol=1e-4)
     assert token_id(lab, "#7") == 7
-    tracked = followed(lab, by_id.trace, 3, [7, 9])
+    tracked = token_probabilities(lab, by_id.trace, 3, [7, 9])
     torch.testing.assert_close(tracked[:, 0], by_id.probability[:, 3], atol=1e-6, rtol=1e-4)
     assert tracked.shape == (lab.model.config.n_layer + 1, 2)
 
@@ -156,8 +156,11 @@ def test_log_probabilities_sum_to_one(lab):
         (lambda lab: token_id(lab, ""), r"'' is 0 tokens \(none\)"),
         (lambda lab: attribution(lab, "xy", position=2), "position 2 is out of range"),
         (lambda lab: attribution(lab, "xy", token=3, against=3), "token 3 against itself is 0; give two tokens"),
-        (lambda lab: followed(lab, trace(lab, "x", residual=True), 1, [3]), "position 1 is out of range"),
-        (lambda lab: followed(lab, trace(lab, "x"), 0, [3]), "no residual stream; make it with residual=True"),
+        (lambda lab: token_probabilities(lab, trace(lab, "x", residual=True), 1, [3]), "position 1 is out of range"),
+        (
+            lambda lab: token_probabilities(lab, trace(lab, "x"), 0, [3]),
+            "no residual stream; make it with residual=True",
+        ),
     ],
 )
 def test_bad_input_is_refused(tiny_lab, ask, message):

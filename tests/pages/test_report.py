@@ -12,7 +12,7 @@ from matplotlib.image import imread
 
 from gpt2lab.evaluation.evaluate import Evaluation
 from gpt2lab.evaluation.protocols import Document, Reading
-from gpt2lab.evaluation.scorer import Scored
+from gpt2lab.evaluation.scorer import ScoredText
 from gpt2lab.figures import drawing
 from gpt2lab.figures.attention import attention_heatmap
 from gpt2lab.figures.drawing import figure_bytes, image
@@ -89,7 +89,7 @@ def evaluation():
     documents = (Document("Moon", 4, 20), Document("Sea", 4, 20))
     reading = Reading("sliding", 3, 3, "abcdef", ids, ids, ids // 3, windows, documents)
     losses = {"before": [np.nan, 2, 3, np.nan, 2, 4], "after": [np.nan, 2, 3, np.nan, 2, 0]}
-    return Evaluation(tuple(Scored(reading, np.array(nll, float), name, 300) for name, nll in losses.items()))
+    return Evaluation(tuple(ScoredText(reading, np.array(nll, float), name, 300) for name, nll in losses.items()))
 
 
 @pytest.fixture(scope="module")

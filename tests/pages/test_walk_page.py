@@ -11,7 +11,7 @@ from PIL import Image
 from gpt2lab.figures.heads import DIVERGING
 from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.pages.page import POLICY, THEMES
-from gpt2lab.pages.walkthrough import MAX_TOKENS, SCORES, WRITTEN, walk_page
+from gpt2lab.pages.walkthrough import ATTENTION_STEPS, MAX_TOKENS, WRITTEN, walk_page
 
 TEXT = "The moon is a small world."
 HOSTILE = ("</script>", "<img src=x onerror=alert(1)>", "<b>bold</b>", "&amp;", "\"'", "$x$", "x" * 300)
@@ -24,7 +24,7 @@ def walked(tiny_lab):
 
 def vectors(walked):
     """The steps that have a strip."""
-    return [step for step in walked.steps if step.name not in SCORES]
+    return [step for step in walked.steps if step.name not in ATTENTION_STEPS]
 
 
 def strips(found):
@@ -61,7 +61,7 @@ def test_token_table_has_the_model_s_numbers_to_four_digits(walked):
     rows = cells(walk_page(walked))
     assert [row[0] for row in rows[:7]] == [f"{at} {token}" for at, token in enumerate(walked.tokens[:7])]
     for token, *numbers in rows:
-        values = [float(walked.step(name).values[int(token.split()[0])]) for name in SCORES]
+        values = [float(walked.step(name).values[int(token.split()[0])]) for name in ATTENTION_STEPS]
         assert numbers == ["−∞" if value == -np.inf else f"{value:.4f}" for value in values]
     assert {row[3] for row in rows[7:]} == {"−∞"}  # what lies ahead
     assert sum(float(row[4]) for row in rows) == pytest.approx(1, abs=1e-3)

@@ -9,7 +9,7 @@ from gpt2lab.data.blocks import pack
 from gpt2lab.errors import LabError
 from gpt2lab.training import cost, jobs
 from gpt2lab.training.config import TrainConfig
-from gpt2lab.training.cost import Cost, Stopwatch, preview
+from gpt2lab.training.cost import Cost, Stopwatch, estimate_cost
 
 V, T, D, L = 300, 64, 32, 2  # vocabulary, context, width and layers of the tiny model
 PARAMETERS = V * D + T * D + L * (12 * D * D + 13 * D) + 2 * D  # tied head; a block is 12 D² + 13 D
@@ -24,7 +24,7 @@ def estimate(tiny_folder, moon, tmp_path):
 
     def ask(**changes):
         settings = {"model": str(tiny_folder), "data": moon, "block_size": BLOCK, "batch_size": 2, "grad_accum": 2}
-        return preview(TrainConfig(**settings | changes), tmp_path / "runs")
+        return estimate_cost(TrainConfig(**settings | changes), tmp_path / "runs")
 
     return ask
 

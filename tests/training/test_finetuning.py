@@ -22,13 +22,13 @@ from gpt2lab.model.lab import load_model, without_peft_warning
 from gpt2lab.progress import finished as finish_steps
 from gpt2lab.training import finetuning, runs, watch
 from gpt2lab.training import prepare as preparing
-from gpt2lab.training.checkpoints import go_back
+from gpt2lab.training.checkpoints import roll_back
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import finetune, resume
+from gpt2lab.training.full_validation import is_affordable, load_scoring
 from gpt2lab.training.prepare import first_words, prepare
 from gpt2lab.training.result import read_result
 from gpt2lab.training.runs import read_lines, read_metrics, read_status
-from gpt2lab.training.whole import is_affordable, load_scoring
 
 BLOCK = 16
 
@@ -1017,7 +1017,7 @@ def test_checkpoint_without_the_random_numbers_of_every_process_is_passed_over(p
         (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
         if checkpoint.name == "checkpoint-9":
             shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
-    assert go_back(folder, processes=2) == folder / "checkpoints" / "checkpoint-9"
+    assert roll_back(folder, processes=2) == folder / "checkpoints" / "checkpoint-9"
 
 
 def test_run_that_would_not_find_room_is_not_resumed_and_stays_as_it_was(paused, tmp_path, monkeypatch):

@@ -121,7 +121,7 @@ def test_wish_ends_the_wait_for_the_machine(make, want):
 
 
 def test_started_run_is_a_folder_with_its_settings_and_a_process(tmp_path, spawned):
-    folder = jobs.start(CONFIG, tmp_path / "runs", run="mine")
+    folder = jobs.start_run(CONFIG, tmp_path / "runs", run="mine")
     assert folder == tmp_path / "runs" / "mine"
     assert asdict(CONFIG).items() <= runs.read_config(folder).items()
     assert (runs.read_status(folder).state, spawned) == ("queued", [("mine", False)])
@@ -131,9 +131,9 @@ def test_second_run_of_a_folder_is_refused_while_one_is_at_work_and_may_wait(tmp
     make("ended", "finished")
     make("busy", "running")
     with pytest.raises(LabError, match=r"^run 'busy' is under way on this machine; stop it, wait, or queue this run$"):
-        jobs.start(CONFIG, tmp_path / "runs", run="second")
+        jobs.start_run(CONFIG, tmp_path / "runs", run="second")
     assert not (tmp_path / "runs" / "second").exists()
-    assert jobs.start(CONFIG, tmp_path / "runs", run="second", queue=True).name == "second"
+    assert jobs.start_run(CONFIG, tmp_path / "runs", run="second", queue=True).name == "second"
     assert spawned == [("second", True)]
 
 
@@ -141,7 +141,7 @@ def test_second_run_of_a_folder_is_refused_while_one_is_at_work_and_may_wait(tmp
 def test_start_under_an_id_that_cannot_be_had_is_refused_and_starts_nothing(tmp_path, make, spawned, run):
     make("taken", "finished")
     with pytest.raises(LabError, match=r"is already there|is not a valid run id"):
-        jobs.start(CONFIG, tmp_path / "runs", run=run)
+        jobs.start_run(CONFIG, tmp_path / "runs", run=run)
     assert spawned == []
 
 
@@ -149,7 +149,7 @@ def test_start_under_an_id_that_cannot_be_had_is_refused_and_starts_nothing(tmp_
 def test_run_that_has_ended_early_is_resumed_without_the_wish_that_ended_it(make, spawned, state):
     folder = make("mine", state, pid=GONE, message="why it ended")
     runs.request_action(folder, "stop")
-    jobs.resume(folder)
+    jobs.resume_run(folder)
     status = runs.read_status(folder)
     assert (status.state, status.step, status.message, status.pid) == ("queued", 3, "", os.getpid())
     assert runs.requested_action(folder) is None
@@ -158,7 +158,7 @@ def test_run_that_has_ended_early_is_resumed_without_the_wish_that_ended_it(make
 
 def test_run_whose_process_is_gone_is_resumed(make, spawned):
     folder = make("mine", "running", pid=GONE)
-    jobs.resume(folder)
+    jobs.resume_run(folder)
     assert spawned == [("mine", False)]
 
 
@@ -173,7 +173,7 @@ def test_run_that_is_finished_or_at_work_is_not_resumed_and_stays_as_it_is(make,
     folder = make("mine", state)
     before = (folder / "status.json").read_bytes()
     with pytest.raises(LabError) as caught:
-        jobs.resume(folder)
+        jobs.resume_run(folder)
     assert str(caught.value) == message
     assert ((folder / "status.json").read_bytes(), spawned) == (before, [])
 
@@ -183,9 +183,9 @@ def test_run_is_not_resumed_while_another_of_its_folder_is_at_work_and_stays_as_
     make("busy", "running")
     before = (folder / "status.json").read_bytes()
     with pytest.raises(LabError, match="run 'busy' is under way"):
-        jobs.resume(folder)
+        jobs.resume_run(folder)
     assert (folder / "status.json").read_bytes() == before
-    jobs.resume(folder, queue=True)
+    jobs.resume_run(folder, queue=True)
     assert spawned == [("mine", True)]
 
 
@@ -196,11 +196,11 @@ def test_start_is_refused_while_a_run_of_another_folder_holds_the_machine(tmp_pa
         f"run 'busy' in {elsewhere.parent.resolve()} is training on this machine; stop it, wait until it has ended"
     )
     with pytest.raises(LabError, match=expected):
-        jobs.start(CONFIG, tmp_path / "others", run="second")
+        jobs.start_run(CONFIG, tmp_path / "others", run="second")
     assert not (tmp_path / "others").exists()
-    assert jobs.start(CONFIG, tmp_path / "others", run="second", queue=True).name == "second"
+    assert jobs.start_run(CONFIG, tmp_path / "others", run="second", queue=True).name == "second"
     become("finished", elsewhere)  # its note is left over, as after a kill
-    assert jobs.start(CONFIG, tmp_path / "more", run="third").name == "third"
+    assert jobs.start_run(CONFIG, tmp_path / "more", run="third").name == "third"
     assert spawned == [("second", True), ("third", False)]
 
 
@@ -263,7 +263,7 @@ def test_last_word_of_a_run_that_went_on_stays(make):
 def test_run_at_work_on_another_machine_keeps_no_run_from_this_one(tmp_path, make, spawned):
     make("busy", "running", host="elsewhere")
     assert jobs.active_run(tmp_path / "runs") is None
-    assert jobs.start(CONFIG, tmp_path / "runs", run="second").name == "second"
+    assert jobs.start_run(CONFIG, tmp_path / "runs", run="second").name == "second"
 
 
 def test_run_waits_while_the_cost_of_another_is_measured(make):
@@ -286,7 +286,7 @@ def test_run_waits_while_the_cost_of_another_is_measured(make):
 def test_run_of_which_the_status_is_lost_counts_as_crashed_and_continues(make, spawned):
     folder = make("mine", "running")
     (folder / "status.json").write_text('{"state": "run')
-    jobs.resume(folder)
+    jobs.resume_run(folder)
     assert (runs.read_status(folder).state, runs.read_status(folder).total_steps) == ("queued", 7)
     assert spawned == [("mine", False)]
 
@@ -302,7 +302,7 @@ def broken_python(tmp_path, monkeypatch):
 
 def test_run_whose_process_does_not_begin_has_crashed_with_its_last_words(tmp_path, broken_python):
     with pytest.raises(LabError, match="run 'mine' did not begin: one no room in memory"):
-        jobs.start(CONFIG, tmp_path / "runs", run="mine")
+        jobs.start_run(CONFIG, tmp_path / "runs", run="mine")
     status = runs.read_status(tmp_path / "runs" / "mine")
     assert status.state == "crashed"
     assert status.message.endswith("is gone; its log ends: one no room in memory")
@@ -420,7 +420,7 @@ def worker_here(monkeypatch, capsys):
     def use(preview):
         def run(command, *, input, **options):
             assert command[:3] == [sys.executable, "-m", "gpt2lab.training.worker"]
-            monkeypatch.setattr(worker, "preview", preview)
+            monkeypatch.setattr(worker, "estimate_cost", preview)
             monkeypatch.setattr(sys, "argv", command[2:])
             monkeypatch.setattr(sys, "stdin", io.StringIO(input))
             status = worker.main()
@@ -441,7 +441,7 @@ def test_cost_is_asked_for_with_every_setting(tmp_path, worker_here, config):
         return SimpleNamespace(record=lambda: {"seconds": 1, "in_words": {"time": "1 s"}})
 
     worker_here(preview)
-    assert jobs.estimate_cost(config, tmp_path / "runs") == {"time": "1 s"}
+    assert jobs.estimate_cost_in_worker(config, tmp_path / "runs") == {"time": "1 s"}
     assert asked == [(config, tmp_path / "runs")]
 
 
@@ -451,7 +451,7 @@ def test_error_of_the_process_comes_back_as_it_was_raised(tmp_path, worker_here)
 
     worker_here(preview)
     with pytest.raises(LabError) as caught:
-        jobs.estimate_cost(CONFIG, tmp_path)
+        jobs.estimate_cost_in_worker(CONFIG, tmp_path)
     assert str(caught.value) == f"2,000 tokens in {tmp_path}; at most 1.5"
     assert caught.value.values == {"n": 2000, "path": str(tmp_path), "high": 1.5}
 
@@ -461,4 +461,4 @@ def test_process_that_breaks_down_is_an_error_with_its_last_line(tmp_path, monke
     done = subprocess.CompletedProcess([], 1, "no JSON\n", said)
     monkeypatch.setattr(jobs.subprocess, "run", lambda *arguments, **options: done)
     with pytest.raises(LabError, match=f"^the cost cannot be estimated: {reason}$"):
-        jobs.estimate_cost(CONFIG, tmp_path)
+        jobs.estimate_cost_in_worker(CONFIG, tmp_path)

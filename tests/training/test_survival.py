@@ -605,7 +605,7 @@ def test_of_two_starts_at_once_one_is_refused_and_the_other_outlives_a_pause(tin
     def start(run):
         together.wait()
         try:
-            begun.append(jobs.start(config, tmp_path, run=run))
+            begun.append(jobs.start_run(config, tmp_path, run=run))
         except LabError as error:
             refused.append((run, str(error)))
 
