@@ -18,11 +18,8 @@ from gpt2lab.progress import stepwise
 from gpt2lab.results import Result, Table
 
 METHODS = ("integrated-gradients", "gradient-x-input", "leave-one-out")
-UNITS = {  # what begins a unit, but for the first
-    "token": None,
-    "word": re.compile(r"\S+"),
-    "sentence": re.compile(r"\S(?:(?!(?<=[.!?])\s).)*", re.DOTALL),
-}
+UNITS = ("token", "word", "sentence")
+WORD, SENTENCE = re.compile(r"\S+"), re.compile(r"\S(?:(?!(?<=[.!?])\s).)*", re.DOTALL)
 ERROR = 0.01  # of completeness, as a share of what is explained: down to it, points are added to the path
 POINTS = (8, 16, 32, 64, 128, 256)  # on the path of integrated gradients
 CURVE = 20  # steps of the curves, at most
@@ -164,7 +161,10 @@ def _attributed(
         values=values,
         token=target[0],
         against=target[1],
-        words=tuple(None if i is None else display_token(lab.tokenizer, i) for i in target),
+        words=(
+            display_token(lab.tokenizer, target[0]),
+            None if target[1] is None else display_token(lab.tokenizer, target[1]),
+        ),
         total=total,
         completeness_error=error,
         share=torch.tensor(counts) / U,
@@ -178,8 +178,9 @@ def _spans(lab: Lab, text: str, T: int, unit: str) -> list[tuple[int, int]]:
     if unit == "token":
         return [(i, i + 1) for i in range(T)]
     starts = tokens_and_starts(lab.tokenizer, text)[1]
+    pattern = WORD if unit == "word" else SENTENCE
     words = [character + len(text[character:]) - len(text[character:].lstrip()) for character in starts[:T].tolist()]
-    begins = {int(np.searchsorted(words, found.start())) for found in UNITS[unit].finditer(text)}
+    begins = {int(np.searchsorted(words, found.start())) for found in pattern.finditer(text)}
     first = [0, *sorted(i for i in begins if 0 < i < T)]
     return [*zip(first, [*first[1:], T])]
 
