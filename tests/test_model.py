@@ -4,13 +4,17 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Tokenizer
 
+from gpt2lab.data.sources import BUILTIN
 from gpt2lab.errors import LabError
+from gpt2lab.inspection.heads import SCORES
+from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.model import lab as model
 from gpt2lab.model import precision
 from gpt2lab.model.lab import Lab, load_model, random_model, token_nll, weights_digest
@@ -233,10 +237,10 @@ def test_prompt_that_is_no_text_is_refused_with_what_it_is(tiny_lab, prompt, mes
         tiny_lab.encode_prompt(prompt)
 
 
-def test_builtin_model_is_there_with_4096_tokens_and_a_context_of_256():
+def test_builtin_model_is_there_with_8192_tokens_and_a_context_of_512():
     lab = load_model("builtin", device="cpu")
-    assert len(lab.tokenizer) == lab.model.config.vocab_size == 4096
-    assert lab.context >= 256
+    assert len(lab.tokenizer) == lab.model.config.vocab_size == 8192
+    assert lab.context == 512
     assert lab.model.config._attn_implementation == "sdpa"
 
 
@@ -269,6 +273,21 @@ def test_attention_in_fp32_is_that_of_sdpa_and_stays_in_fp32_within_autocast(ran
         "short rows": torch.float32,
         "long rows": torch.bfloat16,
     }
+
+
+def test_history_of_the_builtin_model_ends_with_the_model_itself():
+    lab = load_model("builtin", device="cpu")
+    with np.load(BUILTIN / "checkpoint/history.npz", allow_pickle=False) as history:
+        found = {name: history[name] for name in history.files}
+    steps, text = found["steps"], str(found["text"])
+    S, L, H, T = len(steps), len(lab.model.transformer.h), lab.model.config.n_head, len(lab.encode(text))
+    assert S >= 20 and (np.diff(steps) > 0).all() and T <= 64
+    assert found["attention"].shape == (S, L, H, T, T)
+    assert all(found[f"head_scores_{name}"].shape == (S, L, H) for name in SCORES)
+    assert found["lens_rank"].shape == (S, L + 1, T) and found["surprisal"].shape == (S, T)
+    first, last, own = found["surprisal"][0], found["surprisal"][-1], surprisal(lab, text).nll.numpy()
+    assert np.nanmean(first) > np.nanmean(last) + 1
+    assert abs(np.nanmean(last) - np.nanmean(own)) < 0.3  # the last step's weights, or their average
 
 
 def test_models_loaded_at_the_same_time_are_whole(tiny_folder):

@@ -297,7 +297,7 @@ def test_bad_input_is_one_toast_with_the_package_s_line(page):
     settings(page, stride="0", context="4096")
     only(page, "sliding")
     for change, message in (
-        (lambda: None, "context 4096 is out of range; use a whole number from 2 to 256"),
+        (lambda: None, "context 4096 is out of range; use a whole number from 2 to 512"),
         (
             lambda: choose(page, "other", "builtin"),
             "models builtin, builtin: give one, or two different ones to compare",
