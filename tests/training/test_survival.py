@@ -23,7 +23,7 @@ from accelerate.utils import DistributedType
 
 from gpt2lab.errors import LabError
 from gpt2lab.model.lab import load_model
-from gpt2lab.training import jobs, runs, watch, worker
+from gpt2lab.training import finetuning, jobs, runs, watch, worker
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import finetune, resume
 from gpt2lab.training.result import read_result
@@ -44,6 +44,12 @@ SETTINGS = {
 }
 LORA = {"method": "lora", "lora_rank": 3, "learning_rate": 3e-2, "precision": "fp32"}
 LONG_STEPS = {"grad_accum": 8, "steps": 4, "eval_every": 3, "save_every": 3}
+
+
+def write_little(target, *arguments):
+    """Do something, with short texts at each validation."""
+    finetuning.SAMPLE_TOKENS = 8
+    target(*arguments)
 
 
 def train_in_process(settings, runs_dir, run):
@@ -119,7 +125,7 @@ def process():
     started = []
 
     def start(target, *arguments):
-        started.append(fork(target, *arguments))
+        started.append(fork(write_little, target, *arguments))
         return started[-1]
 
     yield start
@@ -154,7 +160,7 @@ def reference(tiny_folder, moon, tmp_path_factory, cache):
         folder = tmp_path_factory.mktemp("reference")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("GPT2LAB_CACHE", cache)
-            running = fork(train_in_process, settings, folder, "run")
+            running = fork(write_little, train_in_process, settings, folder, "run")
         running.join(PATIENCE)
         assert running.exitcode == 0
         return folder / "run"
