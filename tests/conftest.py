@@ -6,6 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import itertools
 import sys
 from pathlib import Path
@@ -32,6 +33,12 @@ def pytest_collection_modifyitems(items):
     """Put the longest files first: one that a worker began last would be waited for alone."""
     ranks = {f"test_{name}.py": rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(ranks)))
+
+
+def pytest_collection_finish():
+    """Spare what is imported by now from every collection of garbage, of which each run makes several."""
+    gc.collect()
+    gc.freeze()
 
 
 CACHES = itertools.count()
@@ -96,6 +103,12 @@ def tiny_folder(tmp_path_factory, random_gpt2, tiny_tokenizer):
 @pytest.fixture(scope="session")
 def tiny_lab(tiny_folder):
     return load_model(str(tiny_folder), device="cpu")
+
+
+@pytest.fixture
+def small_pictures(monkeypatch):
+    """Fewer dots to an inch, for tests that need no more to see that a picture is drawn, or which."""
+    monkeypatch.setattr("gpt2lab.figures.drawing.DPI", 40)
 
 
 @pytest.fixture

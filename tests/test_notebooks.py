@@ -3,9 +3,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+from tests.processes import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SMALL = {
     "01_finetune": 'model, data, epochs, learning_rate, runs_dir = "builtin", "sample", 0.2, 1e-3, {folder!r}',
     "02_attention": """model, layer, head, sentence, position = "builtin", 2, 5, "The moon is the only moon.", 3
@@ -16,6 +20,14 @@ steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 clean, corrupted = "The song was released on the", "The town was released on the"
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 }
+FORKS = f"""
+import subprocess, sys
+from types import SimpleNamespace
+sys.path.append({str(ROOT)!r})
+from gpt2lab.training import cost, jobs
+from tests.processes import Worker
+jobs.subprocess = SimpleNamespace(**vars(subprocess) | {{"Popen": Worker}})
+cost.import_seconds = lambda: 5.0"""  # has a test of its own, and takes seconds
 PICTURES = {"01_finetune": 4, "02_attention": 9, "03_generation": 2, "04_inside": 7}
 
 
@@ -38,10 +50,21 @@ def texts(notebook):
     return "".join(output.get("text", "") + str(output.get("data", {}).get("text/plain", "")) for output in outputs)
 
 
-def test_a_copy_with_small_parameters_runs_from_top_to_bottom(path, notebook, tmp_path):
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all notebooks, which the first starts: imports take longer than the cells."""
+    manager = AsyncKernelManager()
+    yield manager
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
+def test_a_copy_with_small_parameters_runs_from_top_to_bottom(path, notebook, kernel, tmp_path):
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    cell.source = SMALL[path.stem].format(folder=str(tmp_path))
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    cell.source = SMALL[path.stem].format(folder=str(tmp_path)) + FORKS
+    last = nbformat.v4.new_code_cell("%reset -f")  # the next one has a namespace of its own
+    notebook.cells.append(last)
+    place = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=300, km=kernel, resources=place).execute()
     assert all(cell.execution_count for cell in code_cells(notebook))
     assert len(list(tmp_path.glob("*/model/model.safetensors"))) == 1
     pictures = ["image/png" in output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs]
@@ -64,7 +87,7 @@ def test_its_outputs_are_those_of_one_clean_run(notebook):
 
 def test_its_outputs_name_no_folder_of_the_machine_that_ran_it(notebook):
     assert str(Path.home()) not in texts(notebook)
-    assert str(Path(__file__).parent.parent) not in texts(notebook)
+    assert str(ROOT) not in texts(notebook)
 
 
 def test_it_is_light_enough_to_read_on_the_web(path):

@@ -372,19 +372,29 @@ def expected_result(lab, part):
     return ablate(lab, TEXT, [(0, 1)])
 
 
-@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("part", PARTS)
-def test_each_part_is_saved_as_the_package_makes_it(tab, part, form):
-    if part == "walk" and form in ("png", "svg"):
-        with pytest.raises(gr.Error, match="a Walkthrough has no picture"):
-            saved(tab, part, form)
-        return
-    path, expected = saved(tab, part, form), export(expected_result(tab.lab, part), form)
-    assert path.name == f"inside-{part.replace(' ', '-')}.{form}"
-    if form == "svg":  # matplotlib names its parts at random
-        assert len(path.read_bytes()) == pytest.approx(len(expected), rel=0.01)
-    else:
-        assert path.read_bytes() == expected
+def test_each_part_is_saved_as_the_package_makes_it(tab, part):
+    path, expected = saved(tab, part, "npz"), expected_result(tab.lab, part)
+    assert path.name == f"inside-{part.replace(' ', '-')}.npz"
+    assert path.read_bytes() == export(expected, "npz")
+
+
+def test_a_part_is_saved_in_each_format(tab):
+    expected = expected_result(tab.lab, "attribution")
+    for form in FORMATS:
+        path, content = saved(tab, "attribution", form), export(expected, form)
+        assert path.name == f"inside-attribution.{form}"
+        if form == "svg":  # matplotlib names its parts at random
+            assert len(path.read_bytes()) == pytest.approx(len(content), rel=0.01)
+        else:
+            assert path.read_bytes() == content, form
+
+
+def test_lens_is_saved_coloured_by_its_measure_and_a_walk_not_as_a_picture(tab):
+    expected = export(expected_result(tab.lab, "lens"), "png", measure="entropy")
+    assert saved(tab, "lens", "png", measure="entropy").read_bytes() == expected
+    with pytest.raises(gr.Error, match="a Walkthrough has no picture"):
+        saved(tab, "walk", "png")
 
 
 def test_files_follow_what_the_fields_say(tab):

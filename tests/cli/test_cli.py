@@ -19,7 +19,6 @@ import psutil
 import pytest
 import torch
 
-import gpt2lab
 from gpt2lab import cli
 from gpt2lab.cli.runs import RunCommands
 from gpt2lab.data.text import load_text, read_articles
@@ -31,9 +30,10 @@ from gpt2lab.generation.tasks import TASKS, answer, summarize
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace
 from gpt2lab.model.lab import load_model
-from gpt2lab.training import jobs, runs
+from gpt2lab.training import jobs, runs, worker
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.runs import read_metrics, read_status
+from tests.processes import ROOT, Command
 
 TEXT = """The moon is a small world that goes around the earth, and the sea follows it twice a day.
 When the other side of the moon was seen for the first time, nobody there could say what it would look like.
@@ -71,10 +71,10 @@ def call(here, run_cli):
     return run_cli
 
 
-@pytest.fixture
-def texts(tmp_path):
-    """The name of a folder with texts of all kinds."""
-    folder = tmp_path / "texts"
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A folder with texts of all kinds."""
+    folder = tmp_path_factory.mktemp("texts")
     (folder / "splits").mkdir(parents=True)
     for split in ("train", "validation", "test"):
         (folder / "splits" / f"{split}.txt").write_text(TEXT, encoding="utf-8")
@@ -108,23 +108,32 @@ def tune(folder, texts, *more):
     return ["finetune", "--model", folder, "--data", texts / "splits", *settings, *more]
 
 
-def test_finetune_prints_what_the_run_came_to(call, here, tiny_folder, texts):
-    status, out, err = call(*tune(tiny_folder, texts, "--run", "my-run", "--lr", "1e-2"))
-    found = one_object(out)
-    assert status == 0
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, tiny_folder, texts):
+    """(The finished command, the folder of its run.)"""
+    folder = tmp_path_factory.mktemp("tuned")
+    arguments = tune(tiny_folder, texts, "--steps", 8, "--lr", "1e-2", "--run", "my-run", "--runs", folder / "runs")
+    done = Command(folder / "command", *arguments, GPT2LAB_CACHE=str(folder / "cache")).finish()
+    return done, folder / "runs" / "my-run"
+
+
+def test_finetune_prints_what_the_run_came_to(tuned):
+    done, folder = tuned
+    found = one_object(done.stdout)
+    assert done.returncode == 0
     assert set(FINETUNE_KEYS.split()) <= set(found)
-    folder = here / "runs" / "my-run"
-    assert (found["run"], found["steps"]) == ("my-run", 3)
+    assert (found["run"], found["steps"]) == ("my-run", 8)
     assert Path(found["model_dir"]).resolve() == folder / "model"
     validation = [metric.loss for metric in read_metrics(folder) if metric.split == "validation"]
     assert [found["val_loss_before"], found["val_loss_after"]] == [validation[0], validation[-1]]
     assert found["val_perplexity_before"] == exp(validation[0]) > found["val_perplexity_after"]
     assert found["tokens_per_second"] == pytest.approx(found["tokens"] / found["seconds"])
     assert read_status(folder).state == "finished"
-    assert "3/3" in err
+    assert "8/8" in done.stderr
 
 
-def test_finetune_passes_every_option_on(call, tiny_folder, texts, tmp_path):
+def test_finetune_passes_every_option_on(call, tiny_folder, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "write_report", lambda folder: None)
     options = "--epochs 0.5 --block-size 8 --batch-size 3 --grad-accum 2 --lr 0.002 --seed 9 --eval-every 2"
     arguments = ["--model", tiny_folder, "--data", texts / "splits", *options.split(), "--runs", tmp_path / "elsewhere"]
     status, out, _ = call("finetune", *arguments, "--json")
@@ -135,17 +144,15 @@ def test_finetune_passes_every_option_on(call, tiny_folder, texts, tmp_path):
     assert config["steps"] == one_object(out)["steps"] < 3
 
 
-def test_finetune_writes_the_report_of_its_run(call, here, tiny_folder, texts):
-    call(*tune(tiny_folder, texts, "--run", "my-run"))
-    page = (here / "runs" / "my-run" / "report.html").read_text(encoding="utf-8")
-    assert "Fine-tuning run my-run" in page
+def test_finetune_writes_the_report_of_its_run(tuned):
+    assert "Fine-tuning run my-run" in (tuned[1] / "report.html").read_text(encoding="utf-8")
 
 
 def test_run_whose_report_cannot_be_written_is_as_good_without(call, here, monkeypatch, tiny_folder, texts):
     def refuse(folder):
         raise LabError("the disk is full")
 
-    monkeypatch.setattr("gpt2lab.training.worker.write_report", refuse)
+    monkeypatch.setattr(worker, "write_report", refuse)
     options = ["--model", tiny_folder, "--data", f"{texts}/splits", "--steps", 1, "--block-size", 16, "--run", "mine"]
     status, out, err = call("finetune", *options, "--json")
     assert (status, one_object(out)["run"]) == (0, "mine")
@@ -153,17 +160,9 @@ def test_run_whose_report_cannot_be_written_is_as_good_without(call, here, monke
 
 
 def test_what_a_tracker_prints_is_no_output_of_the_command(tiny_folder, texts, tmp_path):
-    options = ["--model", str(tiny_folder), "--data", f"{texts}/splits", "--steps", "2", "--block-size", "16"]
-    done = subprocess.run(
-        [sys.executable, "-m", "gpt2lab", "finetune", *options, "--report-to", "trackio", "--run", "tracked", "--json"],
-        env=os.environ
-        | {"TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(Path(gpt2lab.__file__).parents[1])},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    options = ["--model", tiny_folder, "--data", texts / "splits", "--steps", 2, "--block-size", 16]
+    options += ["--report-to", "trackio", "--runs", tmp_path / "runs", "--run", "tracked", "--json"]
+    done = Command(tmp_path / "command", "finetune", *options, TRACKIO_DIR=str(tmp_path / "trackio")).finish()
     assert one_object(done.stdout)["run"] == "tracked"
     assert "Trackio" in done.stderr
     with closing(sqlite3.connect(tmp_path / "trackio" / "gpt2lab.db")) as database:
@@ -174,8 +173,8 @@ def test_what_a_tracker_prints_is_no_output_of_the_command(tiny_folder, texts, t
     ]
 
 
-def test_finetuned_model_goes_into_the_other_commands(call, tiny_folder, texts):
-    model = one_object(call(*tune(tiny_folder, texts))[1])["model_dir"]
+def test_finetuned_model_goes_into_the_other_commands(call, tuned):
+    model = one_object(tuned[0].stdout)["model_dir"]
     status, out, _ = call("generate", "--model", model, "--prompt", "The moon", "--max-new-tokens", 2, "--json")
     assert (status, len(one_object(out)["steps"])) == (0, 2)
 
@@ -263,12 +262,12 @@ def test_perplexity_of_a_lone_file_says_which_part_of_it_is_scored_and_takes_all
     assert "lines.txt, all of it\n" in call(*asked, "--split", "all")[1]
 
 
-def test_perplexity_compares_two_models_on_the_same_text(call, tiny_folder, texts):
-    tuned = one_object(call(*tune(tiny_folder, texts, "--steps", 20, "--lr", "1e-2"))[1])["model_dir"]
-    asked = ["--model", tiny_folder, "--compare", tuned, "--data", texts / "articles", "--protocol", "sliding"]
+def test_perplexity_compares_two_models_on_the_same_text(call, tiny_folder, texts, tuned):
+    other = one_object(tuned[0].stdout)["model_dir"]
+    asked = ["--model", tiny_folder, "--compare", other, "--data", texts / "articles", "--protocol", "sliding"]
     found = one_object(call("perplexity", *asked, "--json")[1])
     [before], [after], [verdict] = found["results"], found["compare_results"], found["comparisons"]
-    assert found["compare"] == tuned
+    assert found["compare"] == other
     assert verdict["unit"] == "nats per token"
     difference = after["nll"] / after["n_scored"] - before["nll"] / before["n_scored"]
     assert verdict["difference"] == pytest.approx(difference)
@@ -788,13 +787,13 @@ def files_below(folder):
 def test_bad_input_ends_with_2_and_one_line_and_writes_nothing(
     call, tmp_path, tiny_folder, texts, command, changes, message
 ):
-    before = files_below(tmp_path)
+    before = files_below(tmp_path), files_below(texts)
     status, out, err = call(*arguments_of(command, changes, {"TINY": tiny_folder, "TEXTS": texts}))
     assert status == 2
     assert message in err
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith("gpt2lab: ")
-    assert files_below(tmp_path) == before
+    assert (files_below(tmp_path), files_below(texts)) == before
 
 
 @pytest.mark.parametrize(
@@ -830,13 +829,13 @@ def test_message_of_many_lines_is_reported_in_one(capsys):
     assert (end.value.code, capsys.readouterr().err) == (2, "gpt2lab: one two three\n")
 
 
-def test_taken_run_is_refused_and_kept(call, here, tiny_folder, texts):
-    assert call(*tune(tiny_folder, texts, "--run", "mine"))[0] == 0
-    before = {path: path.read_bytes() for path in files_below(here) if path.is_file()}
-    status, out, err = call(*tune(tiny_folder, texts, "--run", "mine", "--seed", 1))
+def test_taken_run_is_refused_and_kept(call, tiny_folder, texts, tuned):
+    folder = tuned[1].parent
+    before = {path: path.read_bytes() for path in files_below(folder) if path.is_file()}
+    status, out, err = call(*tune(tiny_folder, texts, "--run", "my-run", "--runs", folder, "--seed", 1))
     assert (status, out) == (2, "")
-    assert "run 'mine' is already there in runs; choose another id" in err
-    assert {path: path.read_bytes() for path in files_below(here) if path.is_file()} == before
+    assert f"run 'my-run' is already there in {folder}; choose another id" in err
+    assert {path: path.read_bytes() for path in files_below(folder) if path.is_file()} == before
 
 
 def test_fault_is_not_hidden_as_bad_input(call, monkeypatch, tiny_folder):
@@ -863,9 +862,8 @@ def test_every_command_explains_itself(call, command):
 
 
 def process(*arguments, **variables):
-    root = Path(gpt2lab.__file__).parents[1]
     command = [sys.executable, "-m", "gpt2lab", *map(str, arguments)]
-    options = {"cwd": root, "env": os.environ | variables, "text": True, "encoding": "utf-8", "timeout": 300}
+    options = {"cwd": ROOT, "env": os.environ | variables, "text": True, "encoding": "utf-8", "timeout": 300}
     return subprocess.run(command, capture_output=True, check=False, **options)
 
 
@@ -884,8 +882,9 @@ def test_module_run_as_a_process_lists_its_commands():
         assert command in done.stdout
 
 
-def test_process_prints_json_alone_on_standard_output(tiny_folder, tiny_lab):
-    done = process("generate", "--model", tiny_folder, "--prompt", "The moon", "--max-new-tokens", 3, "--json")
+def test_process_prints_json_alone_on_standard_output(tiny_folder, tiny_lab, tmp_path):
+    arguments = ["generate", "--model", tiny_folder, "--prompt", "The moon", "--max-new-tokens", 3, "--json"]
+    done = Command(tmp_path / "command", *arguments).finish()
     expected = generate(tiny_lab, "The moon", max_new_tokens=3, temperature=0.8, top_p=0.95, seed=0)
     assert done.returncode == 0
     assert one_object(done.stdout)["text"] == expected.text
@@ -949,7 +948,8 @@ def test_second_detached_finetune_is_refused_while_the_first_is_at_work(call, he
     assert [path.name for path in (here / "runs").iterdir()] == ["one"]
 
 
-def test_dry_run_says_what_a_run_would_cost_and_leaves_nothing(call, here, tiny_folder, texts):
+def test_dry_run_says_what_a_run_would_cost_and_leaves_nothing(call, here, tiny_folder, texts, monkeypatch):
+    monkeypatch.setattr("gpt2lab.training.cost.import_seconds", lambda: 5.0)
     status, out, _ = call(*tune(tiny_folder, texts, "--dry-run"))
     found = one_object(out)
     assert status == 0
@@ -1102,7 +1102,8 @@ def test_run_of_which_nothing_can_be_read_ends_with_2_and_one_line(call, here, c
     assert (status, out, err.count("\n")) == (2, "", 1)
 
 
-def test_paused_run_is_resumed_in_the_foreground_and_reported(call, here, tiny_folder, texts):
+def test_paused_run_is_resumed_in_the_foreground_and_reported(call, here, tiny_folder, texts, monkeypatch):
+    monkeypatch.setattr(worker, "write_report", lambda folder: (folder / "report.html").write_text(""))
     settings = {"model": str(tiny_folder), "data": str(texts / "splits"), "block_size": 16, "batch_size": 4, "steps": 3}
     folder = runs.new_run(here / "runs", asdict(TrainConfig(**settings)), "mine")
     runs.write_status(folder, runs.RunStatus("stopped", 0, 3, **runs.this_process()))
@@ -1129,7 +1130,8 @@ def test_run_resumed_detached_is_reported_in_json(call, here, spawned):
 
 
 def test_run_detached_by_one_process_continues_to_its_end_without_it(call, tiny_folder, texts, tmp_path):
-    done = process(*tune(tiny_folder, texts, "--run", "mine", "--runs", tmp_path / "runs", "--detach"))
+    arguments = tune(tiny_folder, texts, "--run", "mine", "--runs", tmp_path / "runs", "--detach")
+    done = Command(tmp_path / "command", *arguments).finish()
     assert (done.returncode, done.stderr) == (0, "")
     found = one_object(done.stdout)
     assert (found["run"], found["state"]) == ("mine", "queued")
@@ -1145,6 +1147,9 @@ def test_run_detached_by_one_process_continues_to_its_end_without_it(call, tiny_
     while psutil.pid_exists(status.pid) and time.monotonic() < deadline:  # it writes its report last
         time.sleep(0.2)
     assert (folder / "report.html").exists(), runs.log_tail(folder)
+    log = runs.log_tail(folder)
+    assert log.startswith(f"run mine in {tmp_path / 'runs'}\n")
+    assert log.endswith(f"\nfinished: {status.message}\n")
     shutil.rmtree(folder)
     assert one_object(call("runs", "list", "--runs", tmp_path / "runs", "--json")[1]) == {"runs": []}
 

@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
-from pathlib import Path
 
+import huggingface_hub.constants
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 
-import gpt2lab
 from gpt2lab.data import hub as downloads
 from gpt2lab.data import sources
 from gpt2lab.data.hub import (
@@ -33,9 +31,9 @@ from gpt2lab.data.text import load_text
 from gpt2lab.errors import LabError
 from gpt2lab.model.lab import load_model, random_model
 from tests.hub import Fault, Hub
+from tests.processes import ROOT, Command
 from tests.zoo import build
 
-ROOT = Path(gpt2lab.__file__).parents[1]
 pytestmark = pytest.mark.slow  # processes and servers
 WEIGHTS = "model.safetensors"
 ROWS = ["", " = Moon = \n", "", " The moon is round . \n"]
@@ -64,16 +62,28 @@ def repositories(tmp_path_factory, tiny_folder):
     return folder
 
 
+def settings(url, cache):
+    """What the libraries have as constants of their hub."""
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    return {
+        "ENDPOINT": url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(cache),
+    }
+
+
+def use_hub(constants):
+    """Take a stand-in hub for the libraries' own, in another process."""
+    for name, value in constants.items():
+        setattr(huggingface_hub.constants, name, value)
+
+
 @pytest.fixture
 def server(repositories, tmp_path, monkeypatch):
     """The stand-in hub, which the libraries of this process take for theirs; their cache is empty."""
     with Hub(repositories) as running:
-        for name, value in {
-            "ENDPOINT": running.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": running.url + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_CACHE": str(tmp_path / "hf"),
-        }.items():
+        for name, value in settings(running.url, tmp_path / "hf").items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         monkeypatch.setitem(sources._answer, "until", -float("inf"))
         monkeypatch.setattr(downloads, "SHOW_SECONDS", 0.0)
@@ -306,64 +316,67 @@ def test_auto_looks_at_what_is_downloaded_and_fetches_nothing(server):
     assert len(server.requests) == asked
 
 
-@pytest.fixture
-def command(server, tmp_path):
-    """A function: arguments → the finished command, in a process that knows the stand-in hub alone."""
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "GPT2LAB_CACHE": str(tmp_path / "c")}
-
-    def run(*arguments):
-        line = [sys.executable, "-m", "gpt2lab", *map(str, arguments)]
-        return subprocess.run(line, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-
-    return run
-
-
-def test_command_downloads_with_a_bar_on_standard_error_and_json_alone_on_the_other(command, server):
+def test_command_downloads_with_a_bar_on_standard_error_and_json_alone_on_the_other(run_cli, server):
     text = ("--prompt", "The moon", "--max-new-tokens", 3, "--json")
-    done = command("generate", "--model", "gpt2", *text)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["prompt"] == "The moon"
-    assert "download gpt2: 100%" in done.stderr
-    auto = command("generate", *text)
-    assert "auto: gpt2 (gpt2 is downloaded)" in auto.stderr
-    assert json.loads(auto.stdout)["text"] == json.loads(done.stdout)["text"]
+    status, out, err = run_cli("generate", "--model", "gpt2", *text)
+    assert status == 0, err
+    assert json.loads(out)["prompt"] == "The moon"
+    assert "download gpt2: 100%" in err
+    _, auto, err = run_cli("generate", *text)
+    assert "auto: gpt2 (gpt2 is downloaded)" in err
+    assert json.loads(auto)["text"] == json.loads(out)["text"]
     server.faults["api/"] = Fault(status=404)
-    refused = command("attention", "--model", "someone/gtp2", "--text", "a", "--out", "x.png")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert [line for line in refused.stderr.splitlines() if line] == [
+    status, out, err = run_cli("attention", "--model", "someone/gtp2", "--text", "a", "--out", "x.png")
+    assert (status, out) == (2, "")
+    assert [line for line in err.splitlines() if line] == [
         f"gpt2lab: 'someone/gtp2' {REFUSED}; if it is private, log in with: hf auth login."
     ]
 
 
-def test_interrupted_command_says_how_to_continue(command, server, tmp_path):
+def test_interrupted_command_says_how_to_continue(run_cli, server, tmp_path):
     server.faults[WEIGHTS] = Fault(speed=40_000)
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home"), "GPT2LAB_CACHE": str(tmp_path / "c")}
-    line = [sys.executable, "-m", "gpt2lab", "generate", "--model", "gpt2", "--prompt", "a"]
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored by what a shell starts in the background
-    with subprocess.Popen(
-        line, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT, preexec_fn=heed
-    ) as process:
-        parts = partial(
-            (tmp_path / "home").rglob, "*.part"
-        )  # those of smaller files are gone once the weights are asked for
-        wait_for(lambda: server.asked(WEIGHTS) and any(path.stat().st_size for path in parts()))
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert "gpt2: cancelled; download again to continue from" in error
-    assert "Traceback" not in error
+    words = ("generate", "--model", "gpt2", "--prompt", "a", "--max-new-tokens", 1)
+    running = Command(tmp_path / "command", *words, before=(use_hub, settings(server.url, tmp_path / "hf")))
+    # the parts of smaller files are gone once the weights are asked for
+    wait_for(lambda: server.asked(WEIGHTS) and any(path.stat().st_size for path in parts(tmp_path)))
+    os.kill(running.pid, signal.SIGINT)
+    done = running.finish(30)
+    assert done.returncode == 130
+    assert "gpt2: cancelled; download again to continue from" in done.stderr
+    assert "Traceback" not in done.stderr
     server.faults.clear()
-    assert command("generate", "--model", "gpt2", "--prompt", "a", "--max-new-tokens", 1).returncode == 0
+    assert run_cli(*words)[0] == 0
     assert any(server.asked(WEIGHTS)[1:])  # a range
 
 
-def test_run_downloads_model_and_text_before_it_trains(command, tmp_path):
-    options = ("--steps", 1, "--block-size", 8, "--batch-size", 2, "--runs", tmp_path / "runs", "--run", "mine")
-    done = command("finetune", "--model", "gpt2", "--data", "wikitext-2", *options, "--json")
+def test_process_downloads_model_and_text_before_it_trains(server, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "home")}  # and so knows the stand-in hub alone
+    options = ["--method", "lora", "--steps", "1", "--block-size", "8", "--batch-size", "2", "--json"]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "gpt2lab",
+            "finetune",
+            "--model",
+            "gpt2",
+            "--data",
+            "wikitext-2",
+            *options,
+            "--runs",
+            str(tmp_path),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"] == 1
+    assert "Warning" not in done.stderr  # not even of an import
     for name in ("gpt2", "wikitext-2"):
         assert f"download {name}: 100%" in done.stderr
 

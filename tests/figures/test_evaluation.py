@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from gpt2lab.evaluation.breakdown import Share
 from gpt2lab.evaluation.evaluate import Evaluation
 from gpt2lab.evaluation.perplexity import Perplexity
-from gpt2lab.evaluation.protocols import Document, Reading
+from gpt2lab.evaluation.protocols import Document, TokenizedText
 from gpt2lab.evaluation.published import Published
 from gpt2lab.evaluation.scorer import ScoredText
 from gpt2lab.figures import drawing
@@ -91,7 +91,7 @@ def made_evaluation(losses, titles=("Moon", "Sea"), protocol="sliding", source="
     n = len(next(iter(losses.values())))
     ids, owner = np.arange(n), np.arange(n) * len(titles) // n
     documents = tuple(Document(title, 4, 20) for title in titles)
-    reading = Reading(protocol, n, n, source.ljust(n, "x"), ids, ids, owner, np.array([[0, 1, n]]), documents)
+    reading = TokenizedText(protocol, n, n, source.ljust(n, "x"), ids, ids, owner, np.array([[0, 1, n]]), documents)
     return Evaluation(tuple(ScoredText(reading, np.array(nll, float), name, 300) for name, nll in losses.items()))
 
 

@@ -12,6 +12,7 @@ from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 TEXT, CORRUPTED = "The moon is a small world.", "The moon is a small world!"
 HOSTILE = ("$x$", "<b>", "a" * 300, "$\\frac$", "_x", "{", "\\", "月", "🌙", "%", "^2", "·$")
 ENTRIES = ["embedding", "layer 0", "layer 1"]

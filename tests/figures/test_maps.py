@@ -50,8 +50,10 @@ def numbers(figure):
 
 
 def without_warnings(draw):
-    with warnings.catch_warnings():
+    """A figure that was drawn as both kinds of file, small ones."""
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("error")
+        patch.setattr("gpt2lab.figures.drawing.DPI", 20)
         figure = draw()
         ElementTree.fromstring(figure_bytes(figure, "svg"))
         assert figure_bytes(figure, "png").startswith(b"\x89PNG")
@@ -80,25 +82,15 @@ each_picture = pytest.mark.parametrize("picture", ["map", "comparison", "rollout
 
 
 @each_picture
-def test_picture_made_twice_gives_the_same_bytes(comparison, picture):
-    make = pictures(comparison)[picture]
-    first = figure_bytes(make(), "png")
-    assert figure_bytes(make(), "png") == first
-    assert len(first) > 1000
-
-
-@each_picture
-def test_picture_is_on_white_or_on_the_dark_of_the_page(comparison, picture):
-    for dark, colour in ((False, "#ffffff"), (True, PAPER)):
-        shown = pixels(pictures(comparison)[picture](dark=dark))
+def test_picture_made_twice_gives_the_same_bytes_on_white_or_dark_and_leaves_pyplot_alone(comparison, picture):
+    make, before = pictures(comparison)[picture], dict(mpl.rcParams)
+    light, again, dark = (figure_bytes(make(dark=dark), "png") for dark in (False, False, True))
+    assert light == again
+    assert len(light) > 1000
+    for content, colour in ((light, "#ffffff"), (dark, PAPER)):
+        shown = imread(BytesIO(content))[..., :3]
         for corner in ((0, 0), (-1, -1), (0, -1)):
             np.testing.assert_allclose(shown[corner], to_rgb(colour), atol=1 / 255)
-
-
-@each_picture
-def test_drawing_leaves_pyplot_and_its_settings_alone(comparison, picture):
-    before = dict(mpl.rcParams)
-    figure_bytes(pictures(comparison)[picture](dark=True), "svg")
     assert pyplot.get_fignums() == []
     assert dict(mpl.rcParams) == before
 
@@ -242,31 +234,35 @@ def boxes_of_words(figure):
 
 
 @pytest.mark.parametrize(("L", "H"), SHAPES)
-@pytest.mark.parametrize("title", ["short", "words of a title " * 12, "runs/" * 60])
-def test_every_word_lies_inside_the_picture_and_the_title_above_the_map(L, H, title):
-    boxes = boxes_of_words(drawn(torch.full((L, H), torch.nan), title=title))
-    [heading] = [box for text, box in boxes.items() if text.startswith(title[:5])]
-    assert heading.y0 >= boxes["head"].y1
+def test_every_word_lies_inside_the_picture_and_the_title_above_the_map(L, H):
+    values = torch.zeros(L, H)
+    values[0, 0] = torch.nan  # which is said below the map
+    for title in ("runs/" * 60, *(["short", "words of a title " * 12] if L == 1 else [])):
+        boxes = boxes_of_words(drawn(values, title=title))
+        [heading] = [box for text, box in boxes.items() if text.startswith(title[:5])]
+        assert heading.y0 >= boxes["head"].y1, title
+        assert MISSING in boxes
 
 
-@pytest.mark.parametrize("n", [2, 20, MAX_LABELS, 70])
-@pytest.mark.parametrize("name", ["gpt2", "words of a name " * 12, "runs/" * 60])
-def test_long_names_stay_inside_the_picture_and_apart(random_trace, n, name):
-    trace = replace(random_trace(1, 1, n), name=name)
-    boxes_of_words(rollout_heatmap(rollout(trace)))
-    boxes = boxes_of_words(comparison_heatmaps(compare(trace, trace), 0, 0))
-    titles = [next(box for text, box in boxes.items() if text.startswith(first)) for first in ("base:", "other:")]
-    assert titles[0].x1 < titles[1].x0
-    assert titles[1].x1 < boxes["other − base"].x0
+@pytest.mark.parametrize("n", [2, MAX_LABELS, 70])
+def test_long_names_stay_inside_the_picture_and_apart(random_trace, n):
+    trace, words, path = random_trace(1, 1, n), "words of a name " * 12, "runs/" * 60
+    boxes_of_words(rollout_heatmap(rollout(replace(trace, name=path))))
+    for names in ((words, path), *([(path, "gpt2"), ("gpt2", words)] if n == 2 else [])):
+        base, other = (replace(trace, name=name) for name in names)
+        boxes = boxes_of_words(comparison_heatmaps(compare(base, other), 0, 0))
+        titles = [next(box for text, box in boxes.items() if text.startswith(first)) for first in ("base:", "other:")]
+        assert titles[0].x1 < titles[1].x0, names
+        assert titles[1].x1 < boxes["other − base"].x0, names
 
 
-@pytest.mark.parametrize("title", [*HOSTILE, "", "a\nb", "月\ud800", "x" * 999, "$" * 99, "costs $5 or $6_7"])
-def test_title_and_unit_of_a_user_are_drawn_as_plain_text(title):
-    figure = without_warnings(lambda: drawn(title=title, unit=title))
-    texts = [*figure.texts, figure.axes[1].yaxis.label]
-    assert not any(text.get_parse_math() for text in texts if "$" in text.get_text())
-    if title in HOSTILE:
-        assert [text.get_text() for text in texts] == [title, title]
+def test_title_and_unit_of_a_user_are_drawn_as_plain_text():
+    titles = [*HOSTILE, "", "a\nb", "月\ud800", "x" * 999, "$" * 99, "costs $5 or $6_7"]
+    for title, unit in zip(titles, [*titles[1:], titles[0]]):  # each as the one and the other
+        figure = without_warnings(lambda title=title, unit=unit: drawn(VALUES[:1, :1], title=title, unit=unit))
+        texts = [*figure.texts, figure.axes[1].yaxis.label]
+        assert not any(text.get_parse_math() for text in texts if "$" in text.get_text()), title
+        assert all(text.get_text() == given for text, given in zip(texts, (title, unit)) if given in HOSTILE)
 
 
 def test_characters_without_a_glyph_are_drawn_as_code_points():
@@ -350,28 +346,34 @@ def test_head_that_does_not_exist_cannot_be_compared(comparison, layer, head):
         comparison_heatmaps(comparison, layer, head)
 
 
-def hostile_pair(random_trace, name):
-    trace = random_trace(2, 2, len(HOSTILE), HOSTILE)
-    return replace(trace, name=name), replace(trace, name=name, k=-trace.k, tokens=tuple(reversed(HOSTILE)))
+def named(random_trace, *names, tokens=("a", "b")):
+    """Traces with these names, no two with the same attention."""
+    trace = random_trace(1, 1, len(tokens), tokens)
+    return [replace(trace, name=name, k=trace.k * (1 - 2 * i)) for i, name in enumerate(names)]
 
 
-@pytest.mark.parametrize("name", [*HOSTILE, "", "月", "runs/" * 99])
-def test_hostile_names_and_tokens_are_drawn_as_they_are(random_trace, name):
-    base, other = hostile_pair(random_trace, name)
-    for draw in (lambda: comparison_heatmaps(compare(base, other), 1, 1), lambda: rollout_heatmap(rollout(base))):
-        figure = without_warnings(draw)
-        title = figure.axes[0].title
-        assert not title.get_parse_math()
-        if name in HOSTILE:
-            assert title.get_text().endswith(f": {name}")
-        tokens = [text.get_text().replace(r"\$", "$") for text in figure.axes[0].get_xticklabels()]
-        assert tokens == list(HOSTILE)
+def test_hostile_names_and_tokens_are_drawn_as_they_are(random_trace):
+    names = [*HOSTILE, "", "月", "runs/" * 99]
+    for base, other in zip(names, [*names[1:], names[0]]):
+        tokens = HOSTILE if base == HOSTILE[0] else ("a", "b")
+        one, two = named(random_trace, base, other, tokens=tokens)
+        two = replace(two, tokens=two.tokens[::-1])  # the difference has both
+        compared = without_warnings(lambda one=one, two=two: comparison_heatmaps(compare(one, two), 0, 0))
+        flow = without_warnings(lambda one=one: rollout_heatmap(rollout(one)))
+        for axes, trace in zip([*compared.axes[:2], flow.axes[0]], (one, two, one)):
+            assert not axes.title.get_parse_math(), trace.name
+            if trace.name in HOSTILE:
+                assert axes.title.get_text().endswith(f": {trace.name}")
+            shown = [text.get_text().replace(r"\$", "$") for text in axes.get_xticklabels()]
+            assert shown == list(trace.tokens)
 
 
-@pytest.mark.parametrize("name", ["</svg><script>alert(1)</script>", "--><script>alert(1)</script>", "]]><script>"])
-def test_names_are_no_markup_in_the_svg(random_trace, name):
-    base, other = hostile_pair(random_trace, name)
-    for figure in (rollout_heatmap(rollout(base)), comparison_heatmaps(compare(base, other), 0, 0), drawn(title=name)):
+def test_names_are_no_markup_in_the_svg(random_trace):
+    names = ("</svg><script>alert(1)</script>", "--><script>alert(1)</script>", "]]><script>")
+    one, two, three = named(random_trace, *names)
+    compared = [comparison_heatmaps(compare(*pair), 0, 0) for pair in ((one, two), (three, one))]
+    flows = [rollout_heatmap(rollout(trace)) for trace in (one, two, three)]
+    for figure in (*compared, *flows, *(drawn(VALUES[:1, :1], title=name) for name in names)):
         tags = {
             element.tag.rpartition("}")[2] for element in ElementTree.fromstring(figure_bytes(figure, "svg")).iter()
         }

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -22,6 +23,7 @@ from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
 from gpt2lab.inspection.trace import trace
 from gpt2lab.inspection.walkthrough import walk
+from tests.processes import Command
 
 TEXT = "The moon and the sea"
 RESULTS = {
@@ -42,12 +44,6 @@ RESULTS = {
     "TextSplits": lambda lab: load_text("sample"),
     "Lab": lambda lab: lab,
 }
-FINETUNE = """
-import warnings; warnings.simplefilter("error", FutureWarning)
-import sys, gpt2lab
-options = {"method": "lora", "steps": 1, "block_size": 16, "batch_size": 1, "eval_tokens": 16, "run": "one"}
-print(gpt2lab.finetune(model=sys.argv[1], data=sys.argv[2], **options).run)
-"""
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -84,10 +80,16 @@ def test_public_names_are_completed_before_their_first_use():
     assert {"sys", "import_module"} & set(shown) == set()
 
 
+def finetune_with_lora():
+    warnings.simplefilter("error", FutureWarning)
+    options = {"method": "lora", "steps": 1, "block_size": 16, "batch_size": 1, "eval_tokens": 16, "run": "one"}
+    print(gpt2lab.finetune(model=sys.argv[1], data=sys.argv[2], **options).run)
+
+
 @pytest.mark.slow
-def test_finetuning_with_lora_warns_of_nothing(tiny_lab, tmp_path):
+def test_finetuning_with_lora_warns_of_nothing(tiny_lab, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("The moon goes around the earth. " * 100)
-    command = [sys.executable, "-c", FINETUNE, tiny_lab.name, "text.txt"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = Command(tmp_path / "command", tiny_lab.name, "text.txt", main=finetune_with_lora).finish()
     assert done.stdout.strip() == "one", done.stderr
     assert "Warning" not in done.stderr

@@ -20,6 +20,7 @@ from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.pages.export import export
 from gpt2lab.results import Table, cell_text
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 TEXT, CORRUPTED = "The moon is a small world.", "The moon is a small world!"
 HOSTILE = ("$x$", "<b>bold</b>", "</script>", "=1+1", "'\"&", "月" * 30, "🌙", "-2", "\\frac", "@x", "a_b^c")
 
@@ -86,10 +87,9 @@ def numbers(column):
     return [float(cell) for cell in column]
 
 
-@pytest.mark.parametrize("which", ["found", "hostile"])
 @pytest.mark.parametrize("part", [part for part in PARTS if part != "walk"])
-def test_pictures_are_pictures_whatever_the_tokens(request, part, which):
-    result = request.getfixturevalue(which)[part]
+def test_pictures_are_pictures_whatever_the_tokens(hostile, part):
+    result = hostile[part]
     assert export(result, "png").startswith(b"\x89PNG\r\n\x1a\n")
     svg = export(result, "svg")
     assert svg.startswith(b"<?xml") and ElementTree.fromstring(svg).tag == "{http://www.w3.org/2000/svg}svg"

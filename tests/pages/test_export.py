@@ -21,6 +21,7 @@ from gpt2lab.inspection.heads import HeadMap, rollout
 from gpt2lab.inspection.trace import Trace, trace
 from gpt2lab.pages.export import FORMATS, bertviz_options, export, format_of
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 PARTS = {
     "everything": ({}, [0, 1], [0, 1, 2, 3]),
     "a layer": ({"layer": 1}, [1], [0, 1, 2, 3]),

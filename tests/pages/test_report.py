@@ -11,7 +11,7 @@ import torch
 from matplotlib.image import imread
 
 from gpt2lab.evaluation.evaluate import Evaluation
-from gpt2lab.evaluation.protocols import Document, Reading
+from gpt2lab.evaluation.protocols import Document, TokenizedText
 from gpt2lab.evaluation.scorer import ScoredText
 from gpt2lab.figures import drawing
 from gpt2lab.figures.attention import attention_heatmap
@@ -87,7 +87,7 @@ def evaluation():
     """Two models on two documents of three tokens each; the second model is certain of the last."""
     ids, windows = np.arange(6), np.array([(0, 1, 3), (3, 4, 6)])
     documents = (Document("Moon", 4, 20), Document("Sea", 4, 20))
-    reading = Reading("sliding", 3, 3, "abcdef", ids, ids, ids // 3, windows, documents)
+    reading = TokenizedText("sliding", 3, 3, "abcdef", ids, ids, ids // 3, windows, documents)
     losses = {"before": [np.nan, 2, 3, np.nan, 2, 4], "after": [np.nan, 2, 3, np.nan, 2, 0]}
     return Evaluation(tuple(ScoredText(reading, np.array(nll, float), name, 300) for name, nll in losses.items()))
 

@@ -55,7 +55,7 @@ def test_text_of_a_scored_document_is_shown_whole(tiny_lab):
     [scored] = evaluate(tiny_lab, (article,), "sliding", context=16).scored
     pieces = surprisals(scored, 0)
     page = surprisal_page("t", pieces)
-    assert whole(page) == scored.reading.text
+    assert whole(page) == scored.tokenized.text
     assert kinds(page)[0] == "none"
     assert sum(kind == "none" for kind in kinds(page)) == sum(nll is None for _, nll in pieces) > 1
     costs = [float(texts.split(" nats")[0]) for kind, texts, _ in spans(page) if kind != "none"]

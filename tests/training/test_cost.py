@@ -1,8 +1,11 @@
 import shutil
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from gpt2lab.data.blocks import pack
@@ -16,11 +19,13 @@ PARAMETERS = V * D + T * D + L * (12 * D * D + 13 * D) + 2 * D  # tied head; a b
 RANK = 3
 ADDITIONS = L * RANK * (D + 3 * D)  # to each D × 3D projection, rank × D and rank × 3D
 BLOCK = 16
+IMPORTS = 1000.0  # seconds
 
 
 @pytest.fixture
-def estimate(tiny_folder, moon, tmp_path):
-    """A function: changes to a run's settings → what it would cost."""
+def estimate(tiny_folder, moon, tmp_path, monkeypatch):
+    """A function: changes to a run's settings → what it would cost, where its imports take IMPORTS."""
+    monkeypatch.setattr(cost, "import_seconds", lambda: IMPORTS)
 
     def ask(**changes):
         settings = {"model": str(tiny_folder), "data": moon, "block_size": BLOCK, "batch_size": 2, "grad_accum": 2}
@@ -59,10 +64,28 @@ def test_run_that_is_shorter_than_the_probe_is_measured_too(estimate):
 def test_cost_is_in_range_of_this_machine(estimate, tmp_path):
     found = estimate(steps=100_000)
     assert 0 < found.seconds_doubt < found.seconds
+    assert IMPORTS + found.training_seconds < found.seconds
     assert 50e6 < found.memory < 100e9
     free = shutil.disk_usage(tmp_path).free
     assert found.disk_free == pytest.approx(free, rel=0.1)
     assert estimate(steps=10).seconds < found.seconds
+
+
+def test_imports_take_as_long_as_a_fresh_process_is_old_and_are_measured_in_an_older_one(monkeypatch):
+    ran = []
+
+    def run(command, **options):
+        assert command[:2] == [sys.executable, "-c"] and options["check"]
+        exec(command[2])
+        ran.append(command[2])
+
+    monkeypatch.setattr(cost.subprocess, "run", run)
+    monkeypatch.setattr(cost, "FRESH_SECONDS", float("inf"))
+    assert cost.import_seconds() == pytest.approx(time.time() - psutil.Process().create_time(), abs=5)
+    assert ran == []
+    monkeypatch.setattr(cost, "FRESH_SECONDS", 0.0)
+    assert cost.import_seconds() > 0
+    assert ran == ["import gpt2lab.training.finetuning"]
 
 
 def test_asking_what_a_run_would_cost_leaves_nothing_behind(estimate, tiny_folder, tmp_path, monkeypatch):

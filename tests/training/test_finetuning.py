@@ -30,7 +30,7 @@ from gpt2lab.training.prepare import first_words, prepare
 from gpt2lab.training.result import read_result
 from gpt2lab.training.runs import read_lines, read_metrics, read_status
 
-BLOCK = 16
+BLOCK, SAMPLE_TOKENS = 16, 8
 
 
 def text_ids(tokenizer, data, split):
@@ -67,6 +67,14 @@ def weights(folder):
 def same_weights(one, other):
     one, other = weights(one), weights(other)
     return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_samples():
+    """At each validation a run writes so few tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "SAMPLE_TOKENS", SAMPLE_TOKENS)
+        yield
 
 
 @pytest.fixture
@@ -216,7 +224,7 @@ def test_config_of_a_run_has_every_default_filled_in(finished, tiny_folder, moon
 
 
 def test_texts_are_those_of_the_models_before_and_after(finished, tiny_folder):
-    options = {"max_new_tokens": 60, "temperature": 0.8, "top_p": 0.95, "seed": 0}
+    options = {"max_new_tokens": SAMPLE_TOKENS, "temperature": 0.8, "top_p": 0.95, "seed": 0}
     before = generate(load_model(str(tiny_folder), device="cpu"), finished.prompt, **options).text
     after = generate(load_model(str(finished.model_dir), device="cpu"), finished.prompt, **options).text
     assert (finished.text_before, finished.text_after) == (before, after)

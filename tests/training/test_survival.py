@@ -1,80 +1,100 @@
 """Runs that are killed, stopped, paused, starved and resumed, as real processes."""
 
 import json
-import multiprocessing
 import os
 import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 import safetensors.torch
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 
-import gpt2lab
 from gpt2lab.errors import LabError
 from gpt2lab.model.lab import load_model
-from gpt2lab.training import jobs, runs, watch
+from gpt2lab.training import finetuning, jobs, runs, watch, worker
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import finetune, resume
 from gpt2lab.training.result import read_result
+from tests.processes import PATIENCE, ROOT, Command, fork
 
-PROCESSES = multiprocessing.get_context("forkserver")  # a fresh process without seconds of imports
-PROCESSES.set_forkserver_preload(["gpt2lab.training.finetuning", "peft"])
-PATIENCE = 120  # seconds
-ROOT = Path(gpt2lab.__file__).parents[1]
+STEPS = 18
 SETTINGS = {
     "block_size": 16,
     "batch_size": 2,
     "grad_accum": 2,
-    "steps": 24,
-    "eval_every": 4,
-    "save_every": 3,
+    "steps": STEPS,
+    "eval_every": 6,
+    "save_every": 4,
     "patience": 0,
     "learning_rate": 1e-2,
     "prompt": "the moon",
     "precision": "bf16",
 }
 LORA = {"method": "lora", "lora_rank": 3, "learning_rate": 3e-2, "precision": "fp32"}
-SLOW = {"block_size": 64, "batch_size": 4, "grad_accum": 32, "steps": 4, "eval_every": 3, "save_every": 3}
+LONG_STEPS = {"grad_accum": 8, "steps": 4, "eval_every": 3, "save_every": 3}
 
 
-def train_in_process(settings, runs_dir, run, cache):
-    os.environ["GPT2LAB_CACHE"] = cache
+def write_little(target, *arguments):
+    """Do something, with short texts at each validation."""
+    finetuning.SAMPLE_TOKENS = 8
+    target(*arguments)
+
+
+def train_in_process(settings, runs_dir, run):
     finetune(**settings, runs_dir=runs_dir, run=run)
 
 
-def resume_in_process(folder, cache):
-    os.environ["GPT2LAB_CACHE"] = cache
+def pause_once_written(file, **wanted):
+    """In this process, ask the run to pause once a line or a status with these values is in a file, and look at once."""
+    watch.CONTROL_SECONDS = -1.0  # at every forward pass
+    append, write = runs.append_line, runs.write_status
+
+    def ask(path, content):
+        if path.name == file and wanted.items() <= content.items():
+            runs.request_action(path.parent, "pause")
+
+    runs.append_line = lambda path, content: (append(path, content), ask(path, content))
+    runs.write_status = lambda folder, status: (write(folder, status), ask(folder / "status.json", asdict(status)))
+
+
+def train_until(moment, settings, runs_dir, run):
+    """Train, and pause at a moment: (file, values)."""
+    pause_once_written(moment[0], **moment[1])
+    train_in_process(settings, runs_dir, run)
+
+
+def resume_until(moment, folder):
+    pause_once_written(moment[0], **moment[1])
     resume(folder)
 
 
-def train_attentively(settings, runs_dir, run, cache):
-    """With an eye on wishes at every forward pass."""
-    watch.CONTROL_SECONDS = -1.0
-    train_in_process(settings, runs_dir, run, cache)
+BEGINNING = ("status.json", {"state": "running"})
 
 
-def resume_attentively(folder, cache):
-    watch.CONTROL_SECONDS = -1.0
-    resume_in_process(folder, cache)
+def measured_train(step):
+    """The moment at which a step has been trained."""
+    return "metrics.jsonl", {"split": "train", "step": step}
 
 
-def queue_in_process(settings, runs_dir, run, cache):
+def queue_in_process(settings, runs_dir, run):
     """Make a run here, and train it when the machine is free."""
-    os.environ["GPT2LAB_CACHE"] = cache
     resume(runs.new_run(runs_dir, settings, run), queue=True)
 
 
-def train_in_process_with_small_files(settings, runs_dir, run, cache):
+def train_in_process_with_small_files(settings, runs_dir, run):
     """Once there is a checkpoint, no file may grow past its weights."""
-    os.environ["GPT2LAB_CACHE"] = cache
 
     def watch(folder):
         while not runs.whole_checkpoints(folder):
@@ -105,8 +125,7 @@ def process():
     started = []
 
     def start(target, *arguments):
-        started.append(PROCESSES.Process(target=target, args=arguments))
-        started[-1].start()
+        started.append(fork(write_little, target, *arguments))
         return started[-1]
 
     yield start
@@ -116,20 +135,20 @@ def process():
 
 
 @pytest.fixture
-def begin(tiny_folder, moon, tmp_path, cache, process):
+def begin(tiny_folder, moon, tmp_path, process):
     """A function that starts a run in a process: (process, folder)."""
 
     def start(run="run", *, target=train_in_process, runs_dir=tmp_path, **changes):
         settings = {"model": str(tiny_folder), "data": moon, **SETTINGS, **changes}
-        return process(target, settings, runs_dir, run, cache), Path(runs_dir) / run
+        return process(target, settings, runs_dir, run), Path(runs_dir) / run
 
     return start
 
 
 @pytest.fixture
-def go_on(cache, process):
+def go_on(process):
     """A function that resumes a run in a process."""
-    return lambda folder, target=resume_in_process: process(target, folder, cache)
+    return lambda folder, target=resume: process(target, folder)
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +158,9 @@ def reference(tiny_folder, moon, tmp_path_factory, cache):
     def train(**changes):
         settings = {"model": str(tiny_folder), "data": moon, **SETTINGS, **changes}
         folder = tmp_path_factory.mktemp("reference")
-        running = PROCESSES.Process(target=train_in_process, args=(settings, folder, "run", cache))
-        running.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GPT2LAB_CACHE", cache)
+            running = fork(write_little, train_in_process, settings, folder, "run")
         running.join(PATIENCE)
         assert running.exitcode == 0
         return folder / "run"
@@ -159,23 +179,16 @@ def uninterrupted_lora(reference):
 
 
 @pytest.fixture(scope="module")
-def long_texts(text_folder, sentences):
-    """Training text for two steps of SLOW an epoch, and validation text that takes as long."""
-    draw = random.Random(0)
-    train, validation = (" ".join(draw.choice(sentences) for _ in range(count)) for count in (450, 1200))
-    return text_folder(train=train, validation=validation)
-
-
-@pytest.fixture(scope="module")
-def slow(reference, long_texts):
-    """The settings of a run with long steps and validations, and that run uninterrupted."""
-    settings = SLOW | {"data": long_texts}
+def long_steps(reference, text_folder, sentences):
+    """The settings of a run with two long steps an epoch, and that run uninterrupted."""
+    train, validation = (" ".join(random.Random(0).choices(sentences, k=k)) for k in (26, 60))
+    settings = LONG_STEPS | {"data": text_folder(train=train, validation=validation)}
     folder = reference(**settings)
     tokens = {metric.step: metric.tokens for metric in runs.read_metrics(folder)}
-    a_step = SLOW["block_size"] * SLOW["batch_size"] * SLOW["grad_accum"]
-    assert tokens[1] > a_step - 64  # a pause after step 1 falls into an epoch
+    a_step = SETTINGS["block_size"] * SETTINGS["batch_size"] * LONG_STEPS["grad_accum"]
+    assert tokens[1] > a_step - 32  # a pause after step 1 falls into an epoch
     assert a_step < tokens[2] < 2 * a_step  # and one after step 2 between two
-    return settings | {"target": train_attentively}, folder
+    return settings, folder
 
 
 def measured(folder):
@@ -241,32 +254,22 @@ def steps_of(folder, split):
 
 
 def test_uninterrupted_run_measures_what_it_should(uninterrupted):
-    assert steps_of(uninterrupted, "train") == list(range(1, 25))
-    assert steps_of(uninterrupted, "validation") == list(range(0, 25, 4))
-    assert [line["step"] for line in measured(uninterrupted)[1]] == list(range(0, 25, 4))
+    assert steps_of(uninterrupted, "train") == list(range(1, STEPS + 1))
+    assert steps_of(uninterrupted, "validation") == list(range(0, STEPS + 1, 6))
+    assert [line["step"] for line in measured(uninterrupted)[1]] == list(range(0, STEPS + 1, 6))
 
 
 MOMENTS = {
     "before the first step": lambda folder: lines(folder) >= 1,
     "while a checkpoint is written": unfinished_checkpoint,
-    "while a later checkpoint is written": lambda folder: lines(folder) > 12 and unfinished_checkpoint(folder),
-} | {f"random {seed}": None for seed in range(3)}
-
-
-def random_moment(seed, folder, reference):
-    """A condition: so many lines, up to the last of a reference."""
-    number = random.Random(seed).randrange(1, lines(reference))
-    return lambda: lines(folder) >= number
+    "while a later checkpoint is written": lambda folder: lines(folder) > 10 and unfinished_checkpoint(folder),
+}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_run_resumes_to_the_same_numbers_and_the_same_bits(moment, begin, go_on, uninterrupted):
     process, folder = begin()
-    if MOMENTS[moment]:
-        wait_until(lambda: MOMENTS[moment](folder), process)
-    else:
-        wait_until(random_moment(moment, folder, uninterrupted), process)
-        time.sleep(random.Random(moment).random() * 0.02)
+    wait_until(lambda: MOMENTS[moment](folder), process)
     kill(process, folder)
     assert end(go_on(folder)) == 0
     assert_same_run(folder, uninterrupted)
@@ -274,8 +277,9 @@ def test_killed_run_resumes_to_the_same_numbers_and_the_same_bits(moment, begin,
 
 def test_run_that_is_killed_again_and_again_resumes_to_the_same_bits(begin, go_on, uninterrupted):
     process, folder = begin()
-    for number in (6, 14, 22):
+    for number in (6, 12, 18):
         wait_until(lambda number=number: lines(folder) >= number, process)
+        time.sleep(random.Random(number).random() * 0.02)
         kill(process, folder)
         process = go_on(folder)
     assert end(process) == 0
@@ -284,7 +288,7 @@ def test_run_that_is_killed_again_and_again_resumes_to_the_same_bits(begin, go_o
 
 def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(begin, go_on, uninterrupted_lora):
     process, folder = begin(**LORA)
-    wait_until(random_moment("lora", folder, uninterrupted_lora), process)
+    wait_until(lambda: lines(folder) >= 10, process)
     kill(process, folder)
     assert end(go_on(folder)) == 0
     assert_same_run(folder, uninterrupted_lora)
@@ -303,36 +307,30 @@ def test_run_paused_between_steps_resumes_to_the_same_bits(number, changes, begi
         "stopped",
         f"paused at step {status.step}; resume continues from there",
     )
-    assert status.step < 24
+    assert status.step < STEPS
     assert not (folder / "model").exists()
     assert end(go_on(folder)) == 0
     assert_same_run(folder, request.getfixturevalue("uninterrupted_lora" if changes else "uninterrupted"))
 
 
-def test_run_paused_amid_a_step_gives_it_up_and_resumes_to_the_same_bits(begin, go_on, slow):
-    settings, uninterrupted = slow
-    process, folder = begin(**settings)
-    wait_until(lambda: has_measured(folder, "train", 1), process)
-    runs.request_action(folder, "pause")
+def test_run_paused_amid_a_step_gives_it_up_and_resumes_to_the_same_bits(begin, go_on, long_steps):
+    settings, uninterrupted = long_steps
+    process, folder = begin(**settings, target=partial(train_until, measured_train(1)))
     assert end(process) == 0
     for _ in range(2):
         status = runs.read_status(folder)
         assert (status.state, status.step) == ("stopped", 1)
         assert steps_of(folder, "train") == [1]
         assert (folder / "checkpoints" / "checkpoint-1").is_dir()
-        process = go_on(folder, resume_attentively)  # to be paused once more, before it has done anything new
-        wait_until(lambda: state_of(folder) == "running", process)
-        runs.request_action(folder, "pause")
-        assert end(process) == 0
+        # paused once more, before it has done anything new
+        assert end(go_on(folder, partial(resume_until, BEGINNING))) == 0
     assert end(go_on(folder)) == 0
     assert_same_run(folder, uninterrupted)
 
 
-def test_run_paused_amid_the_first_step_of_an_epoch_resumes_to_the_same_bits(begin, go_on, slow):
-    settings, uninterrupted = slow
-    process, folder = begin(**settings)
-    wait_until(lambda: has_measured(folder, "train", 2), process)
-    runs.request_action(folder, "pause")
+def test_run_paused_amid_the_first_step_of_an_epoch_resumes_to_the_same_bits(begin, go_on, long_steps):
+    settings, uninterrupted = long_steps
+    process, folder = begin(**settings, target=partial(train_until, measured_train(2)))
     assert end(process) == 0
     assert (runs.read_status(folder).state, runs.read_status(folder).step) == ("stopped", 2)
     assert end(go_on(folder)) == 0
@@ -340,11 +338,9 @@ def test_run_paused_amid_the_first_step_of_an_epoch_resumes_to_the_same_bits(beg
 
 
 @pytest.mark.parametrize("step", [0, 3])
-def test_run_paused_amid_a_validation_resumes_to_the_same_bits(step, begin, go_on, slow):
-    settings, uninterrupted = slow
-    process, folder = begin(**settings)
-    wait_until(lambda: has_measured(folder, "train", step) if step else state_of(folder) == "running", process)
-    runs.request_action(folder, "pause")
+def test_run_paused_amid_a_validation_resumes_to_the_same_bits(step, begin, go_on, long_steps):
+    settings, uninterrupted = long_steps
+    process, folder = begin(**settings, target=partial(train_until, measured_train(step) if step else BEGINNING))
     assert end(process) == 0
     status = runs.read_status(folder)
     assert (status.state, status.step) == ("stopped", step)
@@ -353,25 +349,12 @@ def test_run_paused_amid_a_validation_resumes_to_the_same_bits(step, begin, go_o
     assert_same_run(folder, uninterrupted)
 
 
-def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_continues(
-    begin, go_on, reference, long_texts, moon, text_folder
-):
-    train, validation = (
-        (Path(data) / f"{split}.txt").read_text() for data, split in ((moon, "train"), (long_texts, "validation"))
-    )
-    settings = {
-        "data": text_folder(train=train, validation=validation),
-        "block_size": 64,
-        "batch_size": 4,
-        "grad_accum": 1,
-    }
-    settings |= {"steps": 40, "eval_every": 4, "save_every": 4, "learning_rate": 3e-2, "patience": 1}
+def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_continues(begin, go_on, reference):
+    settings = {"grad_accum": 1, "steps": 40, "eval_every": 4, "save_every": 4, "learning_rate": 3e-2, "patience": 1}
     uninterrupted = reference(**settings)
     last = steps_of(uninterrupted, "train")[-1]
     assert last < 40
-    process, folder = begin(**settings, target=train_attentively)
-    wait_until(lambda: has_measured(folder, "train", last), process)
-    runs.request_action(folder, "pause")
+    process, folder = begin(**settings, target=partial(train_until, measured_train(last)))
     assert end(process) == 0
     assert runs.read_status(folder).step == last
     assert not has_measured(folder, "validation", last)
@@ -387,7 +370,7 @@ def test_stopped_run_keeps_a_model_and_resumes_to_the_same_bits(number, begin, g
     assert end(process) == 0
     status, result = runs.read_status(folder), read_result(folder)
     assert (status.state, status.step) == ("stopped", result.steps)
-    assert result.steps < 24
+    assert result.steps < STEPS
     assert result.stopped
     lab = load_model(str(result.model_dir), device="cpu")
     assert lab.context == 64
@@ -538,62 +521,51 @@ def test_run_that_goes_astray_fails_with_its_step_and_keeps_the_checkpoint_befor
     assert not (folder / "model").exists()
 
 
-def command(*arguments):
-    return [sys.executable, "-m", *map(str, arguments)]
-
-
-def start_command(arguments, **options):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True, "cwd": ROOT}
-    return subprocess.Popen(command(*arguments), **pipes | options)
-
-
 def arguments_for(model, data, **settings):
     options = {"model": model, "data": data, "lr": settings.pop("learning_rate"), **settings}
     return [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
 
 
-def test_process_that_the_system_asks_to_end_pauses_its_run(tiny_folder, moon, tmp_path, go_on):
+@pytest.fixture
+def command(tmp_path):
+    """A function that starts `gpt2lab finetune` in a process, which ends with the test at the latest."""
+    started = []
+
+    def start(*arguments, **options):
+        started.append(Command(tmp_path / f"command {len(started)}", "finetune", *arguments, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.process.kill()
+        one.process.join()
+
+
+def test_process_that_the_system_asks_to_end_pauses_its_run(tiny_folder, moon, tmp_path, command):
     settings = SETTINGS | {"steps": 2_000, "eval_every": 500, "save_every": 500}
-    options = arguments_for(tiny_folder, moon, **settings, run="mine", runs=tmp_path)
-    with start_command(["gpt2lab", "finetune", *options, "--json"]) as running:
-        psutil_process = psutil.Process(running.pid)
-        folder = tmp_path / "mine"
-        try:
-            deadline = time.monotonic() + PATIENCE
-            while lines(folder) < 2:
-                assert running.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            running.send_signal(signal.SIGTERM)
-            out, _ = running.communicate(timeout=PATIENCE)
-        finally:
-            if psutil_process.is_running():
-                running.kill()
-    status = runs.read_status(folder)
-    assert running.returncode == 0
+    folder = tmp_path / "mine"
+    running = command(*arguments_for(tiny_folder, moon, **settings, run="mine", runs=tmp_path), "--json")
+    wait_until(lambda: lines(folder) >= 2, running.process)
+    running.process.terminate()
+    done, status = running.finish(), runs.read_status(folder)
+    assert done.returncode == 0
     assert (status.state, status.message) == ("stopped", f"paused at step {status.step}; resume continues from there")
     assert 0 < status.step < 2_000
     assert (folder / "checkpoints" / f"checkpoint-{status.step}" / "trainer_state.json").is_file()
-    found = json.loads(out)
+    found = json.loads(done.stdout)
     assert (found["run"], found["steps"], found["stopped"], found["model_dir"]) == ("mine", status.step, True, None)
 
 
-def test_process_that_the_system_asks_to_end_while_it_writes_the_report_ends(tiny_folder, moon, tmp_path):
-    program = """if True:
-        import time, gpt2lab.pages.run_report
-        gpt2lab.pages.run_report.write_report = lambda folder: (print("writing", flush=True), time.sleep(100))
-        from gpt2lab.cli import main
-        main()"""
+def take_long_over_the_report():
+    worker.write_report = lambda folder: (print("writing", flush=True), time.sleep(100))
+
+
+def test_process_that_the_system_asks_to_end_while_it_writes_the_report_ends(tiny_folder, moon, tmp_path, command):
     options = arguments_for(tiny_folder, moon, **SETTINGS, run="mine", runs=tmp_path)
-    options = [sys.executable, "-c", program, "finetune", *map(str, options)]
-    with subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as running:
-        try:
-            assert running.stdout.readline() == "writing\n"
-            running.send_signal(signal.SIGTERM)
-            running.wait(30)
-        finally:
-            running.kill()
-    assert running.returncode == -signal.SIGTERM
+    running = command(*options, before=(take_long_over_the_report,))
+    wait_until(lambda: running.out.exists() and running.out.read_text() == "writing\n", running.process)
+    running.process.terminate()
+    assert running.finish(30).returncode == -signal.SIGTERM
     assert runs.read_status(tmp_path / "mine").state == "finished"
     assert load_model(str(tmp_path / "mine" / "model"), device="cpu").context == 64
 
@@ -641,29 +613,16 @@ def test_of_two_starts_at_once_one_is_refused_and_the_other_outlives_a_pause(tin
 
 @pytest.fixture
 def two_and_one(no_dropout_folder, text_folder, sentences, tmp_path, begin):
-    """A function: what torchrun starts in two processes, and settings → the folders of their run and of one alone."""
+    """A function: settings → the arguments of their run in two processes, its folder, and that of a run by one alone."""
     data = text_folder(train=" ".join(sentences[:2] * 10), validation=" ".join(sentences[2:] * 4))  # is soon overfitted
-    settings = SETTINGS | {"grad_accum": 1, "steps": 9, "eval_every": 3, "precision": "fp32"}
+    settings = SETTINGS | {"grad_accum": 1, "steps": 9, "eval_every": 3, "save_every": 3, "precision": "fp32"}
 
-    def run(*program, **changes):
+    def run(**changes):
         options = settings | changes
         process, alone = begin("alone", model=str(no_dropout_folder), **options | {"data": data, "batch_size": 4})
         assert end(process) == 0
-        arguments = ["finetune", *arguments_for(no_dropout_folder, data, **options | {"batch_size": 2})]
-        launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", 2, *program]
-        done = subprocess.run(
-            command(*launch, *arguments, "--runs", tmp_path / "together", "--run", "mine", "--json"),
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=PATIENCE,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr  # the cause stands far above torchrun's own traceback
-        [line] = done.stdout.splitlines()  # of the first process alone
-        assert json.loads(line)["run"] == "mine"
-        return tmp_path / "together" / "mine", alone
+        arguments = arguments_for(no_dropout_folder, data, **options | {"batch_size": 2})
+        return [*arguments, "--runs", tmp_path / "together", "--run", "mine"], tmp_path / "together" / "mine", alone
 
     return run
 
@@ -681,15 +640,61 @@ def assert_same_losses(together, alone):
 
 
 def test_two_processes_train_as_one_with_twice_the_blocks(two_and_one):
-    together, alone = two_and_one("-m", "--", "gpt2lab")
+    arguments, together, alone = two_and_one()
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "gpt2lab", "finetune"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *map(str, arguments), "--json"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr  # the cause stands far above torchrun's own traceback
+    [line] = done.stdout.splitlines()  # of the first process alone
+    assert json.loads(line)["run"] == "mine"
     assert steps_of(together, "train") == list(range(1, 10))
     assert steps_of(together, "validation") == [0, 3, 6, 9]
     assert_same_losses(together, alone)
 
 
+def share_in_shards():
+    """Make the processes of a run share their model in shards (FSDP) on CPUs.
+
+    accelerate shards models on accelerators alone; if it believes that its processes have GPUs, it does the same by gloo.
+    """
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_TRANSFORMER_CLS_TO_WRAP": "GPT2Block",
+        "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+    }
+    join = PartialState.__init__
+
+    def join_as_gpus(self, *arguments, **options):
+        join(self, *arguments, **options)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = join_as_gpus
+    worker.write_report = lambda folder: None  # takes seconds
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_two_processes_that_share_one_model_in_shards_train_as_one(two_and_one, method):
-    together, alone = two_and_one("--", Path(__file__).with_name("fsdp_on_cpu.py"), method=method)
+def test_two_processes_that_share_one_model_in_shards_train_as_one(two_and_one, command, method):
+    arguments, together, alone = two_and_one(method=method)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    both = [
+        command(*arguments, before=(share_in_shards,), RANK=str(rank), LOCAL_RANK=str(rank), **variables)
+        for rank in range(2)
+    ]
+    for one in both:
+        done = one.finish()
+        assert done.returncode == 0, done.stderr
     assert any((path / "pytorch_model_fsdp_0").is_dir() for path in (together / "checkpoints").iterdir())
     assert_same_losses(together, alone)
     result, expected = read_result(together), read_result(alone)
