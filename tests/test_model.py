@@ -226,7 +226,7 @@ def test_device_is_where_the_model_is(random_lab):
     ("prompt", "message"),
     [
         ("", r"the prompt is empty; type at least one character"),
-        ("moon \ud83c", r"lone surrogate\) at 5; remove it"),
+        ("moon \ud83c", r"lone surrogate\) at position 5; remove it"),
         (None, r"of type NoneType; give a string"),
         (["moon"], r"of type list; give a string"),
         (b"moon", r"of type bytes; give a string"),

@@ -20,14 +20,6 @@ steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 clean, corrupted = "The song was released on the", "The town was released on the"
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 }
-FORKS = f"""
-import subprocess, sys
-from types import SimpleNamespace
-sys.path.append({str(ROOT)!r})
-from gpt2lab.training import cost, jobs
-from tests.processes import Worker
-jobs.subprocess = SimpleNamespace(**vars(subprocess) | {{"Popen": Worker}})
-cost.import_seconds = lambda: 5.0"""  # has a test of its own, and takes seconds
 PICTURES = {"01_finetune": 4, "02_attention": 9, "03_generation": 2, "04_inside": 7}
 
 
@@ -60,7 +52,7 @@ def kernel():
 
 def test_a_copy_with_small_parameters_runs_from_top_to_bottom(path, notebook, kernel, tmp_path):
     (cell,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    cell.source = SMALL[path.stem].format(folder=str(tmp_path)) + FORKS
+    cell.source = SMALL[path.stem].format(folder=str(tmp_path))
     last = nbformat.v4.new_code_cell("%reset -f")  # the next one has a namespace of its own
     notebook.cells.append(last)
     place = {"metadata": {"path": str(path.parent)}}

@@ -159,7 +159,7 @@ def test_before_anything_is_shown_an_error_says_what_to_press(tab, ask):
 
 @pytest.mark.parametrize(
     ("layer", "head", "message"),
-    [(2, 0, "layer 2 is out"), (0, 4, "head 4 is out"), (0, None, "head None"), (None, 0, "layer None|which layer")],
+    [(2, 0, "layer 2 is out"), (0, 4, "head 4 is out"), (0, None, "head None"), (None, 0, "layer None|needs a layer")],
 )
 def test_head_that_does_not_exist_is_refused(tab, layer, head, message):
     for ask in (tab.attention_layer, tab.attention_head):

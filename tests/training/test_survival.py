@@ -494,7 +494,7 @@ def test_run_on_a_disk_that_may_only_be_read_is_shown_and_can_be_neither_stopped
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     [run] = runs.list_runs(small_disk)
     assert (run.id, run.state) == ("run", "crashed")
-    for act in (resume, jobs.resume, lambda folder: runs.request_action(folder, "stop")):
+    for act in (resume, jobs.resume_run, lambda folder: runs.request_action(folder, "stop")):
         with pytest.raises(LabError, match=r"run cannot be written \(Read-only file system\); make room, make it"):
             act(folder)
     with pytest.raises(LabError, match=r"disk cannot be written \(Read-only file system\)"):
