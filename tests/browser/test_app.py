@@ -105,7 +105,7 @@ def test_explorer_holds_the_head_that_is_chosen_and_answers_to_clicks(page, lab)
     explorer.locator("#text span").nth(5).click()
     expect(explorer.locator("#hover")).to_contain_text(f"attends to {best} ", timeout=PATIENCE)
     explorer.locator("#heads button").last.click()
-    expect(explorer.locator("#shown")).to_contain_text("heads 0, 1, 2, 3, 4, 5 (mean)")
+    expect(explorer.locator("#shown")).to_contain_text("heads 0, 1, 2, 3, 4, 5, 6, 7 (mean)")
     expect(page.locator("#attention-layer input")).to_have_value("0")
 
 
@@ -114,7 +114,7 @@ def test_bertviz_shows_its_size_and_draws_a_line_per_pair_of_tokens(page, lab):
     show_attention(page, text)
     page.locator("#attention-bertviz").get_by_role("button", name="bertviz").click()
     page.locator("#attention-size").click()
-    expect(page.locator("#attention-plan")).to_contain_text("head view of layers 0-3 of 4, heads 0-5 of 6, about 0.")
+    expect(page.locator("#attention-plan")).to_contain_text("head view of layers 0-5 of 6, heads 0-7 of 8, about 0.")
     frame, n = draw_lines(page), len(lab.encode(text))
     expect(frame.locator("#vis text")).to_have_count(2 * n, timeout=PATIENCE)
     expect(frame.locator("#attention line")).to_have_count(lab.model.config.n_head * n * n)
@@ -178,7 +178,7 @@ def test_part_of_a_long_text_is_shown_and_that_is_said(page):
     open_tab(page, "Attention")
     page.locator("#attention-text textarea").fill("word " * 600)
     page.locator("#attention-show").click()
-    expect(page.locator("#attention-note")).to_contain_text("Shown: the first 256 of", timeout=PATIENCE)
+    expect(page.locator("#attention-note")).to_contain_text("Shown: the first 512 of", timeout=PATIENCE)
 
 
 def test_tasks_are_done_by_the_package_s_recipes(page, lab):
@@ -230,7 +230,7 @@ def test_bad_sampling_over_http_is_refused_with_the_value_s_name(client):
         ({"by": "smell"}, "smell"),
         ({"other": "/etc"}, "not in the list|is unknown"),
         ({"top_k": -3}, "top_k"),  # the package's
-        ({"window": 256}, "window 256 is out of range"),
+        ({"window": 512}, "window 512 is out of range"),
         ({"prompt": "x" * 5000}, "the prompt has"),
     ):
         with pytest.raises(Exception, match=message):

@@ -273,7 +273,7 @@ def test_stop_says_so_keeps_what_was_scored_and_frees_the_button(page):
     choose(page, "data", "sample")
     settings(page, stride="1", quick="0")
     press(page)
-    expect_note(page, r"builtin, sliding: [\d,]*[1-9][\d,]* of 6,\d+ windows, .* left")
+    expect_note(page, r"builtin, sliding: [\d,]*[1-9][\d,]* of 5,\d+ windows, .* left")
     assert not list(cache_folder().rglob("*.npz"))
     page.locator("#evaluate-stop").click()
     expect_note(page, r"^\s*Stopped\. Finished windows are stored")
