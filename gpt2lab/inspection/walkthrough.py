@@ -23,7 +23,7 @@ FORMULAS = (  # name, as TransformerLens names activations where it has one; tit
     ("value", "Value: what it passes on", "v = n W_V + b_V", "head width"),
     ("products", "Query times every key", "q · k_j", "tokens"),
     ("scaled", "Times {scaling:.4g}{root}", "q · k_j · {scaling:.4g}", "tokens"),
-    ("masked", "What lies ahead is masked", "−∞ where j > i", "tokens"),
+    ("masked", "Causal mask: later tokens get −∞", "−∞ where j > i", "tokens"),
     ("weights", "Softmax: the attention weights", "softmax_j", "tokens"),
     ("z", "The values, by these weights", "z = Σ_j weight_j v_j", "head width"),
     ("head_out", "This head's part of the output", "z W_O", "width"),
