@@ -19,7 +19,7 @@ from gpt2lab.inspection.trace import Trace
 from gpt2lab.pages.bertviz import VIEWS, plan
 from gpt2lab.pages.explorer import explorer_page, extent
 from gpt2lab.pages.export import bertviz_options, export, head_table
-from gpt2lab.pages.page import Page
+from gpt2lab.widgets.page import Page
 
 TABLE_ROWS = 20
 MAX_LINK = 4000  # characters of an address that servers and browsers take

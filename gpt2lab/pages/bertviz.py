@@ -20,7 +20,7 @@ from bertviz.neuron_view import show as neuron_view
 
 from gpt2lab.errors import LabError, choice
 from gpt2lab.inspection.trace import Trace
-from gpt2lab.pages.page import Page, document, script_json
+from gpt2lab.widgets.page import Page, document, script_json
 
 MAX_TOKENS = 48  # past this a layer's lines take seconds to draw, and overlap so that none can be followed
 MAX_LINES = 100_000  # SVG lines drawn at once: some 16 µs each, 2 seconds on a slow computer

@@ -19,7 +19,7 @@ from gpt2lab.figures.evaluation import (
     shares_figure,
 )
 from gpt2lab.figures.tables import table
-from gpt2lab.pages.page import ARTICLE, Page, document
+from gpt2lab.widgets.page import ARTICLE, Page, document
 
 
 def evaluation_body(evaluation: Evaluation, hard: Sequence[str] = ()) -> str:

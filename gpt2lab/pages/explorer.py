@@ -19,7 +19,7 @@ from gpt2lab.figures.drawing import MAP
 from gpt2lab.figures.heads import DIVERGING
 from gpt2lab.inspection.compare import Comparison
 from gpt2lab.inspection.trace import Trace
-from gpt2lab.pages.page import Page, document, script_json
+from gpt2lab.widgets.page import Page, document, script_json
 
 MAX_WEIGHTS = 8_000_000  # in a page: a layer of 12 heads at 1,024 tokens has 6.3 million; one layer is always there
 LONG = 512  # tokens from which a weight has 128 levels and not 256: half a megabyte less per layer

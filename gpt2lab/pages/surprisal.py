@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from math import exp, inf
 
 from gpt2lab.figures.tables import table
-from gpt2lab.pages.page import Page, document
+from gpt2lab.widgets.page import Page, document
 
 LIMITS = (0.5, 1, 2, 3, 4.5, 6, 8, 10)  # nats at which the shade deepens: p = 0.61, 0.37, 0.14, 0.05, 0.011, …
 CHANGES = (0.1, 0.3, 1, 2)  # nats of difference at which the shade deepens

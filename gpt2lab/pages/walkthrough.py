@@ -11,7 +11,7 @@ from PIL import Image
 from gpt2lab.figures.heads import DIVERGING
 from gpt2lab.figures.tables import table
 from gpt2lab.inspection.walkthrough import WalkStep, Walkthrough
-from gpt2lab.pages.page import Page, document
+from gpt2lab.widgets.page import Page, document
 
 MAX_TOKENS = 40  # of the tokens read, that are listed: those read most, and the token itself
 WRITTEN = 8  # numbers of a long vector that are written out

@@ -34,7 +34,7 @@ from gpt2lab.figures.evaluation import (
 )
 from gpt2lab.pages import evaluation as pages
 from gpt2lab.pages.evaluation import evaluation_body, evaluation_page
-from gpt2lab.pages.page import POLICY
+from gpt2lab.widgets.page import POLICY
 
 HOSTILE = "</td></table><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \"'"
 ONE = Perplexity(

@@ -10,7 +10,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.inspection.trace import trace
 from gpt2lab.pages import bertviz
 from gpt2lab.pages.bertviz import MAX_TOKENS, VIEWS, Plan, head_view_page, model_view_page, neuron_view_page, plan
-from gpt2lab.pages.page import POLICY
+from gpt2lab.widgets.page import POLICY
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",

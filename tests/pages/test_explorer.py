@@ -12,7 +12,7 @@ from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.trace import trace
 from gpt2lab.pages import explorer
 from gpt2lab.pages.explorer import MAX_WEIGHTS, explorer_page
-from gpt2lab.pages.page import POLICY
+from gpt2lab.widgets.page import POLICY
 
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",

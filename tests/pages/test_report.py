@@ -22,7 +22,7 @@ from gpt2lab.figures.training import loss_curve, validation_rows
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.pages import evaluation as evaluation_module
 from gpt2lab.pages import report as report_module
-from gpt2lab.pages.page import POLICY
+from gpt2lab.widgets.page import POLICY
 from gpt2lab.pages.report import (
     Sample,
     changed_rows,

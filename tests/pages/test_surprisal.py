@@ -10,7 +10,7 @@ from gpt2lab.data.text import articles_of
 from gpt2lab.evaluation.breakdown import surprisals
 from gpt2lab.evaluation.evaluate import evaluate
 from gpt2lab.pages import surprisal
-from gpt2lab.pages.page import POLICY, THEMES
+from gpt2lab.widgets.page import POLICY, THEMES
 from gpt2lab.pages.surprisal import CHANGES, HARDEST, LIMITS, STYLE, change_page, surprisal_page
 
 HOSTILE = "</span></div><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \"'"

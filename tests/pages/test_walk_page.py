@@ -10,7 +10,7 @@ from PIL import Image
 
 from gpt2lab.figures.heads import DIVERGING
 from gpt2lab.inspection.walkthrough import walk
-from gpt2lab.pages.page import POLICY, THEMES
+from gpt2lab.widgets.page import POLICY, THEMES
 from gpt2lab.pages.walkthrough import ATTENTION_STEPS, MAX_TOKENS, WRITTEN, walk_page
 
 TEXT = "The moon is a small world."

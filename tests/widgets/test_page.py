@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from gpt2lab.pages.page import POLICY, Page, document, script_json
+from gpt2lab.widgets.page import POLICY, Page, document, script_json
 
 HOSTILE = "\"><script>alert(1)</script>&amp;\u2028'é"
 VALUES = [

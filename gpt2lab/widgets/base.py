@@ -1,0 +1,228 @@
+"""What all widgets share: their JavaScript as one module, the selection, and their three doors.
+
+A view is an ES module in `static/` that exports one function, `({ model, el }) => cleanup`, where `model` has anywidget's
+`get, set, on, off, save_changes`. `model.get("data")` is what was computed, `model.get("selection")` what is selected.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, ClassVar
+
+import anywidget
+import traitlets
+
+from gpt2lab.errors import LabError, whole_number
+from gpt2lab.figures.drawing import figure, figure_bytes
+from gpt2lab.results import finite
+from gpt2lab.widgets.page import Page, document, script_json
+
+STATIC = files("gpt2lab.widgets") / "static"
+IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([a-z]+)\.js";\n', re.MULTILINE)
+EXPORT = re.compile(r"^export (?:async )?(?:function|const|class) (\w+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is selected in a widget or a page of widgets.
+
+    position     of a token, from 0
+    layer, head  from 0
+    token        id of the predicted token that is explained; None: the one that follows in the text
+    off          (layer, head) of the heads that are switched off
+    side         which of two models is shown: 0 the first, 1 the second, 2 the difference
+    """
+
+    position: int = 0
+    layer: int = 0
+    head: int = 0
+    token: int | None = None
+    off: tuple[tuple[int, int], ...] = ()
+    side: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("position", "layer", "head"):
+            whole_number(name, getattr(self, name), 0, 10**6)
+        whole_number("side", self.side, 0, 2)
+        if self.token is not None:
+            whole_number("token", self.token, 0, 10**9)
+        for place in self.off:
+            if len(place) != 2:
+                raise LabError("a head that is off must be (layer, head); got {place!r}", place=place)
+            for name, number in zip(("layer", "head"), place):
+                whole_number(name, number, 0, 10**6)
+
+    @classmethod
+    def of(cls, values: dict) -> "Selection":
+        """The selection of its JSON form; unknown keys are passed over. Raises: LabError for values out of range."""
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        if "off" in known:
+            if not isinstance(known["off"], list | tuple):
+                raise LabError("off must be a list of [layer, head]; got {value!r}", value=str(known["off"])[:40])
+            known["off"] = tuple(tuple(place) if isinstance(place, list | tuple) else () for place in known["off"])
+        return cls(**known)
+
+
+@cache
+def bundle(name: str) -> str:
+    """The JavaScript of a view and of all that it imports as one ES module for anywidget.
+
+    Modules name what they import in one line each, `import { a, b } from "./lib.js";`, and export functions, constants
+    and classes by name.
+    """
+    order: list[str] = []
+
+    def add(module: str) -> None:
+        for _, other in IMPORT.findall(_source(module)):
+            add(other)
+        if module not in order:
+            order.append(module)
+
+    add(name)
+    parts = [_scope(module) for module in order]
+    return "\n".join([*parts, f"export default {{ render: {name}.{name}View }};\n"])
+
+
+def _source(module: str) -> str:
+    return (STATIC / f"{module}.js").read_text(encoding="utf-8")
+
+
+def _scope(module: str) -> str:
+    """A module as a constant that holds what it exports."""
+    source = _source(module)
+    exported = ", ".join(EXPORT.findall(source))
+    body = IMPORT.sub(r"const {\1} = \2;\n", EXPORT.sub(lambda found: found[0].removeprefix("export "), source))
+    return f"const {module} = (() => {{\n{body}\nreturn {{ {exported} }};\n}})();"
+
+
+@cache
+def styles(name: str) -> str:
+    """The CSS of a view and of the views that it imports."""
+    modules, waiting = ["lib"], [name]
+    while waiting:
+        module = waiting.pop()
+        if module not in modules:
+            modules.append(module)
+        waiting += [other for _, other in IMPORT.findall(_source(module))]
+    sheets = (STATIC / f"{module}.css" for module in dict.fromkeys(modules))
+    return "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets if sheet.is_file())
+
+
+def widget_page(
+    name: str, data: dict, selection: Selection, *, title: str, theme: str = "auto", height: int = 900
+) -> Page:
+    """A view as an offline document that works without a kernel."""
+    code = bundle(name).replace("export default", "const view =").replace("</script", "<\\/script")
+    state = {"data": finite(data), "selection": asdict(selection)}
+    body = f"""<div class="gpt2lab" id="root"></div>
+<script type="application/json" id="state">{script_json(state)}</script>
+<script type="module">
+{code}
+view.render({{ model: lib.fileModel(JSON.parse(document.getElementById("state").textContent)), el: document.getElementById("root") }});
+</script>"""
+    return document(title, body, style=styles(name), theme=theme, height=height)
+
+
+def gradio_html(name: str) -> dict[str, str]:
+    """What `gr.HTML` takes to show a view: template, CSS and JavaScript. Its value is {"data": …, "selection": …}."""
+    module = base64.b64encode(bundle(name).encode()).decode()
+    return {
+        "html_template": "<div class='gpt2lab'></div>",
+        "css_template": styles(name),
+        "js_on_load": ADAPTER.replace("MODULE", f"data:text/javascript;base64,{module}"),
+    }
+
+
+ADAPTER = """
+const listeners = {};
+const state = { data: null, selection: {}, ...props.value };
+const fire = (key) => [...(listeners["change:" + key] ?? [])].forEach((listener) => listener());
+const model = {
+  get: (key) => state[key],
+  set: (key, value) => { state[key] = value; fire(key); },
+  on: (event, listener) => (listeners[event] ??= []).push(listener),
+  off: (event, listener) => { listeners[event] = (listeners[event] ?? []).filter((other) => other !== listener); },
+  save_changes: () => {},
+  ask: server?.answer ? (kind, options) => server.answer({ kind, options, subject: state.data?.subject ?? null }) : null,
+  is_app: true,
+};
+import("MODULE").then((module) => module.default.render({ model, el: element.querySelector(".gpt2lab") }));
+watch("value", () => {
+  for (const [key, value] of Object.entries(props.value ?? {})) state[key] = value;
+  fire("selection");
+  fire("data");
+});
+"""
+
+
+class Widget(anywidget.AnyWidget):
+    """A view of a result in Jupyter; `save` writes it as a page that works offline.
+
+    Reading `position`, `layer`, `head`, `token` or `off` gives what is selected; setting one moves the picture.
+    """
+
+    module: ClassVar[str] = ""
+    data = traitlets.Dict().tag(sync=True)
+    selection = traitlets.Instance(Selection).tag(
+        sync=True,
+        to_json=lambda value, widget: asdict(value),
+        from_json=lambda value, widget: Selection.of(value),
+    )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        if "module" in vars(cls):  # not the classes that anywidget makes of it
+            cls._esm, cls._css = bundle(cls.module), styles(cls.module)
+        super().__init_subclass__(**options)
+
+    def __init__(self, result: Any, data: dict, selection: Selection | None = None, *, title: str = "gpt2lab") -> None:
+        """result  whose figure stands for the widget where no kernel runs; None: no figure"""
+        self.result, self.title = result, title
+        super().__init__(data=finite(data), selection=selection or Selection())
+
+    @traitlets.validate("selection")
+    def _fits(self, proposal: Any) -> Selection:
+        """Raises: LabError for a token, layer or head that this widget does not have."""
+        selected, sides = proposal["value"], self.data["sides"]
+        side = sides[min(selected.side, len(sides) - 1)]
+        whole_number("position", selected.position, 0, len(side["tokens"]) - 1)
+        for layer, head in ((selected.layer, selected.head), *selected.off):
+            if "layers" in side:
+                whole_number("layer", layer, 0, side["layers"] - 1)
+                whole_number("head", head, 0, side["heads"] - 1)
+        return selected
+
+    def save(self, path: str | Path) -> Path:
+        """Write the widget as an HTML page, whole or not at all."""
+        return self.page().save(path)
+
+    def page(self, *, theme: str = "auto") -> Page:
+        """The widget as an offline page."""
+        return widget_page(self.module, self.data, self.selection, title=self.title, theme=theme)
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The live view and, where no kernel runs, the figure of the result."""
+        bundle = super()._repr_mimebundle_(**options)
+        if self.result is None or bundle is None:
+            return bundle
+        content, *rest = bundle if isinstance(bundle, tuple) else (bundle,)
+        content = {**content, "image/png": base64.b64encode(figure_bytes(figure(self.result), "png")).decode()}
+        return (content, *rest) if rest else content
+
+
+def _selected(name: str) -> property:
+    def get(widget: Widget) -> Any:
+        return getattr(widget.selection, name)
+
+    def set_to(widget: Widget, value: Any) -> None:
+        widget.selection = replace(widget.selection, **{name: value})
+
+    return property(get, set_to, doc=f"Selected {name}.")
+
+
+for _name in ("position", "layer", "head", "token", "off", "side"):
+    setattr(Widget, _name, _selected(_name))

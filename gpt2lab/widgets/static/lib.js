@@ -1,0 +1,157 @@
+// What all views share: elements, colours, packed numbers, the selection, requests to Python.
+
+/** An element: element("button", { className: "x", onclick }, "text", child, …). Text is never read as HTML. */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [key, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key in made && !key.includes("-")) made[key] = value;
+    else made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** A panel's frame: { panel, head, body }; the title on the left, what it shows or its controls on the right. */
+export function panel(title, name) {
+  const note = element("span", { className: "g-note" }), body = element("div", { className: "g-body" });
+  const head = element("div", { className: "g-head" }, element("h3", {}, title), note);
+  return { panel: element("section", { className: `g-panel g-${name}`, "aria-label": title }, head, body), head, note, body };
+}
+
+/** A select whose options are [value, text]. */
+export function choose(label, options, value, onchange) {
+  const select = element("select", { "aria-label": label });
+  for (const [key, text] of options) select.append(element("option", { value: key, selected: key === value }, text));
+  select.onchange = () => onchange(select.value);
+  return select;
+}
+
+/** A token as it is shown in a sentence, isolated so that right-to-left text does not reorder what is around it. */
+export const isolated = (token) => `\u2068${token}\u2069`;
+
+/** A number to a few digits; "–" for none. */
+export const shown = (value, digits = 3) => value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits);
+export const signed = (value, digits = 3) => value === null || value === undefined ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+
+// ---- colours -------------------------------------------------------------------------------------------------
+
+/** A CSS variable of the view as [r, g, b], 0 to 255. */
+export function colour(el, name) {
+  const probe = element("i", { style: `display: none; color: var(${name})` });
+  el.append(probe);
+  const found = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
+  probe.remove();
+  return found.slice(0, 3);
+}
+
+/** CSS colour of a share, 0 to 1: orange that deepens; below 0, for differences, blue. */
+export function heat(share) {
+  const size = Math.min(1, Math.abs(share));
+  return `rgba(var(${share < 0 ? "--g-cold" : "--g-hot"}), ${(0.04 + 0.81 * size).toFixed(3)})`;
+}
+
+// ---- packed numbers ------------------------------------------------------------------------------------------
+
+export function bytesOf(base64) {
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return bytes;
+}
+
+export async function inflate(base64) {
+  const stream = new Blob([bytesOf(base64)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+/** Little-endian float32 numbers, from base64. */
+export const floatsOf = (base64) => new Float32Array(bytesOf(base64).buffer);
+
+// ---- the selection -------------------------------------------------------------------------------------------
+
+/** What is selected, within what the data has. */
+export function selected(model) {
+  const data = model.get("data"), chosen = { position: 0, layer: 0, head: 0, token: null, off: [], side: 0, ...model.get("selection") };
+  const side = Math.min(chosen.side, data.sides.length === 1 ? 0 : 2), of = data.sides[side === 1 ? 1 : 0];
+  const within = (value, count) => Math.max(0, Math.min(value, (count ?? 1e9) - 1));
+  return { ...chosen, side, position: within(chosen.position, of.tokens.length), layer: within(chosen.layer, of.layers), head: within(chosen.head, of.heads) };
+}
+
+/** Change a part of the selection; every view of the page follows. */
+export function select(model, part) {
+  model.set("selection", { ...selected(model), ...part });
+  model.save_changes();
+}
+
+/** Draw now, when the selection changes (`draw`), and when the data does (`rebuild`); returns what ends that. */
+export function follow(model, rebuild, draw) {
+  const all = () => { if (model.get("data")?.sides) { rebuild(); draw(); } };
+  const moved = () => { if (model.get("data")?.sides) draw(); };
+  model.on("change:data", all);
+  model.on("change:selection", moved);
+  all();
+  return () => { model.off("change:data", all); model.off("change:selection", moved); };
+}
+
+/** The sides that are shown: [side] or, for the difference, both. */
+export function sidesShown(model) {
+  const { sides } = model.get("data"), { side } = selected(model);
+  return side === 2 ? sides : [sides[side]];
+}
+
+/** What a later request computed with Python: `await ask(model, kind, options)`; rejects with a sentence for the reader. */
+let asked = 0;
+export function ask(model, kind, options = {}) {
+  if (model.ask) return model.ask(kind, options).then(answered);
+  if (!canAsk(model)) return Promise.reject(new Error("This needs Python: open the view in a notebook or in the app."));
+  const id = `${Date.now()}-${asked++}`;
+  return new Promise((resolve, reject) => {
+    const listen = (message) => {
+      if (message?.id !== id) return;
+      model.off("msg:custom", listen);
+      answered(message.answer).then(resolve, reject);
+    };
+    model.on("msg:custom", listen);
+    model.send({ id, kind, options });
+  });
+}
+export const canAsk = (model) => Boolean(model.ask || model.send);
+const answered = async (answer) => {
+  if (answer?.error) throw new Error(answer.error);
+  return answer;
+};
+
+/** The model of a page without Python. */
+export function fileModel(state) {
+  const listeners = {};
+  return {
+    get: (key) => state[key],
+    set: (key, value) => { state[key] = value; [...(listeners[`change:${key}`] ?? [])].forEach((listener) => listener()); },
+    on: (event, listener) => { (listeners[event] ??= []).push(listener); },
+    off: (event, listener) => { listeners[event] = (listeners[event] ?? []).filter((other) => other !== listener); },
+    save_changes: () => {},
+    is_file: true,
+  };
+}
+
+// ---- what is saved -------------------------------------------------------------------------------------------
+
+export function download(content, name, type) {
+  const link = element("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);  // some browsers read it a little later
+}
+
+/** Copy a text; over plain http, where browsers offer no clipboard, through a text field. */
+export async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text).then(() => true, () => false);
+  const field = element("textarea", { value: text });
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  return done;
+}
+
+/** A CSV line's cell: quoted, and never read as a formula by a spreadsheet. */
+export const cell = (value) => typeof value === "number" ? String(value) : `"${(/^[=+\-@\t\r]/.test(value) ? "'" : "") + String(value).replaceAll('"', '""')}"`;
