@@ -18,10 +18,10 @@ from gpt2lab.inspection.lens import Lens, entry_name
 from gpt2lab.inspection.surprisal import Surprisal, SurprisalChange
 from gpt2lab.inspection.walkthrough import Walkthrough
 from gpt2lab.pages.explorer import explorer_page
-from gpt2lab.widgets.page import ARTICLE, Page, document
 from gpt2lab.pages.surprisal import change_page, surprisal_page
 from gpt2lab.pages.walkthrough import walk_page
 from gpt2lab.results import Result, finite
+from gpt2lab.widgets.page import ARTICLE, Page, document
 
 FORMATS = ("html", "png", "svg", "csv", "npz", "json")
 MAX_WEIGHTS = 50  # shares that the page of a rollout lists

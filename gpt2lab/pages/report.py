@@ -12,10 +12,10 @@ from gpt2lab.figures.training import loss_curve, validation_rows
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.pages.evaluation import evaluation_body
-from gpt2lab.widgets.page import ARTICLE, Page, document
 from gpt2lab.results import duration, perplexity_of, readable
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
+from gpt2lab.widgets.page import ARTICLE, Page, document
 
 STYLE = f"""{ARTICLE}
 .texts {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }}

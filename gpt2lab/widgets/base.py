@@ -5,9 +5,7 @@ A view is an ES module in `static/` that exports one function, `({ model, el }) 
 """
 
 import base64
-import json
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.resources import files

@@ -22,7 +22,6 @@ from gpt2lab.figures.training import loss_curve, validation_rows
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.pages import evaluation as evaluation_module
 from gpt2lab.pages import report as report_module
-from gpt2lab.widgets.page import POLICY
 from gpt2lab.pages.report import (
     Sample,
     changed_rows,
@@ -35,6 +34,7 @@ from gpt2lab.pages.report import (
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
 from gpt2lab.training.validation import Change
+from gpt2lab.widgets.page import POLICY
 
 HOSTILE = "</p><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \"'"
 RESULT = FinetuneResult(

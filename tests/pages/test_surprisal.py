@@ -10,8 +10,8 @@ from gpt2lab.data.text import articles_of
 from gpt2lab.evaluation.breakdown import surprisals
 from gpt2lab.evaluation.evaluate import evaluate
 from gpt2lab.pages import surprisal
-from gpt2lab.widgets.page import POLICY, THEMES
 from gpt2lab.pages.surprisal import CHANGES, HARDEST, LIMITS, STYLE, change_page, surprisal_page
+from gpt2lab.widgets.page import POLICY, THEMES
 
 HOSTILE = "</span></div><script>alert(1)</script><img src=http://x.y/z onerror=alert(2)> & \"'"
 PIECES = [("The", None), (" moon", 2.0), (" &", 0.25), ("\n\n", 9.0), ("  ", 3.5), ("<b>", 12.0), ("月🌙 é\n", 1.0)]

@@ -10,8 +10,8 @@ from PIL import Image
 
 from gpt2lab.figures.heads import DIVERGING
 from gpt2lab.inspection.walkthrough import walk
-from gpt2lab.widgets.page import POLICY, THEMES
 from gpt2lab.pages.walkthrough import ATTENTION_STEPS, MAX_TOKENS, WRITTEN, walk_page
+from gpt2lab.widgets.page import POLICY, THEMES
 
 TEXT = "The moon is a small world."
 HOSTILE = ("</script>", "<img src=x onerror=alert(1)>", "<b>bold</b>", "&amp;", "\"'", "$x$", "x" * 300)
