@@ -6,6 +6,7 @@ A view is an ES module in `static/` that exports one function, `({ model, el }) 
 
 import base64
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
@@ -23,6 +24,8 @@ from gpt2lab.widgets.page import Page, document, script_json
 STATIC = files("gpt2lab.widgets") / "static"
 IMPORT = re.compile(r'^import \{([^}]*)\} from "\./([a-z]+)\.js";\n', re.MULTILINE)
 EXPORT = re.compile(r"^export (?:async )?(?:function|const|class) (\w+)", re.MULTILINE)
+
+Answer = Callable[[str, dict], dict]
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,14 @@ watch("value", () => {
 """
 
 
+def answered(answer: Answer, kind: Any, options: Any) -> dict:
+    """What a view gets for a request: the answer, or {"error": one line}."""
+    try:
+        return finite(answer(str(kind), options if isinstance(options, dict) else {}))
+    except LabError as error:
+        return {"error": str(error)}
+
+
 class Widget(anywidget.AnyWidget):
     """A view of a result in Jupyter; `save` writes it as a page that works offline.
 
@@ -177,10 +188,31 @@ class Widget(anywidget.AnyWidget):
             cls._esm, cls._css = bundle(cls.module), styles(cls.module)
         super().__init_subclass__(**options)
 
-    def __init__(self, result: Any, data: dict, selection: Selection | None = None, *, title: str = "gpt2lab") -> None:
-        """result  whose figure stands for the widget where no kernel runs; None: no figure"""
-        self.result, self.title = result, title
+    def __init__(
+        self,
+        result: Any,
+        data: dict,
+        selection: Selection | None = None,
+        *,
+        title: str = "gpt2lab",
+        answer: Answer | None = None,
+    ) -> None:
+        """Show data.
+
+        result  whose figure stands for the widget where no kernel runs; None: no figure
+        answer  computes what the view asks for later: (kind, options) -> values for JSON; raises LabError
+        """
+        self.result, self.title, self._answer = result, title, answer
         super().__init__(data=finite(data), selection=selection or Selection())
+        if answer is not None:
+            self.on_msg(self._on_request)
+
+    def _on_request(self, widget: Any, message: dict, buffers: Any) -> None:
+        """Answer a request of the view, or say why not."""
+        assert self._answer is not None
+        self.send(
+            {"id": message.get("id"), "answer": answered(self._answer, message.get("kind"), message.get("options"))}
+        )
 
     @traitlets.validate("selection")
     def _fits(self, proposal: Any) -> Selection:

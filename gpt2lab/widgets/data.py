@@ -92,4 +92,4 @@ def floats(values: torch.Tensor) -> str:
 def _rounded(values: torch.Tensor | list[float], digits: int) -> list:
     """Nested lists of rounded numbers; those that are not finite are null."""
     array = np.round(np.asarray(values, dtype=np.float64), digits)
-    return np.where(np.isfinite(array), array, None).tolist()
+    return np.where(np.isfinite(array), array.astype(object), None).tolist()
