@@ -178,13 +178,21 @@ def head_scores(lab: Lab, texts: Sequence[str] | None = None, *, seed: int = 0) 
     return HeadScores(**read, **_mean_scores(shown_twice, ("induction",)), name=lab.name)
 
 
-def scores_of(lab: Lab, trace: Trace, *, seed: int = 0) -> HeadScores:
+def scores_of(lab: Lab, trace: Trace, *, seed: int = 0, induction: torch.Tensor | None = None) -> HeadScores:
     """`head_scores` for a text that is traced already.
+
+    induction  (L, H), of `induction_scores`, where they are known already: they depend on no text
 
     Raises: LabError for a trace of one token.
     """
+    found = induction_scores(lab, seed=seed) if induction is None else induction
+    return HeadScores(**trace_scores(trace), induction=found, name=trace.name)
+
+
+def induction_scores(lab: Lab, *, seed: int = 0) -> torch.Tensor:
+    """(L, H): the induction score of every head, on random tokens shown twice."""
     shown_twice = trace_batch(lab, random_tokens_twice(lab, seed))
-    return HeadScores(**trace_scores(trace), **_mean_scores(shown_twice, ("induction",)), name=trace.name)
+    return _mean_scores(shown_twice, ("induction",))["induction"]
 
 
 def encoded_texts(lab: Lab, texts: Sequence[str]) -> list[torch.Tensor]:

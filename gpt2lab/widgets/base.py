@@ -5,6 +5,7 @@ A view is an ES module in `static/` that exports one function, `({ model, el }) 
 """
 
 import base64
+import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -130,16 +131,20 @@ view.render({{ model: lib.fileModel(JSON.parse(document.getElementById("state").
 
 
 def gradio_html(name: str) -> dict[str, str]:
-    """What `gr.HTML` takes to show a view: template, CSS and JavaScript. Its value is {"data": …, "selection": …}."""
+    """What `gr.HTML` takes to show a view. Its value is {"data": …, "selection": …}; parts of a selection that it leaves out stay."""
     module = base64.b64encode(bundle(name).encode()).decode()
     return {
         "html_template": "<div class='gpt2lab'></div>",
-        "css_template": styles(name),
-        "js_on_load": ADAPTER.replace("MODULE", f"data:text/javascript;base64,{module}"),
+        "js_on_load": ADAPTER.replace("MODULE", f"data:text/javascript;base64,{module}").replace(
+            "STYLES", json.dumps(styles(name))
+        ),
     }
 
 
 ADAPTER = """
+const sheet = document.createElement("style");
+sheet.textContent = STYLES;
+document.head.append(sheet);
 const listeners = {};
 const state = { data: null, selection: {}, ...props.value };
 const fire = (key) => [...(listeners["change:" + key] ?? [])].forEach((listener) => listener());
@@ -154,8 +159,9 @@ const model = {
 };
 import("MODULE").then((module) => module.default.render({ model, el: element.querySelector(".gpt2lab") }));
 watch("value", () => {
-  for (const [key, value] of Object.entries(props.value ?? {})) state[key] = value;
-  fire("selection");
+  const { data, selection } = props.value ?? {};
+  state.selection = { ...state.selection, ...selection };
+  state.data = data;
   fire("data");
 });
 """

@@ -72,7 +72,7 @@ export const floatsOf = (base64) => new Float32Array(bytesOf(base64).buffer);
 /** What is selected, within what the data has. */
 export function selected(model) {
   const data = model.get("data"), chosen = { position: 0, layer: 0, head: 0, token: null, off: [], side: 0, ...model.get("selection") };
-  const side = Math.min(chosen.side, data.sides.length === 1 ? 0 : 2), of = data.sides[side === 1 ? 1 : 0];
+  const side = Math.min(chosen.side, data.sides.length === 1 ? 0 : data.incomparable ? 1 : 2), of = data.sides[side === 1 ? 1 : 0];
   const within = (value, count) => Math.max(0, Math.min(value, (count ?? 1e9) - 1));
   return { ...chosen, side, position: within(chosen.position, of.tokens.length), layer: within(chosen.layer, of.layers), head: within(chosen.head, of.heads) };
 }

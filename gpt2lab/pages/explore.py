@@ -1,0 +1,194 @@
+"""The Explore page: one text, every view of it linked; in Jupyter, in the app and as a file."""
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.figures.drawing import figure, figure_bytes
+from gpt2lab.inspection.attention import Attention, largest
+from gpt2lab.inspection.attribution import attribution
+from gpt2lab.inspection.compare import Comparison, compare
+from gpt2lab.inspection.exploration import Exploration, exploration
+from gpt2lab.inspection.heads import ROLLOUT_CAVEAT, rollout
+from gpt2lab.inspection.trace import Trace
+from gpt2lab.inspection.walkthrough import walk
+from gpt2lab.model.lab import Lab
+from gpt2lab.pages.bertviz import VIEWS, plan
+from gpt2lab.pages.export import FORMATS, bertviz_options, export
+from gpt2lab.results import Result
+from gpt2lab.widgets.attention import answer_attention, answer_qk, attention_part
+from gpt2lab.widgets.ablation import answer_ablate, answer_patch, answer_sweep
+from gpt2lab.widgets.base import Selection, Widget
+from gpt2lab.widgets.contributions import answer_contributions, answer_why
+from gpt2lab.widgets.data import contributions_part, lens_parts, scores_part, side_of
+from gpt2lab.widgets.walkthrough import answer_walk
+
+MAX_FILE = 64_000_000  # bytes that a browser is sent at once
+ROLLOUT_ROWS = 20
+# what a view may ask of each side: kind → (lab, trace, options) -> values
+ANSWERS: dict[str, Callable[[Lab, Any, dict], dict]] = {
+    "ablate": answer_ablate,
+    "attention": answer_attention,
+    "contributions": answer_contributions,
+    "patch": answer_patch,
+    "qk": answer_qk,
+    "sweep": answer_sweep,
+    "walk": answer_walk,
+    "why": answer_why,
+}
+# what can be saved: name → (explorations, lab of the first, selection) -> the result
+SAVED: dict[str, Callable[[Sequence[Exploration], Lab, Selection], Result]] = {
+    "lens": lambda found, lab, at: found[0].lens,
+    "attention of the head": lambda found, lab, at: Attention(compared(found), at.layer, at.head),
+    "attention of all heads": lambda found, lab, at: Attention(compared(found)),
+    "head scores": lambda found, lab, at: _scores(found[0]),
+    "contributions": lambda found, lab, at: attribution(
+        lab, found[0].seen, position=at.position, **_followed(found[0], at)
+    ),
+    "all contributions": lambda found, lab, at: found[0].contributions,
+    "walkthrough": lambda found, lab, at: walk(lab, found[0].seen, at.layer, at.head, at.position),
+    "rollout": lambda found, lab, at: rollout(found[0].seen),
+}
+
+
+class Explore(Widget):
+    """One text, every view of it linked by one selection; of one model, or of two."""
+
+    module = "explore"
+
+
+def explore(lab: Lab, text: str, compare: Lab | None = None) -> Explore:
+    """Everything that a forward pass of a text shows, in one linked page.
+
+    compare  a second model, for the same text
+
+    Example: page = explore(load_model("builtin"), "The moon"); page.layer, page.head = 2, 3; page.save("moon.html")
+    Raises: LabError for a text that is empty; of one that does not fit the model, the beginning is shown.
+    """
+    labs = [lab] if compare is None else [lab, compare]
+    found = [exploration(each, text) for each in labs]
+    subject = {"text": text, "models": [each.name for each in labs]}
+
+    def answer(kind: str, options: dict) -> dict:
+        return explore_answer(labs, found, kind, options)
+
+    return Explore(found[0], explore_data(found, subject), first_selection(found[0]), title=f"{lab.name}: explore", answer=answer)
+
+
+def explore_data(found: Sequence[Exploration], subject: dict) -> dict:
+    """The data of the page.
+
+    subject       {text, models}: what `answer` is asked about, and what a link and the Python lines name
+    incomparable  why the two sides have no difference; "" where they have one
+    """
+    traces = [each.seen for each in found]
+    parts = attention_part(traces)
+    sides = [
+        side_of(
+            each.seen,
+            **lens_parts(each.lens),
+            scores=[] if each.scores is None else scores_part(each.scores),
+            contributions=contributions_part(each.contributions),
+            attention=part,
+        )
+        for each, part in zip(found, parts)
+    ]
+    return {"sides": sides, "subject": subject, "incomparable": incomparable(traces)}
+
+
+def incomparable(traces: Sequence[Trace]) -> str:
+    """Why two traces have no difference; "" where they have one, and for a single trace."""
+    if len(traces) < 2:
+        return ""
+    first, second = traces
+    if first.tokens != second.tokens:
+        return (
+            f"{first.name} and {second.name} read other tokens ({len(first.tokens):,} and {len(second.tokens):,}); "
+            "each is shown with its own, and they have no difference."
+        )
+    shapes = [(trace.n_layers, trace.n_heads) for trace in traces]
+    if shapes[0] != shapes[1]:
+        return "{} × {} heads and {} × {} have no difference; each model is shown with its own.".format(*shapes[0], *shapes[1])
+    return ""
+
+
+def first_selection(found: Exploration) -> Selection:
+    """What is selected when the page opens: the last but one token, and the head with the highest induction score."""
+    if found.scores is None:
+        return Selection()
+    [(layer, head, _)] = found.scores.top("induction", 1)
+    return Selection(position=max(0, len(found.seen.tokens) - 2), layer=layer, head=head)
+
+
+def explore_answer(labs: Sequence[Lab], found: Sequence[Exploration], kind: str, options: dict) -> dict:
+    """What the page asks for after it was drawn. Raises: LabError for unknown kinds and options out of range."""
+    if kind == "save":
+        return saved(labs, found, options)
+    if kind == "rollout":
+        return rollout_answer(found[0].seen, dark=bool(options.get("dark")))
+    if kind == "bertviz":
+        return bertviz_answer(found[0].seen, options)
+    answer = ANSWERS[choice("kind", kind, ANSWERS)]
+    return {"sides": [_side_answer(answer, lab, each, options) for lab, each in zip(labs, found)]}
+
+
+def _side_answer(answer: Callable[[Lab, Any, dict], dict], lab: Lab, found: Exploration, options: dict) -> dict:
+    try:
+        return answer(lab, found.seen, options)
+    except LabError as error:
+        return {"error": str(error)}
+
+
+def saved(labs: Sequence[Lab], found: Sequence[Exploration], options: dict) -> dict:
+    """A part of the page as a file: {name, content: base64}. Raises: LabError for another part, format or selection."""
+    part, format = choice("part", options.get("part"), SAVED), choice("format", options.get("format"), FORMATS)
+    selection = options.get("selection")
+    at = Selection.of(selection if isinstance(selection, dict) else {})
+    found[0].seen.heads(at.layer, at.head)
+    whole_number("position", at.position, 0, len(found[0].seen.tokens) - 1)
+    content = export(SAVED[part](found, labs[0], at), format)
+    if len(content) > MAX_FILE:
+        raise LabError(
+            "the file has {size:.0f} MB; the limit is {limit:.0f}: save one head, or use `gpt2lab attention`",
+            size=len(content) / 1e6,
+            limit=MAX_FILE / 1e6,
+        )
+    return {"name": f"{part.replace(' ', '-')}.{format}", "content": base64.b64encode(content).decode()}
+
+
+def rollout_answer(seen: Trace, *, dark: bool) -> dict:
+    """Attention rollout: {png: base64, note, rows of its largest shares: [token, at, from, at, share]}."""
+    found = rollout(seen)
+    png = figure_bytes(figure(found, dark=dark), "png")
+    rows = [list(row) for row in largest(found.weights, seen.tokens, ROLLOUT_ROWS)]
+    return {"png": base64.b64encode(png).decode(), "note": ROLLOUT_CAVEAT, "rows": rows}
+
+
+def bertviz_answer(seen: Trace, options: dict) -> dict:
+    """A view of bertviz: {html: a frame's document, note: what it holds}. Raises: LabError past its 48 tokens."""
+    view = choice("view", options.get("view"), VIEWS)
+    at = Selection.of({name: options.get(name, 0) for name in ("layer", "head")})
+    layer, head = (None, None) if view == "model" else (at.layer, at.head)
+    chosen = bertviz_options(view, layer, head)
+    page = VIEWS[view](seen, **chosen, theme="dark" if options.get("dark") else "light")
+    return {"html": page.html, "height": page.height, "note": f"{plan(seen, view, **chosen)}."}
+
+
+def compared(found: Sequence[Exploration]) -> Trace | Comparison:
+    """The trace, or the comparison of two that can be compared."""
+    traces = [each.seen for each in found]
+    return traces[0] if len(traces) < 2 or incomparable(traces) or len(traces[0].tokens) < 2 else compare(*traces)
+
+
+def _scores(found: Exploration) -> Result:
+    if found.scores is None:
+        raise LabError("one token has no head scores; give at least 2")
+    return found.scores
+
+
+def _followed(found: Exploration, at: Selection) -> dict:
+    """The two tokens whose logits the page compares."""
+    if at.token is not None:
+        return {"token": at.token}
+    return {name: int(ids[at.position]) for name, ids in (("token", found.contributions.tokens), ("against", found.contributions.against))}

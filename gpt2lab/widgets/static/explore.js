@@ -1,0 +1,134 @@
+import { ask, bytesOf, canAsk, choose, copy, download, element, follow, select, selected } from "./lib.js";
+import { tokenstripView } from "./tokenstrip.js";
+
+// The whole page: every view of one text, linked by one selection, and what can be taken along.
+
+const VIEWS = [  // [view, columns of 12]
+  [tokenstripView, 12],
+];
+const MAX_LINK = 4000;  // characters of an address that servers and browsers take
+
+export function exploreView({ model, el }) {
+  const sides = element("div", { className: "g-bar g-sides", role: "group", "aria-label": "Model shown" });
+  const grid = element("div", { className: "g-grid" });
+  const made = VIEWS.map(([view, columns]) => {
+    const place = element("div", { className: `g-place g-w${columns}` });
+    grid.append(place);
+    return view({ model, el: place });
+  });
+  const foot = element("section", { className: "g-panel g-foot", "aria-label": "Save and share" });
+  el.append(sides, grid, foot);
+  const end = follow(model, () => { drawSides(model, sides); drawFoot(model, foot); }, () => drawSides(model, sides));
+  return () => { made.forEach((clean) => clean?.()); end(); };
+}
+
+function drawSides(model, bar) {
+  const { sides, incomparable } = model.get("data"), { side } = selected(model);
+  bar.hidden = sides.length < 2;
+  if (bar.hidden) return;
+  const names = [...sides.map((of) => of.name), "Difference"];
+  const focused = [...bar.children].indexOf(document.activeElement);
+  bar.replaceChildren(...names.map((name, i) => element("button", {
+    className: "g-button", type: "button", "aria-pressed": String(side === i), disabled: i === 2 && Boolean(incomparable),
+    title: i === 2 ? `${names[1]} less ${names[0]}` : name, onclick: () => select(model, { side: i }) }, name)),
+  element("span", { className: "g-note" }, incomparable));
+  if (focused >= 0) bar.children[focused].focus();
+}
+
+// ---- what can be taken along ---------------------------------------------------------------------------------
+
+/** The lines that make this page in a notebook. */
+export function pythonLines(model) {
+  const { subject } = model.get("data"), { position, layer, head, off } = selected(model), [first, second] = subject.models.map((name) => JSON.stringify(name));
+  const lines = ["from gpt2lab import explore, load_model", "", `lab = load_model(${first})`,
+    `page = explore(lab, ${JSON.stringify(subject.text)}${second ? `, compare=load_model(${second})` : ""})`,
+    `page.position, page.layer, page.head = ${position}, ${layer}, ${head}`];
+  if (off.length) lines.push(`page.off = (${off.map((place) => `(${place.join(", ")}),`).join(" ")})`);
+  return [...lines, "page"].join("\n");
+}
+
+/** A notebook with these lines. */
+export function notebook(model) {
+  const source = (text) => text.split(/(?<=\n)/), { subject } = model.get("data");
+  const cell = (type, text, rest = {}) => ({ cell_type: type, id: `${type}-1`, metadata: {}, source: source(text), ...rest });
+  return JSON.stringify({
+    cells: [cell("markdown", `# ${subject.models.join(" and ")} on a text\nMade by gpt2lab's Explore page.`),
+            cell("code", pythonLines(model), { execution_count: null, outputs: [] })],
+    metadata: { kernelspec: { display_name: "Python 3", language: "python", name: "python3" } }, nbformat: 4, nbformat_minor: 5,
+  }, null, 1);
+}
+
+/** The address that opens the app with this view; null for a text that is too long for one. */
+export function linkTo(model) {
+  const { subject } = model.get("data"), { position, layer, head, side } = selected(model), [first, second] = subject.models;
+  const query = new URLSearchParams({ text: subject.text, model: first, ...(second ? { compare: second, side } : {}), position, layer, head });
+  const address = `${location.origin}${location.pathname}?${query}`;
+  return address.length <= MAX_LINK ? address : null;
+}
+
+function drawFoot(model, foot) {
+  const python = canAsk(model), said = element("span", { className: "g-note", role: "status" });
+  const button = (text, onclick) => element("button", { className: "g-button", type: "button", onclick }, text);
+  const out = element("div", { className: "g-out" });
+  const bar = element("div", { className: "g-bar" });
+  foot.replaceChildren(bar, out);
+  if (python) {
+    bar.append(...saving(model, said), button("Rollout", () => drawRollout(model, out)),
+      choose("bertviz view", [["", "bertviz"], ["head", "Head view"], ["model", "Model view"], ["neuron", "Neuron view"]], "",
+        (view) => view ? drawBertviz(model, out, view) : out.replaceChildren()));
+  }
+  if (model.is_app) bar.append(button("Copy link", async () => {
+    const address = linkTo(model);
+    if (!address) said.textContent = "The text is too long for a link.";
+    else if (await copy(address)) said.textContent = "Copied.";
+    else said.replaceChildren(element("a", { href: address }, "Link to this view"));
+  }));
+  bar.append(button("As Python", () => {
+    const code = element("pre", { className: "g-code", tabIndex: 0 }, pythonLines(model));
+    const copied = button("Copy", async () => { copied.textContent = await copy(code.textContent) ? "Copied" : "Select and copy"; });
+    out.replaceChildren(code, copied);
+  }), button("As notebook", () => download(notebook(model), "explore.ipynb", "application/x-ipynb+json")), said);
+}
+
+const FORMATS = ["png", "svg", "csv", "npz", "json", "html"];
+const PARTS = ["lens", "attention of the head", "attention of all heads", "head scores", "contributions", "all contributions", "walkthrough", "rollout"];
+
+function saving(model, said) {
+  const part = choose("Part to save", PARTS.map((name) => [name, name[0].toUpperCase() + name.slice(1)]), PARTS[0], () => {});
+  const format = choose("Format", FORMATS.map((name) => [name, name.toUpperCase()]), "csv", () => {});
+  const save = element("button", { className: "g-button", type: "button", onclick: async () => {
+    said.textContent = "Saving …";
+    try {
+      const { name, content } = await ask(model, "save", { part: part.value, format: format.value, selection: selected(model) });
+      download(bytesOf(content), name, "application/octet-stream");
+      said.textContent = `Saved ${name}.`;
+    } catch (error) { said.textContent = error.message; }
+  } }, "Save");
+  return [part, format, save];
+}
+
+const isDark = (el) => { const [r, g, b] = getComputedStyle(el).color.match(/[\d.]+/g).map(Number); return r + g + b > 382; };
+
+async function asked(out, what, request, draw) {
+  out.replaceChildren(element("p", { className: "g-soft", role: "status" }, `${what} …`));
+  try { out.replaceChildren(...draw(await request)); }
+  catch (error) { out.replaceChildren(element("p", { className: "g-error", role: "alert" }, error.message)); }
+}
+
+function drawRollout(model, out) {
+  return asked(out, "Rollout", ask(model, "rollout", { dark: isDark(out) }), ({ png, note, rows }) => [
+    element("img", { src: `data:image/png;base64,${png}`, alt: "Attention rollout; the table has its largest shares", className: "g-figure" }),
+    element("p", { className: "g-soft" }, note),
+    element("details", {}, element("summary", {}, `The ${rows.length} largest shares`), element("div", { className: "g-scroll" }, element("table", {},
+      element("tr", {}, ...["token", "at", "comes from", "at", "share"].map((name) => element("th", {}, name))),
+      ...rows.map((row) => element("tr", {}, ...row.map((value) => element("td", { className: "g-token" }, String(value)))))))),
+  ]);
+}
+
+function drawBertviz(model, out, view) {
+  const { layer, head } = selected(model);
+  return asked(out, "bertviz", ask(model, "bertviz", { view, layer, head, dark: isDark(out) }), ({ html, height, note }) => [
+    element("iframe", { sandbox: "allow-scripts", srcdoc: html, title: `bertviz, ${view} view`, className: "g-frame", style: `height: ${height}px` }),
+    element("p", { className: "g-soft" }, note),
+  ]);
+}
