@@ -8,13 +8,12 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 import gradio as gr
 from transformers.utils import logging
 
-from gpt2lab.app.attention import build_attention_tab
 from gpt2lab.app.download import Downloads, build_download
 from gpt2lab.app.evaluate import build_evaluate_tab
 from gpt2lab.app.events import ALONE, IS_DARK, uncover, user_errors
+from gpt2lab.app.explore import build_explore_tab
 from gpt2lab.app.finetune import build_finetune_tab
 from gpt2lab.app.generate import build_generate_tab
-from gpt2lab.app.inside import build_inside_tab
 from gpt2lab.app.learn import build_learn_tab
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
@@ -26,11 +25,13 @@ from gpt2lab.errors import LabError
 from gpt2lab.training.allocator import return_freed_memory
 
 INTRO = """# gpt2lab
-Fine-tune GPT-2, then see what changed: its words, its perplexity, its attention, what each layer believes."""
+See what happens inside GPT-2, fine-tune it, and see what changed."""
 CSS = """
-.gradio-container { max-width: 1200px !important; margin: auto !important; }
+.gradio-container { max-width: 1400px !important; margin: auto !important; }
 #finetune-log textarea { font-family: ui-monospace, monospace; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
+#bar h1 { margin: 0; } #status { font-size: 13px; }
+#explore-page { padding: 0; } #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
 #learn-cost { overflow-x: auto; contain: inline-size; }
 #learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
@@ -47,35 +48,35 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
     store = ModelStore(Path(runs_dir))
     results = ResultCache(store)
     with gr.Blocks(title="gpt2lab", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        gr.Markdown(INTRO)
         dark = gr.Checkbox(visible=False)
-        model = gr.Dropdown(store.labels(), value="builtin", label="Model", elem_id="model")
+        with gr.Row(elem_id="bar"):
+            with gr.Column(scale=3, min_width=280):
+                gr.Markdown(INTRO)
+            with gr.Column(scale=2, min_width=280):
+                model = gr.Dropdown(store.labels(), value="builtin", label="Model", elem_id="model")
         status = gr.Markdown(elem_id="status")
         downloads = Downloads()
         downloaded = build_download(downloads, model, "model")
         with gr.Tabs() as tabs:
+            with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
+                explore = build_explore_tab(demo, results, tabs, model)
+            with gr.Tab("Generate", id="generate", elem_id="tab-generate"):
+                generate = build_generate_tab(store, model)
             with gr.Tab("Fine-tune", id="finetune", elem_id="tab-finetune"):
                 build_finetune_tab(demo, store, model, dark, downloads)
             with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate"):
                 other = build_evaluate_tab(results, model, dark, downloads)
-            with gr.Tab("Attention", id="attention", elem_id="tab-attention"):
-                attention = build_attention_tab(demo, results, tabs, model, dark)
-            with gr.Tab("Generate", id="generate", elem_id="tab-generate"):
-                generate = build_generate_tab(store, model)
             with gr.Tab("Tasks", elem_id="tab-tasks"):
                 build_tasks_tab(store, model)
-            with gr.Tab("Inside", id="inside", elem_id="tab-inside"):
-                inside = build_inside_tab(results, model, dark)
             with gr.Tab("Learn", elem_id="tab-learn"):
                 build_learn_tab(tabs)
-        for source in (attention, generate):
-            carried = source.look.click(
-                lambda *texts: (gr.Tabs(selected="inside"), next(filter(None, texts), "")),
-                source.texts,
-                [tabs, inside.text],
-                api_visibility="private",
-            )
-            uncover(carried.then(**inside.show, api_visibility="private"), inside.show["outputs"])
+        carried = generate.look.click(
+            lambda *texts: (gr.Tabs(selected="explore"), next(filter(None, texts), "")),
+            generate.texts,
+            [tabs, explore.text],
+            api_visibility="private",
+        )
+        uncover(carried.then(**explore.run, api_visibility="private"), [explore.run["outputs"]])
 
         @user_errors
         def describe(label: str) -> str:
@@ -85,15 +86,15 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
         def arrive(label: str) -> tuple:
             labels = store.labels()
             others = gr.Dropdown(choices=[ALONE, *labels])
-            line = f"{auto_line()}\n\n{model_line(store, label)}"
-            return gr.Dropdown(choices=labels), *([others] * 4), line
+            line = f"{model_line(store, label)} {auto_line()}"
+            return gr.Dropdown(choices=labels), *([others] * 3), line
 
         model.change(describe, model, status, api_name="describe_model")
         downloaded.then(describe, model, status, api_visibility="private")
         demo.load(
             arrive,
             model,
-            [model, other, attention.other, generate.other, inside.other, status],
+            [model, other, explore.compare, generate.other, status],
             api_visibility="private",
         )
         demo.load(None, None, dark, js=IS_DARK)
@@ -167,7 +168,7 @@ def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
         max_threads=MAX_THREADS,
         state_session_capacity=MAX_SESSIONS,
         footer_links=[],
-        theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
+        theme=gr.themes.Default(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "monospace"]),
         css=CSS,
     )
     return url

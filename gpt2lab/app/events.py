@@ -51,7 +51,7 @@ class Source(NamedTuple):
     """Fields of a tab that the page connects to others.
 
     other  the choice of a second model
-    texts  the first that is not empty is copied to the Inside tab
+    texts  the first that is not empty is copied to the Explore tab
     look   the button that does this
     """
 

@@ -55,7 +55,7 @@ def build_generate_tab(store: ModelStore, model: gr.Dropdown) -> Source:
         with gr.Column(scale=2, min_width=280):
             settings, continuations = build_settings()
     which, beside, by, left, right = build_texts()
-    inside = gr.Button("Look inside this text", elem_id="generate-inside")
+    explore = gr.Button("Explore this text", elem_id="generate-explore")
     bars, summary, choices, drawn = build_choices(texts, at)
     table, measures = build_tables(store, texts, which, beside)
     places = [which, beside, *left[1:], *right, table, measures]  # the first place is always there
@@ -134,7 +134,7 @@ def build_generate_tab(store: ModelStore, model: gr.Dropdown) -> Source:
         )
     for name, changed in (("show", which), ("show_beside", beside), ("colours", by)):
         changed.input(show, [texts, which, beside, by], places, api_name=f"generate_{name}")
-    return Source(other, [left.text, prompt], inside)
+    return Source(other, [left.text, prompt], explore)
 
 
 def build_prompt(store: ModelStore) -> tuple[gr.Textbox, gr.Dropdown, gr.Button, gr.Button, gr.Markdown]:

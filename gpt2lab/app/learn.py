@@ -19,8 +19,8 @@ BLOCK = """## One block
 GPT-2 small has 12 such blocks one after another, each with 12 heads; gpt2-xl has 48 with 25. Every token has a *state*, a row of
 numbers, which runs through them all. Each block only **adds** to it: first what its heads bring from earlier tokens,
 `softmax(QKᵀ/√d_k) V`, then what its MLP makes of the token itself. After the last block, a norm and the embedding matrix turn
-the state into logits. The **Inside** tab walks any token through it with the model's own numbers; the **Attention** tab
-shows what the heads look at."""
+the state into logits. The **Explore** tab walks any token through it with the model's own numbers, and shows what the
+heads look at."""
 COST = """## How long training takes
 Measured on two CPU cores, without a GPU:
 
@@ -60,11 +60,10 @@ WAYS = [
     ),
 ]
 PLACES = {
+    "explore": "Explore a text",
+    "generate": "Generate text",
     "finetune": "Fine-tune a model",
     "evaluate": "Measure its perplexity",
-    "attention": "See its attention",
-    "generate": "Let it write",
-    "inside": "Look inside",
 }
 DRAWING = """
 <svg viewBox="0 50 720 200" role="img" style="width: 100%; min-width: 560px; max-width: 720px" font-family="system-ui, sans-serif" font-size="13"

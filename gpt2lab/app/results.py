@@ -7,15 +7,11 @@ from typing import Any
 from gpt2lab.app.cache import BoundedCache, bytes_of
 from gpt2lab.app.models import ModelStore
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.compare import Comparison, compare
-from gpt2lab.inspection.heads import HeadScores, scores_of
-from gpt2lab.inspection.lens import Lens, logit_lens
-from gpt2lab.inspection.surprisal import Surprisal, surprisal
-from gpt2lab.inspection.trace import Trace, trace
+from gpt2lab.inspection.exploration import Exploration, exploration
+from gpt2lab.inspection.heads import induction_scores
 from gpt2lab.model.lab import Lab
-from gpt2lab.progress import finished
 
-RESULT_BYTES = 128 << 20  # of traces, lenses, surprisals and evaluations of all visitors together
+RESULT_BYTES = 128 << 20  # of explorations and evaluations of all visitors together
 
 
 class ResultCache:
@@ -28,34 +24,10 @@ class ResultCache:
         self.store = store
         self._results = BoundedCache(RESULT_BYTES, bytes_of)
 
-    def trace(self, label: str, text: str) -> Trace:
-        """Return the Trace of a text, or of its beginning if it does not fit."""
-        return self._result("trace", label, text, lambda lab: trace(lab, text, cut=True))
-
-    def scores(self, label: str, text: str) -> HeadScores:
-        """Return the HeadScores of a text of two tokens or more."""
-        traced = self.trace(label, text)
-        return self._result("scores", label, text, lambda lab: scores_of(lab, traced))
-
-    def lens(self, label: str, text: str) -> Lens:
-        """Return the Lens that follows each next token of a text, or of its beginning if it does not fit."""
-        return self._result("lens", label, text, lambda lab: logit_lens(lab, text, next=True, cut=True))
-
-    def comparison(self, label: str, text: str, other: str, other_text: str) -> Comparison:
-        """Return the Comparison of two texts' traces. Raises: LabError if they cannot be compared."""
-        pair = self.trace(label, text), self.trace(other, other_text)
-        key = ("comparison", *map(id, pair))  # a comparison holds its traces, so that their ids stay theirs
-        known = self._results.get(key)
-        return self._results.put(key, compare(*pair)) if known is None else known
-
-    def surprisal(self, label: str, text: str) -> Surprisal:
-        """Return the Surprisal of a text, a window at a time: other models may run between windows."""
-        key = ("surprisal", label, text, self.store.version(label))
-        known = self._results.get(key)
-        if known is None:
-            steps = surprisal.steps(self.store.lab(label), text)
-            known = self._results.put(key, finished(self.store.locked_steps(steps)))
-        return known
+    def exploration(self, label: str, text: str) -> Exploration:
+        """Return the Exploration of a text, or of its beginning if it does not fit."""
+        induction = self._result("induction", label, "", induction_scores)
+        return self._result("exploration", label, text, lambda lab: exploration(lab, text, induction=induction))
 
     def add_evaluation(self, evaluation: Any) -> str:
         """Keep an evaluation, and return the key that `evaluation` takes."""

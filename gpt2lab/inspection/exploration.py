@@ -7,7 +7,7 @@ import torch
 from gpt2lab.inspection.contributions import Contributions, contributions
 from gpt2lab.inspection.heads import HeadScores, scores_of
 from gpt2lab.inspection.lens import Lens, logit_lens
-from gpt2lab.inspection.trace import ResidualTrace, trace_ids, with_residual
+from gpt2lab.inspection.trace import ResidualTrace, with_residual
 from gpt2lab.model.lab import Lab
 from gpt2lab.results import Summary
 
@@ -18,12 +18,14 @@ TOP = 8  # predictions after each position
 class Exploration(Summary):
     """A model on a text.
 
+    text           as it was given; of one that does not fit, `seen` has the beginning
     seen           the trace with its residual stream
     lens           that follows the next tokens
     scores         of every head on this text; None for a text of one token
     contributions  to the logit of each next token
     """
 
+    text: str
     seen: ResidualTrace
     lens: Lens
     scores: HeadScores | None
@@ -39,6 +41,7 @@ def exploration(lab: Lab, text: str, *, induction: torch.Tensor | None = None) -
     """
     seen = with_residual(lab, text, cut=True)
     return Exploration(
+        text=text,
         seen=seen,
         lens=logit_lens(lab, seen, top=TOP, next=True),
         scores=scores_of(lab, seen, induction=induction) if len(seen.tokens) > 1 else None,

@@ -6,19 +6,22 @@ from typing import Any
 
 from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.figures.drawing import figure, figure_bytes
+from gpt2lab.inspection.ablation import ablate, sweep
 from gpt2lab.inspection.attention import Attention, largest
 from gpt2lab.inspection.attribution import attribution
 from gpt2lab.inspection.compare import Comparison, compare
 from gpt2lab.inspection.exploration import Exploration, exploration
 from gpt2lab.inspection.heads import ROLLOUT_CAVEAT, rollout
+from gpt2lab.inspection.patching import patching
+from gpt2lab.inspection.surprisal import surprisal_of_ids
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.model.lab import Lab
 from gpt2lab.pages.bertviz import VIEWS, plan
 from gpt2lab.pages.export import FORMATS, bertviz_options, export
 from gpt2lab.results import Result
-from gpt2lab.widgets.attention import answer_attention, answer_qk, attention_part
 from gpt2lab.widgets.ablation import answer_ablate, answer_patch, answer_sweep
+from gpt2lab.widgets.attention import answer_attention, answer_qk, attention_part
 from gpt2lab.widgets.base import Selection, Widget
 from gpt2lab.widgets.contributions import answer_contributions, answer_why
 from gpt2lab.widgets.data import contributions_part, lens_parts, scores_part, side_of
@@ -37,18 +40,23 @@ ANSWERS: dict[str, Callable[[Lab, Any, dict], dict]] = {
     "walk": answer_walk,
     "why": answer_why,
 }
-# what can be saved: name → (explorations, lab of the first, selection) -> the result
-SAVED: dict[str, Callable[[Sequence[Exploration], Lab, Selection], Result]] = {
-    "lens": lambda found, lab, at: found[0].lens,
-    "attention of the head": lambda found, lab, at: Attention(compared(found), at.layer, at.head),
-    "attention of all heads": lambda found, lab, at: Attention(compared(found)),
-    "head scores": lambda found, lab, at: _scores(found[0]),
-    "contributions": lambda found, lab, at: attribution(
+Save = Callable[[Sequence[Exploration], Lab, Selection, dict], Result]
+# what can be saved: name → (explorations, lab of the first, selection, options) -> the result
+SAVED: dict[str, Save] = {
+    "surprisal": lambda found, lab, at, options: surprisal_of_ids(lab, found[0].seen.ids.to(lab.device)),
+    "lens": lambda found, lab, at, options: found[0].lens,
+    "attention of the head": lambda found, lab, at, options: Attention(compared(found), at.layer, at.head),
+    "attention of all heads": lambda found, lab, at, options: Attention(compared(found)),
+    "head scores": lambda found, lab, at, options: _scores(found[0]),
+    "attribution": lambda found, lab, at, options: attribution(
         lab, found[0].seen, position=at.position, **_followed(found[0], at)
     ),
-    "all contributions": lambda found, lab, at: found[0].contributions,
-    "walkthrough": lambda found, lab, at: walk(lab, found[0].seen, at.layer, at.head, at.position),
-    "rollout": lambda found, lab, at: rollout(found[0].seen),
+    "attribution at every position": lambda found, lab, at, options: found[0].contributions,
+    "ablation": lambda found, lab, at, options: ablate(lab, found[0].text, at.off, mean=bool(options.get("mean"))),
+    "sweep": lambda found, lab, at, options: sweep(lab, found[0].text, mean=bool(options.get("mean"))),
+    "patching": lambda found, lab, at, options: patching(lab, found[0].text, _corrupted(options)),
+    "walkthrough": lambda found, lab, at, options: walk(lab, found[0].seen, at.layer, at.head, at.position),
+    "rollout": lambda found, lab, at, options: rollout(found[0].seen),
 }
 
 
@@ -73,7 +81,9 @@ def explore(lab: Lab, text: str, compare: Lab | None = None) -> Explore:
     def answer(kind: str, options: dict) -> dict:
         return explore_answer(labs, found, kind, options)
 
-    return Explore(found[0], explore_data(found, subject), first_selection(found[0]), title=f"{lab.name}: explore", answer=answer)
+    return Explore(
+        found[0], explore_data(found, subject), first_selection(found[0]), title=f"{lab.name}: explore", answer=answer
+    )
 
 
 def explore_data(found: Sequence[Exploration], subject: dict) -> dict:
@@ -109,7 +119,9 @@ def incomparable(traces: Sequence[Trace]) -> str:
         )
     shapes = [(trace.n_layers, trace.n_heads) for trace in traces]
     if shapes[0] != shapes[1]:
-        return "{} × {} heads and {} × {} have no difference; each model is shown with its own.".format(*shapes[0], *shapes[1])
+        return "{} × {} heads and {} × {} have no difference; each model is shown with its own.".format(
+            *shapes[0], *shapes[1]
+        )
     return ""
 
 
@@ -147,7 +159,7 @@ def saved(labs: Sequence[Lab], found: Sequence[Exploration], options: dict) -> d
     at = Selection.of(selection if isinstance(selection, dict) else {})
     found[0].seen.heads(at.layer, at.head)
     whole_number("position", at.position, 0, len(found[0].seen.tokens) - 1)
-    content = export(SAVED[part](found, labs[0], at), format)
+    content = export(SAVED[part](found, labs[0], at, options), format)
     if len(content) > MAX_FILE:
         raise LabError(
             "the file has {size:.0f} MB; the limit is {limit:.0f}: save one head, or use `gpt2lab attention`",
@@ -187,8 +199,18 @@ def _scores(found: Exploration) -> Result:
     return found.scores
 
 
+def _corrupted(options: dict) -> str:
+    corrupted = options.get("corrupted")
+    if not isinstance(corrupted, str) or not corrupted:
+        raise LabError("there is no corrupted prompt; patch one first")
+    return corrupted
+
+
 def _followed(found: Exploration, at: Selection) -> dict:
     """The two tokens whose logits the page compares."""
     if at.token is not None:
         return {"token": at.token}
-    return {name: int(ids[at.position]) for name, ids in (("token", found.contributions.tokens), ("against", found.contributions.against))}
+    return {
+        name: int(ids[at.position])
+        for name, ids in (("token", found.contributions.tokens), ("against", found.contributions.against))
+    }

@@ -91,7 +91,8 @@ function drawFoot(model, foot) {
 }
 
 const FORMATS = ["png", "svg", "csv", "npz", "json", "html"];
-const PARTS = ["lens", "attention of the head", "attention of all heads", "head scores", "contributions", "all contributions", "walkthrough", "rollout"];
+const PARTS = ["surprisal", "lens", "attention of the head", "attention of all heads", "head scores", "attribution", "attribution at every position",
+  "ablation", "sweep", "patching", "walkthrough", "rollout"];
 
 function saving(model, said) {
   const part = choose("Part to save", PARTS.map((name) => [name, name[0].toUpperCase() + name.slice(1)]), PARTS[0], () => {});
@@ -99,7 +100,7 @@ function saving(model, said) {
   const save = element("button", { className: "g-button", type: "button", onclick: async () => {
     said.textContent = "Saving …";
     try {
-      const { name, content } = await ask(model, "save", { part: part.value, format: format.value, selection: selected(model) });
+      const { name, content } = await ask(model, "save", { part: part.value, format: format.value, selection: selected(model), ...model.get("data").asked });
       download(bytesOf(content), name, "application/octet-stream");
       said.textContent = `Saved ${name}.`;
     } catch (error) { said.textContent = error.message; }

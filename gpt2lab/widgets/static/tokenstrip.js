@@ -12,7 +12,11 @@ export function tokenstripView({ model, el }) {
   const { panel: frame, note, body } = panel("Text", "tokenstrip");
   const strip = element("div", { className: "g-strip", role: "listbox", "aria-label": "Tokens of the text", "aria-orientation": "horizontal" });
   const legend = element("div", { className: "g-legend g-soft" }), about = element("div", { className: "g-soft g-about", role: "status" });
-  body.append(strip, legend, about);
+  const limits = element("input", { type: "text", value: "10, 100, 1000", "aria-label": "Limits of ranks", size: 14 });
+  const counts = element("div", { className: "g-scroll" });
+  const ranks = element("details", { ontoggle: () => count() }, element("summary", {}, "Ranks"), limits, counts);
+  limits.onchange = () => count();
+  body.append(strip, legend, about, ranks);
   el.append(frame);
   let measure = "nll", buttons = [], values = [];
   note.append(choose("Colour by", Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; paint(); draw(); }));
@@ -47,6 +51,20 @@ export function tokenstripView({ model, el }) {
     legend.replaceChildren(`${title} ${difference ? signed(-most, 1) : "0"} `, scale, ` ${difference ? signed(most, 1) : shown(most, 1)} ${unit}`);
   }
 
+  /** How many tokens had which rank, as a table with bars; of each side. */
+  function count() {
+    if (!ranks.open) return;
+    const edges = [...new Set(limits.value.split(",").map(Number).filter((edge) => Number.isInteger(edge) && edge > 0))].sort((a, b) => a - b);
+    limits.value = edges.join(", ");
+    const rows = [...edges, Infinity].map((high, i) => [(edges[i - 1] ?? 0) + 1, high]), { sides } = model.get("data");
+    const name = ([low, high]) => high === Infinity ? `${low.toLocaleString("en-US")} or more` : low === high ? `${low}` : `${low.toLocaleString("en-US")} to ${high.toLocaleString("en-US")}`;
+    const counted = sides.map((of) => rows.map(([low, high]) => of.surprisal.rank.filter((rank) => rank !== null && rank >= low && rank <= high).length));
+    counts.replaceChildren(element("table", { className: "g-ranks" },
+      element("tr", {}, element("th", {}, "Rank"), ...sides.map((of) => element("th", {}, of.name))),
+      ...rows.map((row, i) => element("tr", {}, element("th", { scope: "row" }, name(row)), ...sides.map((of, s) =>
+        element("td", {}, element("i", { style: `width: ${120 * counted[s][i] / Math.max(1, of.tokens.length - 1)}px` }), String(counted[s][i])))))));
+  }
+
   let side = null;
   function draw() {
     const { position, side: now } = selected(model), of = sideOf();
@@ -66,5 +84,5 @@ export function tokenstripView({ model, el }) {
     select(model, { position: at, token: null });
     buttons[at].focus();
   };
-  return follow(model, () => { side = null; }, draw);
+  return follow(model, () => { side = null; count(); }, draw);
 }

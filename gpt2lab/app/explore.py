@@ -1,0 +1,135 @@
+"""The Explore tab: one text and the page of its linked views."""
+
+import re
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from gpt2lab.app.events import ALONE, uncover, user_errors
+from gpt2lab.app.results import ResultCache
+from gpt2lab.errors import LabError
+from gpt2lab.pages.explore import explore_answer, explore_data, first_selection
+from gpt2lab.results import finite
+from gpt2lab.widgets.base import Selection, answered, gradio_html
+
+EXAMPLES = {
+    "Repeated name": "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris.",
+    "Fact": "The river Nile flows through Egypt, and the river Thames flows through London.",
+    "Subject and verb": "The keys to the old cabinet in the hall are on the table.",
+    "Previous token": "The Supreme Court of the United States ruled in New York City on the first day of May.",
+    "Heading": """ = Honey bee =
+
+ A honey bee is a social flying insect . Honey bees are known for the nests that they build from wax , for the large size of their colonies , and for the honey that they store .
+""",
+}
+MAX_CHARACTERS = 20_000  # of a visitor's text
+PLACE = re.compile("[0-9]{1,6}")
+
+
+class ExploreTab(NamedTuple):
+    """What the app connects to other tabs: the choice of a second model, the text, and the event that explores it."""
+
+    compare: gr.Dropdown
+    text: gr.Textbox
+    run: dict
+
+
+def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, model: gr.Dropdown) -> ExploreTab:
+    """Build the tab: a text, and the page of its linked views, drawn with the first example."""
+    first = next(iter(EXAMPLES.values()))
+    with gr.Row():
+        text = gr.Textbox(first, label="Text", lines=2, scale=6, min_width=280, elem_id="explore-text")
+        compare = gr.Dropdown(
+            [ALONE, *results.store.labels()],
+            value=ALONE,
+            label="Compare with",
+            scale=2,
+            min_width=160,
+            elem_id="explore-compare",
+        )
+        go = gr.Button("Run", variant="primary", scale=1, min_width=100, elem_id="explore-run")
+    gr.Examples(
+        list(EXAMPLES.values()), text, example_labels=list(EXAMPLES), label="Examples", elem_id="explore-examples"
+    )
+
+    def answer(request: Any) -> dict:
+        """What a view asks for after it was drawn."""
+        return answered(lambda kind, options: asked(results, request, kind, options), *_kind_and_options(request))
+
+    page = gr.HTML(
+        page_value(results, "builtin", first, ALONE),
+        **gradio_html("explore"),
+        apply_default_css=False,
+        server_functions=[answer],
+        elem_id="explore-page",
+    )
+
+    @user_errors
+    def run(label: str, text: str, compare: str) -> dict:
+        value = page_value(results, label, text, compare)
+        value["selection"].pop("layer"), value["selection"].pop("head")  # the reader's stay
+        return value
+
+    @user_errors
+    def open_link(request: gr.Request) -> tuple | list:
+        query = request.query_params
+        if "text" not in query:
+            return [gr.skip()] * 5
+        offered = results.store.labels()
+        label, compare = query.get("model", "builtin"), query.get("compare", ALONE)
+        value = page_value(results, label, query["text"], compare)
+        named = {
+            name: int(query[name])
+            for name in ("position", "layer", "head", "side")
+            if PLACE.fullmatch(query.get(name, ""))
+        }
+        value["selection"] |= asdict(Selection.of(named)) if named else {}
+        chosen = [name if name in (ALONE, *offered) else gr.skip() for name in (label, compare)]
+        return gr.Tabs(selected="explore"), chosen[0], query["text"], chosen[1], value
+
+    run_event = {"fn": run, "inputs": [model, text, compare], "outputs": page}
+    uncover(gr.on([go.click, text.submit], **run_event, api_name="explore", show_progress="minimal"), [page])
+    for changed in (model.change, compare.input):
+        uncover(changed(**run_event, api_visibility="private", show_progress="minimal"), [page])
+    opened = [tabs, model, text, compare, page]
+    uncover(demo.load(open_link, None, opened, api_visibility="private", show_progress="hidden"), opened)
+    return ExploreTab(compare, text, run_event)
+
+
+def page_value(results: ResultCache, label: str, text: str, compare: str | None) -> dict:
+    """The page's value: its data, and the selection that it opens with. Raises: LabError for bad text or models."""
+    models = [label] if compare in (None, ALONE) else [label, compare]
+    found = [results.exploration(name, checked(text)) for name in models]
+    data = explore_data(found, {"text": text, "models": models})
+    return {"data": finite(data), "selection": asdict(first_selection(found[0]))}
+
+
+def checked(text: Any) -> str:
+    """A visitor's text. Raises: LabError for an empty or long one."""
+    if not isinstance(text, str) or not text:
+        raise LabError("the text is empty; type at least one character")
+    if len(text) > MAX_CHARACTERS:
+        raise LabError(
+            "the text has {count:,} characters; the limit is {max_characters:,}: take a part of it",
+            count=len(text),
+            max_characters=MAX_CHARACTERS,
+        )
+    return text
+
+
+def _kind_and_options(request: Any) -> tuple[Any, Any]:
+    return (request.get("kind"), request.get("options")) if isinstance(request, dict) else (None, None)
+
+
+def asked(results: ResultCache, request: Any, kind: str, options: dict) -> dict:
+    """What a page asks for, of the models and the text that it shows. Raises: LabError for another subject."""
+    subject = request.get("subject") if isinstance(request, dict) else None
+    models = subject.get("models") if isinstance(subject, dict) else None
+    if not isinstance(models, list) or not 1 <= len(models) <= 2:
+        raise LabError("the page shows no text yet; press Run first")
+    text = checked(subject.get("text"))
+    found = [results.exploration(name, text) for name in models]
+    labs = [results.store.lab(name) for name in models]
+    with results.store.lock:
+        return explore_answer(labs, found, kind, options)
