@@ -90,7 +90,7 @@ def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, mode
 
     run_event = {"fn": run, "inputs": [model, text, compare], "outputs": page}
     uncover(gr.on([go.click, text.submit], **run_event, api_name="explore", show_progress="minimal"), [page])
-    for changed in (model.change, compare.input):
+    for changed in (model.change, compare.input, examples.load_input_event.then):
         uncover(changed(**run_event, api_visibility="private", show_progress="minimal"), [page])
     opened = [tabs, model, text, compare, page]
     uncover(demo.load(open_link, None, opened, api_visibility="private", show_progress="hidden"), opened)

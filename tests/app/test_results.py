@@ -3,11 +3,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.trace import trace
+from gpt2lab.inspection.exploration import exploration
+from gpt2lab.inspection.heads import head_scores, induction_scores
 
 
 @pytest.fixture
@@ -18,16 +20,16 @@ def results(tmp_path, monkeypatch, tiny_lab):
 
 
 @pytest.fixture
-def traced(results, monkeypatch):
-    """The (label, text) that trace was called with."""
+def explored(results, monkeypatch):
+    """The (label, text) that exploration was called with."""
     calls = []
 
-    def recorded(lab, text, *, cut):
+    def recorded(lab, text, **options):
         assert results.store.lock.locked()
         calls.append((lab.name, text))
-        return trace(lab, text, cut=cut)
+        return exploration(lab, text, **options)
 
-    monkeypatch.setattr("gpt2lab.app.results.trace", recorded)
+    monkeypatch.setattr("gpt2lab.app.results.exploration", recorded)
     return calls
 
 
@@ -40,56 +42,57 @@ def add_run(results, run):
     return model / "model.safetensors"
 
 
-def test_trace_is_computed_once_for_a_model_and_a_text(results, traced):
-    first = results.trace("builtin", "The moon")
-    assert results.trace("builtin", "The moon") is first
-    assert first.name == "builtin"
-    results.trace("builtin", "The sea")
-    results.trace("gpt2", "The moon")
-    assert traced == [("builtin", "The moon"), ("builtin", "The sea"), ("gpt2", "The moon")]
-
-
-def test_every_kind_of_result_is_computed_once(results):
-    for compute in (results.scores, results.lens, results.surprisal):
-        first = compute("builtin", "The moon")
-        assert compute("builtin", "The moon") is first
-        assert compute("builtin", "The sea") is not first
-    pair = ("builtin", "The moon", "gpt2", "The moon")
-    assert results.comparison(*pair) is results.comparison(*pair)
+def test_exploration_is_computed_once_for_a_model_and_a_text(results, explored):
+    first = results.exploration("builtin", "The moon")
+    assert results.exploration("builtin", "The moon") is first
+    assert first.seen.name == "builtin"
+    results.exploration("builtin", "The sea")
+    results.exploration("gpt2", "The moon")
+    assert explored == [("builtin", "The moon"), ("builtin", "The sea"), ("gpt2", "The moon")]
     assert not results.store.lock.locked()
 
 
+def test_induction_of_a_model_is_measured_once(results, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "gpt2lab.app.results.induction_scores", lambda lab: calls.append(lab.name) or induction_scores(lab)
+    )
+    found = [results.exploration("builtin", text) for text in ("The moon", "The sea")]
+    assert calls == ["builtin"]
+    for each in found:
+        torch.testing.assert_close(
+            each.scores.induction, head_scores(results.store.lab("builtin"), ["The moon"]).induction
+        )
+
+
 @pytest.mark.parametrize("label", ["../secret", "", None, ["builtin"]])
-def test_label_that_is_not_offered_is_refused(results, traced, label):
-    for compute in (results.trace, results.scores, results.lens, results.surprisal):
-        with pytest.raises(LabError, match="is unknown; use builtin, gpt2, "):
-            compute(label, "The moon")
-    assert traced == []
+def test_label_that_is_not_offered_is_refused(results, explored, label):
+    with pytest.raises(LabError, match="is unknown; use builtin, gpt2, "):
+        results.exploration(label, "The moon")
+    assert explored == []
     assert not results.store.lock.locked()
 
 
 def test_result_that_fails_is_not_kept_and_leaves_the_lock_free(results):
     for _ in range(2):
-        for compute in (results.trace, results.lens, results.surprisal):
-            with pytest.raises(LabError, match="is empty"):
-                compute("builtin", "")
-            assert not results.store.lock.locked()
+        with pytest.raises(LabError, match="is empty"):
+            results.exploration("builtin", "")
+        assert not results.store.lock.locked()
 
 
-def test_new_run_is_traced_without_a_restart(results, traced):
+def test_new_run_is_explored_without_a_restart(results, explored):
     with pytest.raises(LabError, match="is unknown"):
-        results.trace("my-run", "x")
+        results.exploration("my-run", "x")
     add_run(results, "my-run")
-    results.trace("my-run", "x")
-    assert traced == [("my-run", "x")]
+    results.exploration("my-run", "x")
+    assert explored == [("my-run", "x")]
 
 
 def test_results_of_a_replaced_model_are_computed_again(results):
     weights = add_run(results, "run")
-    first = results.trace("run", "moon"), results.surprisal("run", "moon")
+    first = results.exploration("run", "moon")
     os.utime(weights, (1, 1))
-    assert results.trace("run", "moon") is not first[0]
-    assert results.surprisal("run", "moon") is not first[1]
+    assert results.exploration("run", "moon") is not first
 
 
 def test_kept_evaluations_have_keys_that_are_not_guessed(results):
