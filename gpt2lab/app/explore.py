@@ -49,7 +49,7 @@ def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, mode
             elem_id="explore-compare",
         )
         go = gr.Button("Run", variant="primary", scale=1, min_width=100, elem_id="explore-run")
-    gr.Examples(
+    examples = gr.Examples(
         list(EXAMPLES.values()), text, example_labels=list(EXAMPLES), label="Examples", elem_id="explore-examples"
     )
 
