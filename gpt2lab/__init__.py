@@ -25,6 +25,7 @@ _MODULES = {
     "compare": "inspection.compare",
     "describe_head": "inspection.heads",
     "evaluate": "evaluation.evaluate",
+    "explore": "pages.explore",
     "explorer_page": "pages.explorer",
     "export": "pages.export",
     "finetune": "training.finetuning",

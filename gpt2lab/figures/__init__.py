@@ -4,6 +4,7 @@ from gpt2lab.figures.attention import attention_grid, attention_heatmap
 from gpt2lab.figures.drawing import figure, figure_bytes
 from gpt2lab.figures.entropy import entropy_figure
 from gpt2lab.figures.evaluation import meaning_lines, result_figure, result_table, shares_figure
+from gpt2lab.figures.exploration import exploration_figure
 from gpt2lab.figures.heads import comparison_heatmaps, head_map, rollout_heatmap
 from gpt2lab.figures.input_attribution import input_attribution_figure
 from gpt2lab.figures.lens import lens_figure, patching_figure
@@ -17,6 +18,7 @@ __all__ = [
     "attention_heatmap",
     "comparison_heatmaps",
     "entropy_figure",
+    "exploration_figure",
     "figure",
     "figure_bytes",
     "head_map",
