@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.heads import HeadMap
 from gpt2lab.inspection.surprisal import RANKS, SurprisalChange, surprisal_of_ids
+from gpt2lab.inspection.trace import ResidualTrace, Trace
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.progress import finished, stepwise
 from gpt2lab.results import Result, Summary, Table
@@ -37,10 +38,14 @@ class Means(Summary):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Ablation(SurprisalChange):
-    """A text's surprisal without and with ablation; the name of `after` lists the ablated parts."""
+    """A text's surprisal without and with ablation; the name of `after` lists the ablated parts.
+
+    mean  whether they wrote their mean instead of nothing
+    """
 
     heads: tuple[tuple[int, int], ...]
     mlps: tuple[int, ...]
+    mean: bool = False
 
     def record(self) -> dict:
         """Losses, nats per token, and the top predictions after the text."""
@@ -141,7 +146,7 @@ def text_means(lab: Lab, ids: torch.Tensor) -> Means:
 
 def ablate(
     lab: Lab,
-    text: str,
+    text: str | Trace,
     heads: Iterable[tuple[int, int]] = (),
     *,
     mlps: Iterable[int] = (),
@@ -151,7 +156,7 @@ def ablate(
 ) -> Ablation:
     """What a text costs with some heads and MLPs switched off, and what is expected then.
 
-    text         2 to `lab.context` tokens
+    text         2 to `lab.context` tokens, or a trace of them
     heads, mlps  as for `ablated`
     mean         each writes its mean over this text, instead of nothing: its size stays, its information goes
 
@@ -165,7 +170,7 @@ def ablate(
         after = surprisal_of_ids(lab, ids, top=top, limits=limits)
     off = ", ".join([*(f"{layer}.{head}" for layer, head in heads), *(f"{layer}.mlp" for layer in mlps)])
     name = f"{lab.name} {'with the mean of' if mean else 'without'} {off}" if off else lab.name
-    return Ablation(before, replace(after, name=name), heads, mlps)
+    return Ablation(before, replace(after, name=name), heads, mlps, mean)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -224,9 +229,9 @@ def sweep(lab: Lab, text: str, *, mean: bool = False) -> Generator[tuple[int, in
     return _swept(lab, predicted_ids(lab, text), mean)
 
 
-def predicted_ids(lab: Lab, text: str) -> torch.Tensor:
-    """The ids (T,) of a text of which a token is predicted: T ≥ 2. Raises: LabError otherwise."""
-    ids = lab.encode_prompt(text)
+def predicted_ids(lab: Lab, text: str | Trace) -> torch.Tensor:
+    """The ids (T,) of a text or trace of which a token is predicted: T ≥ 2. Raises: LabError otherwise."""
+    ids = text.ids.to(lab.device) if isinstance(text, Trace) else lab.encode_prompt(text)
     if len(ids) < 2:
         raise LabError("one token has no prediction; give at least 2")
     return ids
@@ -237,26 +242,48 @@ def sweep_of_ids(lab: Lab, ids: torch.Tensor, *, mean: bool = False) -> Sweep:
     return finished(_swept(lab, ids, mean))
 
 
+def sweep_layer(lab: Lab, seen: ResidualTrace, layer: int, *, mean: bool = False) -> tuple[float, torch.Tensor]:
+    """A row of `sweep`, of a traced text: the loss with no head ablated, and with each of one layer's, (H,).
+
+    Raises: LabError for a text of one token, and a layer that does not exist.
+    """
+    ids = predicted_ids(lab, seen)
+    whole_number("layer", layer, 0, seen.n_layers - 1)
+    entering, last = (seen.residual[[at]].to(lab.device, lab.model.dtype) for at in (layer, -1))  # (1, T, D) each
+    losses, _ = _swept_layer(lab, ids, entering, layer, mean)
+    with torch.no_grad():
+        return float(losses_of(lab, last, ids)), losses
+
+
 def _swept(lab: Lab, ids: torch.Tensor, mean: bool) -> Generator[tuple[int, int], None, Sweep]:
-    """Of each layer, its attention once; its heads' variants, in a batch, go through what lies above."""
-    model, blocks = lab.model, lab.model.transformer.h
-    H, losses = model.config.n_head, []
-    with torch.no_grad(), eval_mode(model):
+    n, losses = lab.model.config.n_layer, []
+    with torch.no_grad(), eval_mode(lab.model):
         x = embedded(lab, ids)  # (1, T, D)
-    for layer, block in enumerate(blocks):
-        with torch.no_grad(), eval_mode(model):
-            after, mixed = _with_input_of(block, block.attn.c_proj, x)  # (1, T, D) each
-            each = mixed.unflatten(-1, (H, -1)).repeat(H, 1, 1, 1)  # (H, T, H, K)
-            own = torch.arange(H)
-            each[own, :, own] = mixed.mean(1).view(H, 1, -1) if mean else 0
-            y = x + block.attn.c_proj(each.flatten(-2))
-            parts = [part + block.mlp(block.ln_2(part)) for part in y.split(rows_at_once(y))]
-            losses.append(losses_of(lab, above(lab, torch.cat(parts), layer + 1), ids))
-            x = after
-        yield layer + 1, len(blocks)
+    for layer in range(n):
+        found, x = _swept_layer(lab, ids, x, layer, mean)
+        losses.append(found)
+        yield layer + 1, n
     with torch.no_grad():
         loss = float(losses_of(lab, x, ids))
     return Sweep(lab.name, loss, torch.stack(losses), mean)
+
+
+def _swept_layer(
+    lab: Lab, ids: torch.Tensor, x: torch.Tensor, layer: int, mean: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """x (1, T, D) that enters a layer -> the losses (H,) with each of its heads ablated, and x that leaves it.
+
+    The attention runs once; the heads' variants, in a batch, go through what lies above.
+    """
+    block, H = lab.model.transformer.h[layer], lab.model.config.n_head
+    with torch.no_grad(), eval_mode(lab.model):
+        after, mixed = _with_input_of(block, block.attn.c_proj, x)  # (1, T, D) each
+        each = mixed.unflatten(-1, (H, -1)).repeat(H, 1, 1, 1)  # (H, T, H, K)
+        own = torch.arange(H)
+        each[own, :, own] = mixed.mean(1).view(H, 1, -1) if mean else 0
+        y = x + block.attn.c_proj(each.flatten(-2))
+        parts = [part + block.mlp(block.ln_2(part)) for part in y.split(rows_at_once(y))]
+        return losses_of(lab, above(lab, torch.cat(parts), layer + 1), ids), after
 
 
 def embedded(lab: Lab, ids: torch.Tensor) -> torch.Tensor:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gpt2lab.data.tokens import display_token, display_tokens
-from gpt2lab.errors import LabError
+from gpt2lab.data.tokens import display_token
+from gpt2lab.errors import LabError, whole_number
 from gpt2lab.inspection.ablation import ROWS_AT_ONCE, above
 from gpt2lab.inspection.lens import entry_name, log_probabilities, token_id
-from gpt2lab.inspection.trace import trace_ids, with_residual
+from gpt2lab.inspection.trace import ResidualTrace, trace_ids, with_residual
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.progress import stepwise
-from gpt2lab.results import Result, Table
+from gpt2lab.results import Result, Summary, Table
 
 MAX_PATCHED = 256  # tokens of prompts whose states are patched: as many forward passes of them per layer
 MIN_DIFFERENCE = 1e-4  # of two logit differences, which are float32
@@ -88,64 +88,121 @@ def patching(
     Source: Meng et al., Locating and Editing Factual Associations in GPT (2022), section 2.1, without its noise.
     """
     pair = [lab.encode_prompt(text) for text in (clean, corrupted)]
-    lengths = [len(ids) for ids in pair]
-    if lengths[0] != lengths[1]:
-        raise LabError(
-            "{lengths} tokens in the clean prompt and {n_corrupted} in the corrupted one do not pair up; "
-            "lengthen or shorten one until both have as many",
-            lengths=lengths[0],
-            n_corrupted=lengths[1],
-        )
-    if torch.equal(*pair):
-        raise LabError("the two prompts are the same; change a word in one")
-    if lengths[0] > MAX_PATCHED:
-        raise LabError(
-            "the prompts have {lengths} tokens; the limit is {max_patched}: shorten them",
-            lengths=lengths[0],
-            max_patched=MAX_PATCHED,
-        )
-    for token in (answer, against):
-        if token is not None:
-            token_id(lab, token)  # refuses here and now
+    _check(lab, *pair, answer, against)
     return _patched(lab, pair, answer, against)
 
 
-def _patched(
-    lab: Lab, pair: list[torch.Tensor], answer: int | str | None, against: int | str | None
-) -> Generator[tuple[int, int], None, Patching]:
-    """Up to the first token that differs, nothing does: what stands there is as in the corrupted run."""
-    model, T = lab.model, len(pair[0])
-    clean, corrupted = (
-        with_residual(lab, trace_ids(lab, ids, residual=True)).residual.to(lab.device, model.dtype) for ids in pair
-    )  # (L+1, T, D)
-    predicted = [int(log_probabilities(lab, states[-1, -1]).argmax()) for states in (clean, corrupted)]
+@dataclass(frozen=True, eq=False, repr=False)
+class PromptPair(Summary):
+    """Two traced prompts, and the answers whose logits after the last token are compared: what `patching` runs on.
+
+    clean, corrupted     (L+1, T, D)  residual streams, on the model's device
+    first                the first token that differs
+    direction            (D,)         unembedding of the answer less that of the other
+    ends                 logit differences of the clean run and the corrupted one
+    """
+
+    clean: torch.Tensor
+    corrupted: torch.Tensor
+    first: int
+    tokens: tuple[str, ...]
+    clean_tokens: tuple[str, ...]
+    answer: int
+    against: int
+    words: tuple[str, str]
+    direction: torch.Tensor
+    ends: tuple[float, float]
+
+
+def prompt_pair(
+    lab: Lab,
+    seen: ResidualTrace,
+    corrupted: str,
+    *,
+    answer: int | str | None = None,
+    against: int | str | None = None,
+) -> PromptPair:
+    """A traced clean prompt and a corrupted one, for `patched_entry`. Raises: LabError as `patching`."""
+    ids = lab.encode_prompt(corrupted)
+    _check(lab, seen.ids.to(lab.device), ids, answer, against)
+    return _pair(lab, seen, with_residual(lab, trace_ids(lab, ids, residual=True)), answer, against)
+
+
+@torch.no_grad()
+def patched_entry(lab: Lab, pair: PromptPair, entry: int) -> torch.Tensor:
+    """(T,): a row of `Patching.values`, for one entry of the residual stream, 0 to L. Raises: LabError for another one."""
+    whole_number("entry", entry, 0, len(pair.clean) - 1)
+    T = pair.clean.shape[1]
+    values = torch.full((T,), pair.ends[1])  # before the first token that differs, nothing does
+    places = torch.arange(pair.first, T, device=lab.device)
+    with eval_mode(lab.model):
+        for part in places.split(max(1, ROWS_AT_ONCE // T)):
+            each = pair.corrupted[entry].repeat(len(part), 1, 1)  # (t, T, D)
+            each[torch.arange(len(part), device=lab.device), part] = pair.clean[entry, part]
+            values[part.cpu()] = _difference(lab, above(lab, each, entry)[:, -1], pair.direction)
+    return values
+
+
+def _check(lab: Lab, clean: torch.Tensor, corrupted: torch.Tensor, *answers: int | str | None) -> None:
+    """Raises: LabError for ids (T,) that do not pair up, and for answers that are not one token."""
+    n = len(clean)
+    if n != len(corrupted):
+        raise LabError(
+            "{lengths} tokens in the clean prompt and {n_corrupted} in the corrupted one do not pair up; "
+            "lengthen or shorten one until both have as many",
+            lengths=n,
+            n_corrupted=len(corrupted),
+        )
+    if torch.equal(clean, corrupted):
+        raise LabError("the two prompts are the same; change a word in one")
+    if n > MAX_PATCHED:
+        raise LabError(
+            "the prompts have {lengths} tokens; the limit is {max_patched}: shorten them",
+            lengths=n,
+            max_patched=MAX_PATCHED,
+        )
+    for token in answers:
+        if token is not None:
+            token_id(lab, token)
+
+
+@torch.no_grad()
+def _pair(
+    lab: Lab, clean: ResidualTrace, corrupted: ResidualTrace, answer: int | str | None, against: int | str | None
+) -> PromptPair:
+    states = [seen.residual.to(lab.device, lab.model.dtype) for seen in (clean, corrupted)]  # (L+1, T, D) each
+    predicted = [int(log_probabilities(lab, found[-1, -1]).argmax()) for found in states]
     answer = predicted[0] if answer is None else token_id(lab, answer)
     against = predicted[1] if against is None else token_id(lab, against)
     words = (display_token(lab.tokenizer, answer), display_token(lab.tokenizer, against))
     if answer == against:
         raise LabError("answer and other answer are the same token, {words!r}; name two that differ", words=words[0])
-    direction = (model.lm_head.weight[answer] - model.lm_head.weight[against]).detach().float()
-
-    def difference(x: torch.Tensor) -> torch.Tensor:  # (…, D) that leaves the last layer -> (…)
-        return (model.transformer.ln_f(x).float() @ direction).cpu()
-
-    with torch.no_grad():
-        ends = [float(difference(states[-1, -1])) for states in (clean, corrupted)]
+    direction = (lab.model.lm_head.weight[answer] - lab.model.lm_head.weight[against]).float()
+    ends = tuple(float(_difference(lab, found[-1, -1], direction)) for found in states)
     if abs(ends[0] - ends[1]) < MIN_DIFFERENCE:
         raise LabError(
             "both prompts give {words!r} over {against!r} the same logits; name other answers",
             words=words[0],
             against=words[1],
         )
-    first = int((pair[0] != pair[1]).nonzero()[0])
-    values = torch.full((len(clean), T), ends[1])
-    places = torch.arange(first, T, device=lab.device)
-    for layer in range(len(clean)):
-        with torch.no_grad(), eval_mode(model):
-            for part in places.split(max(1, ROWS_AT_ONCE // T)):
-                each = corrupted[layer].repeat(len(part), 1, 1)  # (t, T, D)
-                each[torch.arange(len(part), device=lab.device), part] = clean[layer, part]
-                values[layer, part.cpu()] = difference(above(lab, each, layer)[:, -1])
-        yield layer + 1, len(clean)
-    shown = [display_tokens(lab.tokenizer, ids.tolist()) for ids in pair]
-    return Patching(lab.name, shown[1], shown[0], answer, against, words, values, *ends)
+    first = int((clean.ids != corrupted.ids).nonzero()[0])
+    return PromptPair(*states, first, corrupted.tokens, clean.tokens, answer, against, words, direction, ends)
+
+
+def _difference(lab: Lab, x: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """(…, D) that leaves the last layer -> (…): the difference of the answers' logits."""
+    return (lab.model.transformer.ln_f(x).float() @ direction).cpu()
+
+
+def _patched(
+    lab: Lab, ids: list[torch.Tensor], answer: int | str | None, against: int | str | None
+) -> Generator[tuple[int, int], None, Patching]:
+    clean, corrupted = (with_residual(lab, trace_ids(lab, one, residual=True)) for one in ids)
+    pair = _pair(lab, clean, corrupted, answer, against)
+    rows, n = [], len(pair.clean)
+    for entry in range(n):
+        rows.append(patched_entry(lab, pair, entry))
+        yield entry + 1, n
+    return Patching(
+        lab.name, pair.tokens, pair.clean_tokens, pair.answer, pair.against, pair.words, torch.stack(rows), *pair.ends
+    )

@@ -17,8 +17,10 @@ from typing import Any, ClassVar
 import anywidget
 import traitlets
 
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.figures.drawing import figure, figure_bytes
+from gpt2lab.inspection.trace import ResidualTrace
+from gpt2lab.model.lab import Lab
 from gpt2lab.results import finite
 from gpt2lab.widgets.page import Page, document, script_json
 
@@ -173,6 +175,18 @@ def answered(answer: Answer, kind: Any, options: Any) -> dict:
         return finite(answer(str(kind), options if isinstance(options, dict) else {}))
     except LabError as error:
         return {"error": str(error)}
+
+
+def one_side(lab: Lab | None, seen: ResidualTrace | None, **answers: Callable[..., dict]) -> Answer | None:
+    """Answers for a widget of one side: by the kind of request, functions of (lab, seen, options); None without a lab.
+
+    Raises: LabError for a lab without the trace of its text.
+    """
+    if lab is None:
+        return None
+    if seen is None:
+        raise LabError("a widget with a lab needs the trace of its text; give trace=trace(lab, text, residual=True)")
+    return lambda kind, options: {"sides": [answers[choice("kind", kind, answers)](lab, seen, options)]}
 
 
 class Widget(anywidget.AnyWidget):

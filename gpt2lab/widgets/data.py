@@ -39,9 +39,9 @@ def lens_parts(lens: Lens) -> dict:
     T = len(lens.targets)
     nll = (-lens.probability[-1, :-1].double().log()).tolist()
     surprisal = {
-        "nll": [None, *_rounded(nll, 4)],
+        "nll": [None, *rounded(nll, 4)],
         "rank": [None, *lens.rank[-1, :-1].tolist()],
-        "entropy": [None, *_rounded(lens.entropy[-1, :-1], 4)],
+        "entropy": [None, *rounded(lens.entropy[-1, :-1], 4)],
     }
     following = [
         [[name, token, round(p, 5)] for token, name, p in lens.top_predictions(-1, position)] for position in range(T)
@@ -56,10 +56,10 @@ def lens_parts(lens: Lens) -> dict:
             "entries": [entry_name(entry) for entry in range(len(top))],
             "words": [lens.names[i] for i in ids.tolist()],
             "top": indexes.tolist(),
-            "top_probability": _rounded(lens.top_probability[..., 0], 5),
+            "top_probability": rounded(lens.top_probability[..., 0], 5),
             "followed": [lens.names[i] for i in lens.targets.tolist()],
             "rank": lens.rank.tolist(),
-            **{name: _rounded(getattr(lens, name), digits) for name, digits in numbers.items()},
+            **{name: rounded(getattr(lens, name), digits) for name, digits in numbers.items()},
         },
     }
 
@@ -67,7 +67,7 @@ def lens_parts(lens: Lens) -> dict:
 def scores_part(scores: HeadScores) -> list[dict]:
     """A record per score, {name, title, unit, definition, values: (L, H)}; null for a head without one."""
     return [
-        {"name": name, **score._asdict(), "values": _rounded(getattr(scores, name), 4)}
+        {"name": name, **score._asdict(), "values": rounded(getattr(scores, name), 4)}
         for name, score in SCORES.items()
     ]
 
@@ -78,7 +78,7 @@ def contributions_part(contributions: Contributions) -> dict:
         "token": [word for word, _ in contributions.words],
         "against": [other for _, other in contributions.words],
         "token_id": contributions.tokens.tolist(),
-        "total": _rounded(contributions.total, 4),
+        "total": rounded(contributions.total, 4),
         "parts": list(contributions.parts),
         "values": floats(contributions.values),
     }
@@ -89,7 +89,7 @@ def floats(values: torch.Tensor) -> str:
     return base64.b64encode(values.numpy().astype("<f4").tobytes()).decode()
 
 
-def _rounded(values: torch.Tensor | list[float], digits: int) -> list:
+def rounded(values: torch.Tensor | list[float], digits: int) -> list:
     """Nested lists of rounded numbers; those that are not finite are null."""
     array = np.round(np.asarray(values, dtype=np.float64), digits)
     return np.where(np.isfinite(array), array.astype(object), None).tolist()

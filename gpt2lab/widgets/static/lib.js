@@ -121,6 +121,31 @@ const answered = async (answer) => {
   return answer;
 };
 
+/** Ask only once what is wanted has stood still, and pass on only the last answer: later(kind, options, done, failed); later() cancels. */
+export function asker(model, wait = 150) {
+  let timer = 0, last = 0;
+  return (kind, options, done, failed) => {
+    const mine = ++last;
+    clearTimeout(timer);
+    if (!kind) return;
+    timer = setTimeout(() => ask(model, kind, options).then((answer) => mine === last && done(answer), (error) => mine === last && failed(error)), wait);
+  };
+}
+
+/** What stays the same as long as the data is of the same models and text. */
+export function subjectOf(model) {
+  const { subject, sides } = model.get("data");
+  return JSON.stringify([subject, sides.map(({ name, tokens }) => [name, tokens])]);
+}
+
+/** The index that an arrow key leads to among buttons in rows; undefined for other keys. */
+export function arrow(event, at, count, columns = count) {
+  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - columns, ArrowDown: at + columns, Home: 0, End: count - 1 }[event.key];
+  if (to === undefined) return undefined;
+  event.preventDefault();
+  return to < 0 || to >= count ? at : to;
+}
+
 /** The model of a page without Python. */
 export function fileModel(state) {
   const listeners = {};
