@@ -36,6 +36,10 @@ class Commands(LazyGroup):
             "Generate text from a prompt; with --json, every step with its probability, rank, entropy and alternatives.",
         ),
         "task": ("task:task_app", "The GPT-2 paper's tasks: summarise, translate, answer."),
+        "explore": (
+            "explore:explore",
+            "Save the Explore page of a text: one offline page of linked views, or a picture.",
+        ),
         "attention": (
             "attention:attention",
             "Save the attention weights of a text, or of two models or texts, as a page, an image, a table or arrays.",

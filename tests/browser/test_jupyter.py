@@ -37,7 +37,10 @@ def jupyter(tmp_path_factory):
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options], env=os.environ | home | {"PYTHONPATH": path}, stdout=log, stderr=log
+            [sys.executable, "-m", "jupyterlab", *options],
+            env=os.environ | home | {"PYTHONPATH": path},
+            stdout=log,
+            stderr=log,
         )
         try:
             until = time.monotonic() + 60
