@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gpt2lab.data.tokens import display_token
 from gpt2lab.errors import LabError, whole_number
+from gpt2lab.inspection.contributions import contributions, part_names
 from gpt2lab.inspection.heads import HeadMap
 from gpt2lab.inspection.lens import log_probabilities, token_id
-from gpt2lab.inspection.trace import ResidualTrace, Trace, with_residual
-from gpt2lab.model.lab import Lab, eval_mode
+from gpt2lab.inspection.trace import Trace, with_residual
+from gpt2lab.model.lab import Lab
 from gpt2lab.results import Result, Table
 
 
@@ -76,12 +76,9 @@ class Attribution(Result):
     @property
     def parts(self) -> list[tuple[str, float]]:
         """Every part by name, in the model's order; their sum is `total`."""
-        found = [("token embedding", self.embedding[0]), ("position embedding", self.embedding[1])]
-        for layer, heads in enumerate(self.heads.tolist()):
-            found += [(f"layer {layer}, head {head}", value) for head, value in enumerate(heads)]
-            found += [(f"layer {layer}, attention's bias", float(self.biases[layer]))]
-            found += [(f"layer {layer}, MLP", float(self.mlps[layer]))]
-        return [*found, ("last norm's bias", self.norm)]
+        layers = torch.cat([self.heads, self.biases[:, None], self.mlps[:, None]], 1)  # (L, H+2)
+        values = [*self.embedding, *layers.flatten().tolist(), self.norm]
+        return [*zip(part_names(*self.heads.shape), values)]
 
 
 @torch.no_grad()
@@ -102,47 +99,28 @@ def attribution(
     seen = with_residual(lab, text)
     T = len(seen.ids)
     at = whole_number("position", position, -T, T - 1) % T
-    logits = log_probabilities(lab, seen.residual[-1, at])  # log-probabilities differ as logits do
-    order = logits.topk(2).indices.tolist()
-    token = order[0] if token is None else token_id(lab, token)
-    against = next(i for i in order if i != token) if against is None else token_id(lab, against)
-    if token == against:
-        raise LabError("token {token} against itself is 0; give two tokens", token=token)
-    model, last = lab.model, seen.residual[-1, at].double()
-    norm = model.transformer.ln_f
-    direction = (model.lm_head.weight[token] - model.lm_head.weight[against]).cpu().double()  # (D,)
-    scale = (last.var(unbiased=False) + norm.eps).rsqrt() * norm.weight.cpu().double() * direction  # (D,)
-
-    def adds(x: torch.Tensor) -> torch.Tensor:  # (…, D) -> (…)
-        x = x.double()
-        return ((x - x.mean(-1, keepdim=True)) * scale).sum(-1)
-
-    wte, wpe = model.transformer.wte.weight[seen.ids[at]].cpu(), model.transformer.wpe.weight[at].cpu()
-    layers = [_written(lab, seen, layer, at) for layer in range(seen.n_layers)]
-    bias = float((norm.bias.cpu().double() * direction).sum())
+    here = slice(at, at + 1)
+    chosen = (
+        log_probabilities(lab, seen.residual[-1, here]).argmax(-1)
+        if token is None
+        else torch.tensor([token_id(lab, token)])
+    )
+    other = None if against is None else torch.tensor([token_id(lab, against)])
+    if other is not None and int(chosen) == int(other):
+        raise LabError("token {token} against itself is 0; give two tokens", token=int(chosen))
+    found = contributions(lab, seen, chosen, other, positions=here)
+    embedding, layers, norm = found.values[0].split([2, found.values.shape[1] - 3, 1])
+    layers = layers.view(seen.n_layers, -1)  # (L, H+2)
     return Attribution(
         name=seen.name,
         position=at,
-        token=token,
-        against=against,
-        words=(display_token(lab.tokenizer, token), display_token(lab.tokenizer, against)),
-        embedding=(float(adds(wte)), float(adds(wpe))),
-        heads=torch.stack([adds(heads) for heads, _, _ in layers]),
-        biases=torch.stack([adds(bias) for _, bias, _ in layers]),
-        mlps=torch.stack([adds(mlp) for _, _, mlp in layers]),
-        norm=bias,
-        total=float(adds(last)) + bias,
+        token=int(chosen),
+        against=int(found.against),
+        words=found.words[0],
+        embedding=(float(embedding[0]), float(embedding[1])),
+        heads=layers[:, :-2],
+        biases=layers[:, -2],
+        mlps=layers[:, -1],
+        norm=float(norm),
+        total=float(found.total),
     )
-
-
-def _written(lab: Lab, seen: ResidualTrace, layer: int, at: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What a block writes into the residual stream at a position: heads (H, D), the attention's bias (D,), the MLP (D,)."""
-    block = lab.model.transformer.h[layer]
-    mixed = seen.attention(layer, rows=slice(at, at + 1)) @ seen.v[layer]  # (H, 1, K)
-    H, _, K = mixed.shape
-    c_proj = block.attn.c_proj  # transformers' Conv1D: weight (in, out)
-    heads = (mixed @ c_proj.weight.view(H, K, -1).cpu().float())[:, 0]  # (H, D)
-    bias = c_proj.bias.cpu().float()
-    entering = (seen.residual[layer, at] + heads.sum(0) + bias).to(lab.model.device, lab.model.dtype)
-    with eval_mode(block):
-        return heads, bias, block.mlp(block.ln_2(entering)).float().cpu()

@@ -10,7 +10,7 @@ import torch
 
 from gpt2lab.data.tokens import token_names
 from gpt2lab.inspection.lens import log_probabilities
-from gpt2lab.inspection.trace import ResidualTrace
+from gpt2lab.inspection.trace import ResidualTrace, Trace
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.results import Result, Table
 
@@ -19,7 +19,7 @@ from gpt2lab.results import Result, Table
 class Contributions(Result):
     """What each part of the model adds to the logit of one token over that of another, at every position.
 
-    name     of the model
+    trace    of the text
     tokens   (P,)    int64: whose logit
     against  (P,)    int64: less whose
     words    (P,)    display strings of both
@@ -28,7 +28,7 @@ class Contributions(Result):
     total    (P,)    logit of the token less that of the other
     """
 
-    name: str
+    trace: Trace
     tokens: torch.Tensor
     against: torch.Tensor
     words: tuple[tuple[str, str], ...]
@@ -39,7 +39,7 @@ class Contributions(Result):
     @property
     def title(self) -> str:
         """The model."""
-        return f"Direct logit attribution at every position: {self.name}"
+        return f"Direct logit attribution at every position: {self.trace.name}"
 
     def table(self) -> Table:
         """A row per position and part."""
@@ -80,7 +80,7 @@ def contributions(
 ) -> Contributions:
     """Direct logit attribution at several positions of a trace.
 
-    positions  P of them; all by default
+    positions  P of them, at least one; all by default
     tokens     (P,) ids; None: the token that follows in the text, and after its end the top prediction
     against    (P,) ids; None: the top prediction among all others
 
@@ -91,7 +91,8 @@ def contributions(
     last = seen.residual[-1, positions]  # (P, D)
     best = log_probabilities(lab, last).topk(2).indices  # (P, 2)
     if tokens is None:
-        tokens = torch.cat([seen.ids[1:], best[-1:, 0]])[positions] if positions == slice(None) else best[:, 0]
+        following = torch.cat([seen.ids[1:], seen.ids.new_tensor([-1])])[positions]
+        tokens = torch.where(following < 0, best[:, 0], following)
     if against is None:
         against = torch.where(best[:, 0] == tokens, best[:, 1], best[:, 0])
     unembedding = model.lm_head.weight
@@ -124,7 +125,7 @@ def contributions(
     columns.append(from_bias)
     names = token_names(lab.tokenizer, tokens, against)
     return Contributions(
-        name=seen.name,
+        trace=seen,
         tokens=tokens,
         against=against,
         words=tuple((names[token], names[other]) for token, other in zip(tokens.tolist(), against.tolist())),

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gpt2lab.data.tokens import display_token, display_tokens, tokens_and_starts
+from gpt2lab.data.tokens import DecodeStream, display_token, display_tokens
 from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.inspection.lens import token_id
+from gpt2lab.inspection.trace import Trace
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.progress import stepwise
 from gpt2lab.results import Result, Table
@@ -21,7 +22,7 @@ METHODS = ("integrated-gradients", "gradient-x-input", "leave-one-out")
 UNITS = ("token", "word", "sentence")
 WORD, SENTENCE = re.compile(r"\S+"), re.compile(r"\S(?:(?!(?<=[.!?])\s).)*", re.DOTALL)
 ERROR = 0.01  # of completeness, as a share of what is explained: down to it, points are added to the path
-POINTS = (8, 16, 32, 64, 128, 256)  # on the path of integrated gradients
+POINTS = (8, 256)  # on the path of integrated gradients: the first number of intervals, doubled up to the last
 CURVE = 20  # steps of the curves, at most
 TOKENS_AT_ONCE = 4096  # in one forward pass
 
@@ -37,7 +38,7 @@ class InputAttribution(Result):
     words       display strings of the token that is predicted and of the one it is compared with, or None
     total       of the whole text: log-probability of `token`, less that of `against`
     completeness_error  of integrated gradients: |sum of all tokens' parts − what they should add up to|, as a share of that
-    share       (P,)  of the units, 0 to 1
+    share       (P,)  of the units, 0 to 1; (0,) where no curves were asked for
     deletion    (P,)  the prediction in nats without that share of the units, the most important: the sooner it falls, the
                 better the method
     insertion   (P,)  the prediction in nats with that share alone: the sooner it rises, the better
@@ -96,16 +97,19 @@ class InputAttribution(Result):
 @stepwise
 def input_attribution(
     lab: Lab,
-    text: str,
+    text: str | Trace,
     *,
     position: int = -1,
     token: int | str | None = None,
     against: int | str | None = None,
     method: str = METHODS[0],
     unit: str = "token",
+    curves: bool = True,
+    points: int = POINTS[1],
 ) -> Generator[tuple[int, int], None, InputAttribution]:
     """What each token, word or sentence of a text adds to the prediction after a position.
 
+    text      or a trace of it, whose tokens are read
     position  of the token after which is predicted; -1 is the last
     token     that is predicted, as its id or as text of one token; None: the model's top prediction
     against   a token whose log-probability is subtracted; None: none
@@ -114,6 +118,9 @@ def input_attribution(
               gradient at the text alone, times the embeddings. "leave-one-out": the prediction less that of the text
               without the unit; later tokens move up
     unit      "token", "word" or "sentence"
+    curves    compute deletion and insertion curves too: up to 42 forward passes
+    points    intervals on the path of integrated gradients, at most; from 8 on they are doubled until the parts add up
+              to within 1%
 
     Example: input_attribution(lab, "The capital of France is").values -> (0.1, 0.9, 0.2, 2.3, 0.4)
     Raises: LabError as `trace`, for a position that does not exist, another method or unit, and twice the same token.
@@ -122,7 +129,8 @@ def input_attribution(
     """
     choice("method", method, METHODS)
     choice("unit", unit, UNITS)
-    ids = lab.encode_prompt(text)
+    whole_number("points", points, *POINTS)
+    ids = text.ids.to(lab.device) if isinstance(text, Trace) else lab.encode_prompt(text)
     at = whole_number("position", position, -len(ids), len(ids) - 1) % len(ids)
     ids = ids[: at + 1]
     if token is None:
@@ -130,15 +138,16 @@ def input_attribution(
     target = token_id(lab, token), None if against is None else token_id(lab, against)
     if target[0] == target[1]:
         raise LabError("token {token} against itself is 0; give two tokens", token=token)
-    spans = _spans(lab, text, len(ids), unit)
-    return _attributed(lab, ids, target, method, unit, spans)
+    return _attributed(lab, ids, target, method, unit, curves, points)
 
 
 def _attributed(
-    lab: Lab, ids: torch.Tensor, target: tuple[int, int | None], method: str, unit: str, spans: list[tuple[int, int]]
+    lab: Lab, ids: torch.Tensor, target: tuple[int, int | None], method: str, unit: str, curves: bool, points: int
 ) -> Generator[tuple[int, int], None, InputAttribution]:
+    spans = _spans(lab, ids.tolist(), unit)
     U = len(spans)
-    counts = torch.linspace(0, U, min(U, CURVE) + 1).round().long().tolist()  # units that the curves leave out
+    # units that the curves leave out
+    counts = torch.linspace(0, U, min(U, CURVE) + 1).round().long().tolist() if curves else []
     singles = [{i} for i in range(U)] if method == "leave-one-out" else []
     steps = len(singles) + 2 * len(counts)
     total, error = float(_contrast(_log_probabilities(lab, [ids]), target)), None
@@ -146,7 +155,9 @@ def _attributed(
         values = total - (yield from _without(lab, ids, target, spans, singles, 0, steps))
     else:
         by_token, error = (
-            _integrated(lab, ids, target) if method == METHODS[0] else (_gradients(lab, ids, target), None)
+            _integrated(lab, ids, target, points)
+            if method == METHODS[0]
+            else (_gradients(lab, ids, target, torch.ones(1))[0], None)
         )
         values = torch.stack([by_token[first:end].sum() for first, end in spans])
     order = values.argsort(descending=True).tolist()
@@ -173,13 +184,16 @@ def _attributed(
     )
 
 
-def _spans(lab: Lab, text: str, T: int, unit: str) -> list[tuple[int, int]]:
-    """(first token, one past the last) of each unit of the first T tokens; the space before a word belongs to it."""
+def _spans(lab: Lab, ids: list[int], unit: str) -> list[tuple[int, int]]:
+    """(first token, one past the last) of each unit; the space before a word belongs to it."""
+    T = len(ids)
     if unit == "token":
         return [(i, i + 1) for i in range(T)]
-    starts = tokens_and_starts(lab.tokenizer, text)[1]
+    stream = DecodeStream(lab.tokenizer)
+    added = [stream.add(i) for i in ids]
+    text, starts = "".join(added), np.cumsum([0, *map(len, added[:-1])]).tolist()
+    words = [start + len(text[start:]) - len(text[start:].lstrip()) for start in starts]
     pattern = WORD if unit == "word" else SENTENCE
-    words = [character + len(text[character:]) - len(text[character:].lstrip()) for character in starts[:T].tolist()]
     begins = {int(np.searchsorted(words, found.start())) for found in pattern.finditer(text)}
     first = [0, *sorted(i for i in begins if 0 < i < T)]
     return [*zip(first, [*first[1:], T])]
@@ -216,49 +230,59 @@ def _without(
     nothing = ids.new_tensor([lab.start_id])
     kept = [[ids[first:end] for i, (first, end) in enumerate(spans) if i not in each] for each in gone]
     texts = [torch.cat(parts) if parts else nothing for parts in kept]
-    at_once, found = max(1, TOKENS_AT_ONCE // len(ids)), []
+    at_once, found = max(1, TOKENS_AT_ONCE // len(ids)), torch.empty(len(texts))
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of one batch are of similar length
     for begin in range(0, len(texts), at_once):
-        found.append(_contrast(_log_probabilities(lab, texts[begin : begin + at_once]), target))
-        yield done + min(begin + at_once, len(texts)), steps
+        batch = order[begin : begin + at_once]
+        found[batch] = _contrast(_log_probabilities(lab, [texts[i] for i in batch]), target)
+        yield done + begin + len(batch), steps
+    return found
+
+
+def _gradients(lab: Lab, ids: torch.Tensor, target: tuple[int, int | None], shares: torch.Tensor) -> torch.Tensor:
+    """Gradient × input of each token (n, T), with the gradient at n shares, 0 to 1, of the text's embeddings."""
+    embedded = lab.model.transformer.wte(ids).detach()  # (T, D)
+    found = []
+    with eval_mode(lab.model), torch.enable_grad():
+        for part in shares.to(embedded).split(max(1, TOKENS_AT_ONCE // len(ids))):
+            inputs = (part[:, None, None] * embedded).requires_grad_()  # (n, T, D)
+            last = lab.model.transformer(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -1]
+            logs = lab.model.lm_head(last).float().log_softmax(-1)
+            [gradient] = torch.autograd.grad(_contrast(logs, target).sum(), inputs)
+            found.append((gradient * embedded).sum(-1).float().cpu())
     return torch.cat(found)
 
 
-def _gradients(
-    lab: Lab, ids: torch.Tensor, target: tuple[int, int | None], shares: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Gradient × input of each token, (T,): at the text's embeddings, or, summed, at several shares of them with weights.
-
-    shares  (n, 2): shares of the embeddings, 0 to 1, and their weights
-    """
-    embedded = lab.model.transformer.wte(ids).detach()  # (T, D)
-    shares = torch.ones(1, 2) if shares is None else shares
-    total = torch.zeros(len(ids), dtype=torch.float64)
-    at_once = max(1, TOKENS_AT_ONCE // len(ids))
-    with eval_mode(lab.model), torch.enable_grad():
-        for part in shares.to(embedded).split(at_once):
-            inputs = (part[:, :1, None] * embedded).requires_grad_()  # (n, T, D)
-            last = lab.model.transformer(inputs_embeds=inputs, use_cache=False).last_hidden_state[:, -1]
-            logs = lab.model.lm_head(last).float().log_softmax(-1)
-            [gradient] = torch.autograd.grad((_contrast(logs, target) * part[:, 1]).sum(), inputs)
-            total += (gradient.sum(0) * embedded).sum(-1).double().cpu()
-    return total.float()
-
-
-def _integrated(lab: Lab, ids: torch.Tensor, target: tuple[int, int | None]) -> tuple[torch.Tensor, float]:
+def _integrated(
+    lab: Lab, ids: torch.Tensor, target: tuple[int, int | None], points: int
+) -> tuple[torch.Tensor, float]:
     """Integrated gradients of each token, (T,), and how far they are from adding up, as a share of what they should.
 
-    Points are added until that is at most ERROR.
+    The nodes of each Clenshaw-Curtis rule are among those of the next, which has twice the intervals.
     """
     embedded = lab.model.transformer.wte(ids).detach()
     with torch.no_grad(), eval_mode(lab.model):
         ends = torch.stack([embedded, torch.zeros_like(embedded)])
         last = lab.model.transformer(inputs_embeds=ends, use_cache=False).last_hidden_state[:, -1]
         whole, nothing = _contrast(lab.model.lm_head(last).float().log_softmax(-1), target).tolist()
-    for n in POINTS:
-        nodes, weights = np.polynomial.legendre.leggauss(n)  # on (-1, 1)
-        shares = torch.tensor(np.stack([(nodes + 1) / 2, weights / 2], 1))
-        values = _gradients(lab, ids, target, shares)
-        error = abs(float(values.double().sum()) - (whole - nothing)) / max(abs(whole - nothing), 1e-6)
-        if error <= ERROR:
-            break
-    return values, error
+    n = POINTS[0]
+    shares, weights = _rule(n)
+    gradients = _gradients(lab, ids, target, shares)
+    while True:
+        values = (weights[:, None] * gradients).sum(0)  # (T,)
+        error = abs(float(values.sum()) - (whole - nothing)) / max(abs(whole - nothing), 1e-6)
+        if error <= ERROR or 2 * n > points:
+            return values.float(), error
+        n *= 2
+        shares, weights = _rule(n)
+        known, gradients = gradients, torch.empty(n + 1, len(ids))
+        gradients[::2], gradients[1::2] = known, _gradients(lab, ids, target, shares[1::2])
+
+
+def _rule(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nodes and weights (n+1,) of Clenshaw and Curtis on (0, 1), for an even number of intervals."""
+    angles, terms = torch.arange(n + 1).double() * torch.pi / n, torch.arange(1, n // 2 + 1).double()
+    factors = torch.where(terms == n // 2, 1, 2) / (4 * terms**2 - 1)
+    weights = (1 - (factors * torch.cos(2 * angles[:, None] * terms)).sum(1)) / n  # (n+1,)
+    weights[[0, n]] /= 2
+    return (1 - angles.cos()) / 2, weights

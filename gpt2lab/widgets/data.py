@@ -1,6 +1,6 @@
 """The data of the widgets: what results hold, in the form that the views in `static/` read.
 
-A view's data is `{"sides": [side, …]}`, one side, or two that are compared. A side has `name, tokens, note, layers, heads`,
+A view's data is `{"sides": [side, …]}`, one side, or two that are compared. A side has `name, tokens, ids, note, layers, heads`,
 and the parts that its views read: `surprisal, next, lens` (lens_parts), `scores`, `attention`, `contributions`.
 """
 
@@ -25,7 +25,7 @@ def side_of(trace: Trace, **parts: Any) -> dict:
         else ""
     )
     shape = {"layers": trace.n_layers, "heads": trace.n_heads}
-    return {"name": trace.name, "tokens": list(trace.tokens), "note": note, **shape, **parts}
+    return {"name": trace.name, "tokens": list(trace.tokens), "ids": trace.ids.tolist(), "note": note, **shape, **parts}
 
 
 def lens_parts(lens: Lens) -> dict:

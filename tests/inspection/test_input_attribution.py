@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from gpt2lab.data.tokens import tokens_and_starts
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import input_attribution as module
 from gpt2lab.inspection.input_attribution import METHODS, UNITS, input_attribution
+from gpt2lab.inspection.trace import trace
 from gpt2lab.pages.export import FORMATS, export
 
 TEXT = "The moon is small. It is  a world\nof rock."
@@ -50,7 +52,7 @@ def test_gradient_x_input_equals_differences_of_the_prediction(random_lab):
 
 
 def test_integrated_gradients_add_up_to_what_the_text_changes_and_points_are_added_until_they_do(
-    random_lab, monkeypatch, against
+    random_lab, against
 ):
     lab = random_lab(seed=3)
     found = input_attribution(lab, TEXT, token=5, against=against)
@@ -61,16 +63,14 @@ def test_integrated_gradients_add_up_to_what_the_text_changes_and_points_are_add
     change = found.total - begin
     assert abs(float(found.values.sum()) - change) <= 0.01 * abs(change) + 1e-5
     assert found.completeness_error <= 0.01
-    monkeypatch.setattr(module, "POINTS", (1,))
-    assert input_attribution(lab, TEXT, token=5, against=against).completeness_error > found.completeness_error
+    assert input_attribution(lab, TEXT, token=5, against=against, points=8).completeness_error > 0.01
 
 
 def test_middle_of_the_path_is_weighted_as_by_many_small_steps(random_lab):
     lab = random_lab(seed=3, n_layer=2)
     ids = lab.encode("The moon")
     n = 2000
-    small = torch.tensor([[(i + 0.5) / n, 1 / n] for i in range(n)])
-    many = module._gradients(lab, ids, (5, None), small)
+    many = module._gradients(lab, ids, (5, None), (torch.arange(n) + 0.5) / n).mean(0)
     found = input_attribution(lab, "The moon", token=5).values
     torch.testing.assert_close(found, many, atol=0.02 * float(many.abs().max()), rtol=0)
 
@@ -109,6 +109,25 @@ def test_curves_leave_out_and_keep_the_most_important_first(tiny_lab, method):
             kept = [ids[first:end] for i, (first, end) in enumerate(found.spans) if i not in gone]
             expected = predicted(tiny_lab, torch.cat(kept) if kept else start, 5)
             assert float(getattr(found, name)[count]) == pytest.approx(expected, abs=2e-5), (name, count)
+
+
+def test_rule_integrates_polynomials_exactly():
+    nodes, weights = module._rule(8)
+    for power in range(9):
+        assert float((weights * nodes**power).sum()) == pytest.approx(1 / (power + 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_trace_is_read_as_its_text_is_up_to_where_it_was_cut(tiny_lab, unit):
+    long = "The moon is small. 🌙 follows\nthe sea." * 5
+    seen = trace(tiny_lab, long, cut=True)
+    assert seen.left_out
+    found = input_attribution(tiny_lab, seen, position=20, unit=unit, method="gradient-x-input", curves=False)
+    ids, starts = tokens_and_starts(tiny_lab.tokenizer, long)
+    expected = input_attribution(tiny_lab, long[: starts[21]], unit=unit, method="gradient-x-input", curves=False)
+    assert found.spans == expected.spans and found.tokens == expected.tokens
+    torch.testing.assert_close(found.values, expected.values)
+    assert len(found.deletion) == len(found.insertion) == len(found.share) == 0
 
 
 def test_curves_of_a_long_text_have_at_most_21_points(tiny_lab):
@@ -158,6 +177,7 @@ def test_figure_and_table_have_the_values(tiny_lab):
     [
         ({"method": "guess"}, "method 'guess' is unknown; use integrated-gradients, gradient-x-input, leave-one-out"),
         ({"unit": "letter"}, "unit 'letter' is unknown; use token, word, sentence"),
+        ({"points": 4}, "points 4 is out of range; use a whole number from 8 to 256"),
         ({"position": 99}, "position 99 is out of range"),
         ({"token": 5, "against": 5}, "token 5 against itself is 0"),
         ({"token": 300}, "token 300 is out of range"),
