@@ -101,8 +101,9 @@ def page_value(results: ResultCache, label: str, text: str, compare: str | None)
     """The page's value: its data, and the selection that it opens with. Raises: LabError for bad text or models."""
     models = [label] if compare in (None, ALONE) else [label, compare]
     found = [results.exploration(name, checked(text)) for name in models]
-    data = explore_data(found, {"text": text, "models": models})
-    return {"data": finite(data), "selection": asdict(first_selection(found[0]))}
+    first = first_selection(found[0])
+    data = explore_data(found, {"text": text, "models": models}, layer=first.layer, head=first.head)
+    return {"data": finite(data), "selection": asdict(first)}
 
 
 def checked(text: Any) -> str:

@@ -253,9 +253,7 @@ def _gradients(lab: Lab, ids: torch.Tensor, target: tuple[int, int | None], shar
     return torch.cat(found)
 
 
-def _integrated(
-    lab: Lab, ids: torch.Tensor, target: tuple[int, int | None], points: int
-) -> tuple[torch.Tensor, float]:
+def _integrated(lab: Lab, ids: torch.Tensor, target: tuple[int, int | None], points: int) -> tuple[torch.Tensor, float]:
     """Integrated gradients of each token, (T,), and how far they are from adding up, as a share of what they should.
 
     The nodes of each Clenshaw-Curtis rule are among those of the next, which has twice the intervals.

@@ -52,7 +52,7 @@ SAVED: dict[str, Save] = {
         lab, found[0].seen, position=at.position, **_followed(found[0], at)
     ),
     "attribution at every position": lambda found, lab, at, options: found[0].contributions,
-    "ablation": lambda found, lab, at, options: ablate(lab, found[0].text, at.off, mean=bool(options.get("mean"))),
+    "ablation": lambda found, lab, at, options: ablate(lab, found[0].seen, at.off, mean=bool(options.get("mean"))),
     "sweep": lambda found, lab, at, options: sweep(lab, found[0].text, mean=bool(options.get("mean"))),
     "patching": lambda found, lab, at, options: patching(lab, found[0].text, _corrupted(options)),
     "walkthrough": lambda found, lab, at, options: walk(lab, found[0].seen, at.layer, at.head, at.position),
@@ -86,14 +86,15 @@ def explore(lab: Lab, text: str, compare: Lab | None = None) -> Explore:
     )
 
 
-def explore_data(found: Sequence[Exploration], subject: dict) -> dict:
+def explore_data(found: Sequence[Exploration], subject: dict, *, layer: int = 0, head: int = 0) -> dict:
     """The data of the page.
 
     subject       {text, models}: what `answer` is asked about, and what a link and the Python lines name
+    layer, head   the head that is shown first
     incomparable  why the two sides have no difference; "" where they have one
     """
     traces = [each.seen for each in found]
-    parts = attention_part(traces)
+    parts = attention_part(traces, layer=layer, head=head, room=0)
     sides = [
         side_of(
             each.seen,

@@ -52,7 +52,9 @@ def test_a_slice_and_single_positions_equal_all_positions(lab, given):
     for at in (0, 4, T - 1):
         single = attribution(lab, seen, position=at, token=int(found.tokens[at]), against=int(found.against[at]))
         assert [name for name, _ in single.parts] == list(found.parts)
-        torch.testing.assert_close(torch.tensor([value for _, value in single.parts]), found.values[at], atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor([value for _, value in single.parts]), found.values[at], atol=2e-5, rtol=1e-5
+        )
 
 
 @torch.no_grad()

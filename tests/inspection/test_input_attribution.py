@@ -51,9 +51,7 @@ def test_gradient_x_input_equals_differences_of_the_prediction(random_lab):
         assert float(found.values[t]) == pytest.approx(slope, rel=1e-4, abs=1e-6), t
 
 
-def test_integrated_gradients_add_up_to_what_the_text_changes_and_points_are_added_until_they_do(
-    random_lab, against
-):
+def test_integrated_gradients_add_up_to_what_the_text_changes_and_points_are_added_until_they_do(random_lab, against):
     lab = random_lab(seed=3)
     found = input_attribution(lab, TEXT, token=5, against=against)
     nothing = torch.zeros_like(lab.model.transformer.wte(lab.encode(TEXT)))

@@ -1,10 +1,14 @@
 import { ask, bytesOf, canAsk, choose, copy, download, element, follow, select, selected } from "./lib.js";
+import { ablationView } from "./ablation.js";
 import { tokenstripView } from "./tokenstrip.js";
+import { walkthroughView } from "./walkthrough.js";
 
 // The whole page: every view of one text, linked by one selection, and what can be taken along.
 
 const VIEWS = [  // [view, columns of 12]
   [tokenstripView, 12],
+  [ablationView, 6],
+  [walkthroughView, 12],
 ];
 const MAX_LINK = 4000;  // characters of an address that servers and browsers take
 
@@ -18,7 +22,8 @@ export function exploreView({ model, el }) {
   });
   const foot = element("section", { className: "g-panel g-foot", "aria-label": "Save and share" });
   el.append(sides, grid, foot);
-  const end = follow(model, () => { drawSides(model, sides); drawFoot(model, foot); }, () => drawSides(model, sides));
+  el.view = model;  // for scripts of the reader's own
+  const end = follow(model, () => { el.dataset.text = model.get("data").subject.text; drawFoot(model, foot); }, () => drawSides(model, sides));
   return () => { made.forEach((clean) => clean?.()); end(); };
 }
 
