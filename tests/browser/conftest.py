@@ -91,7 +91,7 @@ class Shared:
 
 def load(visit, url):
     visit.page.goto(url)
-    visit.page.get_by_role("tab", name="Fine-tune").wait_for()
+    visit.page.get_by_role("tab", name="Explore").wait_for()
     return visit
 
 
