@@ -121,7 +121,7 @@ def test_a_trace_is_read_as_its_text_is_up_to_where_it_was_cut(tiny_lab, unit):
     seen = trace(tiny_lab, long, cut=True)
     assert seen.left_out
     found = input_attribution(tiny_lab, seen, position=20, unit=unit, method="gradient-x-input", curves=False)
-    ids, starts = tokens_and_starts(tiny_lab.tokenizer, long)
+    _, starts = tokens_and_starts(tiny_lab.tokenizer, long)
     expected = input_attribution(tiny_lab, long[: starts[21]], unit=unit, method="gradient-x-input", curves=False)
     assert found.spans == expected.spans and found.tokens == expected.tokens
     torch.testing.assert_close(found.values, expected.values)
