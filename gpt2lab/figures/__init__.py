@@ -1,6 +1,7 @@
 """Figures of results by matplotlib, and the tables beside them. Each function returns a figure; showing it is the caller's."""
 
 from gpt2lab.figures.attention import attention_grid, attention_heatmap
+from gpt2lab.figures.contributions import contributions_figure
 from gpt2lab.figures.drawing import figure, figure_bytes
 from gpt2lab.figures.entropy import entropy_figure
 from gpt2lab.figures.evaluation import meaning_lines, result_figure, result_table, shares_figure
@@ -17,6 +18,7 @@ __all__ = [
     "attention_grid",
     "attention_heatmap",
     "comparison_heatmaps",
+    "contributions_figure",
     "entropy_figure",
     "exploration_figure",
     "figure",

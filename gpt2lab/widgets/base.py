@@ -197,6 +197,7 @@ class Widget(anywidget.AnyWidget):
 
     module: ClassVar[str] = ""
     data = traitlets.Dict().tag(sync=True)
+    answers = traitlets.Bool(False, help="whether the view may ask for more").tag(sync=True)
     selection = traitlets.Instance(Selection).tag(
         sync=True,
         to_json=lambda value, widget: asdict(value),
@@ -223,7 +224,7 @@ class Widget(anywidget.AnyWidget):
         answer  computes what the view asks for later: (kind, options) -> values for JSON; raises LabError
         """
         self.result, self.title, self._answer = result, title, answer
-        super().__init__(data=finite(data), selection=selection or Selection())
+        super().__init__(data=finite(data), selection=selection or Selection(), answers=answer is not None)
         if answer is not None:
             self.on_msg(self._on_request)
 

@@ -30,9 +30,35 @@ export function choose(label, options, value, onchange) {
 /** A token as it is shown in a sentence, isolated so that right-to-left text does not reorder what is around it. */
 export const isolated = (token) => `\u2068${token}\u2069`;
 
+/** A token as it stands out in a sentence. */
+export const chip = (token) => element("span", { className: "g-token g-chip" }, token);
+
 /** A number to a few digits; "–" for none. */
 export const shown = (value, digits = 3) => value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits);
 export const signed = (value, digits = 3) => value === null || value === undefined ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+
+/** Arrow keys, Home and End move the focus among a container's buttons; Tab reaches one of them. */
+export function roving(container) {
+  const settle = (chosen) => buttonsOf(container).forEach((button) => { button.tabIndex = button === chosen ? 0 : -1; });
+  container.addEventListener("focusin", ({ target }) => { if (target.tagName === "BUTTON") settle(target); });
+  container.addEventListener("keydown", (event) => {
+    const buttons = buttonsOf(container), at = buttons.indexOf(event.target);
+    const to = { ArrowUp: at - 1, ArrowLeft: at - 1, ArrowDown: at + 1, ArrowRight: at + 1, Home: 0, End: buttons.length - 1 }[event.key];
+    if (at < 0 || to === undefined) return;
+    event.preventDefault();
+    buttons[Math.max(0, Math.min(to, buttons.length - 1))].focus();
+  });
+}
+
+/** Replace what a container with `roving` holds; the focus stays on the button of the same place. */
+export function renew(container, children) {
+  const at = buttonsOf(container).indexOf(container.getRootNode().activeElement);
+  container.replaceChildren(...children);
+  const buttons = buttonsOf(container), first = buttons[at] ?? buttons.find((button) => button.getAttribute("aria-pressed") === "true") ?? buttons[0];
+  buttons.forEach((button) => { button.tabIndex = button === first ? 0 : -1; });
+  if (at >= 0) first?.focus({ preventScroll: true });
+}
+const buttonsOf = (container) => [...container.querySelectorAll("button")];
 
 // ---- colours -------------------------------------------------------------------------------------------------
 
@@ -115,7 +141,7 @@ export function ask(model, kind, options = {}) {
     model.send({ id, kind, options });
   });
 }
-export const canAsk = (model) => Boolean(model.ask || model.send);
+export const canAsk = (model) => Boolean(model.ask || (model.send && model.get("answers")));
 const answered = async (answer) => {
   if (answer?.error) throw new Error(answer.error);
   return answer;
