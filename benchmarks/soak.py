@@ -2,9 +2,8 @@
 
     python benchmarks/soak.py [--minutes 10] [--users 8]
 
-The page runs in a process of its own, with the built-in model. Each visitor opens it, looks at attention, at what is
-inside the model, generates, evaluates, in a random order with texts of their own, then closes the page and opens it again. Prints
-a line per minute; at the end, what grew since the third minute, against the bounds.
+The page runs in a process of its own, with the built-in model. Each visitor opens it, explores texts,
+generates, evaluates, in a random order with texts of their own, then closes the page and opens it again. Prints a line per minute; at the end, what grew since the third minute, against the bounds.
 """
 
 import argparse
@@ -103,8 +102,8 @@ def visit(url: str, number: int, end: float, log: Log) -> None:
         time.sleep(rng.uniform(0.2, 1))
 
 
-def attend(client: Client, text: str, rng: random.Random) -> None:
-    client.predict("builtin", text, ALONE, "", "induction", rng.randrange(4), rng.randrange(6), api_name="/attention")
+def explore(client: Client, text: str, rng: random.Random) -> None:
+    client.predict("builtin", text, ALONE, api_name="/explore")
 
 
 def generate(client: Client, text: str, rng: random.Random) -> None:
@@ -116,16 +115,12 @@ def generate(client: Client, text: str, rng: random.Random) -> None:
     job.result()
 
 
-def look_inside(client: Client, text: str, rng: random.Random) -> None:
-    client.predict("builtin", ALONE, text, "nats", "10, 100, 1000", "rank", api_name="/inside")
-
-
 def evaluate(client: Client, text: str, rng: random.Random) -> None:
     asked = (ALONE, "sample", "test", ["sliding"], 0, 0, 2, rng.randrange(20), "")
     client.predict("builtin", False, *asked, api_name="/evaluate")
 
 
-ACTIONS = (attend, generate, look_inside, evaluate)
+ACTIONS = (explore, explore, generate, evaluate)
 
 
 def free_port() -> int:

@@ -31,7 +31,7 @@ CSS = """
 #finetune-log textarea { font-family: ui-monospace, monospace; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 #bar h1 { margin: 0; } #status { font-size: 13px; }
-#explore-page { padding: 0; } #explore-run { align-self: end; }
+#explore-page .html-container { padding: 0; } #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
 #learn-cost { overflow-x: auto; contain: inline-size; }
 #learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }

@@ -11,7 +11,7 @@ from gpt2lab.inspection.attention import Attention, largest
 from gpt2lab.inspection.attribution import attribution
 from gpt2lab.inspection.compare import Comparison, compare
 from gpt2lab.inspection.exploration import Exploration, exploration
-from gpt2lab.inspection.heads import ROLLOUT_CAVEAT, rollout
+from gpt2lab.inspection.heads import rollout
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal_of_ids
 from gpt2lab.inspection.trace import Trace
@@ -171,11 +171,11 @@ def saved(labs: Sequence[Lab], found: Sequence[Exploration], options: dict) -> d
 
 
 def rollout_answer(seen: Trace, *, dark: bool) -> dict:
-    """Attention rollout: {png: base64, note, rows of its largest shares: [token, at, from, at, share]}."""
+    """Attention rollout: {png: base64, rows of its largest shares: [token, at, from, at, share]}."""
     found = rollout(seen)
     png = figure_bytes(figure(found, dark=dark), "png")
     rows = [list(row) for row in largest(found.weights, seen.tokens, ROLLOUT_ROWS)]
-    return {"png": base64.b64encode(png).decode(), "note": ROLLOUT_CAVEAT, "rows": rows}
+    return {"png": base64.b64encode(png).decode(), "rows": rows}
 
 
 def bertviz_answer(seen: Trace, options: dict) -> dict:

@@ -90,7 +90,6 @@ def test_saved_head_is_the_selected_one(ask, results, tiny_lab):
 def test_rollout_and_bertviz(ask):
     rollout = ask("rollout", dark=True)
     assert base64.b64decode(rollout["png"]).startswith(b"\x89PNG")
-    assert "no causal evidence" in rollout["note"]
     assert 0 < rollout["rows"][0][4] <= 1
     for view in ("head", "model", "neuron"):
         assert f"{view} view of layers" in ask("bertviz", view=view, layer=1, head=1)["note"]

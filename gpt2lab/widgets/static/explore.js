@@ -1,5 +1,8 @@
 import { ask, bytesOf, canAsk, choose, copy, download, element, follow, select, selected } from "./lib.js";
 import { ablationView } from "./ablation.js";
+import { contributionsView } from "./contributions.js";
+import { lensgridView } from "./lensgrid.js";
+import { predictionsView } from "./predictions.js";
 import { tokenstripView } from "./tokenstrip.js";
 import { walkthroughView } from "./walkthrough.js";
 
@@ -7,8 +10,10 @@ import { walkthroughView } from "./walkthrough.js";
 
 const VIEWS = [  // [view, columns of 12]
   [tokenstripView, 12],
+  [predictionsView, 4],
+  [lensgridView, 8],
+  [contributionsView, 6],
   [ablationView, 6],
-  [walkthroughView, 12],
 ];
 const MAX_LINK = 4000;  // characters of an address that servers and browsers take
 
@@ -20,11 +25,25 @@ export function exploreView({ model, el }) {
     grid.append(place);
     return view({ model, el: place });
   });
+  const walk = folded(model, "Walkthrough of the block", walkthroughView);
+  grid.append(element("div", { className: "g-place g-w12" }, walk));
   const foot = element("section", { className: "g-panel g-foot", "aria-label": "Save and share" });
   el.append(sides, grid, foot);
   el.view = model;  // for scripts of the reader's own
   const end = follow(model, () => { el.dataset.text = model.get("data").subject.text; drawFoot(model, foot); }, () => drawSides(model, sides));
   return () => { made.forEach((clean) => clean?.()); end(); };
+}
+
+/** A view that is there while it is open: it asks Python at every selection. */
+function folded(model, title, view) {
+  const place = element("div"), fold = element("details", { className: "g-panel g-fold" }, element("summary", {}, title), place);
+  let clean = null;
+  fold.ontoggle = () => {
+    clean?.();
+    place.replaceChildren();
+    clean = fold.open ? view({ model, el: place }) : null;
+  };
+  return fold;
 }
 
 function drawSides(model, bar) {
@@ -122,9 +141,8 @@ async function asked(out, what, request, draw) {
 }
 
 function drawRollout(model, out) {
-  return asked(out, "Rollout", ask(model, "rollout", { dark: isDark(out) }), ({ png, note, rows }) => [
-    element("img", { src: `data:image/png;base64,${png}`, alt: "Attention rollout; the table has its largest shares", className: "g-figure" }),
-    element("p", { className: "g-soft" }, note),
+  return asked(out, "Rollout", ask(model, "rollout", { dark: isDark(out) }), ({ png, rows }) => [
+    element("img", { src: `data:image/png;base64,${png}`, alt: "Attention rollout; the table below has its largest shares", className: "g-figure" }),
     element("details", {}, element("summary", {}, `The ${rows.length} largest shares`), element("div", { className: "g-scroll" }, element("table", {},
       element("tr", {}, ...["token", "at", "comes from", "at", "share"].map((name) => element("th", {}, name))),
       ...rows.map((row) => element("tr", {}, ...row.map((value) => element("td", { className: "g-token" }, String(value)))))))),
