@@ -239,7 +239,7 @@ class Widget(anywidget.AnyWidget):
         """Raises: LabError for a token, layer or head that this widget does not have."""
         selected, sides = proposal["value"], self.data["sides"]
         side = sides[min(selected.side, len(sides) - 1)]
-        whole_number("position", selected.position, 0, len(side["tokens"]) - 1)
+        whole_number("position", selected.position, 0, max(0, len(side["tokens"]) - 1))
         for layer, head in ((selected.layer, selected.head), *selected.off):
             if "layers" in side:
                 whole_number("layer", layer, 0, side["layers"] - 1)
