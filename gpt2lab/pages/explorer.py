@@ -29,9 +29,10 @@ def explorer_page(
     Raises: LabError for layers or heads that do not exist, for more layers than fit, and for weights that
     are not numbers.
     """
-    heads = traces_of(seen)[0].heads(layer, head)
+    first = traces_of(seen)[0]
+    heads = first.heads(layer, head)
     data = attention_data(seen, layer, heads[0], layers) | {"chosen": heads}
-    selection = Selection(layer=layer, head=heads[0])
+    selection = Selection(len(first.tokens) - 1, layer, heads[0])
     return widget_page("attentionpage", data, selection, title="Attention explorer", theme=theme)
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import gpt2lab.figures.attention  # noqa: F401  registers the figure that stands for the widget without a kernel
 from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.inspection.attention import Attention as Weights
 from gpt2lab.inspection.compare import Comparison

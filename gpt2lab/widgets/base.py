@@ -123,7 +123,7 @@ def widget_page(
     """A view as an offline document that works without a kernel."""
     code = bundle(name).replace("export default", "const view =").replace("</script", "<\\/script")
     state = {"data": finite(data), "selection": asdict(selection)}
-    body = f"""<div class="gpt2lab" id="root"></div>
+    body = f"""<div class="{theme}"><div class="gpt2lab" id="root"></div></div>
 <script type="application/json" id="state">{script_json(state)}</script>
 <script type="module">
 {code}

@@ -67,8 +67,7 @@ def lens_parts(lens: Lens) -> dict:
 def scores_part(scores: HeadScores) -> list[dict]:
     """A record per score, {name, title, unit, definition, values: (L, H)}; null for a head without one."""
     return [
-        {"name": name, **score._asdict(), "values": rounded(getattr(scores, name), 4)}
-        for name, score in SCORES.items()
+        {"name": name, **score._asdict(), "values": rounded(getattr(scores, name), 4)} for name, score in SCORES.items()
     ]
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import gpt2lab.figures.heads  # noqa: F401  registers the figures that stand for the widget without a kernel
 from gpt2lab.inspection.compare import Comparison
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.inspection.trace import Trace

@@ -196,8 +196,8 @@ export function attentionView({ model, el, textPlace = null }) {
     }
     pen.strokeStyle = ink.accent;
     pen.lineWidth = 2;
-    if (query !== null) pen.strokeRect(edge - 1, query * size - 0.5, (query + 1) * size + 1, Math.max(size, 2));
-    if (key !== null) pen.strokeRect(edge + key * size - 1, key * size - 0.5, Math.max(size, 2) + 1, side - key * size);
+    if (query !== null) pen.strokeRect(edge - 1, Math.max(1, query * size - 1), (query + 1) * size + 1, Math.max(size, 2));
+    if (key !== null) pen.strokeRect(edge + key * size - 1, Math.max(1, key * size - 1), Math.max(size, 2) + 1, side - key * size);
   }
 
   /** The heatmap's picture; kept, so that the pointer's way across it draws only frames. */
@@ -343,6 +343,7 @@ export function attentionView({ model, el, textPlace = null }) {
     drawTable();
     const words = `${partName()}. ${sentence({ position: now.position, other: state.other }, 5)}.`;
     if (summary.textContent !== words) summary.textContent = words;
+    el.view?.onchange?.();
     frame.dataset.drawn = "true";  // for those who measure
   }
 
@@ -351,6 +352,7 @@ export function attentionView({ model, el, textPlace = null }) {
     places.querySelectorAll("select").forEach((field) => { field.value = field.name === "layer" ? layer : side; });
     for (const one of views) one.setAttribute("aria-pressed", one.value === state.view);
     for (const one of headBar.children) one.setAttribute("aria-pressed", one.value === "all" ? state.heads.length === H : state.heads.includes(Number(one.value)));
+    headBar.classList.toggle("g-coloured", state.view === "lines" && state.heads.length > 1 && side < 2);
     for (const label of checks) label.firstChild.checked = state[label.firstChild.name];
     checks[2].hidden = state.view !== "lines";
     png.hidden = svg.hidden = state.view === "text";
@@ -484,7 +486,7 @@ export function attentionView({ model, el, textPlace = null }) {
     layer.name = "layer";
     places.replaceChildren(...[sideSelect(model), layer].filter(Boolean));
     const head = (value, label, onclick, style = null) => button(label, onclick, { value, style, "aria-label": value === "all" ? "All heads" : `Head ${value}` });
-    headBar.replaceChildren(...Array.from({ length: H }, (_, i) => head(i, i, () => change({ heads: toggled(i) }), `border-bottom: 3px solid ${COLOURS[i % COLOURS.length]}`)),
+    headBar.replaceChildren(...Array.from({ length: H }, (_, i) => head(i, i, () => change({ heads: toggled(i) }), `--colour: ${COLOURS[i % COLOURS.length]}`)),
       head("all", "all", () => change({ heads: Array.from({ length: H }, (_, i) => i) })));
     was = {};
     fetching = new Set();

@@ -41,9 +41,9 @@ export function colour(el, name) {
   const value = ["--g-hot", "--g-cold"].includes(name) ? `rgb(var(${name}))` : `var(${name})`;
   const probe = element("i", { style: `display: none; color: ${value}` });
   el.append(probe);
-  const found = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
+  const computed = getComputedStyle(probe).color, most = computed.startsWith("color(") ? 255 : 1;  // a mixed colour is in shares
   probe.remove();
-  return found.slice(0, 3);
+  return computed.match(/[\d.]+/g).slice(0, 3).map((part) => Math.round(part * most));
 }
 
 /** CSS colour of a share, 0 to 1: orange that deepens; below 0, for differences, blue. */
@@ -107,10 +107,10 @@ export function follow(model, rebuild, draw) {
   return () => { model.off("change:data", all); model.off("change:selection", moved); };
 }
 
-/** A select of the side that is shown; null where there is one. */
+/** A select of the side that is shown; null where there is one, and on a page of a subject, which has its own. */
 export function sideSelect(model) {
-  const { sides } = model.get("data");
-  if (sides.length < 2) return null;
+  const { sides, subject } = model.get("data");
+  if (sides.length < 2 || subject) return null;
   const names = [...sides.map((side) => side.name), "Difference"];
   return choose("Shown", names.map((name, side) => [side, name]), selected(model).side, (side) => select(model, { side: Number(side) }));
 }
