@@ -123,7 +123,7 @@ def widget_page(
     """A view as an offline document that works without a kernel."""
     code = bundle(name).replace("export default", "const view =").replace("</script", "<\\/script")
     state = {"data": finite(data), "selection": asdict(selection)}
-    body = f"""<div class="gpt2lab" id="root"></div>
+    body = f"""<div class="{theme}"><div class="gpt2lab" id="root"></div></div>
 <script type="application/json" id="state">{script_json(state)}</script>
 <script type="module">
 {code}
@@ -240,7 +240,7 @@ class Widget(anywidget.AnyWidget):
         """Raises: LabError for a token, layer or head that this widget does not have."""
         selected, sides = proposal["value"], self.data["sides"]
         side = sides[min(selected.side, len(sides) - 1)]
-        whole_number("position", selected.position, 0, len(side["tokens"]) - 1)
+        whole_number("position", selected.position, 0, max(0, len(side["tokens"]) - 1))
         for layer, head in ((selected.layer, selected.head), *selected.off):
             if "layers" in side:
                 whole_number("layer", layer, 0, side["layers"] - 1)

@@ -64,17 +64,31 @@ const buttonsOf = (container) => [...container.querySelectorAll("button")];
 
 /** A CSS variable of the view as [r, g, b], 0 to 255. */
 export function colour(el, name) {
-  const probe = element("i", { style: `display: none; color: var(${name})` });
+  const value = ["--g-hot", "--g-cold"].includes(name) ? `rgb(var(${name}))` : `var(${name})`;
+  const probe = element("i", { style: `display: none; color: ${value}` });
   el.append(probe);
-  const found = getComputedStyle(probe).color.match(/[\d.]+/g).map(Number);
+  const computed = getComputedStyle(probe).color, most = computed.startsWith("color(") ? 255 : 1;  // a mixed colour is in shares
   probe.remove();
-  return found.slice(0, 3);
+  return computed.match(/[\d.]+/g).slice(0, 3).map((part) => Math.round(part * most));
 }
 
 /** CSS colour of a share, 0 to 1: orange that deepens; below 0, for differences, blue. */
-export function heat(share) {
-  const size = Math.min(1, Math.abs(share));
-  return `rgba(var(${share < 0 ? "--g-cold" : "--g-hot"}), ${(0.04 + 0.81 * size).toFixed(3)})`;
+export const heat = (share) => `rgba(var(${share < 0 ? "--g-cold" : "--g-hot"}), ${opacity(share).toFixed(3)})`;
+export const opacity = (share) => 0.04 + 0.81 * Math.min(1, Math.abs(share));
+
+/** Give an element with text the colour of a share; none: no colour. */
+export function paint(node, share) {
+  node.style.background = share === null ? "" : heat(share);
+  node.classList.toggle("g-strong", Math.abs(share) > 0.7);
+}
+
+/** Call `redraw` when the page turns dark or light; returns what ends that. */
+export function onTheme(redraw) {
+  const system = matchMedia("(prefers-color-scheme: dark)"), page = new MutationObserver(redraw);
+  system.addEventListener("change", redraw);
+  for (const node of [document.documentElement, document.body])
+    page.observe(node, { attributes: true, attributeFilter: ["class", "data-jp-theme-light"] });
+  return () => { system.removeEventListener("change", redraw); page.disconnect(); };
 }
 
 // ---- packed numbers ------------------------------------------------------------------------------------------
@@ -117,6 +131,14 @@ export function follow(model, rebuild, draw) {
   model.on("change:selection", moved);
   all();
   return () => { model.off("change:data", all); model.off("change:selection", moved); };
+}
+
+/** A select of the side that is shown; null where there is one, and on a page of a subject, which has its own. */
+export function sideSelect(model) {
+  const { sides, subject } = model.get("data");
+  if (sides.length < 2 || subject) return null;
+  const names = [...sides.map((side) => side.name), "Difference"];
+  return choose("Shown", names.map((name, side) => [side, name]), selected(model).side, (side) => select(model, { side: Number(side) }));
 }
 
 /** The sides that are shown: [side] or, for the difference, both. */

@@ -1,0 +1,74 @@
+import { copy, element, panel, selected } from "./lib.js";
+import { headgridView } from "./headgrid.js";
+import { attentionView } from "./attention.js";
+import { weightsOf } from "./weights.js";
+
+// The offline page of a trace or of two: all heads, the text, and the selected heads large. Its address holds what is shown.
+
+export function attentionpageView({ model, el }) {
+  const about = element("p", { className: "g-soft g-about-page" }), link = element("button", { type: "button", className: "g-button" }, "Copy link");
+  const { panel: textFrame, body: textBody } = panel("Text", "textpanel"), heads = element("div"), large = element("div");
+  el.append(element("div", { className: "g-bar g-top" }, about, link), element("div", { className: "g-page" }, element("div", {}, heads, textFrame), large));
+  const ends = [attentionView({ model, el: large, textPlace: textBody })], { view } = large;
+  ends.push(headgridView({ model, el: heads, alone: false, onhover: (head) => view.preview(head) }));
+
+  function permalink() {
+    const { first, root, all, heads: chosen, other, ...state } = view.state();
+    return new URLSearchParams({ ...state, other: other ?? "", heads: chosen, first: +first, root: +root, all: +all }).toString();
+  }
+
+  /** Show what the address asks for; what this page does not have is passed over. */
+  function fromAddress() {
+    const asked = new URLSearchParams(location.hash.slice(1)), { sides } = model.get("data"), part = {};
+    const whole = (name) => /^\d{1,6}$/.test(asked.get(name) ?? "") ? Number(asked.get(name)) : null;
+    const within = (name, count) => { if (whole(name) !== null && whole(name) < count) part[name] = whole(name); };
+    const among = (name, values) => { if (values.includes(asked.get(name))) part[name] = asked.get(name); };
+    const T = sides[0].tokens.length, H = sides[0].heads;
+    within("side", sides.length === 1 ? 1 : 3);
+    if (weightsOf(sides[0]).layers.has(whole("layer"))) part.layer = whole("layer");
+    const named = (asked.get("heads") ?? "").split(",").filter((head) => /^\d{1,6}$/.test(head) && head < H).map(Number);
+    if (named.length) part.heads = [...new Set(named)].sort((a, b) => a - b);
+    among("together", ["mean", "max"]);
+    among("view", ["heatmap", "lines"]);
+    among("mode", ["to", "by"]);
+    const threshold = Number(asked.get("threshold"));
+    if (asked.has("threshold") && threshold >= 0 && threshold <= 1) part.threshold = threshold;
+    for (const name of ["first", "root", "all"]) if (asked.has(name)) part[name] = asked.get(name) === "1";
+    within("position", T);
+    const at = part.position ?? selected(model).position, mode = part.mode ?? view.state().mode;
+    if (asked.has("other")) {
+      within("other", T);
+      const fits = part.other !== undefined && (mode === "to" ? part.other <= at : part.other >= at);
+      part.other = fits ? part.other : null;
+    }
+    view.change(part);
+  }
+  const addressed = location.protocol !== "about:";  // a page within another has no address of its own
+  let noting = 0;
+  const note = () => {
+    clearTimeout(noting);  // browsers refuse a hundred changes of the address at once, which a slider makes
+    if (addressed) noting = setTimeout(() => history.replaceState(null, "", `#${permalink()}`), 250);
+  };
+
+  link.hidden = !addressed;
+  link.onclick = async () => {
+    history.replaceState(null, "", `#${permalink()}`);
+    link.textContent = await copy(location.href) ? "Copied" : "Copy it from the address bar";
+  };
+  const { sides, chosen } = model.get("data"), upTo = (error) => (Math.ceil(error * 1e4) / 1e4).toFixed(4);
+  const counted = (count, what) => `${count.toLocaleString("en-US")} ${what}${count === 1 ? "" : "s"}`;
+  Promise.all(sides.map((side) => weightsOf(side).ready)).then(() => {
+    const [{ attention, layers, heads: H, tokens }] = sides, sent = attention.layers;
+    const part = sent.length < layers ? `${sent.length > 1 ? "layers" : "layer"} ${sent.join(", ")} of ${layers}` : counted(layers, "layer");
+    about.textContent = [sides.map((side) => side.name).join(" and "), `${part} × ${counted(H, "head")}, ${counted(tokens.length, "token")}`,
+      `stored weights are within ${upTo(Math.max(...sides.map((side) => weightsOf(side).error)))} of the model's`, ...sides.map((side) => side.note).filter(Boolean)].join(" · ");
+    view.change({ heads: chosen });
+    fromAddress();
+    view.onchange = note;
+    document.body.dataset.ready = "true";
+  }, () => {});
+  const follows = () => fromAddress();
+  addEventListener("hashchange", follows);
+  el.view = Object.assign(view, { permalink });
+  return () => { ends.forEach((end) => end()); removeEventListener("hashchange", follows); };
+}
