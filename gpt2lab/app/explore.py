@@ -99,7 +99,7 @@ def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, mode
 
 def page_value(results: ResultCache, label: str, text: str, compare: str | None) -> dict:
     """The page's value: its data, and the selection that it opens with. Raises: LabError for bad text or models."""
-    models = [label] if compare in (None, ALONE) else [label, compare]
+    models = [label] if compare is None or compare == ALONE else [label, compare]
     found = [results.exploration(name, checked(text)) for name in models]
     first = first_selection(found[0])
     data = explore_data(found, {"text": text, "models": models}, layer=first.layer, head=first.head)
@@ -126,7 +126,8 @@ def _kind_and_options(request: Any) -> tuple[Any, Any]:
 def asked(results: ResultCache, request: Any, kind: str, options: dict) -> dict:
     """What a page asks for, of the models and the text that it shows. Raises: LabError for another subject."""
     subject = request.get("subject") if isinstance(request, dict) else None
-    models = subject.get("models") if isinstance(subject, dict) else None
+    subject = subject if isinstance(subject, dict) else {}
+    models = subject.get("models")
     if not isinstance(models, list) or not 1 <= len(models) <= 2:
         raise LabError("the page shows no text yet; press Run first")
     text = checked(subject.get("text"))

@@ -127,11 +127,11 @@ def incomparable(traces: Sequence[Trace]) -> str:
 
 
 def first_selection(found: Exploration) -> Selection:
-    """What is selected when the page opens: the last but one token, and the head with the highest induction score."""
+    """What is selected when the page opens: the next token that is preferred most clearly, the highest induction head."""
     if found.scores is None:
         return Selection()
     [(layer, head, _)] = found.scores.top("induction", 1)
-    return Selection(position=max(0, len(found.seen.tokens) - 2), layer=layer, head=head)
+    return Selection(position=int(found.contributions.total[:-1].argmax()), layer=layer, head=head)
 
 
 def explore_answer(labs: Sequence[Lab], found: Sequence[Exploration], kind: str, options: dict) -> dict:

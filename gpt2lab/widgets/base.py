@@ -106,15 +106,21 @@ def _scope(module: str) -> str:
 
 @cache
 def styles(name: str) -> str:
-    """The CSS of a view and of the views that it imports."""
+    """The CSS of a view and of the views that it imports; that of a view with a panel holds inside the panel alone."""
     modules, waiting = ["lib"], [name]
     while waiting:
         module = waiting.pop()
         if module not in modules:
             modules.append(module)
         waiting += [other for _, other in IMPORT.findall(_source(module))]
-    sheets = (STATIC / f"{module}.css" for module in dict.fromkeys(modules))
-    return "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets if sheet.is_file())
+    return "\n".join(_sheet(module) for module in modules if (STATIC / f"{module}.css").is_file())
+
+
+def _sheet(module: str) -> str:
+    rules = (STATIC / f"{module}.css").read_text(encoding="utf-8")
+    if not re.search(rf'panel\("[^"]+", "{module}"\)', _source(module)):
+        return rules
+    return re.sub(rf"\.gpt2lab (?!\.g-{module}\b)", f".gpt2lab .g-{module} ", rules)
 
 
 def widget_page(

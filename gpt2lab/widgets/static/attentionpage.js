@@ -8,6 +8,7 @@ import { weightsOf } from "./weights.js";
 export function attentionpageView({ model, el }) {
   const about = element("p", { className: "g-soft g-about-page" }), link = element("button", { type: "button", className: "g-button" }, "Copy link");
   const { panel: textFrame, body: textBody } = panel("Text", "textpanel"), heads = element("div"), large = element("div");
+  textFrame.classList.add("g-attention");  // it holds a part of that view
   el.append(element("div", { className: "g-bar g-top" }, about, link), element("div", { className: "g-page" }, element("div", {}, heads, textFrame), large));
   const ends = [attentionView({ model, el: large, textPlace: textBody })], { view } = large;
   ends.push(headgridView({ model, el: heads, alone: false, onhover: (head) => view.preview(head) }));

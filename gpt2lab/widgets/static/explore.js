@@ -1,6 +1,8 @@
 import { ask, bytesOf, canAsk, choose, copy, download, element, follow, select, selected } from "./lib.js";
 import { ablationView } from "./ablation.js";
+import { attentionView } from "./attention.js";
 import { contributionsView } from "./contributions.js";
+import { headgridView } from "./headgrid.js";
 import { lensgridView } from "./lensgrid.js";
 import { predictionsView } from "./predictions.js";
 import { tokenstripView } from "./tokenstrip.js";
@@ -8,27 +10,29 @@ import { walkthroughView } from "./walkthrough.js";
 
 // The whole page: every view of one text, linked by one selection, and what can be taken along.
 
-const VIEWS = [  // [view, columns of 12]
-  [tokenstripView, 12],
-  [predictionsView, 4],
-  [lensgridView, 8],
-  [contributionsView, 6],
-  [ablationView, 6],
+const PLACES = [  // [columns of 12, views from top to bottom]
+  [12, tokenstripView],
+  [5, headgridView, predictionsView],
+  [7, attentionView],
+  [12, lensgridView],
+  [6, contributionsView],
+  [6, ablationView],
 ];
 const MAX_LINK = 4000;  // characters of an address that servers and browsers take
 
 export function exploreView({ model, el }) {
   const sides = element("div", { className: "g-bar g-sides", role: "group", "aria-label": "Model shown" });
   const grid = element("div", { className: "g-grid" });
-  const made = VIEWS.map(([view, columns]) => {
-    const place = element("div", { className: `g-place g-w${columns}` });
+  el.append(sides, grid);
+  const made = PLACES.flatMap(([columns, ...views]) => {
+    const place = element("div", { className: `g-place g-w${columns}` }, ...views.map(() => element("div")));
     grid.append(place);
-    return view({ model, el: place });
+    return views.map((view, i) => view({ model, el: place.children[i] }));
   });
   const walk = folded(model, "Walkthrough of the block", walkthroughView);
   grid.append(element("div", { className: "g-place g-w12" }, walk));
   const foot = element("section", { className: "g-panel g-foot", "aria-label": "Save and share" });
-  el.append(sides, grid, foot);
+  el.append(foot);
   el.view = model;  // for scripts of the reader's own
   const end = follow(model, () => { el.dataset.text = model.get("data").subject.text; drawFoot(model, foot); }, () => drawSides(model, sides));
   return () => { made.forEach((clean) => clean?.()); end(); };
