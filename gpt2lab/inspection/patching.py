@@ -178,7 +178,7 @@ def _pair(
     if answer == against:
         raise LabError("answer and other answer are the same token, {words!r}; name two that differ", words=words[0])
     direction = (lab.model.lm_head.weight[answer] - lab.model.lm_head.weight[against]).float()
-    ends = tuple(float(_difference(lab, found[-1, -1], direction)) for found in states)
+    ends = [float(_difference(lab, found[-1, -1], direction)) for found in states]
     if abs(ends[0] - ends[1]) < MIN_DIFFERENCE:
         raise LabError(
             "both prompts give {words!r} over {against!r} the same logits; name other answers",
@@ -186,7 +186,9 @@ def _pair(
             against=words[1],
         )
     first = int((clean.ids != corrupted.ids).nonzero()[0])
-    return PromptPair(*states, first, corrupted.tokens, clean.tokens, answer, against, words, direction, ends)
+    return PromptPair(
+        *states, first, corrupted.tokens, clean.tokens, answer, against, words, direction, (ends[0], ends[1])
+    )
 
 
 def _difference(lab: Lab, x: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:

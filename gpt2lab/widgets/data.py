@@ -91,4 +91,6 @@ def floats(values: torch.Tensor) -> str:
 def rounded(values: torch.Tensor | list[float], digits: int) -> list:
     """Nested lists of rounded numbers; those that are not finite are null."""
     array = np.round(np.asarray(values, dtype=np.float64), digits)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    cells = array.astype(object)
+    cells[~np.isfinite(array)] = None
+    return cells.tolist()
