@@ -137,7 +137,7 @@ function whyView(model, place, question) {
   const bar = element("div", { className: "g-bar" }, choose("Method", METHODS, options.method, change("method")), choose("Unit", UNITS, options.unit, change("unit")),
     element("label", { className: "g-bar g-soft" }, curves, "Curves"), compute);
   const needs = element("div", { className: "g-soft" }, "Needs Python: open the view in a notebook or in the app."), error = element("div", { className: "g-error", role: "alert", hidden: true });
-  const out = element("div", { "aria-live": "polite" });
+  const out = element("div", { className: "g-columns", "aria-live": "polite" });
   place.append(element("h3", {}, "Input tokens"), bar, needs, error, out);
   let found = null, drawn = null, busy = false;
 
