@@ -63,7 +63,7 @@ def test_a_long_text_has_fewer_points_on_the_path_unless_it_shall_be_precise(tin
     monkeypatch.setattr("gpt2lab.widgets.contributions.POINTS_READ", 320)
     for options in ({}, {"precise": True}, {"precise": "yes"}):
         answer_why(tiny_lab, seen, {"position": 9, **options})
-    assert points == [32, 256, 32]
+    assert points == [32, 192, 32]
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ function explained(side, found, { position, unit, precise }, named, refine) {
   return element("div", { className: "g-why" },
     element("div", { className: "g-soft" }, named ? `${side.name}: ` : "", ...what, " after ", chip(side.tokens[at]), `, position ${at}: `, element("b", {}, `${signed(found.total, 2)} nats`),
       error === null ? "" : `; completeness error ${(100 * error).toFixed(1)} %`),
-    error !== null && error > 0.01 && !precise ? element("div", { className: "g-bar g-soft" }, "The parts do not add up to within 1 %. ", button("Refine", refine, { title: "Up to 256 points on the path; slower" })) : null,
+    error !== null && error > 0.01 && !precise ? element("div", { className: "g-bar g-soft" }, "The parts do not add up to within 1 %. ", button("Refine", refine, { title: "Up to 192 points on the path; slower" })) : null,
     element("div", { className: "g-units" }, ...units.map(([text, nats]) => element("span", { className: "g-token", style: `background: ${heat(nats / most)}`, title: `${signed(nats)} nats` }, text))),
     element("div", { className: "g-legend g-soft" }, signed(-most, 2), element("i", { className: "g-scale g-both", "aria-hidden": "true" }), `${signed(most, 2)} nats`),
     found.share.length ? curvesOf(found, unit) : null,
