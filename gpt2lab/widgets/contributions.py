@@ -74,7 +74,7 @@ def answer_why(lab: Lab, seen: ResidualTrace, options: dict) -> dict:
     """What each token, word or sentence of the text adds to a prediction after one position, in nats.
 
     options  position, token, against as for `answer_contributions`, but without `against` the log-probability of the token
-             is explained; method, unit: see `input_attribution`; curves: compute them too; precise: up to 256 points on
+             is explained; method, unit: see `input_attribution`; curves: compute them too; precise: up to 192 points on
              the path of integrated gradients, however long the text
     returns  token, against: display strings; total, completeness_error; units: [first token, one past the last, nats];
              share, deletion, insertion

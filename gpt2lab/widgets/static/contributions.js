@@ -137,7 +137,7 @@ function whyView(model, place, question) {
   const bar = element("div", { className: "g-bar" }, choose("Method", METHODS, options.method, change("method")), choose("Unit", UNITS, options.unit, change("unit")),
     element("label", { className: "g-bar g-soft" }, curves, "Curves"), compute);
   const needs = element("div", { className: "g-soft" }, "Needs Python: open the view in a notebook or in the app."), error = element("div", { className: "g-error", role: "alert", hidden: true });
-  const out = element("div", { "aria-live": "polite" });
+  const out = element("div", { className: "g-columns", "aria-live": "polite" });
   place.append(element("h3", {}, "Input tokens"), bar, needs, error, out);
   let found = null, drawn = null, busy = false;
 
@@ -184,7 +184,7 @@ function explained(side, found, { position, unit, precise }, named, refine) {
   return element("div", { className: "g-why" },
     element("div", { className: "g-soft" }, named ? `${side.name}: ` : "", ...what, " after ", chip(side.tokens[at]), `, position ${at}: `, element("b", {}, `${signed(found.total, 2)} nats`),
       error === null ? "" : `; completeness error ${(100 * error).toFixed(1)} %`),
-    error !== null && error > 0.01 && !precise ? element("div", { className: "g-bar g-soft" }, "The parts do not add up to within 1 %. ", button("Refine", refine, { title: "Up to 256 points on the path; slower" })) : null,
+    error !== null && error > 0.01 && !precise ? element("div", { className: "g-bar g-soft" }, "The parts do not add up to within 1 %. ", button("Refine", refine, { title: "Up to 192 points on the path; slower" })) : null,
     element("div", { className: "g-units" }, ...units.map(([text, nats]) => element("span", { className: "g-token", style: `background: ${heat(nats / most)}`, title: `${signed(nats)} nats` }, text))),
     element("div", { className: "g-legend g-soft" }, signed(-most, 2), element("i", { className: "g-scale g-both", "aria-hidden": "true" }), `${signed(most, 2)} nats`),
     found.share.length ? curvesOf(found, unit) : null,

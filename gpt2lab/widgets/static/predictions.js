@@ -27,7 +27,7 @@ export function predictionsView({ model, el }) {
     renew(lists, found.map((rows, i) => element("div", {},
       shown.length > 1 ? element("div", { className: "g-soft g-name" }, shown[i].name) : null,
       element("ul", { "aria-label": `Next token, by ${shown[i].name}` }, ...rows.map((row) => element("li", {}, bar(model, row, most)))),
-      element("div", { className: "g-choice g-soft" }, element("span", {}, "other tokens"), percent(Math.max(0, 1 - rows.reduce((sum, { probability }) => sum + probability, 0)))))));
+      element("div", { className: "g-choice g-soft" }, element("span", {}, "other tokens"), element("span", { className: "g-value" }, percent(Math.max(0, 1 - rows.reduce((sum, { probability }) => sum + probability, 0))))))));
   }
   return follow(model, rebuild, draw);
 }
