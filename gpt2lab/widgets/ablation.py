@@ -74,7 +74,7 @@ def ablation_part(found: inspection.Ablation) -> dict:
 
 def _following(surprisal: Surprisal) -> list:
     places = range(1, len(surprisal.tokens) + 1)
-    return [[[word, i, round(p, 5)] for i, word, p in surprisal.top_predictions(place)] for place in places]
+    return [[[word, i, round(p, 5)] for i, word, p in surprisal.top_predictions(place)[:TOP]] for place in places]
 
 
 def sweep_part(sweep: Sweep) -> dict:

@@ -1,5 +1,6 @@
 """A served page, and a real Chromium that opens it. Pages that were loaded once serve many tests."""
 
+import itertools
 import os
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from gpt2lab.app import build_app, serve
+from gpt2lab.widgets.base import answered
 
 FLAGS = "--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 OWN = ("data:", "blob:", "about:")  # addresses that no machine is asked for
@@ -157,3 +159,29 @@ def visit_file(chromium, blank_page, request):
         for visit in others:
             visit.context.close()
             visit.check("file:", *OWN)
+
+
+FILE_MODEL = 'lib.fileModel(JSON.parse(document.getElementById("state").textContent))'
+LIVE_MODEL = """window.model = Object.assign(FILE_MODEL, { ask: async (kind, options) => {
+  while (!window.ANSWER) await new Promise((resolve) => setTimeout(resolve, 5));
+  return window.ANSWER(kind, options); } })"""
+ANSWERS = itertools.count()
+
+
+@pytest.fixture
+def visit_live(visit_file, tmp_path):
+    """A function: widget → a page whose `model` asks the widget, as in a notebook; options as for `visit_file`."""
+
+    def open_one(widget, **options):
+        name, html = f"answer{next(ANSWERS)}", widget.page().html
+        assert html.count(FILE_MODEL) == 1
+        path = tmp_path / f"{name}.html"
+        path.write_text(
+            html.replace(FILE_MODEL, LIVE_MODEL.replace("FILE_MODEL", FILE_MODEL).replace("ANSWER", name)),
+            encoding="utf-8",
+        )
+        page = visit_file(path.as_uri(), **options)
+        page.expose_function(name, lambda kind, values: answered(widget._answer, kind, values))
+        return page
+
+    return open_one

@@ -3,7 +3,8 @@ import torch
 
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import ablation as module
-from gpt2lab.inspection.ablation import ablate, ablated, sweep, text_means
+from gpt2lab.inspection.ablation import ablate, ablated, sweep, sweep_layer, text_means
+from gpt2lab.inspection.trace import trace
 
 TEXT = "The moon is a small world, and the sea follows it."
 
@@ -128,6 +129,21 @@ def test_sweep_equals_separate_forward_passes(lab, mean, text, monkeypatch):
     drawn = found.map()
     torch.testing.assert_close(drawn.values, found.losses - found.loss)
     assert ("its mean" in drawn.title) == mean
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_layers_swept_one_by_one_equal_the_sweep(lab, mean):
+    whole, seen = sweep(lab, TEXT, mean=mean), trace(lab, TEXT, residual=True)
+    rows = [sweep_layer(lab, seen, layer, mean=mean) for layer in range(3)]
+    torch.testing.assert_close(torch.stack([losses for _, losses in rows]), whole.losses, atol=1e-5, rtol=0)
+    assert [loss for loss, _ in rows] == pytest.approx([whole.loss] * 3, abs=1e-5)
+    with pytest.raises(LabError, match="layer 3 is out of range"):
+        sweep_layer(lab, seen, 3)
+
+
+def test_a_trace_is_ablated_as_its_text_is(lab):
+    found, expected = (ablate(lab, text, [(1, 2)], mlps=[0]) for text in (trace(lab, TEXT), TEXT))
+    torch.testing.assert_close(found.after.nll[1:], expected.after.nll[1:])
 
 
 def test_sweep_shows_how_far_it_is(lab):

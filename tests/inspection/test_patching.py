@@ -4,7 +4,8 @@ import torch
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import ablation
 from gpt2lab.inspection import patching as module
-from gpt2lab.inspection.patching import patching
+from gpt2lab.inspection.patching import patched_entry, patching, prompt_pair
+from gpt2lab.inspection.trace import trace
 
 TEXT = "The moon is a small world, and the sea follows it."
 
@@ -70,6 +71,19 @@ def test_patching_is_the_same_in_parts_and_shows_how_far_it_is(lab, rows, monkey
     torch.testing.assert_close(patching(lab, *texts, answer=5, against=9).values, whole.values, atol=1e-5, rtol=1e-4)
     assert list(module.patching.steps(lab, *texts, answer=5, against=9)) == [(i, 4) for i in range(1, 5)]
     assert whole.recovered[:, :2].abs().max() == 0  # before the first token that differs
+
+
+def test_entries_patched_one_by_one_equal_the_patching(lab):
+    clean, corrupted = "xxabc", "xxdbe"
+    whole = patching(lab, clean, corrupted, answer=5, against=9)
+    pair = prompt_pair(lab, trace(lab, clean, residual=True), corrupted, answer=5, against=9)
+    rows = torch.stack([patched_entry(lab, pair, entry) for entry in range(4)])
+    torch.testing.assert_close(rows, whole.values, atol=1e-5, rtol=1e-4)
+    assert pair.ends == pytest.approx((whole.clean, whole.corrupted), abs=1e-5) and pair.words == whole.words
+    with pytest.raises(LabError, match="entry 4 is out of range"):
+        patched_entry(lab, pair, 4)
+    with pytest.raises(LabError, match="5 tokens in the clean prompt and 4 in the corrupted one"):
+        prompt_pair(lab, trace(lab, clean, residual=True), "xxdb")
 
 
 def test_patching_of_a_bf16_model_runs(random_lab):

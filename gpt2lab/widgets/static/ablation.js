@@ -8,7 +8,7 @@ export function ablationView({ model, el }) {
   const python = element("div", { className: "g-bar" }), patching = element("section", { className: "g-patching", "aria-label": "Activation patching" }), failure = element("p", { className: "g-error", role: "alert", hidden: true });
   const mean = element("input", { type: "checkbox", onchange: () => draw() });
   const later = asker(model, 250);
-  let subject = null, asked = null, pending = false, mlps = [], found = [], errors = [], sweeps = [], patches = [], patchErrors = [];
+  let subject = null, asked = null, pending = false, mlps = [], found = [], errors = [], sweeps = [], patches = [], patchErrors = [], drawn = null;
 
   const sweep = layerwise("Ablate every head alone", {
     begin: () => {
@@ -78,13 +78,14 @@ export function ablationView({ model, el }) {
       sweep.stop();
       patch.stop();
       later();
-      found = sides.map((side) => side.ablation ?? null);
+      found = sides.map(({ ablation }) => ablation?.off.length || ablation?.mlps.length ? ablation : null);
       patches = sides.map((side) => side.patching ?? null);
       errors = [];
       patchErrors = [];
       mlps = found[0]?.mlps ?? [];
       mean.checked = Boolean(found[0]?.mean);
       asked = found[0] ? keyOf(found[0]) : null;
+      pending = false;
       corrupted.value = named?.text ?? "";
       drawPatches();
     }
@@ -93,6 +94,7 @@ export function ablationView({ model, el }) {
     python.hidden = !live;
     needs.hidden = live;
     note.hidden = !live;
+    drawn = null;
     patching.hidden = !live && !patches.some(Boolean);
   }
 
@@ -112,7 +114,8 @@ export function ablationView({ model, el }) {
       }, (error) => { pending = false; failure.hidden = false; failure.textContent = error.message; drawBlocks(); });
     }
     drawOff(now);
-    drawBlocks();
+    if (drawn !== JSON.stringify([now.off, pending])) drawBlocks();
+    else mark();
     patched.querySelectorAll("[data-at]").forEach((cell) => cell.classList.toggle("g-at", Number(cell.dataset.at) === now.position));
   }
 
@@ -136,25 +139,43 @@ export function ablationView({ model, el }) {
 
   function drawBlocks() {
     const focused = blocks.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    drawn = JSON.stringify([selected(model).off, pending]);
     frame.setAttribute("aria-busy", String(pending));
     blocks.replaceChildren(...sidesOf().map((side, i) => element("div", { className: "g-block" },
       sidesOf().length > 1 ? element("h4", {}, side.name) : null,
       element("div", { className: "g-pair" }, side.layers ? heads(side, i) : null, cost(side, i)))));
+    mark();
     if (focused) blocks.querySelector(`[data-key="${focused}"]`)?.focus();
+  }
+
+  /** Show what is selected, in what is drawn. */
+  function mark() {
+    const { layer, head, position } = selected(model);
+    blocks.querySelectorAll("[aria-selected=true]").forEach((old) => { old.setAttribute("aria-selected", "false"); old.tabIndex = -1; });
+    sidesOf().forEach((side, i) => {
+      const at = Math.min(position, side.tokens.length - 1), one = found[i];
+      for (const key of [`${i}.${layer}.${head}`, `${i}:${at}`]) {
+        const button = blocks.querySelector(`[data-key="${key}"]`);
+        button?.setAttribute("aria-selected", "true");
+        if (button) button.tabIndex = 0;
+      }
+      blocks.children[i].querySelector(".g-next")?.replaceChildren(element("div", { className: "g-soft" }, `Next prediction after ${isolated(side.tokens[at])}`),
+        element("div", { className: "g-tops" }, top("Before", one.before[at]), top("After", one.after[at])));
+    });
   }
 
   /** Layers × heads, the last layer on top; coloured once each was ablated alone. */
   function heads(side, i) {
-    const { layer, head, off: places } = selected(model), swept = sweeps[i], { layers: L, heads: H } = side;
+    const { off: places } = selected(model), swept = sweeps[i], { layers: L, heads: H } = side;
     const change = (l, h) => swept?.losses[l] ? swept.losses[l][h] - swept.loss : null;
     const most = Math.max(1e-9, ...(swept?.losses ?? []).flatMap((row) => row ? row.map((loss) => Math.abs(loss - swept.loss)) : []));
-    const grid = element("div", { className: "g-heads", role: "grid", "aria-label": "Heads", style: `grid-template-columns: auto repeat(${H}, minmax(0, 1fr))` });
+    const grid = element("div", { className: "g-heads", role: "grid", "aria-label": `Heads of ${side.name}`, style: `grid-template-columns: auto repeat(${H}, minmax(0, 1fr))` });
     for (let l = L - 1; l >= 0; l--) {
-      const row = element("div", { role: "row", className: "g-row" }, element("span", { className: "g-soft", role: "rowheader" }, String(l)));
+      const row = element("div", { role: "row", className: "g-row" }, element("span", { className: "g-soft", role: "rowheader", "aria-label": `Layer ${l}` }, String(l)));
       for (let h = 0; h < H; h++) {
-        const value = change(l, h), isOff = places.some(same([l, h])), here = l === layer && h === head;
+        const value = change(l, h), isOff = places.some(same([l, h]));
         const text = `layer ${l}, head ${h}${value === null ? "" : `: ${signed(value, 4)} nats per token`}${isOff ? ", off" : ""}`;
-        row.append(element("button", { type: "button", role: "gridcell", "data-key": `${i}.${l}.${h}`, "aria-selected": String(here), tabIndex: here ? 0 : -1,
+        row.append(element("button", { type: "button", role: "gridcell", "data-key": `${i}.${l}.${h}`, "aria-selected": "false", tabIndex: -1,
           "aria-label": text, title: canAsk(model) ? `${text}\nClick selects, Shift-click switches off` : text, style: value === null ? "" : `background: ${heat(value / most)}`,
           onclick: (event) => event.shiftKey && canAsk(model) ? toggle([l, h]) : select(model, { layer: l, head: h }) }, isOff ? "×" : ""));
       }
@@ -162,7 +183,7 @@ export function ablationView({ model, el }) {
     }
     grid.append(element("div", { className: "g-row", "aria-hidden": "true" }, element("span", {}), ...Array.from({ length: H }, (_, h) => element("span", { className: "g-soft" }, String(h)))));
     grid.onkeydown = (event) => {
-      const to = arrow(event, (L - 1 - layer) * H + head, L * H, H);
+      const { layer, head } = selected(model), to = arrow(event, (L - 1 - layer) * H + head, L * H, H);
       if (to === undefined) return;
       select(model, { layer: L - 1 - Math.floor(to / H), head: to % H });
       blocks.querySelector(`[data-key="${i}.${L - 1 - Math.floor(to / H)}.${to % H}"]`)?.focus();
@@ -176,32 +197,30 @@ export function ablationView({ model, el }) {
     const one = found[i], out = element("div", { className: "g-cost" });
     if (errors[i]) out.append(element("p", { className: "g-error", role: "alert" }, errors[i]));
     if (!one) {
-      out.append(element("p", { className: "g-soft", role: "status" }, pending ? "Ablating …" : canAsk(model) ? "Nothing is switched off. Switch off the selected head or an MLP, or Shift-click heads." : "No ablation here."));
+      out.append(element("p", { className: "g-soft", role: "status" }, pending ? "Ablating …" : canAsk(model) ? "Nothing is switched off. Switch off the selected head or an MLP, or Shift-click heads." : "No heads or MLPs are switched off."));
       return out;
     }
-    const { position } = selected(model), change = one.loss_ablated - one.loss;
+    const change = one.loss_ablated - one.loss;
     const most = Math.max(1e-9, ...one.change.map((value) => Math.abs(value ?? 0)));
     const strip = element("div", { className: "g-costs", role: "listbox", "aria-label": "Tokens by added surprisal", "aria-orientation": "horizontal" });
     side.tokens.forEach((token, at) => {
       const value = one.change[at] ?? null, text = value === null ? "no prediction" : `${signed(value)} nats`;
-      strip.append(element("button", { type: "button", role: "option", className: "g-token", "data-key": `${i}:${at}`, tabIndex: at === position ? 0 : -1, "aria-selected": String(at === position),
+      strip.append(element("button", { type: "button", role: "option", className: "g-token", "data-key": `${i}:${at}`, tabIndex: -1, "aria-selected": "false",
         title: `${at}: ${text}`, "aria-label": `${isolated(token)}, ${text}`, style: `background: ${value === null ? "var(--g-wash)" : heat(value / most)}`, onclick: () => select(model, { position: at, token: null }) }, token));
     });
     strip.onkeydown = (event) => {
-      const to = arrow(event, position, side.tokens.length);
+      const to = arrow(event, selected(model).position, side.tokens.length);
       if (to === undefined) return;
       select(model, { position: to, token: null });
       blocks.querySelector(`[data-key="${i}:${to}"]`)?.focus();
     };
     const parts = [...one.off.map((place) => place.join(".")), ...one.mlps.map((l) => `${l}.mlp`)].join(", ");
-    const at = Math.min(position, one.before.length - 1);
     out.append(
       element("p", { className: "g-loss" }, element("b", {}, shown(one.loss, 4)), " → ", element("b", {}, shown(one.loss_ablated, 4)), " nats per token ",
         element("span", { className: "g-chip", style: `background: ${heat(change < 0 ? -0.5 : 0.5)}` }, signed(change, 4)), element("span", { className: "g-soft" }, ` ${one.mean ? "mean of" : "without"} ${parts}`)),
       strip,
       element("div", { className: "g-soft g-caption" }, `Added nats per token: blue ${signed(-most, 1)}, orange ${signed(most, 1)}`),
-      element("div", { className: "g-soft" }, `Next prediction after ${isolated(side.tokens[at])}`),
-      element("div", { className: "g-tops" }, top("Before", one.before[at]), top("After", one.after[at])));
+      element("div", { className: "g-next" }));
     return out;
   }
 
@@ -217,6 +236,7 @@ export function ablationView({ model, el }) {
     const many = sidesOf().length > 1, { position } = selected(model);
     patched.replaceChildren(...sidesOf().map((side, i) => element("div", { className: "g-block" }, many && (patches[i] || patchErrors[i]) ? element("h4", {}, side.name) : null,
       patchErrors[i] ? element("p", { className: "g-error", role: "alert" }, patchErrors[i]) : null, patches[i] ? grid(patches[i], position) : null)));
+    patched.querySelectorAll(".g-scroll").forEach((scroll) => { scroll.scrollLeft = (scroll.querySelector("small")?.offsetLeft ?? 0) - 160; });  // before the first token that differs, all are 0
   }
 
   function grid({ tokens, clean_tokens, words, clean, corrupted: other, entries, recovered }, position) {

@@ -29,7 +29,7 @@ export function walkthroughView({ model, el }) {
   note.append(place);
   el.append(frame);
   const later = asker(model);
-  let walks = [], errors = [], subject = null, asked = null, pending = false, drawn = null, chosen = 3, visible = false;
+  let walks = [], errors = [], subject = null, asked = null, pending = false, drawn = null, listed = null, chosen = 3, visible = false;
   const indexes = () => { const { sides } = model.get("data"); return sidesShown(model).map((side) => sides.indexOf(side)); };
 
   const tabs = GROUPS.map(([label], i) => element("button", {
@@ -76,20 +76,19 @@ export function walkthroughView({ model, el }) {
   /** What the formulas are of; with Python, lists to choose from. */
   function controls({ layer, head, position }) {
     const { sides } = model.get("data"), [first] = indexes(), { tokens, layers, heads } = sides[first];
-    const key = JSON.stringify([subject, first, layer, head, position]);
-    if (place.dataset.key === key) return;
-    place.dataset.key = key;
     if (!canAsk(model)) {
       const walk = walks[first];
       place.textContent = walk ? `Token ${walk.position} ${isolated(tokens[walk.position])}, layer ${walk.layer}, head ${walk.head} of ${sides[first].name}` : "";
       return;
     }
-    const numbers = (name, count) => Array.from({ length: count }, (_, i) => [String(i), `${name} ${i}`]);
-    const list = (label, options, value, part) => choose(label, options, String(value), (to) => select(model, { [part]: Number(to) }));
-    const focused = place.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
-    place.replaceChildren(list("Token", tokens.map((token, i) => [String(i), `${i} ${isolated(token)}`]), position, "position"),
-      list("Layer", numbers("Layer", layers ?? layer + 1), layer, "layer"), list("Head", numbers("Head", heads ?? head + 1), head, "head"));
-    [...place.children].find((one) => one.getAttribute("aria-label") === focused)?.focus();
+    if (listed !== `${subject} ${first}`) {
+      listed = `${subject} ${first}`;
+      const numbers = (name, count) => Array.from({ length: count }, (_, i) => [String(i), `${name} ${i}`]);
+      const list = (label, options, part) => choose(label, options, null, (to) => select(model, { [part]: Number(to) }));
+      place.replaceChildren(list("Token", tokens.map((token, i) => [String(i), `${i} ${isolated(token)}`]), "position"),
+        list("Layer", numbers("Layer", layers), "layer"), list("Head", numbers("Head", heads), "head"));
+    }
+    [position, layer, head].forEach((value, i) => { place.children[i].value = String(value); });
   }
 
   /** The strips of all steps. */
