@@ -187,7 +187,16 @@ def _pair(
         )
     first = int((clean.ids != corrupted.ids).nonzero()[0])
     return PromptPair(
-        *states, first, corrupted.tokens, clean.tokens, answer, against, words, direction, (ends[0], ends[1])
+        states[0],
+        states[1],
+        first,
+        corrupted.tokens,
+        clean.tokens,
+        answer,
+        against,
+        words,
+        direction,
+        (ends[0], ends[1]),
     )
 
 
