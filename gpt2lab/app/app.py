@@ -50,9 +50,9 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
     with gr.Blocks(title="gpt2lab", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         dark = gr.Checkbox(visible=False)
         with gr.Row(elem_id="bar"):
-            with gr.Column(scale=3, min_width=280):
+            with gr.Column(scale=3, min_width=220):
                 gr.Markdown(INTRO)
-            with gr.Column(scale=2, min_width=280):
+            with gr.Column(scale=2, min_width=220):
                 model = gr.Dropdown(store.labels(), value="builtin", label="Model", elem_id="model")
         status = gr.Markdown(elem_id="status")
         downloads = Downloads()

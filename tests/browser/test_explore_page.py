@@ -174,15 +174,17 @@ def test_hostile_text_does_nothing(page):
     assert place(page).locator("img").count() == 0
 
 
-def test_lost_server_leaves_the_views_at_work(open_page):
-    page = open_page()
+def test_lost_server_leaves_the_views_at_work(chromium, app_url):
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(app_url)
     shown_text(page, FIRST)
-    page.context.set_offline(True)
+    context.set_offline(True)
     tokens(page).nth(4).click()
     expect(tokens(page).nth(4)).to_have_attribute("aria-selected", "true")
     place(page).get_by_role("button", name="Rollout").click()
     expect(place(page).locator(".g-out")).to_contain_text("The server does not answer", timeout=PATIENCE)
-    page.context.set_offline(False)
+    context.close()
 
 
 def test_saved_page_has_the_same_numbers_and_asks_nobody(visit_file, lab, tmp_path):

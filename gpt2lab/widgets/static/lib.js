@@ -150,7 +150,7 @@ export function sidesShown(model) {
 /** What a later request computed with Python: `await ask(model, kind, options)`; rejects with a sentence for the reader. */
 let asked = 0;
 export function ask(model, kind, options = {}) {
-  if (model.ask) return model.ask(kind, options).then(answered, () => { throw new Error("The server does not answer; what is here still works."); });
+  if (model.ask) return model.ask(kind, options).then(answered, () => answered());
   if (!canAsk(model)) return Promise.reject(new Error("This needs Python: open the view in a notebook or in the app."));
   const id = `${Date.now()}-${asked++}`;
   return new Promise((resolve, reject) => {
@@ -165,7 +165,8 @@ export function ask(model, kind, options = {}) {
 }
 export const canAsk = (model) => Boolean(model.ask || (model.send && model.get("answers")));
 const answered = async (answer) => {
-  if (answer?.error) throw new Error(answer.error);
+  if (!answer) throw new Error("The server does not answer; what is here still works.");
+  if (answer.error) throw new Error(answer.error);
   return answer;
 };
 

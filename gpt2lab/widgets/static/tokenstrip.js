@@ -1,4 +1,4 @@
-import { choose, element, follow, heat, isolated, panel, select, selected, shown, signed } from "./lib.js";
+import { choose, element, follow, isolated, paint, panel, select, selected, shown, signed } from "./lib.js";
 
 // Tokens coloured by a value. Click, or the arrow keys, select one.
 
@@ -19,7 +19,7 @@ export function tokenstripView({ model, el }) {
   body.append(strip, legend, about, ranks);
   el.append(frame);
   let measure = "nll", buttons = [], values = [];
-  note.append(choose("Colour by", Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; paint(); draw(); }));
+  note.append(choose("Colour by", Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; colourAll(); draw(); }));
 
   const sideOf = () => { const { sides } = model.get("data"), { side } = selected(model); return sides[side === 1 ? 1 : 0]; };
   /** The colours' values: of a side or, of two that read the same tokens, the second less the first. */
@@ -34,16 +34,16 @@ export function tokenstripView({ model, el }) {
     buttons = sideOf().tokens.map((token, i) => element("button", {
       className: "g-token", role: "option", tabIndex: -1, type: "button", onclick: () => select(model, { position: i, token: null }) }, token));
     strip.replaceChildren(...buttons);
-    paint();
+    colourAll();
   }
 
-  function paint() {
+  function colourAll() {
     values = valuesNow();
     const most = Math.max(1e-9, ...values.filter((value) => value !== null).map(Math.abs)), [title, unit] = MEASURES[measure];
     const difference = selected(model).side === 2;
     buttons.forEach((button, i) => {
       const value = values[i] ?? null, text = value === null ? "no prediction" : `${difference ? signed(value) : shown(value)} ${unit}`;
-      button.style.background = value === null ? "var(--g-wash)" : heat(value / most);
+      paint(button, value === null ? null : value / most);
       button.title = `${i}: ${text}`;
       button.setAttribute("aria-label", `${isolated(buttons[i].textContent)}, ${text}`);
     });
