@@ -59,9 +59,11 @@ def live(tiny_lab, seen, found, tmp_path, visit_file):
 
         data = {"sides": [side_of(seen, contributions=contributions_part(found))]}
         html = widget_page("contributions", data, selection, title="live").html
-        with_python = html.replace(
-            "model: lib.fileModel(", f"model: ((model) => ({{ ...model, ask: window.{name} }}))(lib.fileModel(", 1
-        ).replace(")), el:", "))), el:", 1)
+        with_python = html.replace("model: lib.fileModel(", "model: withPython(lib.fileModel(", 1).replace(
+            ")), el:", "))), el:", 1
+        )
+        script = f"<script>const withPython = (model) => (window.view = {{ ...model, ask: window.{name} }});</script>"
+        with_python = with_python.replace("<body>", f"<body>{script}", 1)
         assert with_python != html
         page = visit_file("about:blank")
         page.expose_function(name, answer)
@@ -159,13 +161,27 @@ def test_input_tokens_are_computed_on_request_and_say_of_which_position_they_are
     assert page.evaluate("document.documentElement.scrollWidth") == 320
 
 
-def test_a_result_stays_until_another_is_asked_for(live):
+def test_a_result_stays_when_the_selection_moves_and_the_button_offers_the_new_position(seen, live):
     page, asked = live(Selection(position=6))
     page.get_by_label("Method").select_option("gradient-x-input")
-    page.get_by_role("button", name="Compute").click()
+    button = page.get_by_role("button", name="Compute")
+    button.click()
     page.locator(".g-why").wait_for()
-    assert page.get_by_role("button", name="Compute").is_disabled()
-    page.get_by_label("Unit").select_option("sentence")
-    assert page.get_by_role("button", name="Compute").is_enabled()
+    assert button.is_disabled()
+    page.evaluate("view.set('selection', { ...view.get('selection'), position: 8 })")
     assert "position 6" in page.locator(".g-why").inner_text()
-    assert [options["unit"] for _, options in asked] == ["token"]
+    assert button.inner_text() == f"Compute for \u2068{seen.tokens[8]}\u2069, position 8"
+    button.click()
+    page.get_by_text("position 8:").wait_for()
+    assert [options["position"] for kind, options in asked if kind == "why"] == [6, 8]
+
+
+def test_a_token_selected_elsewhere_takes_the_place_of_a_typed_one(tiny_lab, seen, live):
+    page, asked = live(Selection(position=4))
+    page.get_by_label("Token").fill("x")
+    page.keyboard.press("Enter")
+    page.evaluate("view.set('selection', { ...view.get('selection'), token: 9 })")
+    single = attribution(tiny_lab, seen, position=4, token=9)
+    page.get_by_text(f"{signed(single.total, 2)} logits").wait_for()
+    assert page.get_by_label("Token").input_value() == ""
+    assert [options["token"] for _, options in asked] == ["x", "#9"]

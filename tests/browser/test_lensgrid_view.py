@@ -4,9 +4,15 @@ from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.widgets.base import Selection, widget_page
 from gpt2lab.widgets.data import lens_parts, side_of
 from gpt2lab.widgets.lensgrid import LensGrid
+from gpt2lab.widgets.page import Page
 
 TEXT = "The moon is a small world, </script> 🌙 e\u0301 שלום $x$ <b>."
 COLUMN = "[...document.querySelectorAll('.g-on')].map(cell => cell.textContent)"
+
+INSIDE = """() => {
+  const frame = document.querySelector('.g-scroll').getBoundingClientRect(), on = document.querySelector('td.g-on').getBoundingClientRect();
+  return on.left >= frame.left + 40 && on.right <= frame.right;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +100,15 @@ def test_a_narrow_page_scrolls_only_the_table_to_the_selected_column(lens, tmp_p
     path = LensGrid(lens, Selection(position=len(lens.targets) - 3)).save(tmp_path / "lens.html")
     page = visit_file(path.as_uri(), {"width": 320, "height": 300}, scheme)
     assert page.evaluate("[document.documentElement.scrollWidth, scrollX, scrollY]") == [320, 0, 0]
-    inside = """() => { const frame = document.querySelector('.g-scroll').getBoundingClientRect(), on = document.querySelector('td.g-on').getBoundingClientRect();
-        return on.left >= frame.left + 40 && on.right <= frame.right; }"""
-    assert page.evaluate(inside)
+    assert page.evaluate(INSIDE)
     paper = page.evaluate("getComputedStyle(document.querySelector('.g-panel')).backgroundColor")
     assert paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(24, 24, 27)")
+
+
+def test_a_table_that_was_hidden_shows_the_selected_column_when_it_appears(lens, tmp_path, visit_file):
+    html = LensGrid(lens, Selection(position=len(lens.targets) - 3)).page().html
+    hidden = html.replace('id="root"', 'id="root" style="display: none"', 1)
+    page = visit_file(Page(hidden).save(tmp_path / "hidden.html").as_uri(), {"width": 320, "height": 600})
+    page.evaluate("document.querySelector('#root').style.display = ''")
+    page.wait_for_function("document.querySelector('.g-scroll').scrollLeft > 0")
+    assert page.evaluate(INSIDE)

@@ -16,7 +16,7 @@ export function contributionsView({ model, el }) {
   body.append(asks, about, error, parts, text);
   el.append(frame);
   roving(parts);
-  let view = "bars", given = [], answers = new Map(), busy = null;
+  let view = "bars", given = [], answers = new Map(), busy = false, chosen = null;
   note.append(choose("View", [["bars", "Largest parts"], ["grid", "Layers and heads"]], view, (to) => { view = to; draw(); }));
   const field = (label, placeholder) => element("input", { type: "text", size: 12, maxLength: 100, placeholder, "aria-label": label, onchange: () => draw(), title: "Text of one token, often with a space before, or #id" });
   const token = field("Token", "that follows"), against = field("Contrast with", "runner-up");
@@ -24,8 +24,8 @@ export function contributionsView({ model, el }) {
 
   /** The prediction that is explained. */
   const question = () => {
-    const { position, token: chosen } = selected(model);
-    return { position, token: token.value || (chosen === null ? null : `#${chosen}`), against: against.value || null };
+    const { position, token: id } = selected(model);
+    return { position, token: token.value || (id === null ? null : `#${id}`), against: against.value || null };
   };
   const why = whyView(model, text, question);
 
@@ -45,6 +45,9 @@ export function contributionsView({ model, el }) {
   }
 
   function draw() {
+    const now = selected(model).token;
+    if (now !== chosen && now !== null) token.value = "";  // what was selected last holds
+    chosen = now;
     const asked = question(), key = JSON.stringify(asked), { sides } = model.get("data");
     let found = sides.map((_, i) => sent(i, asked)), message = "";
     if (found.includes(null) && canAsk(model)) {
@@ -73,11 +76,11 @@ export function contributionsView({ model, el }) {
   /** One request at a time; what is selected when it ends is drawn, or asked for. */
   async function request(asked, key) {
     if (busy) return;
-    busy = key;
+    busy = true;
     const kept = answers;
     const answer = await ask(model, "contributions", asked).catch((reason) => ({ error: reason.message }));
     kept.set(key, answer);
-    busy = null;
+    busy = false;
     draw();
   }
   return follow(model, rebuild, draw);

@@ -87,5 +87,8 @@ export function lensgridView({ model, el }) {
     columns[at].forEach((each, i) => { if (i) each.tabIndex = i === row + 1 ? 0 : -1; });
     columns[at][row + 1].focus({ preventScroll: true });
   };
-  return follow(model, () => { side = null; }, draw);
+  const end = follow(model, () => { side = null; }, draw);
+  const watch = new ResizeObserver(() => { if (at !== null) reveal(columns[at][row + 1]); });  // also when it is shown for the first time
+  watch.observe(scroll);
+  return () => { watch.disconnect(); end(); };
 }

@@ -31,7 +31,7 @@ export function choose(label, options, value, onchange) {
 export const isolated = (token) => `\u2068${token}\u2069`;
 
 /** A token as it stands out in a sentence. */
-export const chip = (token) => element("span", { className: "g-token g-chip" }, token);
+export const chip = (token) => element("span", { className: "g-token g-named" }, token);
 
 /** A number to a few digits; "–" for none. */
 export const shown = (value, digits = 3) => value === null || value === undefined || Number.isNaN(value) ? "–" : value.toFixed(digits);

@@ -41,12 +41,12 @@ function rowsOf(of, position, count) {
 }
 
 function bar(model, { word, token, probability, rank, follows }, most) {
-  const pressed = selected(model).token === token;
+  const pressed = selected(model).token === token, share = 100 * probability / Math.max(most, 1e-9);
   return element("button", {
     className: follows ? "g-choice g-follows" : "g-choice", type: "button", "aria-pressed": String(pressed), onclick: () => select(model, { token: pressed ? null : token }),
     title: `${isolated(word)}: ${(100 * probability).toPrecision(3)} %, rank ${rank.toLocaleString("en-US")}${follows ? "; the text continues with it" : ""}` },
   element("span", { className: "g-token" }, word),
-  element("span", { className: "g-track" }, element("i", { style: `width: ${(100 * probability / Math.max(most, 1e-9)).toFixed(2)}%` }), follows ? element("small", {}, "in the text") : null),
+  element("span", { className: "g-track" }, element("i", { style: `width: ${share.toFixed(2)}%` }), follows ? element("small", { style: share > 55 ? `right: ${(100 - share).toFixed(2)}%; color: #18181b` : `left: ${share.toFixed(2)}%` }, "in the text") : null),
   element("span", { className: "g-value" }, percent(probability)));
 }
 
