@@ -27,6 +27,7 @@ def jupyter(tmp_path_factory):
     """The address of a JupyterLab whose folder holds the notebook."""
     folder = tmp_path_factory.mktemp("jupyter")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, folder / "explore.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -67,7 +68,7 @@ def test_clicks_reach_the_kernel_and_assignments_move_the_picture(chromium, jupy
     page, requests = context.new_page(), []
     page.on("request", lambda request: requests.append(request.url))
     page.goto(f"{jupyter}/lab/tree/explore.ipynb")
-    page.locator(".jp-Cell").nth(2).wait_for(timeout=PATIENCE)
+    page.get_by_text("| Idle").wait_for(timeout=PATIENCE)  # the kernel is there
     run_cell(page, 0)
     tokens = page.locator(".jp-OutputArea .gpt2lab .g-strip [role=option]")
     expect(tokens).to_have_count(10, timeout=PATIENCE)

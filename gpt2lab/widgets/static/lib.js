@@ -79,7 +79,6 @@ export const opacity = (share) => 0.04 + 0.81 * Math.min(1, Math.abs(share));
 /** Give an element with text the colour of a share; none: no colour. */
 export function paint(node, share) {
   node.style.background = share === null ? "" : heat(share);
-  node.classList.toggle("g-strong", Math.abs(share) > 0.7);
 }
 
 /** Call `redraw` when the page turns dark or light; returns what ends that. */
