@@ -102,6 +102,7 @@ export function ablationView({ model, el }) {
     const now = selected(model), wanted = { off: now.off, mlps, mean: mean.checked }, key = keyOf(wanted);
     if (canAsk(model) && key !== asked) {
       asked = key;
+      drawn = null;
       errors = [];
       failure.hidden = true;
       pending = now.off.length + mlps.length > 0;
