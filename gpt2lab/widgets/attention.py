@@ -80,9 +80,9 @@ def attention_part(
     layer, head  whose q and k are packed first
     room         bytes; q and k of more heads than the first are packed as far as all weights and they take no more
 
-    returns  {layers, levels, error, weights, places, vectors, width, scaling, rule} of each trace:
+    returns  {layers, levels, bound, weights, places, vectors, width, scaling, rule} of each trace:
              weights         a byte per weight, (layers, H, T(T+1)/2), deflated, in base64
-             levels, error   what a weight of 1 is stored as; the largest error of a weight that is read back
+             levels, bound   what a weight of 1 is stored as; the largest error of a weight that is read back
              places          [layer, head] whose q and k are in vectors: float32 (places, 2, T, K), deflated, in base64
              width, scaling  K, and what q·k is multiplied by in each layer of the model; rule says how that is chosen
 
@@ -206,7 +206,7 @@ def carried_heads(
 def _packed(trace: Trace, layers: Sequence[int]) -> dict:
     levels = 127 if len(trace.tokens) >= LONG else 255
     codes, error = pack(trace, layers, levels)
-    return {"layers": list(layers), "levels": levels, "error": error, "weights": _deflated(codes)}
+    return {"layers": list(layers), "levels": levels, "bound": error, "weights": _deflated(codes)}
 
 
 def _vectors(trace: Trace, places: Sequence[tuple[int, int]]) -> dict:

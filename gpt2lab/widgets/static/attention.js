@@ -115,9 +115,9 @@ export function attentionView({ model, el, textPlace = null }) {
   function boundOf(query) {
     const { stores, layer, heads } = current();
     return stores.map((store) => {
-      if (!state.first) return store.error;
+      if (!state.first) return store.bound;
       const rest = Math.min(...heads.map((head) => 1 - store.triangle(layer, head)[start(query)]));
-      return Math.min(1, 2 * store.error / Math.max(rest, store.error));
+      return Math.min(1, 2 * store.bound / Math.max(rest, store.bound));
     }).reduce((a, b) => a + b, 0);
   }
   const weightAt = (query, key) => { const { values, error } = rowNow(query); return { value: values[key], error }; };

@@ -83,7 +83,7 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     grid.classList.toggle("g-pictures", shows === "attention" || shows === "rest");
     if (!option) return;
     const [, , [title, unit, definition], values, differs] = option;
-    about.textContent = `${definition}${unit ? ` In ${unit}.` : ""}${both && !same ? " The models have different shapes, and no difference: the first is shown." : ""}`;
+    about.textContent = `${definition}${unit ? ` Unit: ${unit}.` : ""}${both && !same ? " The models have different shapes, and no difference: the first is shown." : ""}`;
     if (!values) return pictures(mine, of);
     const numbers = values(), all = numbers.flat().filter((value) => value !== null).map(Math.abs);
     const most = !differs && unit.includes("0 to 1") ? 1 : Math.max(1e-9, ...all), digits = Math.max(...all) >= 9.995 ? 1 : 2;

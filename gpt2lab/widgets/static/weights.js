@@ -14,15 +14,15 @@ export function weightsOf(side) {
 
 class Weights {
   constructor(side) {
-    Object.assign(this, { side, T: side.tokens.length, error: 0, layers: new Map(), decoded: new Map(), pairs: new Map() });
+    Object.assign(this, { side, T: side.tokens.length, bound: 0, layers: new Map(), decoded: new Map(), pairs: new Map() });
     this.ready = this.add(side.attention);
   }
 
   /** Take a part that Python packed: weights of layers, q and k of heads, or both. */
-  async add({ layers = [], levels, error, weights, places = [], vectors }) {
+  async add({ layers = [], levels, bound, weights, places = [], vectors }) {
     const { T, side } = this, size = start(T) * side.heads, codes = weights && await inflate(weights);
     layers.forEach((layer, i) => this.layers.set(layer, { levels, codes: codes.subarray(i * size, (i + 1) * size) }));
-    this.error = Math.max(this.error, error ?? 0);
+    this.bound = Math.max(this.bound, bound ?? 0);
     if (!places.length) return;
     const floats = new Float32Array((await inflate(vectors)).buffer), each = 2 * T * side.attention.width;
     places.forEach(([layer, head], i) => this.pairs.set(`${layer}.${head}`, floats.subarray(i * each, (i + 1) * each)));
