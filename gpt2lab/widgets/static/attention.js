@@ -1,4 +1,4 @@
-import { canAsk, cell, choose, colour, download, element, follow, heat, isolated, onTheme, paint, panel, select, selected, sideSelect, signed } from "./lib.js";
+import { canAsk, cell, choose, colour, download, element, follow, heat, isolated, onTheme, paint, panel, select, selected, sideSelect, signed, subjectOf } from "./lib.js";
 import { comparable, exactRow, fetchPart, largest, matrixOf, picture, share, start, weightsOf } from "./weights.js";
 import { canvasPen, svgPen } from "./pen.js";
 
@@ -22,7 +22,7 @@ export function attentionView({ model, el, textPlace = null }) {
   const state = { heads: [0], other: null, together: "mean", threshold: 0, first: false, root: true, view: "heatmap", mode: "to", all: false };
   let preview = null;  // a head under the pointer: {layer, head}
   let hovered = null;  // a pair under the pointer: {position, other}
-  let was = {}, spans = [], cached = {}, fetching = new Set(), map = {};
+  let was = {}, spans = [], cached = {}, fetching = new Set(), map = {}, subject = null;
 
   // ---- the parts of the view -------------------------------------------------------------------------------
 
@@ -488,7 +488,8 @@ export function attentionView({ model, el, textPlace = null }) {
     const head = (value, label, onclick, style = null) => button(label, onclick, { value, style, "aria-label": value === "all" ? "All heads" : `Head ${value}` });
     headBar.replaceChildren(...Array.from({ length: H }, (_, i) => head(i, i, () => change({ heads: toggled(i) }), `--colour: ${COLOURS[i % COLOURS.length]}`)),
       head("all", "all", () => change({ heads: Array.from({ length: H }, (_, i) => i) })));
-    was = {};
+    if (subject !== subjectOf(model)) was = {};
+    subject = subjectOf(model);
     fetching = new Set();
     readColours();
     buildText();

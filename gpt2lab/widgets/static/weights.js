@@ -8,8 +8,8 @@ const stores = new WeakMap();
 
 /** The weights of a side, unpacked once for all views. */
 export function weightsOf(side) {
-  if (!stores.has(side)) stores.set(side, new Weights(side));
-  return stores.get(side);
+  if (!stores.has(side.attention)) stores.set(side.attention, new Weights(side));
+  return stores.get(side.attention);
 }
 
 class Weights {
