@@ -16,8 +16,8 @@ from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.trace import Trace, trace
 from gpt2lab.model.lab import load_model
 from gpt2lab.pages.explorer import explorer_page
-from gpt2lab.widgets.attention import Attention, attention_data
-from gpt2lab.widgets.base import Selection
+from gpt2lab.widgets.attention import Attention, answer_for, attention_data
+from gpt2lab.widgets.base import Selection, answered
 
 TEXT = "The moon is a small world that goes around the earth.\nThe sea follows it."
 HOSTILE = (
@@ -749,25 +749,26 @@ def test_layer_that_is_not_in_a_file_is_said_to_be_missing(alone, seen):
     expect(page.locator(HOVER)).to_contain_text("9 “")
 
 
-def test_layer_and_q_and_k_that_were_not_sent_are_asked_for(visit, tmp_path, seen):
+def test_layer_and_q_and_k_that_were_not_sent_are_asked_for_once(visit, tmp_path, seen):
     """A page whose model asks a function of the page, as Gradio's does."""
-    widget = Attention(seen, Selection(9, 1, 2), layers=[1])
-    page = visit(widget.save(tmp_path / "view.html").as_uri(), "[data-drawn=true]")
-    page.expose_function("python", lambda kind, options: widget._answer(kind, options))
+    path = explorer_page(seen, layer=1, head=2, layers=[1]).save(tmp_path / "page.html")
+    page, answer = visit(path.as_uri()), answer_for(seen)
+    page.expose_function("python", lambda kind, options: answered(answer, kind, options))
     page.evaluate("""async () => {
-        const state = JSON.parse(document.getElementById("state").textContent), place = document.createElement("div");
+        const state = JSON.parse(document.getElementById("state").textContent), root = document.createElement("div");
         const code = [...document.scripts].at(-1).textContent.split("view.render(")[0];
         const { lib, view } = new Function(`${code}; return { lib, view };`)();
-        document.getElementById("root").replaceChildren(place);
+        document.getElementById("root").replaceWith(Object.assign(root, { id: "root", className: "gpt2lab" }));
         state.data.sides[0].attention.places = [];
-        window.model = lib.fileModel(state);
         window.asked = [];
-        model.ask = (kind, options) => { asked.push(kind); return python(kind, options); };
-        view.render({ model, el: place });
-        document.getElementById("root").view = place.view;
+        const model = { ...lib.fileModel(state), ask: (kind, options) => { asked.push(kind); return python(kind, options); } };
+        view.render({ model, el: root });
     }""")
-    page.get_by_label("Layer", exact=True).select_option("3")
+    thumbnails = page.locator(".g-cell canvas")
+    expect(thumbnails).to_have_count(seen.n_heads)
+    page.get_by_role("gridcell", name="Layer 3, head 2:").click()
     expect(page.locator(TITLE)).to_have_text("Layer 3, head 2")
+    expect(thumbnails).to_have_count(2 * seen.n_heads)
     assert np.abs(np.array(page.evaluate(SHOWN)) - triangle(seen.attention(3, 2))).max() <= 0.01
     change(page, position=8, other=3)
     expect(page.locator(FORMULA)).to_contain_text("softmax over")

@@ -1,5 +1,5 @@
 import { canAsk, cell, choose, colour, download, element, follow, heat, isolated, onTheme, paint, panel, select, selected, sideSelect, signed, subjectOf } from "./lib.js";
-import { comparable, exactRow, fetchPart, largest, matrixOf, picture, share, start, weightsOf } from "./weights.js";
+import { arrivals, comparable, exactRow, fetchPart, largest, matrixOf, picture, share, start, weightsOf } from "./weights.js";
 import { canvasPen, svgPen } from "./pen.js";
 
 // Who attends to whom: a heatmap, lines or the coloured text of the selected head, or of several heads of its layer together.
@@ -22,7 +22,7 @@ export function attentionView({ model, el, textPlace = null }) {
   const state = { heads: [0], other: null, together: "mean", threshold: 0, first: false, root: true, view: "heatmap", mode: "to", all: false };
   let preview = null;  // a head under the pointer: {layer, head}
   let hovered = null;  // a pair under the pointer: {position, other}
-  let was = {}, spans = [], cached = {}, fetching = new Set(), map = {}, subject = null;
+  let was = {}, spans = [], cached = {}, map = {}, subject = null;
 
   // ---- the parts of the view -------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ export function attentionView({ model, el, textPlace = null }) {
     const { T, tokens } = current(), width = Math.min(720, body.clientWidth), ruler = heatmap.getContext("2d");
     const names = tokens.map((token) => [...token].length > 12 ? `${[...token].slice(0, 11).join("")}…` : token);
     ruler.font = SMALL;
-    const longest = Math.min(width / 3, Math.ceil(Math.max(...names.map((name) => ruler.measureText(name).width))) + 10);
+    const longest = Math.min(width / (width < 480 ? 4 : 3), Math.ceil(Math.max(...names.map((name) => ruler.measureText(name).width))) + 10);
     const labelled = (width - longest - 2) / T >= 9, edge = labelled ? longest : 34;
     let size = Math.min(19, (width - edge - 2) / T, labelled ? 99 : HEIGHT / T);
     if (size >= 6) size = Math.floor(size);
@@ -279,7 +279,7 @@ export function attentionView({ model, el, textPlace = null }) {
     products.replaceChildren();
     if (!found) {
       formula.textContent = canAsk(model) ? "Loading q and k…" : `This page has q and k of ${carried(stores[0])}; save it with layer ${layer}, head ${heads[0]} selected to see this pair.`;
-      return fetchOnce("qk", { layer, head: heads[0] });
+      return need("qk", { layer, head: heads[0] });
     }
     const { q, k, K, scaling, rule } = found, { scores, weights } = exactRow(found, query);
     const table = Array.from({ length: K }, (_, d) => [d, q[query * K + d], k[key * K + d], q[query * K + d] * k[key * K + d]]);
@@ -305,13 +305,7 @@ export function attentionView({ model, el, textPlace = null }) {
     fill(rows, ["", head, error ? `weight ± ${bound(error)}` : "weight"], entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).map(([i, weight]) => [i, tokens[i], number(weight, error ? 4 : 6)]));
   }
 
-  /** Ask Python once for what is missing; draw again when it is here. */
-  function fetchOnce(kind, options) {
-    const key = JSON.stringify([kind, options]);
-    if (!canAsk(model) || fetching.has(key)) return;
-    fetching.add(key);
-    fetchPart(model, kind, options).then(() => { trouble.hidden = true; draw(); }, (error) => tell(error.message));
-  }
+  const need = (kind, options) => fetchPart(model, kind, options).catch((error) => tell(error.message));
   const tell = (line) => Object.assign(trouble, { textContent: line, hidden: false });
 
   /** Draw what the pointer changes. */
@@ -333,7 +327,7 @@ export function attentionView({ model, el, textPlace = null }) {
     const shown = current(), waits = !present(shown);
     for (const part of [heatmap, scroll, text, legend, hover]) part.hidden = waits;
     title.textContent = waits ? `Layer ${shown.layer}: ${canAsk(model) ? "loading…" : "not in this page."}` : `${partName()}${now.off.some(([layer, head]) => layer === shown.layer && shown.heads.includes(head)) ? " (off)" : ""}`;
-    if (waits) return shown.stores.every((store) => store.layers.size) && fetchOnce("attention", { layer: shown.layer });
+    if (waits) return shown.stores.every((store) => store.layers.size) && need("attention", { layer: shown.layer });
     heatmap.hidden = state.view !== "heatmap";
     scroll.hidden = state.view !== "lines";
     text.hidden = !textPlace && state.view !== "text";
@@ -490,7 +484,6 @@ export function attentionView({ model, el, textPlace = null }) {
       head("all", "all", () => change({ heads: Array.from({ length: H }, (_, i) => i) })));
     if (subject !== subjectOf(model)) was = {};
     subject = subjectOf(model);
-    fetching = new Set();
     readColours();
     buildText();
     Promise.all(sides.filter((side) => side.attention).map((side) => weightsOf(side).ready)).then(draw,
@@ -507,8 +500,10 @@ export function attentionView({ model, el, textPlace = null }) {
     cellAt: (query, key) => ({ x: map.edge + (key + 0.5) * map.size, y: (query + 0.5) * map.size }),
   };
   const end = follow(model, rebuild, draw), endTheme = onTheme(() => { readColours(); draw(); });
+  const arrived = () => { trouble.hidden = true; draw(); };
+  arrivals.addEventListener("arrived", arrived);
   let width = body.clientWidth;
   const resized = new ResizeObserver(() => { if (body.clientWidth !== width) { width = body.clientWidth; draw(); } });
   resized.observe(body);
-  return () => { end(); endTheme(); resized.disconnect(); };
+  return () => { end(); endTheme(); resized.disconnect(); arrivals.removeEventListener("arrived", arrived); };
 }

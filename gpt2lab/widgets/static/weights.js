@@ -1,4 +1,4 @@
-import { ask, inflate, opacity } from "./lib.js";
+import { ask, canAsk, inflate, opacity } from "./lib.js";
 
 // Attention weights as widgets/attention.py packs them. A triangle holds those of a head, row after row, up to each token itself.
 
@@ -87,12 +87,23 @@ export function largest(matrix) {
   return most;
 }
 
-/** Ask Python for the weights of a layer ("attention"), or for q and k of a head ("qk"). Rejects with a sentence. */
+const asked = new WeakMap();  // by the first side's packed weights: what Python was asked for
+export const arrivals = new EventTarget();  // "arrived": there is more to draw
+
+/** Ask Python, once, for the weights of a layer ("attention"), or for q and k of a head ("qk"). Rejects with a sentence. */
 export async function fetchPart(model, kind, options) {
-  const { sides } = model.get("data"), answers = (await ask(model, kind, options)).sides;
-  await Promise.all(answers.map((answer, i) => answer.error ? null : weightsOf(sides[i]).add(answer)));
-  const failed = answers.find((answer) => answer.error);
-  if (failed) throw new Error(failed.error);
+  const { sides } = model.get("data"), key = JSON.stringify([kind, options]), before = asked.get(sides[0].attention) ?? new Set();
+  if (!canAsk(model) || before.has(key)) return;
+  asked.set(sides[0].attention, before.add(key));
+  try {
+    const answers = (await ask(model, kind, options)).sides;
+    await Promise.all(answers.map((answer, i) => answer.error ? null : weightsOf(sides[i]).add(answer)));
+    arrivals.dispatchEvent(new Event("arrived"));
+    if (answers.every((answer) => answer.error)) throw new Error(answers[0].error);  // a smaller model may lack what another has
+  } catch (error) {
+    before.delete(key);
+    throw error;
+  }
 }
 
 /** How strong the colour of a value is, −1 to 1. */
