@@ -1,4 +1,4 @@
-"""The attention explorer against bertviz' head view, and a trace against eager attention, side by side.
+"""The attention page against bertviz' head view, and a trace against eager attention, side by side.
 
     python benchmarks/attention.py [--repeat 3] [--skip browser|trace]
 
@@ -31,7 +31,7 @@ let last = performance.now();
 const frame = (now) => {
     longestFrame = Math.max(longestFrame, now - last);
     last = now;
-    if (document.body?.dataset.drawn !== "true") requestAnimationFrame(frame);
+    if (!document.querySelector(".g-headgrid[data-drawn]")) requestAnimationFrame(frame);
 };
 requestAnimationFrame(frame);"""
 ROW = "{:<44} {:>12} {:>12} {:>9} {:>8}"
@@ -132,7 +132,7 @@ def seconds_to_drawn(browser, path: Path, side: str) -> tuple[float, float]:
     page.add_init_script(FRAMES)
     begun = time.perf_counter()
     page.goto(path.as_uri())
-    page.locator("body[data-drawn=true]" if side == "ours" else "#attention line").first.wait_for(state="attached")
+    page.locator(".g-headgrid[data-drawn]" if side == "ours" else "#attention line").first.wait_for(state="attached")
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     took = time.perf_counter() - begun
     frame = page.evaluate("longestFrame")

@@ -8,7 +8,6 @@ take about a megabyte, a layer of 12 heads at 1,024 tokens five at most.
 import base64
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,8 @@ from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.inspection.attention import Attention as Weights
 from gpt2lab.inspection.compare import Comparison
 from gpt2lab.inspection.trace import Trace
-from gpt2lab.widgets.base import Answer, Selection, Widget, answered
+from gpt2lab.model.lab import Lab
+from gpt2lab.widgets.base import Answer, Selection, Widget
 from gpt2lab.widgets.data import side_of
 
 MAX_WEIGHTS = 8_000_000  # in a page: a layer of 12 heads at 1,024 tokens has 6.3 million; one layer is always there
@@ -80,9 +80,9 @@ def attention_part(
     layer, head  whose q and k are packed first
     room         bytes; q and k of more heads than the first are packed as far as all weights and they take no more
 
-    returns  {layers, levels, error, weights, places, vectors, width, scaling, rule} of each trace:
+    returns  {layers, levels, bound, weights, places, vectors, width, scaling, rule} of each trace:
              weights         a byte per weight, (layers, H, T(T+1)/2), deflated, in base64
-             levels, error   what a weight of 1 is stored as; the largest error of a weight that is read back
+             levels, bound   what a weight of 1 is stored as; the largest error of a weight that is read back
              places          [layer, head] whose q and k are in vectors: float32 (places, 2, T, K), deflated, in base64
              width, scaling  K, and what q·k is multiplied by in each layer of the model; rule says how that is chosen
 
@@ -98,13 +98,13 @@ def attention_part(
     return parts
 
 
-def answer_attention(lab: Any, seen: Trace, options: dict) -> dict:
+def answer_attention(lab: Lab | None, seen: Trace, options: dict) -> dict:
     """The weights of a layer that was not sent, {layer}, as in `attention_part`. Raises: LabError for no such layer."""
     layer = whole_number("layer", options.get("layer"), 0, seen.n_layers - 1)
     return _packed(seen, [layer])
 
 
-def answer_qk(lab: Any, seen: Trace, options: dict) -> dict:
+def answer_qk(lab: Lab | None, seen: Trace, options: dict) -> dict:
     """q and k of a head, {layer, head}: places and vectors as in `attention_part`. Raises: LabError for no such head."""
     layer = whole_number("layer", options.get("layer"), 0, seen.n_layers - 1)
     head = whole_number("head", options.get("head"), 0, seen.n_heads - 1)
@@ -119,12 +119,7 @@ def answer_for(seen: Trace | Comparison) -> Answer:
 
     def answer(kind: str, options: dict) -> dict:
         of_side = ANSWERS[choice("kind", kind, ANSWERS)]
-        return {
-            "sides": [
-                answered(lambda _, asked, one=trace: of_side(None, one, asked), kind, options)
-                for trace in traces_of(seen)
-            ]
-        }
+        return {"sides": [of_side(None, trace, options) for trace in traces_of(seen)]}
 
     return answer
 
@@ -206,7 +201,7 @@ def carried_heads(
 def _packed(trace: Trace, layers: Sequence[int]) -> dict:
     levels = 127 if len(trace.tokens) >= LONG else 255
     codes, error = pack(trace, layers, levels)
-    return {"layers": list(layers), "levels": levels, "error": error, "weights": _deflated(codes)}
+    return {"layers": list(layers), "levels": levels, "bound": error, "weights": _deflated(codes)}
 
 
 def _vectors(trace: Trace, places: Sequence[tuple[int, int]]) -> dict:

@@ -603,8 +603,8 @@ def test_attention_compares_two_models_and_two_texts(call, here, tiny_folder, ti
             np.testing.assert_allclose(found["weights"][0], first, atol=1e-6)
             assert np.abs(found["other_weights"][0] - first).max() > 1e-3
         assert call("attention", *arguments, "--out", "a.html")[0] == 0
-        data = re.search('id="explorer-data">(.*?)</script>', (here / "a.html").read_text(), re.DOTALL).group(1)
-        assert len(json.loads(data)["sides"]) == 2
+        state = re.search('id="state">(.*?)</script>', (here / "a.html").read_text(), re.DOTALL).group(1)
+        assert len(json.loads(state)["data"]["sides"]) == 2
 
 
 def test_attention_maps_a_score_of_every_head(call, here, tiny_folder, tiny_lab):

@@ -130,8 +130,9 @@ def test_page_shows_the_part_first(tiny_trace, part):
     options, layers, heads = PARTS[part]
     page = attention_file(tiny_trace, "html", **options).decode("utf-8")
     assert page.startswith("<!doctype html>")
-    data = json.loads(re.search('id="explorer-data">(.*?)</script>', page, re.DOTALL).group(1))
-    assert (data["layers"], data["layer"], data["chosen"]) == (layers, layers[0], heads)
+    state = json.loads(re.search('id="state">(.*?)</script>', page, re.DOTALL).group(1))
+    [side], selection = state["data"]["sides"], state["selection"]
+    assert (side["attention"]["layers"], selection["layer"], state["data"]["chosen"]) == (layers, layers[0], heads)
 
 
 @each_part

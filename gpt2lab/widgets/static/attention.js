@@ -1,17 +1,11 @@
-import { canAsk, cell, choose, colour, download, element, follow, heat, isolated, onTheme, paint, panel, select, selected, sideSelect, signed } from "./lib.js";
-import { comparable, exactRow, fetchPart, largest, matrixOf, picture, share, start, weightsOf } from "./weights.js";
+import { canAsk, cell, choose, colour, download, element, follow, heat, isolated, onTheme, paint, panel, select, selected, sideSelect, signed, subjectOf } from "./lib.js";
+import { arrivals, comparable, exactRow, fetchPart, largest, matrixOf, picture, share, start, weightsOf } from "./weights.js";
 import { canvasPen, svgPen } from "./pen.js";
+import { COLOURS, heatmapPlot, linesPlot, ROW } from "./plots.js";
 
 // Who attends to whom: a heatmap, lines or the coloured text of the selected head, or of several heads of its layer together.
 // The selected position is the token that attends ("to") or is attended to ("by"); `other` is the token at the pair's other end.
 
-const LEAST_LINE = 0.01;  // of the strongest there can be: fainter lines cannot be seen
-const ROW = 20;  // pixels of a token in the lines
-const HEIGHT = 560;  // pixels of the lines in sight
-const MOST_LINES = 8000;  // drawn at once, the heaviest of those in sight: more make scrolling halt
-const SMALL = "11.5px ui-monospace, monospace";
-// Distinguishable with colour blindness. Source: Martin Krzywinski, Designing for Color Blindness, 12-colour palette
-const COLOURS = ["#9f0162", "#009f81", "#ff5aaf", "#00fccf", "#8400cd", "#008df9", "#00c2f9", "#ffb2fd", "#a40122", "#e20134", "#ff6e3a", "#ffc33b"];
 const VIEWS = { heatmap: "Heatmap", lines: "Lines", text: "Text" };
 const clamp = (value, most) => Math.max(0, Math.min(most, value));
 const upTo = (error) => (Math.ceil(error * 1e4) / 1e4).toFixed(4);  // a bound is never rounded down
@@ -22,7 +16,7 @@ export function attentionView({ model, el, textPlace = null }) {
   const state = { heads: [0], other: null, together: "mean", threshold: 0, first: false, root: true, view: "heatmap", mode: "to", all: false };
   let preview = null;  // a head under the pointer: {layer, head}
   let hovered = null;  // a pair under the pointer: {position, other}
-  let was = {}, spans = [], cached = {}, fetching = new Set(), map = {};
+  let was = {}, spans = [], cached = {}, map = {}, subject = null;
 
   // ---- the parts of the view -------------------------------------------------------------------------------
 
@@ -115,9 +109,9 @@ export function attentionView({ model, el, textPlace = null }) {
   function boundOf(query) {
     const { stores, layer, heads } = current();
     return stores.map((store) => {
-      if (!state.first) return store.error;
+      if (!state.first) return store.bound;
       const rest = Math.min(...heads.map((head) => 1 - store.triangle(layer, head)[start(query)]));
-      return Math.min(1, 2 * store.error / Math.max(rest, store.error));
+      return Math.min(1, 2 * store.bound / Math.max(rest, store.bound));
     }).reduce((a, b) => a + b, 0);
   }
   const weightAt = (query, key) => { const { values, error } = rowNow(query); return { value: values[key], error }; };
@@ -163,41 +157,10 @@ export function attentionView({ model, el, textPlace = null }) {
     ink = { hot: colour(frame, "--g-hot"), cold: colour(frame, "--g-cold"), ink: css("--g-ink"), soft: css("--g-soft"), line: css("--g-line"), paper: css("--g-paper"), accent: css("--g-accent") };
     cached = {};
   }
-  const rgb = (values) => `rgb(${values.join(", ")})`;
 
+  const scene = () => { const { T, tokens, side } = current(); return { T, tokens, ink, difference: side === 2, ...state, ...pairOf(placeNow()) }; };
   function drawHeatmap(open = canvasPen) {
-    const { T, tokens } = current(), width = Math.min(720, body.clientWidth), ruler = heatmap.getContext("2d");
-    const names = tokens.map((token) => [...token].length > 12 ? `${[...token].slice(0, 11).join("")}…` : token);
-    ruler.font = SMALL;
-    const longest = Math.min(width / 3, Math.ceil(Math.max(...names.map((name) => ruler.measureText(name).width))) + 10);
-    const labelled = (width - longest - 2) / T >= 9, edge = labelled ? longest : 34;
-    let size = Math.min(19, (width - edge - 2) / T, labelled ? 99 : HEIGHT / T);
-    if (size >= 6) size = Math.floor(size);
-    const side = size * T, below = labelled ? longest : 18, pen = open(heatmap, edge + side + 2, side + below + 2, ink.paper);
-    map = { edge, size, side };
-    pen.imageSmoothingEnabled = false;
-    pen.font = SMALL;
-    pen.drawImage(pictureNow(Math.min(T, Math.max(1, Math.round(side * (window.devicePixelRatio || 1))))), edge, 0, side, side);
-    pen.fillStyle = ink.paper;
-    if (size >= 6) for (let i = 1; i <= T; i++) { pen.fillRect(edge, i * size - 1, side, 1); pen.fillRect(edge + i * size - 1, 0, 1, side); }
-    const { query, key } = pairOf(placeNow()), step = labelled ? 1 : Math.ceil(T / 8);
-    for (let i = 0; i < T; i += step) {
-      const name = labelled ? names[i] : i, at = (i + 0.5) * size;
-      pen.textAlign = "right";
-      pen.fillStyle = i === query ? ink.ink : ink.soft;
-      pen.fillText(labelled ? cut(pen, name, edge - 8) : name, edge - 7, Math.max(6, at));
-      pen.fillStyle = i === key ? ink.ink : ink.soft;
-      pen.save();
-      pen.translate(edge + at, side + 6);
-      pen.rotate(labelled ? -Math.PI / 2 : 0);
-      pen.textAlign = labelled ? "right" : "center";
-      pen.fillText(labelled ? cut(pen, name, below - 6) : name, 0, labelled ? 0 : 6);
-      pen.restore();
-    }
-    pen.strokeStyle = ink.accent;
-    pen.lineWidth = 2;
-    if (query !== null) pen.strokeRect(edge - 1, Math.max(1, query * size - 1), (query + 1) * size + 1, Math.max(size, 2));
-    if (key !== null) pen.strokeRect(edge + key * size - 1, Math.max(1, key * size - 1), Math.max(size, 2) + 1, side - key * size);
+    map = heatmapPlot(open, heatmap, { ...scene(), width: Math.min(720, body.clientWidth), picture: pictureNow });
   }
 
   /** The heatmap's picture; kept, so that the pointer's way across it draws only frames. */
@@ -208,44 +171,10 @@ export function attentionView({ model, el, textPlace = null }) {
   }
 
   function drawLines(open = canvasPen, whole = false) {
-    const { T, tokens, side, layer, heads, stores } = current(), width = scroll.clientWidth, total = T * ROW + 12, height = whole ? total : Math.min(total, HEIGHT);
-    if (!whole) room.style.height = `${total - height}px`;
-    const pen = open(lines, width, height, ink.paper), top = whole ? 0 : scroll.scrollTop, left = width * 0.34, right = width * 0.66;
-    const y = (i) => i * ROW + ROW / 2 + 6 - top, seen = (i) => y(i) > -ROW && y(i) < height + ROW, place = placeNow(), difference = side === 2;
-    pen.font = SMALL;
-    const label = (i, x, align, chosen) => {
-      pen.textAlign = align;
-      pen.fillStyle = chosen ? ink.ink : ink.soft;
-      pen.fillText(cut(pen, tokens[i], left - 12), x, y(i));
-    };
-    const { query, key } = pairOf(place), on = (i, j) => state.mode === "to" ? i === place.position : j === place.position;
-    for (let i = 0; i < T; i++) if (seen(i)) { label(i, left - 6, "right", state.all || i === query); label(i, right + 6, "left", state.all || i === key); }
-    const parts = heads.map((head) => ({ colour: heads.length > 1 ? COLOURS[head % COLOURS.length] : rgb(ink.hot), matrix: matrixOf(stores, layer, head, state.first) }));
-    const most = difference ? Math.max(...parts.map(({ matrix }) => largest(matrix))) || 1 : 1, least = Math.max(state.threshold, LEAST_LINE * most), drawn = [];
-    for (const { colour, matrix } of parts) for (let i = 0; i < T; i++) for (let j = 0; j <= i; j++) {
-      const weight = matrix[start(i) + j];
-      if (Math.abs(weight) < least || !(state.all || on(i, j)) || !(seen(i) || seen(j))) continue;
-      drawn.push({ i, j, strength: Math.min(1, Math.abs(weight) / most), colour: difference ? rgb(weight > 0 ? ink.hot : ink.cold) : colour });
-    }
-    drawn.sort((a, b) => a.strength - b.strength).splice(0, drawn.length - MOST_LINES);  // the heaviest are drawn last, on top
-    for (const { i, j, strength, colour } of drawn) {
-      pen.strokeStyle = colour;
-      pen.globalAlpha = state.root && !state.all ? Math.sqrt(strength) : strength;  // the roots of so many would fill the picture
-      pen.lineWidth = 1 + 2 * strength;
-      pen.beginPath();
-      pen.moveTo(left, y(i));
-      pen.lineTo(right, y(j));
-      pen.stroke();
-    }
-    pen.globalAlpha = 1;
-    lines.dataset.lines = drawn.length;  // for those who count
-  }
-
-  function cut(pen, name, width) {
-    const characters = [...name];
-    if (pen.measureText(name).width <= width) return name;
-    do characters.pop(); while (characters.length > 1 && pen.measureText(`${characters.join("")}…`).width > width);
-    return `${characters.join("")}…`;
+    const { layer, heads, stores } = current(), parts = heads.map((head) => ({ head, matrix: matrixOf(stores, layer, head, state.first) }));
+    const { count, below } = linesPlot(open, lines, { ...scene(), parts, width: scroll.clientWidth, top: whole ? 0 : scroll.scrollTop, whole });
+    if (!whole) room.style.height = `${below}px`;
+    lines.dataset.lines = count;  // for those who count
   }
 
   function drawText() {
@@ -279,7 +208,7 @@ export function attentionView({ model, el, textPlace = null }) {
     products.replaceChildren();
     if (!found) {
       formula.textContent = canAsk(model) ? "Loading q and k…" : `This page has q and k of ${carried(stores[0])}; save it with layer ${layer}, head ${heads[0]} selected to see this pair.`;
-      return fetchOnce("qk", { layer, head: heads[0] });
+      return need("qk", { layer, head: heads[0] });
     }
     const { q, k, K, scaling, rule } = found, { scores, weights } = exactRow(found, query);
     const table = Array.from({ length: K }, (_, d) => [d, q[query * K + d], k[key * K + d], q[query * K + d] * k[key * K + d]]);
@@ -305,13 +234,7 @@ export function attentionView({ model, el, textPlace = null }) {
     fill(rows, ["", head, error ? `weight ± ${bound(error)}` : "weight"], entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).map(([i, weight]) => [i, tokens[i], number(weight, error ? 4 : 6)]));
   }
 
-  /** Ask Python once for what is missing; draw again when it is here. */
-  function fetchOnce(kind, options) {
-    const key = JSON.stringify([kind, options]);
-    if (!canAsk(model) || fetching.has(key)) return;
-    fetching.add(key);
-    fetchPart(model, kind, options).then(() => { trouble.hidden = true; draw(); }, (error) => tell(error.message));
-  }
+  const need = (kind, options) => fetchPart(model, kind, options).catch((error) => tell(error.message));
   const tell = (line) => Object.assign(trouble, { textContent: line, hidden: false });
 
   /** Draw what the pointer changes. */
@@ -333,7 +256,7 @@ export function attentionView({ model, el, textPlace = null }) {
     const shown = current(), waits = !present(shown);
     for (const part of [heatmap, scroll, text, legend, hover]) part.hidden = waits;
     title.textContent = waits ? `Layer ${shown.layer}: ${canAsk(model) ? "loading…" : "not in this page."}` : `${partName()}${now.off.some(([layer, head]) => layer === shown.layer && shown.heads.includes(head)) ? " (off)" : ""}`;
-    if (waits) return shown.stores.every((store) => store.layers.size) && fetchOnce("attention", { layer: shown.layer });
+    if (waits) return shown.stores.every((store) => store.layers.size) && need("attention", { layer: shown.layer });
     heatmap.hidden = state.view !== "heatmap";
     scroll.hidden = state.view !== "lines";
     text.hidden = !textPlace && state.view !== "text";
@@ -488,8 +411,8 @@ export function attentionView({ model, el, textPlace = null }) {
     const head = (value, label, onclick, style = null) => button(label, onclick, { value, style, "aria-label": value === "all" ? "All heads" : `Head ${value}` });
     headBar.replaceChildren(...Array.from({ length: H }, (_, i) => head(i, i, () => change({ heads: toggled(i) }), `--colour: ${COLOURS[i % COLOURS.length]}`)),
       head("all", "all", () => change({ heads: Array.from({ length: H }, (_, i) => i) })));
-    was = {};
-    fetching = new Set();
+    if (subject !== subjectOf(model)) was = {};
+    subject = subjectOf(model);
     readColours();
     buildText();
     Promise.all(sides.filter((side) => side.attention).map((side) => weightsOf(side).ready)).then(draw,
@@ -506,8 +429,10 @@ export function attentionView({ model, el, textPlace = null }) {
     cellAt: (query, key) => ({ x: map.edge + (key + 0.5) * map.size, y: (query + 0.5) * map.size }),
   };
   const end = follow(model, rebuild, draw), endTheme = onTheme(() => { readColours(); draw(); });
+  const arrived = () => { trouble.hidden = true; draw(); };
+  arrivals.addEventListener("arrived", arrived);
   let width = body.clientWidth;
   const resized = new ResizeObserver(() => { if (body.clientWidth !== width) { width = body.clientWidth; draw(); } });
   resized.observe(body);
-  return () => { end(); endTheme(); resized.disconnect(); };
+  return () => { end(); endTheme(); resized.disconnect(); arrivals.removeEventListener("arrived", arrived); };
 }

@@ -62,7 +62,7 @@ export function attentionpageView({ model, el }) {
     const [{ attention, layers, heads: H, tokens }] = sides, sent = attention.layers;
     const part = sent.length < layers ? `${sent.length > 1 ? "layers" : "layer"} ${sent.join(", ")} of ${layers}` : counted(layers, "layer");
     about.textContent = [sides.map((side) => side.name).join(" and "), `${part} × ${counted(H, "head")}, ${counted(tokens.length, "token")}`,
-      `stored weights are within ${upTo(Math.max(...sides.map((side) => weightsOf(side).error)))} of the model's`, ...sides.map((side) => side.note).filter(Boolean)].join(" · ");
+      `stored weights are within ${upTo(Math.max(...sides.map((side) => weightsOf(side).bound)))} of the model's`, ...sides.map((side) => side.note).filter(Boolean)].join(" · ");
     view.change({ heads: chosen });
     fromAddress();
     view.onchange = note;

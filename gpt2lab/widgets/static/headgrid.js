@@ -1,5 +1,5 @@
 import { arrow, canAsk, choose, colour, element, follow, onTheme, paint, panel, select, selected, shown, sideSelect, signed } from "./lib.js";
-import { comparable, largest, matrixOf, picture, start, weightsOf } from "./weights.js";
+import { arrivals, comparable, fetchPart, largest, matrixOf, picture, start, weightsOf } from "./weights.js";
 
 // A cell per head, the last layer on top: coloured by a number, or a thumbnail of its attention. A click selects a head,
 // Shift-click switches it off or on.
@@ -73,6 +73,7 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     Promise.all(packed).then(() => { fill(); draw(); }, () => { about.textContent = "This browser cannot unpack the attention weights; use one of 2023 or later."; });
   }
 
+  const needsWeights = () => ["attention", "rest", "change"].includes(shows);
   const placeOf = (at) => ({ layer: L - 1 - Math.floor(at / H), head: at % H });
   const indexOf = (layer, head) => (L - 1 - layer) * H + head;
 
@@ -83,7 +84,7 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     grid.classList.toggle("g-pictures", shows === "attention" || shows === "rest");
     if (!option) return;
     const [, , [title, unit, definition], values, differs] = option;
-    about.textContent = `${definition}${unit ? ` In ${unit}.` : ""}${both && !same ? " The models have different shapes, and no difference: the first is shown." : ""}`;
+    about.textContent = `${definition}${unit ? ` Unit: ${unit}.` : ""}${both && !same ? " The models have different shapes, and no difference: the first is shown." : ""}`;
     if (!values) return pictures(mine, of);
     const numbers = values(), all = numbers.flat().filter((value) => value !== null).map(Math.abs);
     const most = !differs && unit.includes("0 to 1") ? 1 : Math.max(1e-9, ...all), digits = Math.max(...all) >= 9.995 ? 1 : 2;
@@ -140,6 +141,8 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     if (layers !== L || heads !== H) rebuild();
     else if (drawn !== side) fill();
     note.querySelectorAll("select").forEach((field) => { if (field.getAttribute("aria-label") === "Shown") field.value = side; });
+    const { layer } = selected(model), known = needsWeights() && weightsOf(now().of).layers;
+    if (known.size && !known.has(layer)) fetchPart(model, "attention", { layer }).catch((error) => { about.textContent = error.message; });
     off.setAttribute("aria-pressed", switching);
     clear.hidden = !without.length;
     mark();
@@ -162,5 +165,7 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
   };
 
   const end = follow(model, rebuild, draw), endTheme = onTheme(() => { fill(); draw(); });
-  return () => { drawing++; end(); endTheme(); };
+  const arrived = () => { if (needsWeights()) fill(); mark(); };
+  arrivals.addEventListener("arrived", arrived);
+  return () => { drawing++; end(); endTheme(); arrivals.removeEventListener("arrived", arrived); };
 }

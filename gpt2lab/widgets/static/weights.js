@@ -1,4 +1,4 @@
-import { ask, inflate, opacity } from "./lib.js";
+import { ask, canAsk, inflate, opacity } from "./lib.js";
 
 // Attention weights as widgets/attention.py packs them. A triangle holds those of a head, row after row, up to each token itself.
 
@@ -8,21 +8,21 @@ const stores = new WeakMap();
 
 /** The weights of a side, unpacked once for all views. */
 export function weightsOf(side) {
-  if (!stores.has(side)) stores.set(side, new Weights(side));
-  return stores.get(side);
+  if (!stores.has(side.attention)) stores.set(side.attention, new Weights(side));
+  return stores.get(side.attention);
 }
 
 class Weights {
   constructor(side) {
-    Object.assign(this, { side, T: side.tokens.length, error: 0, layers: new Map(), decoded: new Map(), pairs: new Map() });
+    Object.assign(this, { side, T: side.tokens.length, bound: 0, layers: new Map(), decoded: new Map(), pairs: new Map() });
     this.ready = this.add(side.attention);
   }
 
   /** Take a part that Python packed: weights of layers, q and k of heads, or both. */
-  async add({ layers = [], levels, error, weights, places = [], vectors }) {
+  async add({ layers = [], levels, bound, weights, places = [], vectors }) {
     const { T, side } = this, size = start(T) * side.heads, codes = weights && await inflate(weights);
     layers.forEach((layer, i) => this.layers.set(layer, { levels, codes: codes.subarray(i * size, (i + 1) * size) }));
-    this.error = Math.max(this.error, error ?? 0);
+    this.bound = Math.max(this.bound, bound ?? 0);
     if (!places.length) return;
     const floats = new Float32Array((await inflate(vectors)).buffer), each = 2 * T * side.attention.width;
     places.forEach(([layer, head], i) => this.pairs.set(`${layer}.${head}`, floats.subarray(i * each, (i + 1) * each)));
@@ -87,12 +87,23 @@ export function largest(matrix) {
   return most;
 }
 
-/** Ask Python for the weights of a layer ("attention"), or for q and k of a head ("qk"). Rejects with a sentence. */
+const asked = new WeakMap();  // by the first side's packed weights: what Python was asked for
+export const arrivals = new EventTarget();  // "arrived": there is more to draw
+
+/** Ask Python, once, for the weights of a layer ("attention"), or for q and k of a head ("qk"). Rejects with a sentence. */
 export async function fetchPart(model, kind, options) {
-  const { sides } = model.get("data"), answers = (await ask(model, kind, options)).sides;
-  await Promise.all(answers.map((answer, i) => answer.error ? null : weightsOf(sides[i]).add(answer)));
-  const failed = answers.find((answer) => answer.error);
-  if (failed) throw new Error(failed.error);
+  const { sides } = model.get("data"), key = JSON.stringify([kind, options]), before = asked.get(sides[0].attention) ?? new Set();
+  if (!canAsk(model) || before.has(key)) return;
+  asked.set(sides[0].attention, before.add(key));
+  try {
+    const answers = (await ask(model, kind, options)).sides;
+    await Promise.all(answers.map((answer, i) => answer.error ? null : weightsOf(sides[i]).add(answer)));
+    arrivals.dispatchEvent(new Event("arrived"));
+    if (answers.every((answer) => answer.error)) throw new Error(answers[0].error);  // a smaller model may lack what another has
+  } catch (error) {
+    before.delete(key);
+    throw error;
+  }
 }
 
 /** How strong the colour of a value is, −1 to 1. */
