@@ -89,7 +89,7 @@ def bundle(name: str) -> str:
 
     add(name)
     parts = [_scope(module) for module in order]
-    return "\n".join([*parts, f"export default {{ render: {name}.{name}View }};\n"])
+    return "\n".join([*parts, f"export default lib.mount({name}.{name}View);\n"])
 
 
 def _source(module: str) -> str:
@@ -129,7 +129,7 @@ def widget_page(
     """A view as an offline document that works without a kernel."""
     code = bundle(name).replace("export default", "const view =").replace("</script", "<\\/script")
     state = {"data": finite(data), "selection": asdict(selection)}
-    body = f"""<div class="{theme}"><div class="gpt2lab" id="root"></div></div>
+    body = f"""<div class="{theme}"><div id="root"></div></div>
 <script type="application/json" id="state">{script_json(state)}</script>
 <script type="module">
 {code}
@@ -142,7 +142,7 @@ def gradio_html(name: str) -> dict[str, str]:
     """What `gr.HTML` takes to show a view. Its value is {"data": …, "selection": …}; parts of a selection that it leaves out stay."""
     module = base64.b64encode(bundle(name).encode()).decode()
     return {
-        "html_template": "<div class='gpt2lab'></div>",
+        "html_template": "<div class='view'></div>",
         "js_on_load": ADAPTER.replace("MODULE", f"data:text/javascript;base64,{module}").replace(
             "STYLES", json.dumps(styles(name))
         ),
@@ -165,7 +165,7 @@ const model = {
   ask: server?.answer ? (kind, options) => server.answer({ kind, options, subject: state.data?.subject ?? null }) : null,
   is_app: true,
 };
-import("MODULE").then((module) => module.default.render({ model, el: element.querySelector(".gpt2lab") }));
+import("MODULE").then((module) => module.default.render({ model, el: element.querySelector(".view") }));
 watch("value", () => {
   const { data, selection } = props.value ?? {};
   state.selection = { ...state.selection, ...selection };

@@ -60,6 +60,19 @@ export function renew(container, children) {
 }
 const buttonsOf = (container) => [...container.querySelectorAll("button")];
 
+/** A view for anywidget: it starts once its element is in the page, where it has colours and a width. */
+export const mount = (view) => ({ render({ model, el }) {
+  let clean = null, ended = false;
+  const start = () => {
+    if (ended) return;
+    if (el.isConnected) clean = view({ model, el });
+    else requestAnimationFrame(start);
+  };
+  el.classList.add("gpt2lab");
+  start();
+  return () => { ended = true; clean?.(); };
+} });
+
 // ---- colours -------------------------------------------------------------------------------------------------
 
 /** A CSS variable of the view as [r, g, b], 0 to 255. */
