@@ -1,5 +1,6 @@
 """The grid of heads in a real browser: its numbers, selecting, switching off, small screens."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from playwright.sync_api import expect
 
+from gpt2lab.figures.heads import luminance
 from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.heads import SCORES, HeadScores
 from gpt2lab.inspection.trace import Trace
@@ -185,9 +187,17 @@ def test_many_heads_fit_a_phone_and_are_hit(visit, scores, L, H):
     assert selected(page) == f"Layer {L - 1}, head {H - 1}"
 
 
-def test_strong_colours_have_dark_numbers_on_dark_pages(visit, scores):
-    made = scores(2, 2)
-    made.induction[:] = torch.tensor([[1.0, 0.1], [0.1, 0.1]])
-    page = visit(HeadGrid(made), color_scheme="dark")
-    assert head(page, 0, 0).evaluate("cell => getComputedStyle(cell).color") == "rgb(24, 24, 27)"
-    assert head(page, 0, 1).evaluate("cell => getComputedStyle(cell).color") == "rgb(228, 228, 231)"
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_are_readable_on_every_colour(visit, scores, scheme):
+    made = scores(2, 25)
+    made.induction[:] = torch.linspace(0, 1, 50).view(2, 25)
+    page = visit(HeadGrid(made), color_scheme=scheme)
+    paper = {"light": (255, 255, 255), "dark": (24, 24, 27)}[scheme]
+    painted = page.locator(CELLS).evaluate_all(
+        "cells => cells.map(cell => [getComputedStyle(cell).backgroundColor, getComputedStyle(cell).color])"
+    )
+    for background, ink in painted:
+        *rgb, alpha = map(float, re.findall(r"[\d.]+", background))
+        mixed = [(alpha * part + (1 - alpha) * under) / 255 for part, under in zip(rgb, paper)]
+        lighter, darker = sorted((luminance(mixed), luminance([float(x) / 255 for x in re.findall(r"\d+", ink)])))[::-1]
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5, background
