@@ -11,7 +11,7 @@ from gpt2lab.files import write_bytes
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 DARK = (
     "color-scheme: dark; --ink: #e4e4e7; --paper: #18181b; --line: #3f3f46; --soft: #a1a1aa; "
-    "--accent: #a5b4fc; --hot: 212, 76, 18; --cold: 59, 110, 225;"
+    "--accent: #a5b4fc; --hot: 206, 72, 16; --cold: 59, 110, 225;"
 )
 LIGHT = "color-scheme: light; --ink: #18181b; --paper: #ffffff; --line: #d4d4d8; --soft: #52525b;"
 THEMES = {
