@@ -18,9 +18,9 @@ export function attentionpageView({ model, el }) {
     return new URLSearchParams({ ...state, other: other ?? "", heads: chosen, first: +first, root: +root, all: +all }).toString();
   }
 
-  /** Show what the address asks for; what this page does not have is passed over. */
-  function fromAddress() {
-    const asked = new URLSearchParams(location.hash.slice(1)), { sides } = model.get("data"), part = {};
+  /** Show a part of the state and, before it, what the address asks for; what this page does not have is passed over. */
+  function fromAddress(part = {}) {
+    const asked = new URLSearchParams(location.hash.slice(1)), { sides } = model.get("data");
     const whole = (name) => /^\d{1,6}$/.test(asked.get(name) ?? "") ? Number(asked.get(name)) : null;
     const within = (name, count) => { if (whole(name) !== null && whole(name) < count) part[name] = whole(name); };
     const among = (name, values) => { if (values.includes(asked.get(name))) part[name] = asked.get(name); };
@@ -63,8 +63,7 @@ export function attentionpageView({ model, el }) {
     const part = sent.length < layers ? `${sent.length > 1 ? "layers" : "layer"} ${sent.join(", ")} of ${layers}` : counted(layers, "layer");
     about.textContent = [sides.map((side) => side.name).join(" and "), `${part} × ${counted(H, "head")}, ${counted(tokens.length, "token")}`,
       `stored weights are within ${upTo(Math.max(...sides.map((side) => weightsOf(side).bound)))} of the model's`, ...sides.map((side) => side.note).filter(Boolean)].join(" · ");
-    view.change({ heads: chosen });
-    fromAddress();
+    fromAddress({ heads: chosen });
     view.onchange = note;
     document.body.dataset.ready = "true";
   }, () => {});
