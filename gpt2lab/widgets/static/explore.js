@@ -24,10 +24,11 @@ export function exploreView({ model, el }) {
   const sides = element("div", { className: "g-bar g-sides", role: "group", "aria-label": "Model shown" });
   const grid = element("div", { className: "g-grid" });
   el.append(sides, grid);
+  const preview = (head) => grid.querySelector(".g-attention").parentElement.view.preview(head);
   const made = PLACES.flatMap(([columns, ...views]) => {
     const place = element("div", { className: `g-place g-w${columns}` }, ...views.map(() => element("div")));
     grid.append(place);
-    return views.map((view, i) => view({ model, el: place.children[i] }));
+    return views.map((view, i) => view({ model, el: place.children[i], onhover: preview }));
   });
   const walk = folded(model, "Walkthrough of the block", walkthroughView);
   grid.append(element("div", { className: "g-place g-w12" }, walk));
