@@ -91,6 +91,7 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
 
         model.change(describe, model, status, api_name="describe_model")
         downloaded.then(describe, model, status, api_visibility="private")
+        uncover(downloaded.then(**explore.follow, api_visibility="private"), [explore.run["outputs"]])
         demo.load(
             arrive,
             model,

@@ -8,6 +8,7 @@ import gradio as gr
 
 from gpt2lab.app.events import ALONE, uncover, user_errors
 from gpt2lab.app.results import ResultCache
+from gpt2lab.data import hub
 from gpt2lab.errors import LabError
 from gpt2lab.pages.explore import explore_answer, explore_data, first_selection
 from gpt2lab.results import finite
@@ -28,11 +29,15 @@ PLACE = re.compile("[0-9]{1,6}")
 
 
 class ExploreTab(NamedTuple):
-    """What the app connects to other tabs: the choice of a second model, the text, and the event that explores it."""
+    """What the app connects to other tabs: the choice of a second model, the text, and the events that explore it.
+
+    follow  leaves the page as it is while a model is not downloaded
+    """
 
     compare: gr.Dropdown
     text: gr.Textbox
     run: dict
+    follow: dict
 
 
 def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, model: gr.Dropdown) -> ExploreTab:
@@ -72,6 +77,12 @@ def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, mode
         return value
 
     @user_errors
+    def follow(label: str, text: str, compare: str) -> dict:
+        models = [label] if compare in (None, ALONE) else [label, compare]
+        ready = all(hub.is_downloaded(results.store.location(name)) for name in models)
+        return run(label, text, compare) if ready else gr.skip()
+
+    @user_errors
     def open_link(request: gr.Request) -> tuple | list:
         query = request.query_params
         if "text" not in query:
@@ -90,11 +101,12 @@ def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, mode
 
     run_event = {"fn": run, "inputs": [model, text, compare], "outputs": page}
     uncover(gr.on([go.click, text.submit], **run_event, api_name="explore", show_progress="minimal"), [page])
+    follow_event = run_event | {"fn": follow}  # of a model that is not downloaded, its row says so
     for changed in (model.change, compare.input, examples.load_input_event.then):
-        uncover(changed(**run_event, api_visibility="private", show_progress="minimal"), [page])
+        uncover(changed(**follow_event, api_visibility="private", show_progress="minimal"), [page])
     opened = [tabs, model, text, compare, page]
     uncover(demo.load(open_link, None, opened, api_visibility="private", show_progress="hidden"), opened)
-    return ExploreTab(compare, text, run_event)
+    return ExploreTab(compare, text, run_event, follow_event)
 
 
 def page_value(results: ResultCache, label: str, text: str, compare: str | None) -> dict:

@@ -195,6 +195,10 @@ def one_side(lab: Lab | None, seen: ResidualTrace | None, **answers: Callable[..
     return lambda kind, options: {"sides": [answers[choice("kind", kind, answers)](lab, seen, options)]}
 
 
+class SelectionError(LabError, traitlets.TraitError):
+    """A selection that a widget does not have; traitlets puts the one before back."""
+
+
 class Widget(anywidget.AnyWidget):
     """A view of a result in Jupyter; `save` writes it as a page that works offline.
 
@@ -244,7 +248,13 @@ class Widget(anywidget.AnyWidget):
     @traitlets.validate("selection")
     def _fits(self, proposal: Any) -> Selection:
         """Raises: LabError for a token, layer or head that this widget does not have."""
-        selected, sides = proposal["value"], self.data["sides"]
+        try:
+            return self._checked(proposal["value"])
+        except LabError as error:
+            raise SelectionError("{error}", error=error) from None
+
+    def _checked(self, selected: Selection) -> Selection:
+        sides = self.data["sides"]
         side = sides[min(selected.side, len(sides) - 1)]
         whole_number("position", selected.position, 0, max(0, len(side["tokens"]) - 1))
         for layer, head in ((selected.layer, selected.head), *selected.off):

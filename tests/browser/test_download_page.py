@@ -81,6 +81,7 @@ def test_model_is_downloaded_when_asked_for_and_can_be_cancelled_and_resumed(pag
     page.locator("#model-download").click()
     expect(page.locator("#status")).to_contain_text("gpt2: ", timeout=30_000)
     expect(page.locator("#model-download-row")).to_be_hidden()
+    page.wait_for_function("document.querySelector('#explore-page .view').view.get('data').sides[0].name === 'gpt2'")
     assert hub.asked(f"gpt2/resolve/main/{WEIGHTS}")[-1] is not None  # a range
     expect(page.locator("[data-testid=toast-body]")).to_have_count(0)
 
@@ -115,6 +116,7 @@ def test_refused_download_is_one_toast_and_the_page_stays(page, hub):
 
 def test_training_with_a_model_that_is_not_downloaded_is_refused(page, hub):
     choose(page, "model", "gpt2-medium")
+    page.get_by_role("tab", name="Fine-tune").click()
     page.locator("#finetune-start").click()
     expect(page.locator("[data-testid=toast-body]")).to_contain_text(
         "gpt2-medium is not downloaded; choose it as Model"

@@ -71,7 +71,7 @@ def visit(chromium, app_url):
         contexts.append(chromium.new_context(viewport={"width": 1280, "height": 1000}))
         page = contexts[-1].new_page()
         page.goto(url)
-        page.get_by_role("tab", name="Fine-tune").wait_for()
+        page.get_by_role("tab", name="Fine-tune").click()
         return page
 
     yield open_one
@@ -127,6 +127,7 @@ def test_of_two_starts_one_is_refused_and_the_run_outlives_page_and_server_and_i
     at_work = psutil.Process(runs.read_status(run.folder).pid)
     at_work.suspend()  # else a slow machine has done all steps before the server is back
     page.reload()
+    page.get_by_role("tab", name="Fine-tune").click()
     expect(state(page)).to_contain_text(f"{run.id}: running", timeout=PATIENCE)
     restart()
     other = visit(url)
