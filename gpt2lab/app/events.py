@@ -67,11 +67,6 @@ def uncover(event: gr.events.Dependency, outputs: list) -> None:
     )
 
 
-def listen(trigger: Callable, handler: Callable, inputs: list, outputs: list, **options: Any) -> None:
-    """Call trigger(handler, …) so that the outputs keep their values after bad input."""
-    uncover(trigger(user_errors(handler), inputs, outputs, **options), outputs)
-
-
 class Stops:
     """A flag for each page with a running event, set by its Stop button.
 

@@ -9,7 +9,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from gpt2lab.figures.drawing import DPI, LINES, MAP, figure, for_dark_pages, heatmap, heatmap_side, label
+from gpt2lab.figures.drawing import LINES, MAP, figure, for_dark_pages, heatmap, heatmap_side, label
 from gpt2lab.inspection.ablation import Sweep
 from gpt2lab.inspection.attribution import Attribution
 from gpt2lab.inspection.compare import DISTANCE, Comparison
@@ -94,24 +94,6 @@ def head_map(
         for_dark_pages(figure)
     _mark_cells(axes, image, cells, LINES if dark else "0.4")  # after the paper's colours, which a cell's ink is not
     return figure
-
-
-def head_map_pitch(L: int, H: int) -> float:
-    """Pixels from one cell of the picture of `head_map` to the next."""
-    return _pitch(L, H) * DPI
-
-
-def head_map_cells(L: int, H: int) -> dict[tuple[int, int], tuple[float, float]]:
-    """The centre of each head's cell in the picture of `head_map`, by (layer, head).
-
-    returns  x from the left, y from the top, in pixels of the picture that `figure_bytes` makes
-    """
-    pitch = head_map_pitch(L, H)
-    return {
-        (layer, head): (LEFT * DPI + (head + 0.5) * pitch, TOP * DPI + (layer + 0.5) * pitch)
-        for layer in range(L)
-        for head in range(H)
-    }
 
 
 def head_map_rows(values: Tensor) -> list[tuple[str, ...]]:

@@ -15,12 +15,11 @@ from matplotlib.image import imread
 
 from gpt2lab.errors import LabError
 from gpt2lab.figures import heads as maps
-from gpt2lab.figures.drawing import LINES, MAX_LABELS, PAPER, figure_bytes
+from gpt2lab.figures.drawing import DPI, LINES, MAX_LABELS, PAPER, figure_bytes
 from gpt2lab.figures.heads import (
     MISSING,
     comparison_heatmaps,
     head_map,
-    head_map_cells,
     head_map_rows,
     rollout_heatmap,
 )
@@ -38,6 +37,16 @@ def drawn(values=VALUES, **options):
 
 def pixels(figure):
     return imread(BytesIO(figure_bytes(figure, "png")))[..., :3]  # (height, width, 3)
+
+
+def head_map_cells(L, H):
+    """The centre of each head's cell in the picture, by (layer, head): (x from the left, y from the top), in pixels."""
+    pitch = maps._pitch(L, H)
+    places = [(layer, head) for layer in range(L) for head in range(H)]
+    return {
+        (layer, head): ((maps.LEFT + (head + 0.5) * pitch) * DPI, (maps.TOP + (layer + 0.5) * pitch) * DPI)
+        for layer, head in places
+    }
 
 
 def words(figure):
