@@ -18,7 +18,7 @@ from gpt2lab.app.learn import build_learn_tab
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
 from gpt2lab.app.runs import escaped
-from gpt2lab.app.tasks import build_tasks_tab
+from gpt2lab.app.tasks import build_tasks
 from gpt2lab.data import hub
 from gpt2lab.data.sources import auto_choice
 from gpt2lab.errors import LabError
@@ -30,6 +30,9 @@ CSS = """
 .gradio-container { max-width: 1400px !important; margin: auto !important; }
 #finetune-log textarea { font-family: ui-monospace, monospace; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
+@media (max-width: 600px) { /* all tabs in sight */
+  .tab-wrapper button { padding: 0 7px !important; font-size: 14px !important; }
+}
 #bar h1 { margin: 0; } #status { font-size: 13px; }
 #explore-page .html-container { padding: 0; } #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
@@ -62,12 +65,12 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
                 explore = build_explore_tab(demo, results, tabs, model)
             with gr.Tab("Generate", id="generate", elem_id="tab-generate"):
                 generate = build_generate_tab(store, model)
-            with gr.Tab("Fine-tune", id="finetune", elem_id="tab-finetune"):
+                with gr.Accordion("Tasks: summarise, translate, answer", open=False, elem_id="tasks"):
+                    build_tasks(store, model)
+            with gr.Tab("Train", id="train", elem_id="tab-train"):
                 build_finetune_tab(demo, store, model, dark, downloads)
             with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate"):
                 other = build_evaluate_tab(results, model, dark, downloads)
-            with gr.Tab("Tasks", elem_id="tab-tasks"):
-                build_tasks_tab(store, model)
             with gr.Tab("Learn", elem_id="tab-learn"):
                 build_learn_tab(tabs)
         carried = generate.look.click(

@@ -1,4 +1,4 @@
-"""The Fine-tune tab: settings → cost estimate and start of a run; below, the list of runs."""
+"""The Train tab: settings → cost estimate and start of a run; below, the list of runs."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ Measured on two CPU cores, without a GPU:
 | a model of GPT-2 small's shape (124 M), all weights, blocks of 1,024, fp32 | 143–363 | one pass over WikiText-2 (2.4 M tokens): 1.8 to 4.7 hours |
 | the same in bf16, on a processor with bf16 units | 399 | 1.7 hours |
 
-A GPU is much faster; that was not measured here. **Estimate cost** in the Fine-tune tab (`--dry-run` on the command line)
+A GPU is much faster; that was not measured here. **Estimate cost** in the Train tab (`--dry-run` on the command line)
 measures a few steps on your machine and estimates training, validation, memory and disk before anything is started.
 
 ## Ways to cut the cost, and what they cost
@@ -62,7 +62,7 @@ WAYS = [
 PLACES = {
     "explore": "Explore a text",
     "generate": "Generate text",
-    "finetune": "Fine-tune a model",
+    "train": "Fine-tune a model",
     "evaluate": "Measure its perplexity",
 }
 DRAWING = """

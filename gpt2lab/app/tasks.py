@@ -1,4 +1,4 @@
-"""The Tasks tab: summarise, translate, answer, by the GPT-2 paper's prompts, which can be edited."""
+"""The tasks of the Generate tab: summarise, translate, answer, by the GPT-2 paper's prompts, which can be edited."""
 
 import time
 from collections.abc import Iterator
@@ -29,8 +29,8 @@ EXAMPLES = {
 QUESTION = "Who lays the eggs?"
 
 
-def build_tasks_tab(store: ModelStore, model: gr.Dropdown) -> None:
-    """Build the tab: a task and its text → prompt → the model's answer, as it is written."""
+def build_tasks(store: ModelStore, model: gr.Dropdown) -> None:
+    """Build the panel: a task and its text → prompt → the model's answer, as it is written."""
     gr.Markdown(
         "A language model only continues a text. The GPT-2 paper's tasks are texts whose continuation is the answer."
     )

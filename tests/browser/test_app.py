@@ -32,7 +32,8 @@ def test_the_first_page_says_what_is_loaded_and_why(page, lab):
 
 
 def test_tasks_are_done_by_the_package_s_recipes(page, lab):
-    open_tab(page, "Tasks")
+    open_tab(page, "Generate")
+    page.locator("#tasks").get_by_role("button", name="Tasks").click()
     page.locator("#tasks-task").get_by_label("translate").check()
     expect(page.locator("#tasks-examples textarea")).to_be_visible(timeout=PATIENCE)
     page.locator("#tasks-text textarea").fill("The moon is round.")

@@ -116,7 +116,7 @@ def test_refused_download_is_one_toast_and_the_page_stays(page, hub):
 
 def test_training_with_a_model_that_is_not_downloaded_is_refused(page, hub):
     choose(page, "model", "gpt2-medium")
-    page.get_by_role("tab", name="Fine-tune").click()
+    page.get_by_role("tab", name="Train").click()
     page.locator("#finetune-start").click()
     expect(page.locator("[data-testid=toast-body]")).to_contain_text(
         "gpt2-medium is not downloaded; choose it as Model"

@@ -71,7 +71,7 @@ def visit(chromium, app_url):
         contexts.append(chromium.new_context(viewport={"width": 1280, "height": 1000}))
         page = contexts[-1].new_page()
         page.goto(url)
-        page.get_by_role("tab", name="Fine-tune").click()
+        page.get_by_role("tab", name="Train").click()
         return page
 
     yield open_one
@@ -127,7 +127,7 @@ def test_of_two_starts_one_is_refused_and_the_run_outlives_page_and_server_and_i
     at_work = psutil.Process(runs.read_status(run.folder).pid)
     at_work.suspend()  # else a slow machine has done all steps before the server is back
     page.reload()
-    page.get_by_role("tab", name="Fine-tune").click()
+    page.get_by_role("tab", name="Train").click()
     expect(state(page)).to_contain_text(f"{run.id}: running", timeout=PATIENCE)
     restart()
     other = visit(url)
@@ -160,7 +160,7 @@ def test_of_two_starts_one_is_refused_and_the_run_outlives_page_and_server_and_i
     other.get_by_role("tab", name="Generate").click()
     other.locator("#generate-go").click()
     expect(other.locator("#generate-ending")).to_contain_text(re.compile("ended|reached"), timeout=PATIENCE)
-    other.get_by_role("tab", name="Fine-tune").click()
+    other.get_by_role("tab", name="Train").click()
     other.locator("#finetune-zip").click()
     link = other.locator("#finetune-file a").first
     expect(link).to_be_visible(timeout=PATIENCE)

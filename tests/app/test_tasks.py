@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 
 from gpt2lab.app.models import ModelStore
-from gpt2lab.app.tasks import EXAMPLES, QUESTION, TEXTS, build_tasks_tab
+from gpt2lab.app.tasks import EXAMPLES, QUESTION, TEXTS, build_tasks
 from gpt2lab.generation.recipes import TASKS
 from gpt2lab.generation.tasks import answer, summarize, translate
 from gpt2lab.model.lab import load_model
@@ -20,7 +20,7 @@ def tab(tmp_path, monkeypatch, lab):
     """The tab on a page of its own."""
     monkeypatch.setattr("gpt2lab.app.models.load_model", {"builtin": lab}.get)
     with gr.Blocks(analytics_enabled=False) as demo:
-        build_tasks_tab(ModelStore(tmp_path), gr.Dropdown(["builtin"]))
+        build_tasks(ModelStore(tmp_path), gr.Dropdown(["builtin"]))
     return SimpleNamespace(**{event.api_name: event.fn for event in demo.fns.values()})
 
 
