@@ -22,7 +22,7 @@ check: .venv/ready-dev      ## lint, types and the fast tests of data, evaluatio
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy gpt2lab
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow" tests/data tests/evaluation tests/generation \
-	  tests/inspection tests/figures tests/pages tests/test_imports.py tests/test_model.py
+	  tests/inspection tests/figures tests/widgets tests/pages tests/test_imports.py tests/test_model.py
 
 notebooks: .venv/ready-dev  ## run the notebooks from top to bottom and keep their outputs
 	$(BIN)/python -m jupyter execute --inplace notebooks/*.ipynb
