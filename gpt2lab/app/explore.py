@@ -95,7 +95,7 @@ def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, mode
             for name in ("position", "layer", "head", "side")
             if PLACE.fullmatch(query.get(name, ""))
         }
-        value["selection"] |= asdict(Selection.of(named)) if named else {}
+        value["selection"] = asdict(Selection.of(value["selection"] | named))
         chosen = [name if name in (ALONE, *offered) else gr.skip() for name in (label, compare)]
         return gr.Tabs(selected="explore"), chosen[0], query["text"], chosen[1], value
 

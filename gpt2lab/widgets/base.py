@@ -139,7 +139,11 @@ view.render({{ model: lib.fileModel(JSON.parse(document.getElementById("state").
 
 
 def gradio_html(name: str) -> dict[str, str]:
-    """What `gr.HTML` takes to show a view. Its value is {"data": …, "selection": …}; parts of a selection that it leaves out stay."""
+    """What `gr.HTML` takes to show a view. Its value is {"data": …, "selection": …}.
+
+    Parts of a selection that it leaves out stay. If it names no layer, the position in an unchanged text stays too, and
+    with unchanged models the whole selection.
+    """
     module = base64.b64encode(bundle(name).encode()).decode()
     return {
         "html_template": "<div class='view'></div>",
@@ -167,8 +171,10 @@ const model = {
 };
 import("MODULE").then((module) => module.default.render({ model, el: element.querySelector(".view") }));
 watch("value", () => {
-  const { data, selection } = props.value ?? {};
-  state.selection = { ...state.selection, ...selection };
+  const { data, selection = {} } = props.value ?? {}, { position, ...others } = selection;
+  const same = (part) => JSON.stringify(data?.subject?.[part]) === JSON.stringify(state.data?.subject?.[part]);
+  const moved = "layer" in selection || !same("text") ? selection : same("models") ? {} : others;
+  state.selection = { ...state.selection, ...moved };
   state.data = data;
   fire("data");
 });

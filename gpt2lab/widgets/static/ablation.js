@@ -82,6 +82,7 @@ export function ablationView({ model, el }) {
       patches = sides.map((side) => side.patching ?? null);
       errors = [];
       patchErrors = [];
+      sweeps = [];
       mlps = found[0]?.mlps ?? [];
       mean.checked = Boolean(found[0]?.mean);
       asked = found[0] ? keyOf(found[0]) : null;

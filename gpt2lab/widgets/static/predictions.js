@@ -3,6 +3,7 @@ import { chip, choose, element, follow, isolated, panel, renew, roving, select, 
 // Bars of the most probable next tokens; of two models side by side. A click selects a token, a second one none.
 
 const COUNTS = [5, 8, 10, 20, 50];
+const ROW = 25;  // pixels; there is room for the token that follows and for the other tokens
 
 export function predictionsView({ model, el }) {
   const { panel: frame, note, body } = panel("Next token", "predictions");
@@ -24,7 +25,7 @@ export function predictionsView({ model, el }) {
     after.replaceChildren("after ", chip(first.tokens[Math.min(position, first.tokens.length - 1)]));
     const found = shown.map((of) => rowsOf(of, Math.min(position, of.tokens.length - 1), count));
     const most = Math.max(...found.flat().map(({ probability }) => probability));
-    renew(lists, found.map((rows, i) => element("div", {},
+    renew(lists, found.map((rows, i) => element("div", { style: `min-height: ${ROW * (count + 2 + (shown.length > 1))}px` },
       shown.length > 1 ? element("div", { className: "g-soft g-name" }, shown[i].name) : null,
       element("ul", { "aria-label": `Next token, by ${shown[i].name}` }, ...rows.map((row) => element("li", {}, bar(model, row, most)))),
       element("div", { className: "g-choice g-soft" }, element("span", {}, "other tokens"), element("span", { className: "g-value" }, percent(Math.max(0, 1 - rows.reduce((sum, { probability }) => sum + probability, 0))))))));
@@ -50,4 +51,4 @@ function bar(model, { word, token, probability, rank, follows }, most) {
   element("span", { className: "g-value" }, percent(probability)));
 }
 
-const percent = (p) => p > 0 && p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`;
+const percent = (p) => p > 0 && p < 0.0005 ? p < 5e-6 ? "< 0.001 %" : `${(100 * p).toFixed(3)} %` : `${(100 * p).toFixed(1)} %`;
