@@ -7,7 +7,7 @@ import { arrivals, comparable, fetchPart, largest, matrixOf, picture, start, wei
 const THUMBNAIL = 64;  // pixels of a thumbnail's side, at most
 const CHANGE = ["Change", "share of attention, 0 to 1", "Mean share of its attention that a token gives to other tokens than before (total variation distance)."];
 
-/** alone: with a select of the side that is shown; onhover: told the head under the pointer, {layer, head} or null. */
+/** alone: with a select of the side that is shown; onhover: called with the head under the pointer, {layer, head} or null. */
 export function headgridView({ model, el, alone = true, onhover = () => {} }) {
   const { panel: frame, note, body } = panel("Heads", "headgrid");
   const grid = element("div", { className: "g-heads-grid", role: "grid", "aria-label": "Heads: layers down, heads across. Shift and Enter switch a head off or on." });
