@@ -25,7 +25,7 @@ check: .venv/ready-dev      ## lint, types and the fast tests of data, evaluatio
 	  tests/inspection tests/figures tests/widgets tests/pages tests/test_imports.py tests/test_model.py
 
 notebooks: .venv/ready-dev  ## run the notebooks from top to bottom and keep their outputs
-	$(BIN)/python -m jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/python notebooks/run.py notebooks/*.ipynb
 
 clean:                      ## remove the environment and caches; runs are kept
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache

@@ -23,6 +23,7 @@ _MODULES = {
     "beam_search": "generation.generate",
     "change_page": "pages.surprisal",
     "compare": "inspection.compare",
+    "contributions": "inspection.contributions",
     "describe_head": "inspection.heads",
     "evaluate": "evaluation.evaluate",
     "explore": "pages.explore",

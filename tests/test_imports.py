@@ -147,4 +147,5 @@ def test_only_one_command_imports_the_app():
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_imports_the_package_by_its_public_names(path):
     source = "".join(line for cell in json.loads(path.read_text())["cells"] for line in (*cell["source"], "\n"))
-    assert set(re.findall(r"^(?:from|import) (gpt2lab[\w.]*)", source, re.MULTILINE)) <= {"gpt2lab", "gpt2lab.figures"}
+    public = {"gpt2lab", "gpt2lab.figures", "gpt2lab.widgets"}
+    assert set(re.findall(r"^(?:from|import) (gpt2lab[\w.]*)", source, re.MULTILINE)) <= public

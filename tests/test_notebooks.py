@@ -20,7 +20,7 @@ steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 clean, corrupted = "The song was released on the", "The town was released on the"
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 }
-PICTURES = {"01_finetune": 4, "02_attention": 9, "03_generation": 2, "04_inside": 7}
+PICTURES = {"01_finetune": 4, "02_attention": 10, "03_generation": 2, "04_inside": 10}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
