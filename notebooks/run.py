@@ -1,6 +1,6 @@
 """Run notebooks from top to bottom and keep their outputs: python notebooks/run.py notebooks/*.ipynb
 
-Of a widget, the picture is kept. Its state would be megabytes, and a view without its state is shown as an error by JupyterLab.
+A widget's picture is kept. Its state would take megabytes, and JupyterLab shows a view without state as an error.
 """
 
 import sys
@@ -20,6 +20,7 @@ def run(path: Path) -> None:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(VIEW, None)
+    notebook.metadata.pop("widgets", None)  # of an earlier run
     nbformat.write(notebook, path)
 
 

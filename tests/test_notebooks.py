@@ -84,3 +84,7 @@ def test_its_outputs_name_no_folder_of_the_machine_that_ran_it(notebook):
 
 def test_it_is_light_enough_to_read_on_the_web(path):
     assert path.stat().st_size < 1_000_000
+
+
+def test_it_keeps_the_pictures_of_widgets_and_not_their_state(path):
+    assert "application/vnd.jupyter.widget" not in path.read_text(encoding="utf-8")
