@@ -44,7 +44,7 @@ def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, mode
     """Build the tab: a text, and the page of its linked views, drawn with the first example."""
     first = next(iter(EXAMPLES.values()))
     with gr.Row():
-        text = gr.Textbox(first, label="Text", lines=2, scale=6, min_width=220, elem_id="explore-text")
+        text = gr.Textbox(first, label="Text", lines=2, max_lines=5, scale=6, min_width=220, elem_id="explore-text")
         compare = gr.Dropdown(
             [ALONE, *results.store.labels()],
             value=ALONE,

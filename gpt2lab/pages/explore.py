@@ -6,7 +6,7 @@ from typing import Any
 
 from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.figures.drawing import figure, figure_bytes
-from gpt2lab.inspection.ablation import ablate, sweep
+from gpt2lab.inspection.ablation import sweep
 from gpt2lab.inspection.attention import Attention, largest
 from gpt2lab.inspection.attribution import attribution
 from gpt2lab.inspection.compare import Comparison, compare
@@ -20,10 +20,10 @@ from gpt2lab.model.lab import Lab
 from gpt2lab.pages.bertviz import VIEWS, plan
 from gpt2lab.pages.export import FORMATS, bertviz_options, export
 from gpt2lab.results import Result
-from gpt2lab.widgets.ablation import answer_ablate, answer_patch, answer_sweep
+from gpt2lab.widgets.ablation import answer_ablate, answer_patch, answer_sweep, asked_ablation, asked_mean
 from gpt2lab.widgets.attention import answer_attention, answer_qk, attention_part
 from gpt2lab.widgets.base import Selection, Widget
-from gpt2lab.widgets.contributions import answer_contributions, answer_why
+from gpt2lab.widgets.contributions import answer_contributions, answer_why, asked_tokens
 from gpt2lab.widgets.data import contributions_part, lens_parts, scores_part, side_of
 from gpt2lab.widgets.walkthrough import answer_walk
 
@@ -40,23 +40,23 @@ ANSWERS: dict[str, Callable[[Lab, Any, dict], dict]] = {
     "walk": answer_walk,
     "why": answer_why,
 }
-Save = Callable[[Sequence[Exploration], Lab, Selection, dict], Result]
-# what can be saved: name → (explorations, lab of the first, selection, options) -> the result
+Save = Callable[[Exploration, Lab, Selection, dict], Result]
+# what can be saved: name → (exploration, lab, selection, what the views asked for) -> the result
 SAVED: dict[str, Save] = {
-    "surprisal": lambda found, lab, at, options: surprisal_of_ids(lab, found[0].seen.ids.to(lab.device)),
-    "lens": lambda found, lab, at, options: found[0].lens,
-    "attention of the head": lambda found, lab, at, options: Attention(compared(found), at.layer, at.head),
-    "attention of all heads": lambda found, lab, at, options: Attention(compared(found)),
-    "head scores": lambda found, lab, at, options: _scores(found[0]),
-    "attribution": lambda found, lab, at, options: attribution(
-        lab, found[0].seen, position=at.position, **_followed(found[0], at)
+    "surprisal": lambda found, lab, at, asked: surprisal_of_ids(lab, found.seen.ids.to(lab.device)),
+    "lens": lambda found, lab, at, asked: found.lens,
+    "attention of the head": lambda found, lab, at, asked: Attention(found.seen, at.layer, at.head),
+    "attention of all heads": lambda found, lab, at, asked: Attention(found.seen),
+    "head scores": lambda found, lab, at, asked: _scores(found),
+    "attribution": lambda found, lab, at, asked: _attribution(found, lab, at, asked),
+    "attribution at every position": lambda found, lab, at, asked: found.contributions,
+    "ablation": lambda found, lab, at, asked: asked_ablation(lab, found.seen, asked | {"off": at.off}),
+    "sweep": lambda found, lab, at, asked: sweep(lab, found.text, mean=asked_mean(asked)),
+    "patching": lambda found, lab, at, asked: patching(
+        lab, found.text, _corrupted(asked), answer=asked.get("answer"), against=asked.get("rival")
     ),
-    "attribution at every position": lambda found, lab, at, options: found[0].contributions,
-    "ablation": lambda found, lab, at, options: ablate(lab, found[0].seen, at.off, mean=bool(options.get("mean"))),
-    "sweep": lambda found, lab, at, options: sweep(lab, found[0].text, mean=bool(options.get("mean"))),
-    "patching": lambda found, lab, at, options: patching(lab, found[0].text, _corrupted(options)),
-    "walkthrough": lambda found, lab, at, options: walk(lab, found[0].seen, at.layer, at.head, at.position),
-    "rollout": lambda found, lab, at, options: rollout(found[0].seen),
+    "walkthrough": lambda found, lab, at, asked: walk(lab, found.seen, at.layer, at.head, at.position),
+    "rollout": lambda found, lab, at, asked: rollout(found.seen),
 }
 
 
@@ -154,20 +154,36 @@ def _side_answer(answer: Callable[[Lab, Any, dict], dict], lab: Lab, found: Expl
 
 
 def saved(labs: Sequence[Lab], found: Sequence[Exploration], options: dict) -> dict:
-    """A part of the page as a file: {name, content: base64}. Raises: LabError for another part, format or selection."""
+    """A part of the page as a file: {name, content: base64}; of the side that is selected, and of the difference for attention.
+
+    options  part, format, selection; asked: what the views' own fields say (mlps, mean, corrupted, answer, rival, token, against)
+
+    Raises: LabError for another part, format or selection, and for the difference of what has none.
+    """
     part, format = choice("part", options.get("part"), SAVED), choice("format", options.get("format"), FORMATS)
-    selection = options.get("selection")
-    at = Selection.of(selection if isinstance(selection, dict) else {})
-    found[0].seen.heads(at.layer, at.head)
-    whole_number("position", at.position, 0, len(found[0].seen.tokens) - 1)
-    content = export(SAVED[part](found, labs[0], at, options), format)
+    selection, asked = (
+        value if isinstance(value, dict) else {} for value in (options.get("selection"), options.get("asked"))
+    )
+    at = Selection.of(selection)
+    side = 1 if at.side == 1 and len(found) == 2 else 0
+    each, lab = found[side], labs[side]
+    each.seen.heads(at.layer, at.head)
+    whole_number("position", at.position, 0, len(each.seen.tokens) - 1)
+    if at.side == 2 and len(found) == 2:
+        if not part.startswith("attention"):
+            raise LabError("no difference of {part} can be saved; select one model above", part=part)
+        result: Result = Attention(compared(found), *((at.layer, at.head) if part == "attention of the head" else ()))
+    else:
+        result = SAVED[part](each, lab, at, asked)
+    content = export(result, format)
     if len(content) > MAX_FILE:
         raise LabError(
             "the file has {size:.0f} MB; the limit is {limit:.0f}: save one head, or use `gpt2lab attention`",
             size=len(content) / 1e6,
             limit=MAX_FILE / 1e6,
         )
-    return {"name": f"{part.replace(' ', '-')}.{format}", "content": base64.b64encode(content).decode()}
+    of = "" if len(found) < 2 else "-difference" if at.side == 2 else f"-{each.seen.name.replace('/', '-')}"
+    return {"name": f"{part.replace(' ', '-')}{of}.{format}", "content": base64.b64encode(content).decode()}
 
 
 def rollout_answer(seen: Trace, *, dark: bool) -> dict:
@@ -188,10 +204,12 @@ def bertviz_answer(seen: Trace, options: dict) -> dict:
     return {"html": page.html, "height": page.height, "note": f"{plan(seen, view, **chosen)}."}
 
 
-def compared(found: Sequence[Exploration]) -> Trace | Comparison:
-    """The trace, or the comparison of two that can be compared."""
+def compared(found: Sequence[Exploration]) -> Comparison:
+    """The comparison of two that can be compared. Raises: LabError for others."""
     traces = [each.seen for each in found]
-    return traces[0] if len(traces) < 2 or incomparable(traces) or len(traces[0].tokens) < 2 else compare(*traces)
+    if why := incomparable(traces):
+        raise LabError("{why}", why=why)
+    return compare(*traces)
 
 
 def _scores(found: Exploration) -> Result:
@@ -207,11 +225,10 @@ def _corrupted(options: dict) -> str:
     return corrupted
 
 
-def _followed(found: Exploration, at: Selection) -> dict:
-    """The two tokens whose logits the page compares."""
-    if at.token is not None:
-        return {"token": at.token}
-    return {
-        name: int(ids[at.position])
-        for name, ids in (("token", found.contributions.tokens), ("against", found.contributions.against))
-    }
+def _attribution(found: Exploration, lab: Lab, at: Selection, asked: dict) -> Result:
+    """Of the tokens whose logits the page compares."""
+    options = {"position": at.position, "token": asked.get("token"), "against": asked.get("against")}
+    _, token, against = asked_tokens(lab, found.seen, options)
+    token = token if token is not None else at.token
+    token = token if token is not None else int(found.contributions.tokens[at.position])
+    return attribution(lab, found.seen, position=at.position, token=token, against=against)

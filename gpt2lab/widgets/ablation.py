@@ -94,16 +94,21 @@ def patching_part(found: Patching) -> dict:
 
 def answer_ablate(lab: Lab, seen: ResidualTrace, options: dict) -> dict:
     """The part of an ablation of {off: [[layer, head]], mlps: [layer], mean}. Raises: LabError as `ablate`."""
+    return ablation_part(asked_ablation(lab, seen, options))
+
+
+def asked_ablation(lab: Lab, seen: ResidualTrace, options: dict) -> inspection.Ablation:
+    """The ablation that a view asks for."""
     off = Selection.of({"off": options.get("off", [])}).off
     mlps = options.get("mlps", [])
     if not isinstance(mlps, list):
         raise LabError("mlps must be a list of layers; got {value!r}", value=str(mlps)[:40])
-    return ablation_part(ablate(lab, seen, off, mlps=mlps, mean=_mean(options), top=TOP))
+    return ablate(lab, seen, off, mlps=mlps, mean=asked_mean(options), top=TOP)
 
 
 def answer_sweep(lab: Lab, seen: ResidualTrace, options: dict) -> dict:
     """{loss, losses: (H,)} with each head of {layer, mean} ablated alone, nats per token. Raises: LabError as `sweep_layer`."""
-    loss, losses = sweep_layer(lab, seen, options.get("layer", 0), mean=_mean(options))
+    loss, losses = sweep_layer(lab, seen, options.get("layer", 0), mean=asked_mean(options))
     return {"loss": loss, "losses": rounded(losses, 5)}
 
 
@@ -129,7 +134,7 @@ def answer_patch(lab: Lab, seen: ResidualTrace, options: dict) -> dict:
     }
 
 
-def _mean(options: dict) -> bool:
+def asked_mean(options: dict) -> bool:
     mean = options.get("mean", False)
     if not isinstance(mean, bool):
         raise LabError("mean must be true or false; got {value!r}", value=str(mean)[:40])

@@ -54,7 +54,7 @@ def answer_contributions(lab: Lab, seen: ResidualTrace, options: dict) -> dict:
 
     Raises: LabError for options that are not valid, and for twice the same token.
     """
-    position, token, against = _question(lab, seen, options)
+    position, token, against = asked_tokens(lab, seen, options)
     given = None if token is None else torch.tensor([token])
     over = None if against is None else torch.tensor([against])
     found = contributions(lab, seen, given, over, positions=slice(position, position + 1))
@@ -81,7 +81,7 @@ def answer_why(lab: Lab, seen: ResidualTrace, options: dict) -> dict:
 
     Raises: LabError for options that are not valid.
     """
-    position, token, against = _question(lab, seen, options)
+    position, token, against = asked_tokens(lab, seen, options)
     if token is None and position + 1 < len(seen.ids):
         token = int(seen.ids[position + 1])
     quick = max(2 * POINTS[0], min(POINTS[1], POINTS_READ // (position + 1)))
@@ -109,7 +109,7 @@ def answer_why(lab: Lab, seen: ResidualTrace, options: dict) -> dict:
 ANSWERS = {"contributions": answer_contributions, "why": answer_why}
 
 
-def _question(lab: Lab, seen: ResidualTrace, options: dict) -> tuple[int, int | None, int | None]:
+def asked_tokens(lab: Lab, seen: ResidualTrace, options: dict) -> tuple[int, int | None, int | None]:
     """Position, token and contrast of a request."""
     position = whole_number("position", options.get("position"), 0, len(seen.ids) - 1)
     return position, _token(lab, options.get("token")), _token(lab, options.get("against"))

@@ -73,7 +73,7 @@ def test_every_part_is_saved_in_every_format(ask, format):
     starts = {"png": b"\x89PNG", "svg": b"<?xml", "npz": b"PK", "html": b"<!doctype html>", "json": b"{"}
     for part in SAVED:
         answer = ask("save", part=part, format=format, selection={"position": 3, "layer": 1, "head": 1, "off": [[0, 1]]},
-                     corrupted="The moon is round and the moon is old!")  # fmt: skip
+                     asked={"corrupted": "The moon is round and the moon is old!"})  # fmt: skip
         if part == "walkthrough" and format in ("png", "svg"):
             assert "has no picture" in answer["error"]
             continue

@@ -1,4 +1,4 @@
-import { arrow, ask, asker, canAsk, element, follow, heat, isolated, panel, select, selected, shown, signed, subjectOf } from "./lib.js";
+import { arrow, ask, asker, canAsk, chip, element, follow, heat, isolated, panel, remember, select, selected, shown, signed, subjectOf } from "./lib.js";
 
 // What a text costs without the heads and MLPs that are switched off, each head alone, and activation patching.
 
@@ -35,6 +35,7 @@ export function ablationView({ model, el }) {
   const patch = layerwise("Patch", {
     begin: () => {
       const { sides } = model.get("data"), options = { corrupted: corrupted.value, token: answer.value || null, against: against.value || null };
+      remember(model, { corrupted: options.corrupted, answer: options.token, rival: options.against });
       patches = sides.map(() => null);
       patchErrors = [];
       return { count: Math.max(...sides.map((side) => side.layers)) + 1, ask: (layer) => ask(model, "patch", { ...options, layer }) };
@@ -115,6 +116,7 @@ export function ablationView({ model, el }) {
         drawBlocks();
       }, (error) => { pending = false; failure.hidden = false; failure.textContent = error.message; drawBlocks(); });
     }
+    remember(model, { mlps, mean: mean.checked });
     drawOff(now);
     if (drawn !== JSON.stringify([now.off, pending])) drawBlocks();
     else mark();
@@ -161,7 +163,7 @@ export function ablationView({ model, el }) {
         button?.setAttribute("aria-selected", "true");
         if (button) button.tabIndex = 0;
       }
-      blocks.children[i].querySelector(".g-next")?.replaceChildren(element("div", { className: "g-soft" }, `Next prediction after ${isolated(side.tokens[at])}`),
+      blocks.children[i].querySelector(".g-next")?.replaceChildren(element("div", { className: "g-soft" }, "Next prediction after ", chip(side.tokens[at])),
         element("div", { className: "g-tops" }, top("Before", one.before[at]), top("After", one.after[at])));
     });
   }
@@ -248,7 +250,7 @@ export function ablationView({ model, el }) {
     const head = tokens.map((token, i) => element("th", { scope: "col", ...at(i) }, element("button", { type: "button", className: "g-token", title: `Token ${i}` }, token),
       clean_tokens[i] === token ? null : element("small", { className: "g-token" }, clean_tokens[i])));
     return element("div", {},
-      element("p", { className: "g-soft" }, `Logit of ${isolated(words[0])} less that of ${isolated(words[1])} after the last token: clean ${signed(clean)}, corrupted ${signed(other)}. Share recovered by the clean state after each layer, at each token.`),
+      element("p", { className: "g-soft" }, "Logit of ", chip(words[0]), " less that of ", chip(words[1]), ` after the last token: clean ${signed(clean)}, corrupted ${signed(other)}. Share recovered by the clean state after each layer, at each token.`),
       element("div", { className: "g-scroll", tabIndex: 0 }, element("table", { className: "g-patches" }, element("thead", {}, element("tr", {}, element("th", {}, "State after"), ...head)), element("tbody", {}, ...rows))));
   }
 

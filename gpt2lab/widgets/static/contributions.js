@@ -1,4 +1,4 @@
-import { ask, canAsk, chip, choose, element, floatsOf, follow, heat, isolated, panel, renew, roving, select, selected, shown, sidesShown, signed } from "./lib.js";
+import { ask, canAsk, chip, choose, element, floatsOf, follow, heat, isolated, panel, remember, renew, roving, select, selected, shown, sidesShown, signed } from "./lib.js";
 
 // What adds to the logit of a token over another: heads and MLPs as bars or as a table; and, on request, the text's tokens.
 
@@ -48,7 +48,9 @@ export function contributionsView({ model, el }) {
     const now = selected(model).token;
     if (now !== chosen && now !== null) token.value = "";  // what was selected last holds
     chosen = now;
-    const asked = question(), key = JSON.stringify(asked), { sides } = model.get("data");
+    const asked = question();
+    remember(model, { token: token.value || null, against: asked.against });
+    const key = JSON.stringify(asked), { sides } = model.get("data");
     let found = sides.map((_, i) => sent(i, asked)), message = "";
     if (found.includes(null) && canAsk(model)) {
       const answer = answers.get(key);

@@ -129,7 +129,7 @@ function saving(model, said) {
   const save = element("button", { className: "g-button", type: "button", onclick: async () => {
     said.textContent = "Saving …";
     try {
-      const { name, content } = await ask(model, "save", { part: part.value, format: format.value, selection: selected(model), ...model.get("data").asked });
+      const { name, content } = await ask(model, "save", { part: part.value, format: format.value, selection: selected(model), asked: model.get("data").asked ?? {} });
       download(bytesOf(content), name, "application/octet-stream");
       said.textContent = `Saved ${name}.`;
     } catch (error) { said.textContent = error.message; }
@@ -140,9 +140,10 @@ function saving(model, said) {
 const isDark = (el) => { const [r, g, b] = getComputedStyle(el).color.match(/[\d.]+/g).map(Number); return r + g + b > 382; };
 
 async function asked(out, what, request, draw) {
-  out.replaceChildren(element("p", { className: "g-soft", role: "status" }, `${what} …`));
-  try { out.replaceChildren(...draw(await request)); }
-  catch (error) { out.replaceChildren(element("p", { className: "g-error", role: "alert" }, error.message)); }
+  const waiting = element("p", { className: "g-soft", role: "status" }, `${what} …`);
+  out.replaceChildren(waiting);
+  const drawn = await request.then(draw, (error) => [element("p", { className: "g-error", role: "alert" }, error.message)]);
+  if (waiting.isConnected) out.replaceChildren(...drawn);  // else another was asked for meanwhile
 }
 
 function drawRollout(model, out) {

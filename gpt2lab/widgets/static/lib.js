@@ -135,6 +135,12 @@ export function select(model, part) {
   model.save_changes();
 }
 
+/** Keep what a view's own fields say, for the file that is saved of it. */
+export function remember(model, values) {
+  const data = model.get("data");
+  data.asked = { ...data.asked, ...values };
+}
+
 /** Draw now, when the selection changes (`draw`), and when the data does (`rebuild`); returns what ends that. */
 export function follow(model, rebuild, draw) {
   const all = () => { if (model.get("data")?.sides) { rebuild(); draw(); } };

@@ -18,7 +18,7 @@ export function heatmapPlot(open, canvas, { T, tokens, width, picture, query, ke
   ruler.font = SMALL;
   const longest = Math.min(width / (width < 480 ? 4 : 3), Math.ceil(Math.max(...names.map((name) => ruler.measureText(name).width))) + 10);
   const labelled = (width - longest - 2) / T >= 9, edge = labelled ? longest : 34;
-  let size = Math.min(19, (width - edge - 2) / T, labelled ? 99 : HEIGHT / T);
+  let size = Math.min(Math.max(19, Math.min(40, 380 / T)), (width - edge - 2) / T, labelled ? 99 : HEIGHT / T);
   if (size >= 6) size = Math.floor(size);
   const side = size * T, below = labelled ? longest : 18, pen = open(canvas, edge + side + 2, side + below + 2, ink.paper);
   pen.imageSmoothingEnabled = false;

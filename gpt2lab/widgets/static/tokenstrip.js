@@ -1,4 +1,4 @@
-import { choose, element, follow, isolated, paint, panel, select, selected, shown, sidesShown, signed } from "./lib.js";
+import { chip, choose, element, follow, isolated, paint, panel, select, selected, shown, sidesShown, signed } from "./lib.js";
 
 // Tokens coloured by a value. Click, or the arrow keys, select one.
 
@@ -72,8 +72,8 @@ export function tokenstripView({ model, el }) {
     buttons.forEach((button, i) => { button.setAttribute("aria-selected", i === position); button.tabIndex = i === position ? 0 : -1; });
     const next = position + 1, cost = ({ surprisal: { nll, rank } }) => `${shown(nll[next], 2)} nats, rank ${rank[next].toLocaleString("en-US")}`;
     const costs = now === 2 ? sidesShown(model).filter(({ tokens }) => next < tokens.length).map((each) => `${isolated(each.name)} ${cost(each)}`).join("; ") : next < of.tokens.length && cost(of);
-    const expected = next < of.tokens.length ? `Next comes ${isolated(of.tokens[next])}: ${costs}.` : "The text ends here.";
-    about.textContent = `${of.note ? `${of.note} ` : ""}Token ${position}, ${isolated(of.tokens[position])}. ${expected}`;
+    const expected = next < of.tokens.length ? [" Next comes ", chip(of.tokens[next]), `: ${costs}.`] : [" The text ends here."];
+    about.replaceChildren(`${of.note ? `${of.note} ` : ""}Token ${position} `, chip(of.tokens[position]), ".", ...expected);
   }
 
   strip.onkeydown = (event) => {
