@@ -219,3 +219,37 @@ def test_no_sideways_scroll(open_page, width):
     page = open_page(viewport={"width": width, "height": 900})
     shown_text(page, FIRST)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_no_panel_changes_its_height_as_the_selection_moves(open_page):
+    heights = """() => [...document.querySelectorAll('#explore-page .g-panel')].map(panel => panel.offsetHeight)"""
+    for width in (320, 390, 1400):
+        page = open_page(viewport={"width": width, "height": 900})
+        shown_text(page, FIRST)
+        page.wait_for_function("document.querySelector('#explore-page .g-heatmap')?.offsetHeight > 150")
+        first = page.evaluate(heights)
+        for at in (0, 5, 11, 24):
+            tokens(page).nth(at).click()
+            assert page.evaluate(heights) == first
+
+
+def test_link_to_another_model_keeps_its_place(open_page, runs_dir, lab):
+    folder = runs_dir / "other" / "model"
+    lab.model.save_pretrained(folder)
+    lab.tokenizer.save_pretrained(folder)
+    text = "The moon is round."
+    place_of_link = {"position": 1, "layer": 1, "head": 3, "side": 2}
+    page = open_page(query=f"?{urlencode({'text': text, 'model': 'other', 'compare': 'builtin'} | place_of_link)}")
+    shown_text(page, text)
+    page.wait_for_timeout(1500)  # the choice of the model runs the text again
+    assert page.evaluate(SELECTION) | place_of_link == page.evaluate(SELECTION)
+
+
+def test_sweep_of_another_text_is_not_shown(page):
+    run(page, "The moon is round.")
+    place(page).get_by_role("button", name="Ablate every head alone").click()
+    expect(place(page).locator(".g-ablation .g-caption").first).to_contain_text(
+        "Loss without each head", timeout=PATIENCE
+    )
+    run(page, "The sea is deep.")
+    expect(place(page).locator(".g-ablation .g-caption").first).to_have_text("Heads, by layer")

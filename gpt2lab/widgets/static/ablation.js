@@ -201,7 +201,7 @@ export function ablationView({ model, el }) {
     const one = found[i], out = element("div", { className: "g-cost" });
     if (errors[i]) out.append(element("p", { className: "g-error", role: "alert" }, errors[i]));
     if (!one) {
-      out.append(element("p", { className: "g-soft", role: "status" }, pending ? "Ablating …" : canAsk(model) ? "Nothing is switched off. Switch off the selected head or an MLP, or Shift-click heads." : "No heads or MLPs are switched off."));
+      if (!errors[i]) out.append(element("p", { className: "g-soft", role: "status" }, pending ? "Ablating …" : canAsk(model) ? "Nothing is switched off. Switch off the selected head or an MLP, or Shift-click heads." : "No heads or MLPs are switched off."));
       return out;
     }
     const change = one.loss_ablated - one.loss;

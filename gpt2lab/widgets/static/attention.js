@@ -55,7 +55,7 @@ export function attentionView({ model, el, textPlace = null }) {
     element("label", { className: "g-bar" }, "Combine", together), element("label", { className: "g-bar" }, "Min weight", threshold, least), ...checks,
     element("label", { className: "g-bar" }, "Find", search), files));
   const rows = element("table"), twin = element("details", { ontoggle: () => drawTable() }, element("summary", {}, "Weights as a table"), element("div", { className: "g-scroll g-tall" }, rows));
-  body.append(element("div", { className: "g-bar" }, places, headBar, mode), title, trouble, heatmap, scroll, legend, hover, pair, options, twin, summary);
+  body.append(element("div", { className: "g-bar" }, places, mode, headBar), title, trouble, heatmap, scroll, legend, hover, pair, options, twin, summary);
   (textPlace ?? element("div")).append(text);
   if (!textPlace) scroll.after(text);
   el.append(frame);
@@ -254,6 +254,7 @@ export function attentionView({ model, el, textPlace = null }) {
     was = now;
     controls();
     const shown = current(), waits = !present(shown);
+    body.style.minHeight = waits ? body.style.minHeight || `${body.offsetHeight}px` : "";  // else the page below would jump
     for (const part of [heatmap, scroll, text, legend, hover]) part.hidden = waits;
     title.textContent = waits ? `Layer ${shown.layer}: ${canAsk(model) ? "loading…" : "not in this page."}` : `${partName()}${now.off.some(([layer, head]) => layer === shown.layer && shown.heads.includes(head)) ? " (off)" : ""}`;
     if (waits) return shown.stores.every((store) => store.layers.size) && need("attention", { layer: shown.layer });

@@ -100,7 +100,7 @@ function drawFoot(model, foot) {
   const button = (text, onclick) => element("button", { className: "g-button", type: "button", onclick }, text);
   const out = element("div", { className: "g-out" });
   const bar = element("div", { className: "g-bar" });
-  foot.replaceChildren(bar, out);
+  foot.replaceChildren(element("div", { className: "g-head" }, element("h3", {}, "Save and share")), bar, out);
   if (python) {
     bar.append(...saving(model, said), button("Rollout", () => drawRollout(model, out)),
       choose("bertviz view", [["", "bertviz"], ["head", "Head view"], ["model", "Model view"], ["neuron", "Neuron view"]], "",

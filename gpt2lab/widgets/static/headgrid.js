@@ -88,6 +88,7 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     if (!values) return pictures(mine, of);
     const numbers = values(), all = numbers.flat().filter((value) => value !== null).map(Math.abs);
     const most = !differs && unit.includes("0 to 1") ? 1 : Math.max(1e-9, ...all), digits = most >= 9.995 ? 1 : most < 0.0995 ? 3 : 2;
+    grid.style.setProperty("--characters", (differs ? signed : shown)(most, digits).length);
     cells.forEach((cell, at) => {
       const { layer, head } = placeOf(at), value = numbers[layer][head], text = value === null ? "no value" : `${differs ? signed(value, 3) : shown(value, 3)} ${unit.split(",")[0]}`;
       cell.replaceChildren(element("span", {}, value === null ? "–" : differs ? signed(value, digits) : shown(value, digits)));

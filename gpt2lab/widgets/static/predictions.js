@@ -47,7 +47,7 @@ function bar(model, { word, token, probability, rank, follows }, most) {
     className: follows ? "g-choice g-follows" : "g-choice", type: "button", "aria-pressed": String(pressed), onclick: () => select(model, { token: pressed ? null : token }),
     title: `${isolated(word)}: ${(100 * probability).toPrecision(3)} %, rank ${rank.toLocaleString("en-US")}${follows ? "; the text continues with it" : ""}` },
   element("span", { className: "g-token" }, word),
-  element("span", { className: "g-track" }, element("i", { style: `width: ${share.toFixed(2)}%` }), follows ? element("small", { style: share > 55 ? `right: ${(100 - share).toFixed(2)}%; color: #18181b` : `left: ${share.toFixed(2)}%` }, "in the text") : null),
+  element("span", { className: "g-track" }, element("i", { style: `width: ${share.toFixed(2)}%` }), follows ? element("small", { style: share > 55 ? `right: ${(100 - share).toFixed(2)}%; color: var(--g-ink)` : `left: ${share.toFixed(2)}%` }, "in the text") : null),
   element("span", { className: "g-value" }, percent(probability)));
 }
 

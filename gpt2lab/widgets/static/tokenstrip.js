@@ -47,6 +47,7 @@ export function tokenstripView({ model, el }) {
       button.title = `${i}: ${text}`;
       button.setAttribute("aria-label", `${isolated(buttons[i].textContent)}, ${text}`);
     });
+    legend.hidden = values.every((value) => value === null);
     const scale = element("i", { className: difference ? "g-scale g-both" : "g-scale", "aria-hidden": "true" });
     legend.replaceChildren(`${title} ${difference ? signed(-most, 1) : "0"} `, scale, ` ${difference ? signed(most, 1) : shown(most, 1)} ${unit}`);
   }
