@@ -13,7 +13,7 @@ from gpt2lab.widgets.page import Page
 
 TEXT = "The moon is a small world, </script> 🌙 שלום $x$"
 ROWS = "[...document.querySelectorAll('.g-parts tr')].map(row => [row.cells[0].textContent, row.cells[2].textContent])"
-NAMES = (f"answer{i}" for i in itertools.count())  # a function of a page cannot be replaced
+NAMES = (f"contributions{i}" for i in itertools.count())  # a function of a page cannot be replaced
 
 
 @pytest.fixture(scope="module")
