@@ -23,7 +23,6 @@ from gpt2lab import cli
 from gpt2lab.app.app import build_app
 from gpt2lab.app.evaluate import OWN
 from gpt2lab.app.events import ALONE
-from gpt2lab.app.inside_content import PARTS
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.runs import escaped
 from gpt2lab.data import hub
@@ -35,11 +34,11 @@ from gpt2lab.evaluation.evaluate import evaluate
 from gpt2lab.evaluation.perplexity import read
 from gpt2lab.generation.generate import beam_search, generate, generate_batch, prompt_hint, prompt_ids
 from gpt2lab.generation.measures import measure
-from gpt2lab.inspection.attention import largest_weights
+from gpt2lab.inspection.exploration import exploration
 from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.surprisal import surprisal
-from gpt2lab.inspection.trace import trace
 from gpt2lab.model.lab import Lab, load_model, without_peft_warning
+from gpt2lab.pages.explore import explore_answer
 from gpt2lab.results import readable
 from gpt2lab.training import worker
 from gpt2lab.training.config import TrainConfig
@@ -362,7 +361,7 @@ def test_finetuning_on_the_command_line(animal, call, tmp_path, monkeypatch):
 def page(tmp_path_factory, request):
     """The handlers of the whole page by name, where a model is chosen by the name of its kind."""
     folder = tmp_path_factory.mktemp("page")
-    labs = {}
+    labs = {"builtin": load_model("builtin")}  # what the page opens with
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
         patch.setattr(hub, "is_downloaded", lambda name: True)
@@ -376,12 +375,9 @@ def page(tmp_path_factory, request):
 
 
 @pytest.fixture
-def tab(animal, page, monkeypatch):
+def tab(animal, page):
     """The page with the checkpoint as its model."""
     page.labs["builtin"] = replace(animal.lab, name="builtin")
-    if animal.kind not in DRAWN:
-        for module in ("attention", "attention_content", "inside_content"):
-            monkeypatch.setattr(f"gpt2lab.app.{module}.as_image", lambda figure: figure)
     return page
 
 
@@ -406,43 +402,34 @@ def test_generate_tab(animal, tab):
     assert "distinct-1" in tab.generate_measure(texts, 1, 0, "sample")
 
 
-def test_attention_tab(animal, tab):
-    seen = trace(tab.labs["builtin"], PROMPT)
-    shown, _, numbers, _, _, note, explorer, _, table = tab.attention(
-        "builtin", PROMPT, ALONE, "", "induction", 0, 1, False
-    )
-    assert [tuple(row) for row in table] == largest_weights(seen, 0, 1, len(table))
-    assert "head 3" in numbers and explorer and note is not None
-    assert tab.attention_rollout(shown, False)[1]
-    assert "about" in tab.attention_plan(shown, "neuron", 0, 1)
-    assert "iframe" in tab.attention_bertviz(shown, "neuron", 0, 1, False)[1]
-    for part in ("head", "all heads", "map", "rollout"):
-        file = Path(tab.attention_file(part, "csv", shown, 0, 1, "entropy", "head").value["path"])
-        assert file.stat().st_size > 50
-
-
-def test_inside_tab(animal, tab):
+def test_explore_tab(animal, tab):
     lab = tab.labs["builtin"]
-    seen, losses, tokens, *_ = tab.inside(VISITOR, "builtin", ALONE, PROMPT, "nats", "10, 100", "rank", False)
-    assert f"{surprisal(lab, PROMPT).loss:.3f} nats per token" in losses
-    assert [shown for shown, _ in tokens] == [*display_tokens(lab.tokenizer, animal.ids(PROMPT))]
-    assert tab.inside_colours(seen, "rank")[0] != tokens
-    assert "iframe" in tab.inside_walk_layer(seen, 1, 1, 2, False)
-    *_, swept = tab.inside_sweep(VISITOR, seen, False, False)
-    assert "head 3" in swept[3]
-    assert "nats per token" in tab.inside_off(seen, ["0.1"], False)[0]
+    value = tab.explore("builtin", PROMPT, ALONE)
+    json.dumps(value, allow_nan=False)
+    [side] = value["data"]["sides"]
+    assert side["tokens"] == [*display_tokens(lab.tokenizer, animal.ids(PROMPT))]
+    np.testing.assert_allclose(side["surprisal"]["nll"][1:], surprisal(lab, PROMPT).nll[1:], atol=2e-3)
     corrupted = PROMPT.replace("moon", "earth")
-    try:
-        *_, patched = tab.inside_patch(VISITOR, seen, corrupted, "", "", False)
-    except gr.Error as error:  # of so many tokens, or what both are answered with, as the package says
+
+    def ask(kind, **options):
+        [answer] = explore_answer([lab], [exploration(lab, PROMPT)], kind, options)["sides"]
+        return answer
+
+    asked = {
+        "ablate": {"off": [[0, 1]]},
+        "attention": {"layer": 1},
+        "qk": {"layer": 1, "head": 1},
+        "sweep": {"layer": 1},
+    }
+    asked |= {"contributions": {"position": 1}, "walk": {"layer": 1, "head": 1, "position": 2}}
+    asked |= {"why": {"position": 2, "method": "gradient-x-input", "unit": "word", "curves": True}}
+    for kind, options in asked.items():
+        assert "error" not in ask(kind, **options), kind
+    patched = ask("patch", corrupted=corrupted, layer=1)
+    if "error" in patched:  # of so many tokens, or what both are answered with, as the package says
         with pytest.raises(LabError) as refused:
             patching(lab, PROMPT, corrupted)
-        assert str(error).strip("'") == str(refused.value)
-    else:
-        assert patched[3]
-    values = (1, "", "", "10, 100", "rank", 0, 1, ["0.1"], False, "")
-    for part in PARTS[:-1]:  # patching takes a second prompt
-        assert Path(tab.inside_file(part, "csv", seen, *values).value["path"]).stat().st_size > 20
+        assert patched["error"] == str(refused.value)
 
 
 def test_evaluate_tab(animal, tab):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gpt2lab.data.tokens import DecodeStream, display_token, display_tokens
+from gpt2lab.data.tokens import DecodeStream, display_token, display_tokens, start_id
 from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.inspection.lens import token_id
 from gpt2lab.inspection.trace import Trace
@@ -226,8 +226,12 @@ def _without(
     done: int,
     steps: int,
 ) -> Generator[tuple[int, int], None, torch.Tensor]:
-    """The prediction without some units, once for each set of them: (n,). Without all, after the beginning token alone."""
-    nothing = ids.new_tensor([lab.start_id])
+    """The prediction without some units, once for each set of them: (n,).
+
+    Without all, it is the prediction after the token that texts begin with, or after the text's first where there is none.
+    """
+    start = start_id(lab.tokenizer)
+    nothing = ids[:1] if start is None else ids.new_tensor([lab.start_id])
     kept = [[ids[first:end] for i, (first, end) in enumerate(spans) if i not in each] for each in gone]
     texts = [torch.cat(parts) if parts else nothing for parts in kept]
     at_once, found = max(1, TOKENS_AT_ONCE // len(ids)), torch.empty(len(texts))
