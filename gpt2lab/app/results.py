@@ -10,6 +10,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.inspection.exploration import Exploration, exploration
 from gpt2lab.inspection.heads import induction_scores
 from gpt2lab.model.lab import Lab
+from gpt2lab.training.allocator import freed_memory_kept
 
 RESULT_BYTES = 128 << 20  # of explorations and evaluations of all visitors together
 
@@ -27,7 +28,12 @@ class ResultCache:
     def exploration(self, label: str, text: str) -> Exploration:
         """Return the Exploration of a text, or of its beginning if it does not fit."""
         induction = self._result("induction", label, "", induction_scores)
-        return self._result("exploration", label, text, lambda lab: exploration(lab, text, induction=induction))
+
+        def explored(lab: Lab) -> Exploration:
+            with freed_memory_kept():  # the lens makes and frees the logits of every layer
+                return exploration(lab, text, induction=induction)
+
+        return self._result("exploration", label, text, explored)
 
     def add_evaluation(self, evaluation: Any) -> str:
         """Keep an evaluation, and return the key that `evaluation` takes."""

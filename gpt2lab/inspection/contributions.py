@@ -89,7 +89,8 @@ def contributions(
     """
     model, norm = lab.model, lab.model.transformer.ln_f
     last = seen.residual[-1, positions]  # (P, D)
-    best = log_probabilities(lab, last).topk(2).indices  # (P, 2)
+    if tokens is None or against is None:
+        best = log_probabilities(lab, last).topk(2).indices  # (P, 2)
     if tokens is None:
         following = torch.cat([seen.ids[1:], seen.ids.new_tensor([-1])])[positions]
         tokens = torch.where(following < 0, best[:, 0], following)

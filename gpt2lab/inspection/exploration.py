@@ -40,10 +40,13 @@ def exploration(lab: Lab, text: str, *, induction: torch.Tensor | None = None) -
     Raises: LabError as `trace`.
     """
     seen = with_residual(lab, text, cut=True)
+    lens = logit_lens(lab, seen, top=TOP, next=True)
+    first, second = lens.top[-1, :, :2].T
+    runner_up = torch.where(first == lens.targets, second, first)  # as `contributions` finds it
     return Exploration(
         text=text,
         seen=seen,
-        lens=logit_lens(lab, seen, top=TOP, next=True),
+        lens=lens,
         scores=scores_of(lab, seen, induction=induction) if len(seen.tokens) > 1 else None,
-        contributions=contributions(lab, seen),
+        contributions=contributions(lab, seen, lens.targets, runner_up),
     )
