@@ -75,7 +75,9 @@ def test_clicks_reach_the_kernel_and_assignments_move_the_picture(chromium, jupy
     tokens.nth(5).click()
     page.locator(".jp-OutputArea .g-headgrid").get_by_role("gridcell", name="Layer 4, head 6").click()
     run_cell(page, 1)
-    expect(page.locator(".jp-Cell").nth(1).locator(".jp-OutputArea")).to_contain_text("selected 5 4 6", timeout=PATIENCE)
+    expect(page.locator(".jp-Cell").nth(1).locator(".jp-OutputArea")).to_contain_text(
+        "selected 5 4 6", timeout=PATIENCE
+    )
     run_cell(page, 2)
     expect(tokens.nth(3)).to_have_attribute("aria-selected", "true", timeout=PATIENCE)
     chosen = page.locator(".jp-OutputArea .g-headgrid").get_by_role("gridcell", name="Layer 1, head 2")
