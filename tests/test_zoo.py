@@ -426,7 +426,7 @@ def test_explore_tab(animal, tab):
     for kind, options in asked.items():
         assert "error" not in ask(kind, **options), kind
     patched = ask("patch", corrupted=corrupted, layer=1)
-    if "error" in patched:  # of so many tokens, or what both are answered with, as the package says
+    if "error" in patched:  # prompts of different length, or with the same answer: the error is the package's
         with pytest.raises(LabError) as refused:
             patching(lab, PROMPT, corrupted)
         assert patched["error"] == str(refused.value)

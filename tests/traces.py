@@ -92,3 +92,17 @@ def random_trace(made_trace):
         return made_trace(q, k, tokens)
 
     return make
+
+
+# display strings that no view may run, reorder or lose
+HOSTILE = (
+    "</script><img src=x onerror=alert(1)>",
+    "<b>",
+    "&amp;",
+    "\"'`",
+    "$x$",
+    "\u202eשלום",
+    "مرحبا",
+    "e\u0301\u0301",
+    "🌙⟨F0⟩",
+)

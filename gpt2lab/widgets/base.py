@@ -170,7 +170,11 @@ const model = {
   is_app: true,
 };
 import("MODULE").then((module) => module.default.render({ model, el: element.querySelector(".view") }));
+let drawn = JSON.stringify(props.value ?? null);
 watch("value", () => {
+  const now = JSON.stringify(props.value ?? null);
+  if (now === drawn) return;  // gradio sends the first value twice
+  drawn = now;
   const { data, selection = {} } = props.value ?? {}, { position, ...others } = selection;
   const same = (part) => JSON.stringify(data?.subject?.[part]) === JSON.stringify(state.data?.subject?.[part]);
   const moved = "layer" in selection || !same("text") ? selection : same("models") ? {} : others;

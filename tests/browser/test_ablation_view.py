@@ -11,19 +11,9 @@ from gpt2lab.inspection.patching import patching
 from gpt2lab.inspection.trace import trace
 from gpt2lab.widgets.ablation import TOP, Ablation
 from gpt2lab.widgets.base import answered
+from tests.traces import HOSTILE
 
 TEXT, CORRUPTED = "The moon is a small world.", "The moon in a small world."
-HOSTILE = (
-    "</script><img src=x onerror=alert(1)>",
-    "<b>",
-    "&amp;",
-    "\"'`",
-    "$x$",
-    "\u202eשלום",
-    "مرحبا",
-    "e\u0301\u0301",
-    "🌙⟨F0⟩",
-)
 HELD = """() => { window.asked = []; const ask = model.ask; model.ask = (kind, options) => {
   asked.push([kind, options]);
   return new Promise((resolve) => { window.go = () => ask(kind, options).then(resolve); document.title = `asked ${asked.length}`; }); }; }"""

@@ -11,19 +11,9 @@ from playwright.sync_api import expect
 from gpt2lab.inspection.trace import trace
 from gpt2lab.inspection.walkthrough import walk
 from gpt2lab.widgets.walkthrough import Walkthrough
+from tests.traces import HOSTILE
 
 TEXT = "The moon is a small world."
-HOSTILE = (
-    "</script><img src=x onerror=alert(1)>",
-    "<b>",
-    "&amp;",
-    "\"'`",
-    "$x$",
-    "\u202eשלום",
-    "مرحبا",
-    "e\u0301\u0301",
-    "🌙⟨F0⟩",
-)
 GROUPS = {
     "embedding": ["token_embedding", "position_embedding", "resid_pre"],
     "ln_1": ["ln_1"],

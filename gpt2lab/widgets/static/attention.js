@@ -135,7 +135,7 @@ export function attentionView({ model, el, textPlace = null }) {
     const { layer, heads, side, sides } = current(), several = heads.length > 1 ? `heads ${heads.join(", ")} (${state.together})` : `head ${heads[0]}`;
     return `Layer ${layer}, ${several}${sides.length > 1 ? `, ${side === 2 ? `${sides[1].name} less ${sides[0].name}` : sides[side].name}` : ""}`;
   }
-  /** In words, the weight of a pair, or the largest ones of one token. */
+  /** The weight of a pair, or the largest weights of one token, as a sentence. */
   function sentence(place, count) {
     const { query, key } = pairOf(place);
     if (state.first && (query === 0 || key === 0)) return "The first token is hidden.";

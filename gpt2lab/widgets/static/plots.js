@@ -70,7 +70,7 @@ export function linesPlot(open, canvas, { T, tokens, width, top, whole, parts, d
   drawn.sort((a, b) => a.strength - b.strength).splice(0, drawn.length - MOST_LINES);  // the heaviest are drawn last, on top
   for (const { i, j, strength, colour } of drawn) {
     pen.strokeStyle = colour;
-    pen.globalAlpha = root && !all ? Math.sqrt(strength) : strength;  // the roots of so many would fill the picture
+    pen.globalAlpha = root && !all ? Math.sqrt(strength) : strength;  // with all lines drawn, square roots would fill the picture
     pen.lineWidth = 1 + 2 * strength;
     pen.beginPath();
     pen.moveTo(left, y(i));

@@ -162,7 +162,7 @@ function numbers(values) {
   return element("div", { className: "g-scroll g-short", tabIndex: 0 }, element("table", {}, element("tbody", {}, ...rows)));
 }
 
-/** From the products to the weights: a row per token that is read, and one that lies ahead. */
+/** A table of products, scaled and masked scores and weights: a row per token up to the position, and the next. */
 function weights(walk, tokens) {
   const steps = WEIGHTS.map((name) => walk.steps[name]), last = steps.at(-1).values, n = walk.position + 1;
   const most = [...Array(n).keys()].sort((a, b) => last[b] - last[a] || a - b).slice(0, MAX_TOKENS);
