@@ -1,10 +1,12 @@
 """The Generate tab: a prompt and its settings, and the text as it is written, with the alternatives of each token."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import gradio as gr
 
+from gpt2lab.app.bar import Bar
 from gpt2lab.app.events import ALONE, Stops, uncover, user_errors
 from gpt2lab.app.generate_content import (
     MAX_CONTINUATIONS,
@@ -12,7 +14,7 @@ from gpt2lab.app.generate_content import (
     Progress,
     TextCache,
     Work,
-    answer,
+    answer_of,
     branch,
     new_key,
     page_value,
@@ -20,12 +22,10 @@ from gpt2lab.app.generate_content import (
     write,
 )
 from gpt2lab.app.generate_presets import presets
+from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
-from gpt2lab.errors import LabError
 from gpt2lab.widgets.base import gradio_html
 from gpt2lab.widgets.generation import text_part
-
-_ = lambda text, **values: text.format(**values) if values else text  # noqa: E731
 
 MAX_NEW_TOKENS = 512
 FIRST = {"prompt": "The moon is", "max_new_tokens": 80, "temperature": 0.8, "top_p": 0.95, "seed": 0}
@@ -45,23 +45,29 @@ class GenerateTab(NamedTuple):
     js: str = SHOWN_TEXT
 
 
-def build_generate_tab(store: ModelStore, tab: gr.Tab, model: gr.Dropdown, compare: gr.Dropdown) -> GenerateTab:
+def build_generate_tab(store: ModelStore, bar: Bar, tab: gr.Tab) -> GenerateTab:
     """Build the tab: prompt and settings, then the texts, which grow as they are written."""
     key, stops, cache, first = gr.State(""), Stops(), TextCache(), FirstText(store, FIRST)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=280):
-            prompt, go, stop, chosen = build_prompt()
+            prompt, go, stop, buttons = build_prompt()
         with gr.Column(scale=2, min_width=280):
             settings, stop_at_line, continuations = build_settings()
     note = gr.Markdown(visible=False, elem_id="generate-preset-note")
     status = gr.Markdown(elem_id="generate-status")
+
+    def answer(request: Any) -> dict:
+        """What the view asks for of the texts that it shows."""
+        return answer_of(store, cache, request)
+
     page = gr.HTML(
         **gradio_html("generation"),
         apply_default_css=False,
-        server_functions=[lambda_named("answer", lambda request: answer(store, cache, request))],
+        server_functions=[answer],
         elem_id="generate-page",
     )
-    look = gr.Button(_("Explore this text"), elem_id="generate-explore")
+    with gr.Row():
+        look = gr.Button(_("Explore this text"), size="md", scale=0, min_width=200, elem_id="generate-explore")
     outputs = [key, status, page]
 
     def stream(request: gr.Request, key: str, make: Any) -> Iterator[tuple]:
@@ -108,20 +114,14 @@ def build_generate_tab(store: ModelStore, tab: gr.Tab, model: gr.Dropdown, compa
         line = _("An example by the built-in model. Click a token to see its alternatives.")
         return key, line, page_value(key, texts=[text_part(text)], shown=[1])
 
-    inputs = [key, model, compare, prompt, continuations, stop_at_line, *settings.values()]
+    inputs = [key, bar.model, bar.compare, prompt, continuations, stop_at_line, *settings.values()]
     shared = {"concurrency_limit": 4, "show_progress": "hidden", "api_visibility": "private"}  # the status shows it
     uncover(gr.on([go.click, prompt.submit], generate, inputs, outputs, **shared), outputs)
     uncover(page.select(continue_from, key, outputs, **shared), outputs)
     uncover(tab.select(open_tab, key, outputs, show_progress="hidden", api_visibility="private"), outputs)
     stop.click(stops.stop, None, None, show_progress="hidden", api_visibility="private")
-    connect_presets(chosen, prompt, settings, stop_at_line, note)
+    connect_presets(buttons, prompt, settings, stop_at_line, note)
     return GenerateTab(look, prompt)
-
-
-def lambda_named(name: str, function: Any) -> Any:
-    """Give a function the name by which a view calls it."""
-    function.__name__ = name
-    return function
 
 
 def status_line(now: Progress, works: Sequence[Work]) -> str:
@@ -158,7 +158,7 @@ def limit_of(works: Sequence[Work]) -> int:
     return len(stream.after) + stream.max_new_tokens
 
 
-def build_prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Dataset]:
+def build_prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, list[gr.Button]]:
     """Build (prompt, Generate, Stop, presets)."""
     prompt = gr.Textbox(
         FIRST["prompt"],
@@ -171,16 +171,9 @@ def build_prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, gr.Dataset]:
     with gr.Row():
         go = gr.Button(_("Generate"), variant="primary", elem_id="generate-go", min_width=120)
         stop = gr.Button(_("Stop"), elem_id="generate-stop", min_width=100)
-    found = presets()
-    chosen = gr.Dataset(
-        components=[prompt],
-        samples=[[one.prompt] for one in found],
-        sample_labels=[one.title for one in found],
-        type="index",
-        label=_("Prompts and tasks"),
-        elem_id="generate-presets",
-    )
-    return prompt, go, stop, chosen
+    with gr.Row(elem_id="generate-presets"):
+        buttons = [gr.Button(one.title, size="sm", scale=0, min_width=60) for one in presets()]
+    return prompt, go, stop, buttons
 
 
 def build_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox, gr.Slider]:
@@ -249,18 +242,16 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox, g
 
 
 def connect_presets(
-    chosen: gr.Dataset, prompt: gr.Textbox, settings: dict, stop_at_line: gr.Checkbox, note: gr.Markdown
+    buttons: Sequence[gr.Button], prompt: gr.Textbox, settings: dict, stop_at_line: gr.Checkbox, note: gr.Markdown
 ) -> None:
-    """Let a preset set the form's fields, and say what to expect of a task."""
-    found = presets()
+    """Let a preset's button set the form's fields, and say what to expect of a task."""
 
     @user_errors
     def choose(index: int) -> list:
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(found):
-            raise LabError("preset {index} is unknown; use 0 to {last}", index=str(index)[:40], last=len(found) - 1)
-        one = found[index]
+        one = presets()[index]  # in the visitor's language
         fields = [getattr(one, name) for name in PRESET_FIELDS]
         return [one.prompt, *fields, one.stop_at_line, gr.Markdown(one.note, visible=bool(one.note))]
 
     outputs = [prompt, *(settings[name] for name in PRESET_FIELDS), stop_at_line, note]
-    chosen.click(choose, chosen, outputs, show_progress="hidden", api_visibility="private")
+    for index, button in enumerate(buttons):
+        button.click(partial(choose, index), None, outputs, show_progress="hidden", api_visibility="private")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpt2lab.app.cache import BoundedCache
+from gpt2lab.app.language import said
 from gpt2lab.app.models import ModelStore
 from gpt2lab.errors import LabError, whole_number
 from gpt2lab.generation.branches import Text, branch_options, numbered, texts_of_stream
@@ -87,7 +88,10 @@ def write(
     began, due, running = time.monotonic(), 0.0, True
     while running:
         stopped = stop is not None and stop.is_set()
-        running = not stopped and any([next(one, None) is not None for one in steps])  # a list: all take a step
+        running = False
+        for one in steps:
+            if not stopped and next(one, None) is not None:
+                running = True
         now = time.monotonic()
         if running and now < due:
             continue
@@ -110,8 +114,8 @@ def _written(works: Sequence[Work], first: int, running: bool) -> tuple[list[Tex
     best = []
     for work in works:
         batch = texts_of_stream(work.stream, first + len(new), work.parent)
-        chosen = batch[0] if running else max(batch, key=lambda text: text.generation is best_of([one.generation for one in batch]))
-        best.append(chosen.number)
+        generations = [text.generation for text in batch]
+        best.append(batch[0 if running else generations.index(best_of(generations))].number)
         new += batch
     return new, best
 
@@ -157,7 +161,7 @@ def branch(store: ModelStore, texts: Texts, asked: Any) -> tuple[Work, list[int]
     return Work(TextStream(store.lab(text.name), **options), text.number), others
 
 
-def answer(store: ModelStore, cache: TextCache, request: Any) -> dict:
+def answer_of(store: ModelStore, cache: TextCache, request: Any) -> dict:
     """Return what a view asks for of its visitor's texts, or {"error": one line}."""
     request = request if isinstance(request, dict) else {}
     subject = request.get("subject") if isinstance(request.get("subject"), dict) else {}
@@ -166,6 +170,7 @@ def answer(store: ModelStore, cache: TextCache, request: Any) -> dict:
         lambda kind, options: answer_generation(texts, kind, options, store.lab, store.lock),
         request.get("kind"),
         request.get("options"),
+        said=said,
     )
 
 

@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
+from gpt2lab.app.language import _
 from gpt2lab.generation.recipes import PAIRS, TASKS
 from gpt2lab.generation.tasks import filled
-
-_ = lambda text, **values: text.format(**values) if values else text  # noqa: E731
 
 PROMPTS = ("The moon is", "In 1867, Marie Curie was born in", "The river Nile flows through", " = Coffee = \n")
 ARTICLE = (

@@ -1,7 +1,7 @@
 """Texts that branch from one another: each with its number, the tokens that it keeps of another, and how to branch again."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpt2lab.data.tokens import display_tokens, token_text, visible
 from gpt2lab.errors import LabError, whole_number
@@ -66,7 +66,7 @@ def readable_tokens(lab: Lab, ids: Sequence[int]) -> tuple[str, ...]:
     )
 
 
-def numbered(texts: Sequence[Text], number: int) -> Text:
+def numbered(texts: Sequence[Text], number: Any) -> Text:
     """The text with a number. Raises: LabError if there is none."""
     whole_number("text", number, 0, MAX_ID)
     for text in texts:
@@ -75,7 +75,7 @@ def numbered(texts: Sequence[Text], number: int) -> Text:
     raise LabError("text {number} is no longer kept; press Generate for a new one", number=number)
 
 
-def step_at(text: Text, index: int) -> Step:
+def step_at(text: Text, index: Any) -> Step:
     """A token of a text. Raises: LabError for a place that it does not have."""
     steps = text.generation.steps
     if not steps:
@@ -83,7 +83,7 @@ def step_at(text: Text, index: int) -> Step:
     return steps[whole_number("token", index, 0, len(steps) - 1)]
 
 
-def branch_options(text: Text, index: int, token: int) -> dict:
+def branch_options(text: Text, index: Any, token: Any) -> dict:
     """Options of a `TextStream` that takes another alternative, by its id, at a token of a text.
 
     It draws with the text's own settings and seed, up to the same number of tokens.

@@ -1,7 +1,7 @@
 """Text generation: texts made of steps, one at a time, several at once, by search, and past the model's context."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import log
 
@@ -40,7 +40,7 @@ class Generation(Summary):
     finish: str
     seed: int
     precision: str = "fp32"
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     limit: int = 0
     stop: tuple[str, ...] = ()
     window: int | None = None

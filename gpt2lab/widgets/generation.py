@@ -143,7 +143,7 @@ def answer_redraw(texts: Sequence[Text], options: dict, *_: Any) -> dict:
     """
     text = numbered(texts, options.get("text"))
     step = step_at(text, options.get("index"))
-    settings = {name: options.get(name) for name in REDRAWN}
+    settings: dict[str, Any] = {name: options.get(name) for name in REDRAWN}
     low, high = redrawn(step, Sampling(**settings | {"top_k": settings["top_k"] or None}), text.V)
     n, M = len(step.alternatives), len(step.top_logprobs)
     at = step.rank - 1  # among the top predictions; past them none is more probable than the last
@@ -175,4 +175,4 @@ def answer_measure(
     return {"columns": columns}
 
 
-ANSWERS = {"redraw": answer_redraw, "measure": answer_measure}
+ANSWERS: dict[str, Callable[..., dict]] = {"redraw": answer_redraw, "measure": answer_measure}

@@ -1,19 +1,19 @@
-import { asker, canAsk, chip, element, isolated, renew, roving } from "./lib.js";
-import { percent } from "./steps.js";
+import { asker, canAsk, chip, element, isolated, renew, roving, t } from "./lib.js";
+import { dotted, percent } from "./steps.js";
 
 // What a token was chosen from: the model's top predictions, by its own probability and by the sampler's. One of them branches.
 
-const FIELDS = [["temperature", "Temperature", 0, 100, 0.1], ["top_p", "Top-p", 0, 1, 0.05], ["top_k", "Top-k", 0, 1e9, 1], ["min_p", "Min-p", 0, 1, 0.01]];
+const FIELDS = [["temperature", t("Temperature"), 0, 100, 0.1], ["top_p", t("Top-p"), 0, 1, 0.05], ["top_k", t("Top-k"), 0, 1e9, 1], ["min_p", t("Min-p"), 0, 1, 0.01]];
 const EXACT = 5e-4;  // bounds that are shown as one number
 
 export function alternativesPanel(page) {
-  const title = element("h4", {}, "Alternatives"), facts = element("div", { className: "g-soft g-facts" });
-  const list = element("ul", { className: "g-alternatives", "aria-label": "Alternatives of the token" }), said = element("div", { className: "g-soft", role: "status" });
+  const title = element("h4", {}), facts = element("div", { className: "g-soft g-facts" });
+  const list = element("ul", { className: "g-alternatives", "aria-label": t("Alternatives of the token") }), said = element("div", { className: "g-soft", role: "status" });
   const error = element("div", { className: "g-error", role: "alert", hidden: true });
-  const inputs = FIELDS.map(([name, label, min, max, step]) => element("input", { type: "number", min, max, step, "aria-label": `${label} of the bars`, title: name === "top_k" ? "0 keeps all tokens" : null, oninput: () => request() }));
-  const reset = element("button", { className: "g-button", type: "button", onclick: () => { fill(); request(); } }, "Reset");
+  const inputs = FIELDS.map(([name, label, min, max, step]) => element("input", { type: "number", min, max, step, "aria-label": t("{setting} of the bars", { setting: label }), title: name === "top_k" ? t("0 keeps all tokens.") : null, oninput: () => request() }));
+  const reset = element("button", { className: "g-button", type: "button", onclick: () => { fill(); request(); } }, t("Reset"));
   const controls = element("div", { className: "g-bar g-redraw" }, ...FIELDS.map(([, label], i) => element("label", {}, element("span", { className: "g-soft" }, label), inputs[i])), reset);
-  const key = element("div", { className: "g-bar g-soft g-keys" }, element("span", {}, element("i", { className: "g-own" }), "model"), element("span", {}, element("i", { className: "g-drawn" }), "sampler"));
+  const key = element("div", { className: "g-bar g-soft g-keys" }, element("span", {}, element("i", { className: "g-own" }), t("model")), element("span", {}, element("i", { className: "g-drawn" }), t("sampler")));
   const node = element("div", { className: "g-choices" }, element("div", { className: "g-head" }, title, key), facts, list, error, said, controls);
   const later = asker(page.model);
   let of = null, bounds = null, settings = null;
@@ -42,18 +42,19 @@ export function alternativesPanel(page) {
     const most = Math.max(1e-9, ...high, ...others.map(({ probability }) => probability)), can = page.canBranch();
     renew(list, others.map((other, i) => element("li", {}, bar(other, low[i], high[i], most, other.id === step.id, can))));
     const wide = bounds && Math.max(...high.map((value, i) => value - low[i])) >= EXACT, parts = [];
-    if (wide) parts.push(`The ${bounds.M} top predictions that are kept, ${percent(bounds.share)} of the probability, do not determine these bars: they end between two bounds.`);
-    if (bounds && text.sampling.repetition_penalty !== 1) parts.push("The repetition penalty is left out.");
+    if (wide) parts.push(t("The {M} top predictions that are kept, {share} of the probability, do not determine these bars: they end between two bounds.", { M: bounds.M, share: percent(bounds.share) }));
+    if (bounds && text.sampling.repetition_penalty !== 1) parts.push(t("The repetition penalty is left out."));
     said.textContent = parts.join(" ");
   }
 
   /** A prediction's bars; without bounds where its probability under other settings is not known. */
   function bar(other, low, high, most, chosen, can) {
-    const share = (value) => `width: ${(100 * value / most).toFixed(2)}%`, exact = high - low < EXACT, range = exact ? percent(low) : `${percent(low)} to ${percent(high)}`;
-    const what = `${isolated(other.token.replaceAll(" ", "·"))}: probability ${percent(other.probability)}, under the sampler ${range}${chosen ? "; chosen" : ""}`;
-    return element("button", { className: `g-alternative${chosen ? " g-is-chosen" : ""}`, type: "button", title: can && !chosen ? `${what}. Continue from here.` : what, "aria-label": what,
+    const share = (value) => `width: ${(100 * value / most).toFixed(2)}%`, exact = high - low < EXACT, range = exact ? percent(low) : t("{low} to {high}", { low: percent(low), high: percent(high) });
+    const values = { token: isolated(dotted(other.token)), p: percent(other.probability), range };
+    const what = chosen ? t("{token}: probability {p}, under the sampler {range}; chosen", values) : t("{token}: probability {p}, under the sampler {range}", values);
+    return element("button", { className: `g-alternative${chosen ? " g-is-chosen" : ""}`, type: "button", title: can && !chosen ? `${what}. ${t("Click to continue from here.")}` : what, "aria-label": what,
       "aria-disabled": String(!can || chosen), "aria-pressed": String(chosen), onclick: () => can && !chosen && branch(other.id) },
-    element("span", { className: "g-token" }, other.token.replaceAll(" ", "·")),
+    element("span", { className: "g-token" }, dotted(other.token)),
     element("span", { className: "g-tracks" }, element("i", { className: "g-own", style: share(other.probability) }), element("i", { className: "g-drawn", style: share(low) }),
       exact ? null : element("i", { className: "g-bound", style: `${share(high - low)}; left: ${(100 * low / most).toFixed(2)}%` })),
     element("span", { className: "g-value" }, percent(other.probability)), element("span", { className: "g-value" }, exact ? percent(low) : `≥ ${percent(low)}`));
@@ -61,7 +62,7 @@ export function alternativesPanel(page) {
 
   async function branch(token) {
     say("");
-    said.textContent = "Writing …";
+    said.textContent = t("Writing …");
     try { await page.branch(token); if (!page.busy()) said.textContent = ""; } catch (reason) { said.textContent = ""; say(reason.message); }
   }
 
@@ -73,10 +74,10 @@ export function alternativesPanel(page) {
     if (settings !== mine) { settings = mine; of = step; fill(); }
     of = step;
     if (moved) bounds = null;
-    title.replaceChildren("Alternatives at token ", String(page.index()), " ", chip(step.token.replaceAll(" ", "·")));
+    title.replaceChildren(t("Alternatives at token {i}", { i: page.index() }), " ", chip(dotted(step.token)));
     const fact = (name, value) => element("span", {}, `${name} `, element("b", {}, value));
-    facts.replaceChildren(fact("probability", percent(step.probability)), fact("rank", step.rank.toLocaleString("en-US")), fact("entropy", `${step.entropy.toFixed(3)} nats`),
-      fact(page.index() === text.kept - 1 ? "chosen by hand; under the sampler" : "drawn with", percent(step.drawn)), fact("removed by filters", percent(step.removed)));
+    facts.replaceChildren(fact(t("probability"), percent(step.probability)), fact(t("rank"), step.rank.toLocaleString("en-US")), fact(t("entropy"), t("{n} nats", { n: step.entropy.toFixed(3) })),
+      fact(page.index() === text.kept - 1 ? t("chosen by hand; under the sampler") : t("drawn with"), percent(step.drawn)), fact(t("removed by filters"), percent(step.removed)));
     controls.hidden = !canAsk(page.model);
     if (moved) request();
     else bars();

@@ -1,11 +1,11 @@
-import { chip, element } from "./lib.js";
-import { stepsOf } from "./steps.js";
+import { chip, element, t } from "./lib.js";
+import { dotted, stepsOf } from "./steps.js";
 
 // The texts so far as a tree: a branch below the text that it branches from. Arrow keys walk, and show each text.
 
 export function branchTree(page) {
-  const tree = element("div", { className: "g-tree", role: "tree", "aria-label": "Texts and branches" });
-  const node = element("div", { className: "g-branches" }, element("h4", {}, "Texts and branches"), tree);
+  const tree = element("div", { className: "g-tree", role: "tree", "aria-label": t("Texts and branches") });
+  const node = element("div", { className: "g-branches" }, element("h4", {}, t("Texts and branches")), tree);
   let rows = [];
 
   /** [{ text, level, at, of }] in the order of the tree. */
@@ -35,7 +35,7 @@ export function branchTree(page) {
   function item({ text, level, at, of }, shown) {
     const steps = stepsOf(text), chosen = text.kept ? steps[text.kept - 1] : null;
     const rest = steps.slice(text.kept).map(({ token }) => token).join("").trim();
-    const what = chosen ? [chip(chosen.token.replaceAll(" ", "·")), ` at token ${text.kept - 1} of text ${text.parent}`] : [text.name, ` · seed ${text.seed}`];
+    const what = chosen ? [chip(dotted(chosen.token)), " ", t("at token {index} of text {parent}", { index: text.kept - 1, parent: text.parent })] : [text.name, " · ", t("seed {seed}", { seed: text.seed })];
     return element("div", { role: "treeitem", "aria-level": String(level), "aria-posinset": String(at), "aria-setsize": String(of), "aria-selected": String(shown.includes(text.number)),
       "data-number": String(text.number), style: `padding-left: ${8 + 18 * Math.min(level - 1, 6)}px`, onclick: () => go(text.number) },
     element("span", { className: "g-what" }, element("b", {}, `${text.number} `), ...what), element("span", { className: "g-soft g-rest" }, rest));

@@ -1,24 +1,24 @@
-import { arrow, ask, canAsk, chip, choose, copy, element, isolated, paint, panel } from "./lib.js";
+import { arrow, ask, canAsk, chip, choose, copy, element, isolated, paint, panel, t } from "./lib.js";
 import { alternativesPanel } from "./alternatives.js";
-import { stepsOf, tokenTitle } from "./steps.js";
+import { dotted, stepsOf, tokenTitle } from "./steps.js";
 import { tokenTable, statistics } from "./steptables.js";
 import { branchTree } from "./branchtree.js";
 
 // A generated text: its tokens coloured by a value, the alternatives of the selected one, and the tree of branches.
 
 const MEASURES = {  // [title, of a step → share of the fullest colour, ends of the scale]
-  probability: ["Probability", ({ probability }) => probability, () => ["0", "1"]],
-  rank: ["Rank (logarithm)", ({ rank }, V) => Math.log(rank) / Math.log(V), (V) => ["1", V.toLocaleString("en-US")]],
-  entropy: ["Entropy", ({ entropy }, V) => Math.min(1, entropy / Math.log(V)), (V) => ["0", `${Math.log(V).toFixed(1)} nats`]],
+  probability: [t("Probability"), ({ probability }) => probability, () => ["0", "1"]],
+  rank: [t("Rank (logarithm)"), ({ rank }, V) => Math.log(rank) / Math.log(V), (V) => ["1", V.toLocaleString("en-US")]],
+  entropy: [t("Entropy"), ({ entropy }, V) => Math.min(1, entropy / Math.log(V)), (V) => ["0", t("{n} nats", { n: Math.log(V).toFixed(1) })]],
 };
 const FINISHES = {
-  "end of text": "the model ended the text", "stop string": "the stop string came", length: "the length is reached",
-  context: "the model's context is full", stopped: "stopped",
+  "end of text": t("the model ended the text"), "stop string": t("the stop string came"), length: t("the length is reached"),
+  context: t("the model's context is full"), stopped: t("stopped"),
 };
 
 export function generationView({ model, el }) {
-  const { panel: frame, note, body } = panel("Text", "generation");
-  const empty = element("p", { className: "g-soft" }, "A generated text will be here, with the probability of each token.");
+  const { panel: frame, note, body } = panel(t("Text"), "generation");
+  const empty = element("p", { className: "g-soft" }, t("A generated text will be here, with the probability of each token."));
   const columns = element("div", { className: "g-texts" }), legend = element("div", { className: "g-legend g-soft" });
   const lower = element("div", { className: "g-lower" }), foot = element("div", { className: "g-more" });
   body.append(empty, columns, legend, lower, foot);
@@ -62,10 +62,10 @@ export function generationView({ model, el }) {
   }
 
   function heads() {
-    note.replaceChildren(choose("Colour by", Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; colours(); }));
+    note.replaceChildren(choose(t("Colour by"), Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; colours(); }));
     if (texts().length < 2) return;
-    const others = texts().map((of) => [of.number, `${of.number}: ${of.name}`]);
-    note.append(" ", choose("Beside", [[0, "One text"], ...others.map(([number, name]) => [number, `Beside ${name}`])], shown[1] ?? 0, (to) => {
+    const others = texts().map(({ number, name }) => [number, t("Beside text {number}, {name}", { number, name })]);
+    note.append(" ", choose(t("Text beside it"), [[0, t("One text")], ...others], shown[1] ?? 0, (to) => {
       shown = Number(to) ? [shown[0], Number(to)] : [shown[0]];
       draw();
     }));
@@ -116,12 +116,12 @@ export function generationView({ model, el }) {
 /** One text: who wrote it, its prompt and its tokens. */
 function oneText(side, moved) {
   const head = element("div", { className: "g-bar g-soft" }), prompt = element("span", { className: "g-prompt" });
-  const list = element("span", { role: "listbox", "aria-label": "Tokens of the continuation", "aria-orientation": "horizontal" });
+  const list = element("span", { role: "listbox", "aria-label": t("Tokens of the continuation"), "aria-orientation": "horizontal" });
   const node = element("div", { className: "g-one" }, head, element("div", { className: "g-flow" }, prompt, list));
   const copied = element("button", { className: "g-button", type: "button", onclick: async () => {
-    copied.textContent = await copy(made.text.prompt + made.text.text) ? "Copied" : "Select and copy";
-    setTimeout(() => { copied.textContent = "Copy"; }, 2000);
-  } }, "Copy");
+    copied.textContent = await copy(made.text.prompt + made.text.text) ? t("Copied") : t("Select and copy");
+    setTimeout(() => { copied.textContent = t("Copy"); }, 2000);
+  } }, t("Copy"));
   let spans = [], nodes = [], drawn = [], current = null;
 
   const made = {
@@ -151,7 +151,7 @@ function oneText(side, moved) {
   function token(text, step, i) {
     const chosen = i === text.kept - 1, title = tokenTitle(text, step, i);
     const span = element("span", { className: `g-token${chosen ? " g-chosen" : ""}`, role: "option", tabIndex: -1, title, "aria-selected": "false",
-      "aria-label": `${isolated(step.token.replaceAll(" ", "·"))}, ${title}`, onclick: () => { moved(side, i); span.focus(); } }, step.token);
+      "aria-label": `${isolated(dotted(step.token))}, ${title}`, onclick: () => { moved(side, i); span.focus(); } }, step.token);
     spans[i] = span;
     const seam = step.shifted ? element("i", { className: "g-seam", "aria-hidden": "true", title }, "⋮") : null;
     return [seam, span, step.token.includes("⏎") ? document.createTextNode("\n") : null].filter(Boolean);
@@ -180,10 +180,10 @@ function line(spans, at, way) {
 
 /** Seed, length and end of a text. */
 function about({ number, seed, finish, kept, parent, begin, spaced, prompt }, count) {
-  const parts = [`text ${number}`, `seed ${seed}`, `${count.toLocaleString("en-US")} tokens`, FINISHES[finish]];
-  if (parent) parts.push(`branch of text ${parent} at token ${kept - 1}`);
-  if (spaced) parts.push("the prompt ends in a space: without it texts are more natural");
+  const parts = [t("text {number}", { number }), t("seed {seed}", { seed }), t("{n} tokens", { n: count.toLocaleString("en-US") }), FINISHES[finish]];
+  if (parent) parts.push(t("branch of text {parent} at token {index}", { parent, index: kept - 1 }));
+  if (spaced) parts.push(t("The prompt ends in a space. Remove it for more natural text."));
   const said = element("span", { className: "g-about-text" }, parts.join(" · "));
-  if (!prompt) said.append(" · no prompt: began from ", chip(begin));
+  if (!prompt) said.append(" · ", t("no prompt: the model began from"), " ", chip(begin));
   return said;
 }

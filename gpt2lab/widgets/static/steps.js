@@ -1,3 +1,5 @@
+import { t } from "./lib.js";
+
 // The tokens of a text as the views read them.
 
 const read = new Map();  // by number: of a text that grows, tokens that were read stay as they are
@@ -23,5 +25,10 @@ export const percent = (p) => p > 0 && p < 0.0995 ? `${p < 1e-5 ? (100 * p).toEx
 
 /** The numbers of a token, with their units. */
 export function tokenTitle(text, step, i) {
-  return `token ${i}: probability ${percent(step.probability)}, rank ${step.rank.toLocaleString("en-US")} of ${text.V.toLocaleString("en-US")}, entropy ${step.entropy.toFixed(3)} nats${step.shifted ? "; here the window moved: the model re-read only the last tokens" : ""}`;
+  const [rank, V] = [step.rank, text.V].map((n) => n.toLocaleString("en-US"));
+  const numbers = t("token {i}: probability {p}, rank {rank} of {V}, entropy {entropy} nats", { i, p: percent(step.probability), rank, V, entropy: step.entropy.toFixed(3) });
+  return step.shifted ? `${numbers}. ${t("The window moved here: the model re-read only the last tokens.")}` : numbers;
 }
+
+/** A token with its spaces visible. */
+export const dotted = (token) => token.replaceAll(" ", "·");
