@@ -10,6 +10,7 @@ from gpt2lab.app.bar import Bar
 from gpt2lab.app.events import ALONE, Stops, uncover, user_errors
 from gpt2lab.app.generate_content import (
     MAX_CONTINUATIONS,
+    MAX_NEW_TOKENS,
     FirstText,
     Progress,
     TextCache,
@@ -27,7 +28,6 @@ from gpt2lab.app.models import ModelStore
 from gpt2lab.widgets.base import gradio_html
 from gpt2lab.widgets.generation import text_part
 
-MAX_NEW_TOKENS = 512
 FIRST = {"prompt": "The moon is", "max_new_tokens": 80, "temperature": 0.8, "top_p": 0.95, "seed": 0}
 SHOWN_TEXT = "(prompt) => [document.querySelector('#generate-page .gpt2lab')?.dataset.text || prompt]"
 PRESET_FIELDS = ("max_new_tokens", "temperature", "top_k")

@@ -21,6 +21,7 @@ MAX_STEPS = 4096  # tokens of all texts of a visitor; the newest texts are alway
 STEP_BYTES = 4096  # of a token with its alternatives, about
 TEXTS_BYTES = 256 << 20  # of all visitors' texts
 MAX_CONTINUATIONS = 8
+MAX_NEW_TOKENS = 512
 DRAW_SECONDS = 0.1  # between updates: a reader sees no more
 SHARE = 5  # an update may take this part of the time, which matters for long texts
 Texts = tuple[Text, ...]
@@ -140,6 +141,7 @@ def newest(texts: Texts, least: int) -> Texts:
 def streams(store: ModelStore, labels: Sequence[str], count: Any, options: dict) -> list[Work]:
     """Return what is to be written for a prompt, by one model or two. Raises: LabError for bad options."""
     whole_number("continuations", count, 1, MAX_CONTINUATIONS)
+    whole_number("max_new_tokens", options.get("max_new_tokens"), 1, MAX_NEW_TOKENS)
     return [Work(TextStream(store.lab(label), count=count, **options)) for label in labels]
 
 

@@ -72,7 +72,7 @@ def numbered(texts: Sequence[Text], number: Any) -> Text:
     for text in texts:
         if text.number == number:
             return text
-    raise LabError("text {number} is no longer kept; press Generate for a new one", number=number)
+    raise LabError("text {number} is no longer kept; generate a new one", number=number)
 
 
 def step_at(text: Text, index: Any) -> Step:
