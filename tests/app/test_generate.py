@@ -219,7 +219,7 @@ def test_presets_are_the_paper_s_prompts_and_settings(tab, tiny_lab):
         )
         assert note.visible == bool(one.note)
     for one, (name, recipe) in zip(found[-3:], TASKS.items(), strict=True):
-        start, end = recipe.prompt.rsplit("}", 1)
+        _start, end = recipe.prompt.rsplit("}", 1)
         assert one.prompt.endswith(end) and "{" not in one.prompt and one.max_new_tokens == recipe.tokens, name
         assert re.search(r"section \d\.\d", recipe.source.replace("sections", "section"))[0] in one.note
 

@@ -1,10 +1,15 @@
+import json
+import re
+import secrets
 import sys
 import time
 
+import httpx
 import pytest
 from playwright.sync_api import expect
 
 import gpt2lab.generation.generate
+from gpt2lab.app.events import ALONE
 from gpt2lab.app.generate import FIRST
 from gpt2lab.app.generate_presets import presets
 from gpt2lab.generation.generate import generate
@@ -123,7 +128,8 @@ def test_an_alternative_is_continued_from_and_the_tree_leads_back(page, lab):
 
 
 def test_looking_asks_the_server_nothing(page):
-    open_tab(page)
+    write(page)
+    expect(status(page)).to_contain_text("Finished: ", timeout=PATIENCE)
     requests = []
     page.on("request", lambda request: requests.append(request.url))
     for i in (0, 3, 5):
@@ -159,7 +165,9 @@ def test_two_models_stream_beside_each_other_and_are_measured(open_page, runs_di
     write(page)
     expect(status(page)).to_contain_text("Finished: 2 texts, 24 tokens", timeout=PATIENCE)
     both = [generate(one, "The moon is", **OPTIONS) for one in (lab, changed)]
-    shown = page.locator("#generate-page .g-one [role=listbox]").evaluate_all("lists => lists.map(list => list.children.length)")
+    shown = page.locator("#generate-page .g-one [role=listbox]").evaluate_all(
+        "lists => lists.map(list => list.children.length)"
+    )
     assert shown == [12, 12]
     shows(page, "The moon is" + both[0].text)
     page.locator("#generate-page .g-one").nth(1).locator("[role=option]").nth(2).click()
@@ -250,6 +258,53 @@ def test_a_phone_has_one_column(open_page):
     page = open_page(viewport={"width": 390, "height": 844})
     open_tab(page)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+SENT = {"key": None, "label": "builtin", "compare": ALONE, "prompt": "The", "count": 1, "line": False, "length": 5}
+SENT |= {
+    "temperature": 1,
+    "seed": 0,
+    "top_p": 1,
+    "top_k": 0,
+    "min_p": 0,
+    "penalty": 1,
+    "window": 0,
+    "precision": "fp32",
+}
+
+
+def posted(app_url, values):
+    """How an event of the Generate button ends that a client without a browser sends: its last message."""
+    config = httpx.get(f"{app_url}config").json()
+    [button] = [one["id"] for one in config["components"] if one["props"].get("elem_id") == "generate-go"]
+    [event] = [
+        one["id"] for one in config["dependencies"] if [button, "click"] in [list(each) for each in one["targets"]]
+    ]
+    visit = secrets.token_hex(4)
+    body = json.dumps({"data": list(values.values()), "fn_index": event, "session_hash": visit})
+    joined = httpx.post(f"{app_url}gradio_api/queue/join", content=body, headers={"Content-Type": "application/json"})
+    if joined.status_code != 200:
+        return joined.text
+    with httpx.stream("GET", f"{app_url}gradio_api/queue/data?session_hash={visit}", timeout=60) as answer:
+        messages = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line.strip()]
+    [end] = [one for one in messages if one["msg"] == "process_completed"]
+    return json.dumps(end["output"]) if not end["success"] else "done"
+
+
+def test_what_is_posted_without_a_browser_is_checked(app_url):
+    assert posted(app_url, SENT) == "done"
+    for change, message in (
+        ({"top_p": 0}, "minimum value 0.05"),  # a slider's own limits
+        ({"length": 10**9}, "maximum value 512"),
+        ({"temperature": float("nan")}, "temperature nan is out of range"),  # the package's
+        ({"compare": "/etc"}, "not in the list|is unknown"),
+        ({"label": "../../etc"}, "not in the list|is unknown"),
+        ({"top_k": -3}, "top_k"),
+        ({"window": 512}, "window 512 is out of range"),
+        ({"prompt": "x" * 5000}, "the prompt has"),
+    ):
+        found = posted(app_url, SENT | change)
+        assert re.search(message, found), (change, found)
 
 
 def wait_for(holds, seconds=30):

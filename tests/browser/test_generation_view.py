@@ -195,7 +195,7 @@ def test_hostile_tokens_are_text(tiny_lab, text, tmp_path, visit_file):
     view.texts = (view.texts[0]._replace(tokens=tuple(word.replace("\x00\u200b", "⟨00⟩") for word in HOSTILE)),)
     page = visit_file(view.save(tmp_path / "hostile.html").as_uri())
     shown = page.locator("[role=option]").all_inner_texts()
-    assert [one for one in shown] == [word.replace("\x00\u200b", "⟨00⟩") for word in HOSTILE]
+    assert list(shown) == [word.replace("\x00\u200b", "⟨00⟩") for word in HOSTILE]
     page.locator("summary").first.click()
     for i in range(len(HOSTILE)):
         page.locator("[role=option]").nth(i).click()

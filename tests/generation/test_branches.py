@@ -56,7 +56,9 @@ def test_readable_tokens_are_the_displayed_ones_but_for_spaces(tiny_lab):
     ]
     ids = tokenizer("The moon, 🌙 \x00\n·")["input_ids"]
     found = "".join(readable_tokens(tiny_lab, ids))
-    assert found.startswith("The moon, ") and "🌙" in found and "⏎" in found and "\x00" not in found and "\n" not in found
+    assert (
+        found.startswith("The moon, ") and "🌙" in found and "⏎" in found and "\x00" not in found and "\n" not in found
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,5 +80,5 @@ def test_what_is_not_there_is_refused(text, index, token, message):
 def test_a_number_that_is_not_kept_is_refused(text):
     assert numbered([text], 1) is text
     for number in (2, None, "1", [1]):
-        with pytest.raises(LabError, match="no longer kept|out of range"):
+        with pytest.raises(LabError, match=r"no longer kept|out of range"):
             numbered([text], number)

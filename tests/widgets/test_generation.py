@@ -85,9 +85,7 @@ def test_bounds_of_a_token_past_the_kept_predictions_hold_its_probability(tiny_l
     rare = int(logits[0].argsort(descending=True)[2000])
     step = step_of(logits, rare, alternatives=4, spell=str)
     text = view.texts[0]._replace(V=50_000, generation=replace(view.texts[0].generation, steps=(step,)))
-    found = answer_redraw(
-        [text], {"text": 1, "index": 0, "temperature": 1.5, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
-    )
+    found = answer_redraw([text], {"text": 1, "index": 0, "temperature": 1.5, "top_p": 1.0, "top_k": 0, "min_p": 0.0})
     low, high = found["chosen"]
     assert found["M"] == 512 and 0 < found["share"] < 1
     assert low <= float((logits / 1.5).softmax(-1)[0, rare]) <= high
