@@ -52,7 +52,9 @@ def build_generate_tab(store: ModelStore, bar: Bar, tab: gr.Tab) -> GenerateTab:
         with gr.Column(scale=3, min_width=280):
             prompt, go, stop, buttons = build_prompt()
         with gr.Column(scale=2, min_width=280):
-            settings, stop_at_line, continuations = build_settings()
+            settings = build_settings()
+    more, stop_at_line, continuations = build_more_settings()
+    settings |= more
     note = gr.Markdown(visible=False, elem_id="generate-preset-note")
     status = gr.Markdown(elem_id="generate-status")
 
@@ -176,9 +178,9 @@ def build_prompt() -> tuple[gr.Textbox, gr.Button, gr.Button, list[gr.Button]]:
     return prompt, go, stop, buttons
 
 
-def build_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox, gr.Slider]:
-    """Build (options by the names of `TextStream`, Stop at the end of the line, number of continuations)."""
-    settings: dict[str, gr.components.Component] = {
+def build_settings() -> dict[str, gr.components.Component]:
+    """Build the settings that are always in sight: options by the names of `TextStream`."""
+    return {
         "max_new_tokens": gr.Slider(
             1, MAX_NEW_TOKENS, 80, step=1, label=_("Max new tokens"), elem_id="generate-length"
         ),
@@ -195,12 +197,24 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox, g
             0, precision=0, label=_("Seed"), info=_("The same seed gives the same text."), elem_id="generate-seed"
         ),
     }
-    with gr.Accordion(_("More settings"), open=False, elem_id="generate-more"):
+
+
+def build_more_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox, gr.Slider]:
+    """Build (options by the names of `TextStream`, Stop at the end of the line, number of continuations), folded."""
+    settings: dict[str, gr.components.Component] = {}
+    with gr.Accordion(_("More settings"), open=False, elem_id="generate-more"), gr.Row():
         settings["top_p"] = gr.Slider(
-            0.05, 1, 0.95, step=0.05, label=_("Top-p"), info=_("1 keeps all tokens."), elem_id="generate-top-p"
+            0.05,
+            1,
+            0.95,
+            step=0.05,
+            label=_("Top-p"),
+            info=_("1 keeps all tokens."),
+            elem_id="generate-top-p",
+            min_width=200,
         )
         settings["top_k"] = gr.Number(
-            0, precision=0, label=_("Top-k"), info=_("0 keeps all tokens."), elem_id="generate-top-k"
+            0, precision=0, label=_("Top-k"), info=_("0 keeps all tokens."), elem_id="generate-top-k", min_width=200
         )
         settings["min_p"] = gr.Slider(
             0,
@@ -210,9 +224,17 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox, g
             label=_("Min-p"),
             info=_("Share of the top prediction's probability; 0 keeps all tokens."),
             elem_id="generate-min-p",
+            min_width=200,
         )
         settings["repetition_penalty"] = gr.Slider(
-            0.5, 2, 1, step=0.05, label=_("Repetition penalty"), info=_("1 is none."), elem_id="generate-penalty"
+            0.5,
+            2,
+            1,
+            step=0.05,
+            label=_("Repetition penalty"),
+            info=_("1 is none."),
+            elem_id="generate-penalty",
+            min_width=200,
         )
         continuations = gr.Slider(
             1,
@@ -222,14 +244,18 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox, g
             label=_("Continuations"),
             info=_("With this seed and the following ones; the most probable is shown first."),
             elem_id="generate-count",
+            min_width=200,
         )
-        stop_at_line = gr.Checkbox(False, label=_("Stop at the end of the line"), elem_id="generate-line")
+        stop_at_line = gr.Checkbox(
+            False, label=_("Stop at the end of the line"), elem_id="generate-line", min_width=200
+        )
         settings["window"] = gr.Number(
             0,
             precision=0,
             label=_("Sliding window"),
             info=_("Past the context, the model re-reads this many last tokens; 0 ends the text there."),
             elem_id="generate-window",
+            min_width=200,
         )
         settings["precision"] = gr.Dropdown(
             ["fp32", "bf16", "int8"],
@@ -237,6 +263,7 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox, g
             label=_("Precision"),
             info=_("bf16 and int8 can be faster and change probabilities slightly."),
             elem_id="generate-precision",
+            min_width=200,
         )
     return settings, stop_at_line, continuations
 

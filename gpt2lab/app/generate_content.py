@@ -98,7 +98,11 @@ def write(
             continue
         new, best = _written(works, first, running)
         kept = newest((*texts, *new), len(new))
-        parts = [*before, *map(text_part, new)][-len(kept) :]
+        written = [text_part(text) for text in new]
+        for part in written:
+            if running and part["finish"] == "stopped":
+                part["finish"] = "writing"
+        parts = [*before, *written][-len(kept) :]
         places = [number or best[0] for number in shown] or best
         data = {"texts": parts, "shown": places, "run": run, "writing": running}
         value = page_value(key, **data)

@@ -87,6 +87,7 @@ def test_what_is_shown_while_it_is_written_is_true(tab, monkeypatch):
         [text] = value["data"]["texts"]
         done, total = map(int, re.fullmatch(r"Writing: (\d+) of (\d+) tokens, [\d,]+ tokens/s", status).groups())
         assert (text["steps"].count("\n"), total, value["data"]["writing"]) == (done, 8, True)
+        assert text["finish"] == ("writing" if done < 8 else "length")
         counts.append(done)
     assert counts == sorted(counts) and counts[0] == 1
     *_, last = (value["data"]["texts"][0]["steps"] for _, _, value in answers)

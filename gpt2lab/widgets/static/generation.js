@@ -13,7 +13,7 @@ const MEASURES = {  // [title, of a step → share of the fullest colour, ends o
 };
 const FINISHES = {
   "end of text": t("the model ended the text"), "stop string": t("the stop string came"), length: t("the length is reached"),
-  context: t("the model's context is full"), stopped: t("stopped"),
+  context: t("the model's context is full"), stopped: t("stopped"), writing: t("writing"),
 };
 
 export function generationView({ model, el }) {
@@ -62,7 +62,7 @@ export function generationView({ model, el }) {
   }
 
   function heads() {
-    note.replaceChildren(choose(t("Colour by"), Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; colours(); }));
+    note.replaceChildren(choose(t("Colour by"), Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; sides.forEach((side) => side.paint()); scale(); }));
     if (texts().length < 2) return;
     const others = texts().map(({ number, name }) => [number, t("Beside text {number}, {name}", { number, name })]);
     note.append(" ", choose(t("Text beside it"), [[0, t("One text")], ...others], shown[1] ?? 0, (to) => {
@@ -83,7 +83,7 @@ export function generationView({ model, el }) {
     state.side = Math.min(state.side, shown.length - 1);
     sides.splice(shown.length).forEach(({ node }) => node.remove());
     shown.forEach((number, i) => {
-      if (!sides[i]) columns.append((sides[i] = oneText(i, moved)).node);
+      if (!sides[i]) columns.append((sides[i] = oneText(i, moved, (step, V) => MEASURES[measure][1](step, V))).node);
       sides[i].draw(all.find((of) => of.number === number), shown.length > 1);
     });
     columns.classList.toggle("g-two", shown.length > 1);
@@ -93,14 +93,13 @@ export function generationView({ model, el }) {
     if (!busy()) state.follow = false;
     el.dataset.text = text().prompt + text().text;
     heads();
-    colours();
+    scale();
     mark();
     for (const part of [alternatives, tree, table, numbers]) part.draw();
   }
 
-  function colours() {
-    const [title, share, ends] = MEASURES[measure], [low, high] = ends(text().V);
-    sides.forEach((side) => side.paint((step) => share(step, side.text.V)));
+  function scale() {
+    const [title, , ends] = MEASURES[measure], [low, high] = ends(text().V);
     legend.replaceChildren(`${title} ${low} `, element("i", { className: "g-scale", "aria-hidden": "true" }), ` ${high}`);
   }
   const mark = () => sides.forEach((side, i) => side.mark(i === state.side ? state.index : null));
@@ -113,8 +112,8 @@ export function generationView({ model, el }) {
   return () => { model.off("change:data", draw); model.off("change:selection", position); alternatives.end(); };
 }
 
-/** One text: who wrote it, its prompt and its tokens. */
-function oneText(side, moved) {
+/** One text: who wrote it, its prompt and its tokens, coloured by a share of each step. */
+function oneText(side, moved, share) {
   const head = element("div", { className: "g-bar g-soft" }), prompt = element("span", { className: "g-prompt" });
   const list = element("span", { role: "listbox", "aria-label": t("Tokens of the continuation"), "aria-orientation": "horizontal" });
   const node = element("div", { className: "g-one" }, head, element("div", { className: "g-flow" }, prompt, list));
@@ -122,7 +121,7 @@ function oneText(side, moved) {
     copied.textContent = await copy(made.text.prompt + made.text.text) ? t("Copied") : t("Select and copy");
     setTimeout(() => { copied.textContent = t("Copy"); }, 2000);
   } }, t("Copy"));
-  let spans = [], nodes = [], drawn = [], current = null;
+  let spans = [], nodes = [], drawn = [], current = 0;
 
   const made = {
     node, text: null,
@@ -138,14 +137,16 @@ function oneText(side, moved) {
       for (let i = from; i < steps.length; i++) list.append(...(nodes[i] = token(text, steps[i], i)));
       drawn = steps;
     },
-    paint: (share) => spans.forEach((span, i) => paint(span, share(drawn[i]))),
+    paint: () => spans.forEach((span, i) => paint(span, share(drawn[i], made.text.V))),
+    /** Select a token; null: none, and Tab reaches the first. */
     mark(index) {
-      if (spans[current]) spans[current].setAttribute("aria-selected", "false");
-      spans.forEach((span, i) => { span.tabIndex = i === (index ?? 0) ? 0 : -1; });
-      if (spans[index]) spans[index].setAttribute("aria-selected", "true");
-      current = index;
+      spans[current]?.setAttribute("aria-selected", "false");
+      if (spans[current]) spans[current].tabIndex = -1;
+      spans[index]?.setAttribute("aria-selected", "true");
+      current = index ?? 0;
+      if (spans[current]) spans[current].tabIndex = 0;
     },
-    focus: () => spans[current ?? 0]?.focus(),
+    focus: () => spans[current]?.focus(),
   };
 
   function token(text, step, i) {
@@ -153,6 +154,7 @@ function oneText(side, moved) {
     const span = element("span", { className: `g-token${chosen ? " g-chosen" : ""}`, role: "option", tabIndex: -1, title, "aria-selected": "false",
       "aria-label": `${isolated(dotted(step.token))}, ${title}`, onclick: () => { moved(side, i); span.focus(); } }, step.token);
     spans[i] = span;
+    paint(span, share(step, text.V));
     const seam = step.shifted ? element("i", { className: "g-seam", "aria-hidden": "true", title }, "⋮") : null;
     return [seam, span, step.token.includes("⏎") ? document.createTextNode("\n") : null].filter(Boolean);
   }
