@@ -10,7 +10,7 @@ import gradio as gr
 
 from gpt2lab.app.bar import Bar
 from gpt2lab.app.events import ALONE, uncover, user_errors
-from gpt2lab.app.language import _, said
+from gpt2lab.app.language import _, said, spoken
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
 from gpt2lab.errors import LabError
@@ -58,8 +58,10 @@ def build_explore_tab(results: ResultCache, bar: Bar) -> ExploreTab:
 
     def answer(request: Any) -> dict:
         """What a view asks for after it was drawn."""
-        return answered(
-            lambda kind, options: asked(results, request, kind, options), *_kind_and_options(request), said=said
+        return spoken(
+            answered(
+                lambda kind, options: asked(results, request, kind, options), *_kind_and_options(request), said=said
+            )
         )
 
     page = gr.HTML(
@@ -112,7 +114,7 @@ def page_value(results: ResultCache, label: str, text: str, compare: str | None)
     found = [results.exploration(name, checked(text)) for name in models]
     first = first_selection(found[0])
     data = explore_data(found, {"text": text, "models": models}, layer=first.layer, head=first.head)
-    return {"data": finite(data), "selection": asdict(first)}
+    return {"data": spoken(finite(data)), "selection": asdict(first)}
 
 
 def checked(text: Any) -> str:
