@@ -13,17 +13,17 @@ from gpt2lab.app.events import ALONE, uncover, user_errors
 from gpt2lab.app.language import _, said, spoken
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.pages.explore import explore_answer, explore_data, first_selection
 from gpt2lab.results import finite
 from gpt2lab.widgets.base import Selection, answered, gradio_html
 
 EXAMPLES = {
-    "Repeated name": "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris.",
-    "Fact": "The river Nile flows through Egypt, and the river Thames flows through London.",
-    "Subject and verb": "The keys to the old cabinet in the hall are on the table.",
-    "Previous token": "The Supreme Court of the United States ruled in New York City on the first day of May.",
-    "Heading": """ = Honey bee =
+    Message("Repeated name"): "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris.",
+    Message("Fact"): "The river Nile flows through Egypt, and the river Thames flows through London.",
+    Message("Subject and verb"): "The keys to the old cabinet in the hall are on the table.",
+    Message("Previous token"): "The Supreme Court of the United States ruled in New York City on the first day of May.",
+    Message("Heading"): """ = Honey bee =
 
  A honey bee is a social flying insect . Honey bees are known for the nests that they build from wax , for the large size of their colonies , and for the honey that they store .
 """,

@@ -20,8 +20,14 @@ from gpt2lab.inspection.trace import Trace
 def side_of(trace: Trace, **parts: Any) -> dict:
     """A side: who read what, and the given parts."""
     n = len(trace.tokens)
-    cut = "The first {n:,} of {total:,} tokens; the rest does not fit {name}."
-    note = Message(cut, n=n, total=n + trace.left_out, name=trace.name) if trace.left_out else ""
+    note = ""
+    if trace.left_out:
+        note = Message(
+            "The first {n:,} of {total:,} tokens; the rest does not fit {name}.",
+            n=n,
+            total=n + trace.left_out,
+            name=trace.name,
+        )
     shape = {"layers": trace.n_layers, "heads": trace.n_heads}
     return {"name": trace.name, "tokens": list(trace.tokens), "ids": trace.ids.tolist(), "note": note, **shape, **parts}
 

@@ -89,7 +89,7 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     if (!values) return pictures(mine, of);
     const numbers = values(), all = numbers.flat().filter((value) => value !== null).map(Math.abs);
     const most = !differs && unit.includes("0 to 1") ? 1 : Math.max(1e-9, ...all), digits = most >= 9.995 ? 1 : most < 0.0995 ? 3 : 2;
-    const [kind] = t(unit).split(/[,,]/);  // without its range
+    const [kind] = t(unit).split(/[,\uff0c]/);  // without its range
     grid.style.setProperty("--characters", (differs ? signed : shown)(most, digits).length);
     cells.forEach((cell, at) => {
       const { layer, head } = placeOf(at), value = numbers[layer][head], text = value === null ? t("no value") : `${differs ? signed(value, 3) : shown(value, 3)} ${kind}`;
@@ -136,8 +136,8 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
       cell.setAttribute("aria-selected", chosen);
       cell.tabIndex = chosen ? 0 : -1;
       cell.classList.toggle("g-off", isOff);
-      const { name: head = "" } = cell.dataset;
-      cell.setAttribute("aria-label", isOff ? t("{head}, switched off", { head }) : head);
+      const named = cell.dataset.name ?? "";
+      cell.setAttribute("aria-label", isOff ? t("{head}, switched off", { head: named }) : named);
     });
   }
 
