@@ -134,7 +134,8 @@ export function attentionView({ model, el, textPlace = null }) {
   function partName() {
     const { layer, heads, side, sides } = current(), together = state.together === "mean" ? t("mean") : t("max");
     const part = heads.length > 1 ? t("Layer {layer}, heads {heads} ({together})", { layer, heads: heads.join(", "), together }) : t("Layer {layer}, head {head}", { layer, head: heads[0] });
-    return sides.length < 2 ? part : `${part}, ${side === 2 ? t("{other} less {base}", { base: sides[0].name, other: sides[1].name }) : sides[side].name}`;
+    if (sides.length < 2) return part;
+    return t("{heads}, {model}", { heads: part, model: side === 2 ? t("{other} less {base}", { base: sides[0].name, other: sides[1].name }) : sides[side].name });
   }
   /** The weight of a pair, or the largest weights of one token, in words. */
   function described(place, count) {
@@ -384,7 +385,7 @@ export function attentionView({ model, el, textPlace = null }) {
     const open = (canvas, ...size) => (pen = svgPen(...size));
     if (state.view === "lines") drawLines(open, true);
     else drawHeatmap(open);
-    return pen.svg([partName(), state.first && t("without the first token"), state.threshold && t("from weight {weight}", { weight: state.threshold.toFixed(2) })].filter(Boolean).join(", "));
+    return pen.svg(listed([partName(), state.first && t("without the first token"), state.threshold && t("from weight {weight}", { weight: state.threshold.toFixed(2) })].filter(Boolean)));
   }
   function csv() {
     const { T, tokens, side } = current(), table = [`query,query_token,key,key_token,${side === 2 ? "difference" : "weight"},error`], hidden = Number(state.first);
