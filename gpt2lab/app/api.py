@@ -145,7 +145,7 @@ class Api:
         checked(text)
         seen = self._results.result("trace", model, text, lambda lab: trace(lab, text))
         found = attention.Attention(seen, layer, head)
-        _check_size(len(found.layers) * len(found.heads) * len(seen.tokens) ** 2, "name a layer and a head")
+        _check_size(len(found.layers) * len(found.heads) * len(seen.tokens) ** 2)
         return _answer(model, seen.tokens, seen.ids, found.record())
 
     def head_scores(self, texts: list[str] | None = None, model: str = "builtin", seed: int = 0) -> dict:
@@ -190,7 +190,7 @@ class Api:
 
         def compute(lab: Lab) -> lens.Lens:
             n_cells = len(lab.encode_prompt(text)) * (lab.model.config.n_layer + 1)
-            _check_size(n_cells * (top + 5), "shorten the text, or lower top")
+            _check_size(n_cells * (top + 5))
             return lens.logit_lens(lab, text, top=top, target=target)
 
         found = self._results.result(f"lens {top} {target}", model, text, compute)
@@ -310,13 +310,13 @@ def _last(steps: Any) -> Any:
             return end.value
 
 
-def _check_size(n_values: int, advice: str) -> None:
+def _check_size(n_values: int) -> None:
     if n_values > MAX_VALUES:
         raise LabError(
-            "the answer would have {count:,} numbers; the limit is {limit:,}: {advice}",
+            "the answer would have {count:,} numbers; the limit is {limit:,}: shorten the text, or ask for one layer and "
+            "head, or for fewer top predictions",
             count=n_values,
             limit=MAX_VALUES,
-            advice=advice,
         )
 
 
