@@ -1,0 +1,145 @@
+"""The app served by a process of its own, and the endpoints and components that it says it has.
+
+    python -m tests.serving RUNS PORT
+
+serves it with everything but the processes of runs and estimates: who asks for one is refused.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from tests.processes import ROOT
+
+PATIENCE = 120  # seconds until a page is served
+ADDRESS = re.compile(r"gpt2lab is at (http://\S+?)/?\s")
+
+
+@contextmanager
+def served(folder: Path, *command, **variables):
+    """Run a command that serves the app, with its output in files of a folder; end it with the block."""
+    folder.mkdir(parents=True)
+    own = {"PYTHONPATH": str(ROOT), "GRADIO_TEMP_DIR": str(folder / "gradio"), "GPT2LAB_CACHE": str(folder / "cache")}
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)], cwd=ROOT, env=os.environ | own | variables, stdout=out, stderr=err
+        )
+    try:
+        yield Served(process, folder)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+class Served:
+    """A served app: its address, its configuration, and what it has printed so far."""
+
+    def __init__(self, process: subprocess.Popen, folder: Path):
+        self.process, self.folder = process, folder
+        self.url = self._address()
+        self.config = httpx.get(f"{self.url}/config", timeout=PATIENCE).json()
+        self.endpoints = httpx.get(f"{self.url}/gradio_api/info", timeout=PATIENCE).json()["named_endpoints"]
+        self.components = {one["id"]: one for one in self.config["components"]}
+
+    def _address(self) -> str:
+        until = time.monotonic() + PATIENCE
+        while not (found := ADDRESS.search(self.printed())):
+            assert self.process.poll() is None and time.monotonic() < until, self.printed()
+            time.sleep(0.1)
+        return found[1]
+
+    def printed(self) -> str:
+        texts = ((self.folder / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
+        return "".join(texts)
+
+    def component(self, elem_id: str) -> dict:
+        [found] = [one for one in self.components.values() if one["props"].get("elem_id") == elem_id]
+        return found
+
+    def ask(self, name: str, *data) -> tuple[bool, object]:
+        """(whether it went well, the answer or the error) of a public endpoint."""
+        call = f"{self.url}/gradio_api/call/{name}"
+        event = httpx.post(call, json={"data": list(data)}, timeout=PATIENCE).json()["event_id"]
+        lines = httpx.get(f"{call}/{event}", timeout=PATIENCE).text.strip().splitlines()
+        ended, answer = lines[-2].removeprefix("event: "), json.loads(lines[-1].removeprefix("data: "))
+        return ended == "complete", answer[0] if ended == "complete" else answer
+
+    def explores(self, text: str = "The moon is round.") -> bool:
+        """Whether the Explore page is drawn for a text."""
+        page = self.component("explore-page")["id"]
+        [event, *_] = [
+            one for one in self.config["dependencies"] if one["outputs"] == [page] and len(one["inputs"]) == 3
+        ]
+        [drawn] = run_events(self.url, [(event["id"], {"data": ["builtin", text, "no second model"]})])
+        return drawn["success"] and drawn["output"]["data"][0]["data"]["subject"]["text"] == text
+
+
+def run_events(url: str, events: list[tuple[int, dict]], *, session: str = "visitor", cut: bool = False):
+    """Send events of one page to the queue and wait for their ends; return what each ended with, None if refused at once.
+
+    events  (number of the handler, the body: its data and what else a browser sends)
+    cut     whether the answers may break off; None for those that did
+    """
+    ids = []
+    with httpx.Client(timeout=PATIENCE, headers={"Content-Type": "application/json"}) as client:
+        for number, body in events:
+            content = json.dumps({"fn_index": number, "session_hash": session} | body)
+            answer = client.post(f"{url}/gradio_api/queue/join", content=content)
+            ids.append(answer.json()["event_id"] if answer.status_code == 200 else None)
+        ends = ends_of(client, url, session, {one for one in ids if one}, cut)
+    return [ends.get(one) if one else None for one in ids]
+
+
+def ends_of(client: httpx.Client, url: str, session: str, waiting: set[str], cut: bool) -> dict[str, dict]:
+    """The last message on each event of a page that is under way."""
+    ends: dict[str, dict] = {}
+    if not waiting:
+        return ends
+    with client.stream("GET", f"{url}/gradio_api/queue/data", params={"session_hash": session}) as stream:
+        try:
+            for line in stream.iter_lines():
+                message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+                if message.get("msg") == "process_completed":
+                    ends[message["event_id"]] = message
+                if waiting <= ends.keys():
+                    break
+        except httpx.RemoteProtocolError:
+            if not cut:
+                raise
+    return ends
+
+
+def main() -> None:
+    from gpt2lab.app import build_app, events, serve
+    from gpt2lab.errors import LabError
+    from gpt2lab.training import jobs
+
+    def refuse(*arguments, **options):
+        raise LabError("no process is started here")
+
+    jobs.spawn = jobs.cost_in_worker = jobs.estimate_cost_in_worker = refuse
+    events.STOP_SECONDS = 0.05
+    runs_dir, port = sys.argv[1:]
+    serve(build_app(runs_dir, training=True), port=int(port))
+
+
+if __name__ == "__main__":
+    main()
