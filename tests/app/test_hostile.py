@@ -5,6 +5,7 @@ What there is to call is read from the served page, so that new handlers are tri
 
 import itertools
 import json
+import os
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -89,9 +90,12 @@ def server(runs_dir):
 
 def listing(*folders):
     """What is in folders: size and time of every file."""
-    files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
-    left_out = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
-    return {str(path): path.stat()[6:9:2] for path in files if not left_out & {*path.parts}}
+    files = {}
+    for folder in folders:
+        for here, inner, names in os.walk(folder):
+            inner[:] = [name for name in inner if not name.startswith(".") and name != "__pycache__"]
+            files |= {path: path.stat()[6:9:2] for path in (Path(here, name) for name in names)}
+    return files
 
 
 def usual(server, event):
@@ -149,14 +153,13 @@ def sent(server, runs_dir):
     usually = [(event, {"data": usual(server, event)}) for event in handlers]
     turn = itertools.cycle(HOSTILE)
     each = [[(event, body) for body in hostile(server, event, turn)] for event in handlers]
-    mixed = [
-        one for row in itertools.zip_longest(*each) for one in row if one
-    ]  # so that no handler is waited for alone
+    mixed = [one for row in itertools.zip_longest(*each) for one in row if one]  # no handler is waited for alone
+    halves = [one for one in mixed if HALF in one[1]["data"]]
+    whole = [one for one in mixed if HALF not in one[1]["data"]]
     with ThreadPoolExecutor(VISITORS) as pool:
         names = [f"visitor{number}" for number in range(VISITORS)]
         [*pool.map(lambda name: send(server, name, usually), names)]
         before = listing(ROOT, runs_dir)
-        whole = [one for one in mixed if HALF not in one[1]["data"]]
         shares = [whole[number::VISITORS] for number in range(VISITORS)]
         ends = [*pool.map(lambda name, share: send(server, name, share), names, shares)]
         # gradio's own errors repeat the value, and the stream of the page that sent it ends
