@@ -71,7 +71,7 @@ def whole_number(name: str, value, low: int, high: int) -> int:
 
 def number(name: str, value, low: float, high: float) -> float:
     """The value, if it is a finite number in range. Raises: LabError otherwise, for booleans too."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:  # NaN is not
+    if isinstance(value, bool) or not isinstance(value, Real) or not (value >= low and value <= high):  # nor NaN
         raise LabError(
             "{name} {value!r} is out of range; use a number from {low:g} to {high:g}",
             name=name,

@@ -55,8 +55,16 @@ class Served:
     def __init__(self, process: subprocess.Popen, folder: Path):
         self.process, self.folder = process, folder
         self.url = self._address()
-        self.config = httpx.get(f"{self.url}/config", timeout=PATIENCE).json()
-        self.endpoints = httpx.get(f"{self.url}/gradio_api/info", timeout=PATIENCE).json()["named_endpoints"]
+        # one client for all requests, since each loads the certificates of the web; connections are not kept, since the
+        # server closes them where it refuses
+        self.client = httpx.Client(
+            base_url=self.url,
+            timeout=PATIENCE,
+            headers={"Content-Type": "application/json"},
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+        self.config = self.client.get("/config").json()
+        self.endpoints = self.client.get("/gradio_api/info").json()["named_endpoints"]
         self.components = {one["id"]: one for one in self.config["components"]}
 
     def _address(self) -> str:
@@ -74,11 +82,14 @@ class Served:
         [found] = [one for one in self.components.values() if one["props"].get("elem_id") == elem_id]
         return found
 
+    def post(self, path: str, body: dict) -> httpx.Response:
+        """Post JSON, in which numbers may be NaN or infinite, as a client of another kind could."""
+        return self.client.post(f"/gradio_api/{path}", content=json.dumps(body))
+
     def ask(self, name: str, *data) -> tuple[bool, object]:
         """(whether it went well, the answer or the error) of a public endpoint."""
-        call = f"{self.url}/gradio_api/call/{name}"
-        event = httpx.post(call, json={"data": list(data)}, timeout=PATIENCE).json()["event_id"]
-        lines = httpx.get(f"{call}/{event}", timeout=PATIENCE).text.strip().splitlines()
+        event = self.post(f"call/{name}", {"data": list(data)}).json()["event_id"]
+        lines = self.client.get(f"/gradio_api/call/{name}/{event}").text.strip().splitlines()
         ended, answer = lines[-2].removeprefix("event: "), json.loads(lines[-1].removeprefix("data: "))
         return ended == "complete", answer[0] if ended == "complete" else answer
 
@@ -88,43 +99,39 @@ class Served:
         [event, *_] = [
             one for one in self.config["dependencies"] if one["outputs"] == [page] and len(one["inputs"]) == 3
         ]
-        [drawn] = run_events(self.url, [(event["id"], {"data": ["builtin", text, "no second model"]})])
+        [drawn] = self.run_events([(event["id"], {"data": ["builtin", text, "no second model"]})])
         return drawn["success"] and drawn["output"]["data"][0]["data"]["subject"]["text"] == text
 
+    def run_events(self, events: list[tuple[int, dict]], *, session: str = "visitor", cut: bool = False) -> list:
+        """Send events of one page to the queue; return the last message on each, None if it was refused at once.
 
-def run_events(url: str, events: list[tuple[int, dict]], *, session: str = "visitor", cut: bool = False):
-    """Send events of one page to the queue and wait for their ends; return what each ended with, None if refused at once.
-
-    events  (number of the handler, the body: its data and what else a browser sends)
-    cut     whether the answers may break off; None for those that did
-    """
-    ids = []
-    with httpx.Client(timeout=PATIENCE, headers={"Content-Type": "application/json"}) as client:
+        events  (number of the handler, the body: its data and what else a browser sends)
+        cut     whether the answers may break off; None for those that did
+        """
+        ids = []
         for number, body in events:
-            content = json.dumps({"fn_index": number, "session_hash": session} | body)
-            answer = client.post(f"{url}/gradio_api/queue/join", content=content)
+            answer = self.post("queue/join", {"fn_index": number, "session_hash": session} | body)
             ids.append(answer.json()["event_id"] if answer.status_code == 200 else None)
-        ends = ends_of(client, url, session, {one for one in ids if one}, cut)
-    return [ends.get(one) if one else None for one in ids]
+        ends = self._ends(session, {one for one in ids if one}, cut)
+        return [ends.get(one) if one else None for one in ids]
 
-
-def ends_of(client: httpx.Client, url: str, session: str, waiting: set[str], cut: bool) -> dict[str, dict]:
-    """The last message on each event of a page that is under way."""
-    ends: dict[str, dict] = {}
-    if not waiting:
+    def _ends(self, session: str, waiting: set[str], cut: bool) -> dict[str, dict]:
+        """The last message on each event of a page that is under way."""
+        ends: dict[str, dict] = {}
+        if not waiting:
+            return ends
+        with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session}) as stream:
+            try:
+                for line in stream.iter_lines():
+                    message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+                    if message.get("msg") == "process_completed":
+                        ends[message["event_id"]] = message
+                    if waiting <= ends.keys():
+                        break
+            except httpx.RemoteProtocolError:
+                if not cut:
+                    raise
         return ends
-    with client.stream("GET", f"{url}/gradio_api/queue/data", params={"session_hash": session}) as stream:
-        try:
-            for line in stream.iter_lines():
-                message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
-                if message.get("msg") == "process_completed":
-                    ends[message["event_id"]] = message
-                if waiting <= ends.keys():
-                    break
-        except httpx.RemoteProtocolError:
-            if not cut:
-                raise
-    return ends
 
 
 def main() -> None:

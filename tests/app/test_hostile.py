@@ -4,7 +4,6 @@ What there is to call is read from the served page, so that new handlers are tri
 """
 
 import itertools
-import json
 import os
 import re
 import shutil
@@ -16,9 +15,11 @@ import pytest
 
 from gpt2lab.training import runs
 from tests.processes import ROOT
-from tests.serving import free_port, run_events, served
+from tests.serving import free_port, served
 
 pytestmark = pytest.mark.slow  # hundreds of requests to a process
+ENDPOINTS = ["perplexity", "surprisal", "attention", "head_scores", "logit_lens", "generate", "ablate"]
+ENDPOINTS += ["estimate", "start_run", "run_status"]
 HALF = "\ud800"  # of a character
 DEEP: list = []
 for _ in range(200):
@@ -54,8 +55,10 @@ EVENT_DATA = [
     {"index": "a", "value": {}, "row_value": None},
     {"index": [0, 10**9], "value": 1, "row_value": 3},
 ]
-PER_PARAMETER = 2  # hostile values that each parameter gets, of those in turn
-VISITORS = 3  # pages that are open at once
+PER_PARAMETER = (
+    3  # hostile values that each parameter of an endpoint gets, of those in turn; those of other handlers get one
+)
+VISITORS = 2  # pages that are open at once
 AT_ONCE = 20  # events of a page under way; the queue holds 32
 TOO_LARGE = 17 << 20  # bytes
 FRAME = re.compile(
@@ -113,12 +116,12 @@ def usual(server, event):
 
 def hostile(server, event, turn):
     """Bodies of requests to a handler."""
-    data = usual(server, event)
+    data, count = usual(server, event), PER_PARAMETER if event["api_name"] in ENDPOINTS else 1
     for at, number in enumerate(event["inputs"]):
         if server.components[number]["type"] != "state":  # which no client sends
-            for value in itertools.islice(turn, PER_PARAMETER):
+            for value in itertools.islice(turn, count):
                 yield {"data": [*data[:at], value, *data[at + 1 :]]}
-    for wrong in ([], [*data, "more"], [None] * len(data), [{}] * len(data)):
+    for wrong in ([], [*data, "more"], [None] * len(data), [{}] * len(data))[: 4 if data else 2]:
         yield {"data": wrong}
     if "select" in {name for _, name in event["targets"]}:
         for chosen in EVENT_DATA:
@@ -133,17 +136,12 @@ def send(server, session, requests, *, cut=False):
     ends = []
     for some in (requests[at : at + AT_ONCE] for at in range(0, len(requests), AT_ONCE)):
         queued = [(event["id"], body) for event, body in some if event["queue"] is not False]
-        ends += zip([number for number, _ in queued], run_events(server.url, queued, session=session, cut=cut))
+        ends += zip([number for number, _ in queued], server.run_events(queued, session=session, cut=cut))
         for event, body in some:
-            content = json.dumps({"fn_index": event["id"], "session_hash": session} | body)
             if event["queue"] is False:
-                ends.append((event["id"], post(server, "run/predict", content).status_code))
+                answer = server.post("run/predict", {"fn_index": event["id"], "session_hash": session} | body)
+                ends.append((event["id"], answer.status_code))
     return ends
-
-
-def post(server, path, content):
-    headers = {"Content-Type": "application/json"}
-    return httpx.post(f"{server.url}/gradio_api/{path}", content=content, headers=headers, timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +173,7 @@ def test_every_handler_ends_each_request_and_none_changes_a_run(server, sent, ru
 
 
 def test_what_the_public_endpoints_say_is_a_short_line(server, sent):
-    public = {one["id"] for one in server.config["dependencies"] if one["api_visibility"] == "public"}
+    public = {one["id"] for one in server.config["dependencies"] if one["api_name"] in ENDPOINTS}
     said = {end["output"].get("error") for number, end in sent[1] if number in public and end and not end["success"]}
     assert len(said) > 30
     for line in said - {None}:  # None: gradio's own errors, which are not shown
@@ -187,7 +185,7 @@ def test_functions_of_views_answer_with_a_line(server):
     for component in server.components.values():
         for name in component["props"].get("server_fns", []):
             for body in asked_of_a_view(server, component["id"], name):
-                answer = post(server, "component_server", json.dumps(body))
+                answer = server.post("component_server", body)
                 assert answer.status_code == 200, (body, answer.text[:300])
 
 
@@ -203,21 +201,18 @@ def asked_of_a_view(server, number, name):
         yield body({"kind": value, "options": value, "subject": value})
         yield body({"kind": "ablate", "options": {}, "subject": {"text": value, "models": [value]}})
         yield body({"kind": value, "options": {}, "subject": subject})
-    refused = post(
-        server, "component_server", json.dumps(body({"kind": "x", "options": {}, "subject": subject}))
-    ).json()
+    refused = server.post("component_server", body({"kind": "x", "options": {}, "subject": subject})).json()
     turn, kinds = itertools.cycle(HOSTILE), KINDS.search(refused.get("error", ""))
     for kind in [*(kinds[1].split(", ") if kinds else []), "save", "rollout", "bertviz"]:
         for option in OPTIONS:
-            for value in itertools.islice(turn, PER_PARAMETER):
-                yield body({"kind": kind, "options": {option: value}, "subject": subject})
+            yield body({"kind": kind, "options": {option: next(turn)}, "subject": subject})
 
 
 def test_other_names_are_not_functions_of_a_view(server):
     page = server.component("explore-page")["id"]
     for number, name in ((page, "postprocess"), (page, "__init__"), (0, "answer"), (-1, "x"), ("x", None), (None, {})):
         body = {"data": {}, "component_id": number, "fn_name": name, "session_hash": "visitor0"}
-        assert post(server, "component_server", json.dumps(body)).status_code in (404, 422, 500)
+        assert server.post("component_server", body).status_code >= 400
 
 
 def test_uploads_stay_in_their_folder(server, runs_dir):
@@ -240,7 +235,7 @@ def test_queued_handlers_are_not_called_beside_the_queue(server):
     for event in server.config["dependencies"]:
         if event["backend_fn"] and event["queue"] is not False:
             body = {"fn_index": event["id"], "data": usual(server, event), "session_hash": "visitor0"}
-            assert post(server, "run/predict", json.dumps(body)).status_code == 404
+            assert server.post("run/predict", body).status_code == 404
 
 
 def test_afterwards_the_page_works_and_no_fault_of_ours_was_logged(server, sent):
