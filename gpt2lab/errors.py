@@ -71,7 +71,7 @@ def whole_number(name: str, value, low: int, high: int) -> int:
 
 def number(name: str, value, low: float, high: float) -> float:
     """The value, if it is a finite number in range. Raises: LabError otherwise, for booleans too."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not (value >= low and value <= high):  # nor NaN
+    if isinstance(value, bool) or not isinstance(value, Real) or not _lies_in(value, low, high):
         raise LabError(
             "{name} {value!r} is out of range; use a number from {low:g} to {high:g}",
             name=name,
@@ -80,6 +80,11 @@ def number(name: str, value, low: float, high: float) -> float:
             high=high,
         )
     return float(value)
+
+
+def _lies_in(value, low, high):
+    """Whether a number is in a range: NaN is in none, and whole numbers may be larger than floats can."""
+    return low <= value <= high
 
 
 def _short(value):
