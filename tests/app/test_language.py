@@ -22,11 +22,8 @@ NOT_YET = {
     "app",
     "evaluate",
     "finetune",
-    "generate",
-    "generate_content",
     "learn",
     "runs",
-    "tasks",
 }  # tabs with English labels
 CHINESE = "[\u3400-\u9fff]"
 
