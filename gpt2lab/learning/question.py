@@ -1,0 +1,71 @@
+"""A question about a model and a text, and the check of a reader's answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpt2lab.errors import LabError, choice, number
+
+MAX_ANSWER = 100  # characters of a typed answer; tokens are shorter
+MAX_NUMBER = 1e15
+
+
+class Line(str):
+    """A sentence in English, with the template and the values that it was made of: a translation fills its own template.
+
+    Example: Line("{n:,} tokens", n=2000) -> "2,000 tokens"
+    """
+
+    template: str
+    values: dict[str, Any]
+
+    def __new__(cls, template: str, /, **values: Any) -> "Line":
+        line = super().__new__(cls, template.format(**values) if values else template)
+        line.template, line.values = template, values
+        return line
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its answer as computed from a model, and a sentence with the numbers that explain it.
+
+    answer     a value of the choices; or a number; or, without choices, the display string of a token
+    choices    (text, value), in an order that does not give the answer away; none for a number or a token
+    tolerance  of a number, relative
+    """
+
+    line: Line
+    answer: str | float
+    explanation: Line
+    choices: Sequence[tuple[Line, str]] = ()
+    tolerance: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        """What the reader gives: "choice", "number" or "token"."""
+        return "choice" if self.choices else "token" if isinstance(self.answer, str) else "number"
+
+    def is_right(self, given: Any) -> bool:
+        """Whether an answer is right. Raises: LabError, in one line, for one that is none."""
+        if given is None or given == "":
+            raise LabError("there is no answer yet; give one and press Check")
+        if self.kind == "number":
+            value = number("answer", given, -MAX_NUMBER, MAX_NUMBER)
+            return abs(value - float(self.answer)) <= self.tolerance * abs(float(self.answer))
+        if not isinstance(given, str):
+            raise LabError("the answer is a {type}; give text", type=type(given).__name__)
+        if len(given) > MAX_ANSWER:
+            raise LabError(
+                "the answer has {count:,} characters; the limit is {limit}: give one token",
+                count=len(given),
+                limit=MAX_ANSWER,
+            )
+        if self.kind == "choice":
+            return choice("answer", given, [value for _, value in self.choices]) == self.answer
+        return _bare(given) == _bare(str(self.answer))
+
+
+def _bare(token: str) -> str:
+    """A token without the spaces around it, which a display string shows as "·"; what is nothing else stays."""
+    shown = token.replace(" ", "·").replace("\n", "⏎")
+    return shown.strip("·") or shown
