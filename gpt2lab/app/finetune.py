@@ -5,9 +5,9 @@ from typing import Any
 import gradio as gr
 
 from gpt2lab.app.download import Downloads, build_download
-from gpt2lab.app.events import user_errors
+from gpt2lab.app.events import escaped, user_errors
 from gpt2lab.app.models import ModelStore
-from gpt2lab.app.runs import build_runs, escaped, run_ids
+from gpt2lab.app.runs import build_runs, run_ids
 from gpt2lab.data import hub
 from gpt2lab.data.sources import DATA
 from gpt2lab.errors import LabError, choice

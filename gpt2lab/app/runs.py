@@ -14,7 +14,7 @@ from pathlib import Path
 import gradio as gr
 from PIL.Image import Image
 
-from gpt2lab.app.events import Stops, as_image, new_folder, uncover, user_errors
+from gpt2lab.app.events import Stops, as_image, escaped, new_folder, uncover, user_errors
 from gpt2lab.app.models import ModelStore
 from gpt2lab.errors import LabError
 from gpt2lab.figures.training import loss_curves, validation_rows
@@ -317,8 +317,3 @@ def run_line(run: runs.Run) -> str:
         before, best = perplexity_of(status.loss_before), perplexity_of(status.loss_best)
         words.append(f"Validation perplexity {readable(before)} → **{readable(best)}** at step {status.best_step:,}.")
     return " ".join([*words, escaped(run.message)]).rstrip()
-
-
-def escaped(text: str) -> str:
-    """Escape Markdown."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!<>|~$" else c for c in text)
