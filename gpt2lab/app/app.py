@@ -42,6 +42,7 @@ CSS = """
 #learn-cost { overflow-x: auto; contain: inline-size; }
 #learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
 #learn-block { overflow-x: auto; contain: inline-size; }
+#learn-view .html-container { padding: 0; } #learn-head { align-items: center; } #learn-place { flex: 0 0 auto; width: auto; }
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """
 FONTS = ["system-ui", "sans-serif"]
@@ -66,8 +67,8 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
                 build_finetune_tab(demo, store, bar.model, bar.dark, downloads)
             with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate"):
                 build_evaluate_tab(results, bar.model, bar.dark, downloads)
-            with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn"):
-                build_learn_tab(tabs)
+            with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn") as learn:
+                build_learn_tab(learn, tabs, results, bar, explore, generate.texts[1])
         carried = generate.look.click(
             lambda *texts: (gr.Tabs(selected="explore"), next(filter(None, texts), "")),
             generate.texts,

@@ -5,17 +5,16 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from gpt2lab.app.events import ALONE, user_errors
-from gpt2lab.app.evaluate_content import plain
+from gpt2lab.app.bar import Bar
+from gpt2lab.app.events import ALONE, escaped, user_errors
 from gpt2lab.app.explore import ExploreTab, asked, checked, page_value
+from gpt2lab.app.language import _, said
 from gpt2lab.app.learn_content import block_drawing, cost_tables
 from gpt2lab.app.results import ResultCache
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.learning.course import STEPS, Step, step_at
-from gpt2lab.learning.question import Line, Question
+from gpt2lab.learning.question import Question
 from gpt2lab.widgets.base import Selection, answered, gradio_html
-
-_ = lambda text, **values: text.format(**values) if values else text  # noqa: E731
 
 STORED = "gpt2lab-course"  # in the browser's storage
 BEGINNING = {"step": 0, "done": []}
@@ -51,8 +50,7 @@ def build_learn_tab(
     tab: gr.Tab,
     tabs: gr.Tabs,
     results: ResultCache,
-    model: gr.Dropdown,
-    compare: gr.Dropdown,
+    bar: Bar,
     explore: ExploreTab,
     prompt: gr.Textbox,
 ) -> None:
@@ -100,19 +98,18 @@ def build_learn_tab(
         return elsewhere(results, label, compare, *shown)
 
     shared = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
-    reading = [progress, model, compare]
+    reading = [progress, bar.model, bar.compare]
     tab.select(open_course, reading, [opened, *places], **shared)
     fields.steps.input(go, [*reading, fields.steps], places, **shared)
     for button, by in ((back, -1), (onward, 1)):
         button.click(lambda *values, by=by: move(*values, by), reading, places, **shared)
     fields.text.submit(reread, [*reading, fields.text], places, **shared)
-    gr.on([model.change, compare.change], follow, [opened, *reading, shown], places, **shared)
+    gr.on([bar.model.change, bar.compare.change], follow, [opened, *reading, shown], places, **shared)
     answers = [fields.choices, fields.number, fields.token]
-    checking = gr.on([fields.check.click, fields.number.submit, fields.token.submit], check, [progress, model, shown, *answers],
-        [progress, fields.place, fields.result], **shared)  # fmt: skip
-    del checking
-    target = [tabs, prompt, explore.text, explore.run["outputs"]]
-    fields.there.click(show_there, [model, compare, shown], target, **shared)
+    pressed = [fields.check.click, fields.number.submit, fields.token.submit]
+    gr.on(pressed, check, [progress, bar.model, shown, *answers], [progress, fields.place, fields.result], **shared)
+    target = [tabs, prompt, explore.text, explore.page]
+    fields.there.click(show_there, [bar.model, bar.compare, shown], target, **shared)
 
 
 def build_fields(results: ResultCache) -> tuple[gr.Button, gr.Button, Fields]:
@@ -122,15 +119,18 @@ def build_fields(results: ResultCache) -> tuple[gr.Button, gr.Button, Fields]:
         """What a view asks for after it was drawn."""
         request = request if isinstance(request, dict) else {}
         return answered(
-            lambda kind, options: asked(results, request, kind, options), request.get("kind"), request.get("options")
+            lambda kind, options: asked(results, request, kind, options),
+            request.get("kind"),
+            request.get("options"),
+            said=said,
         )
 
-    titles = [(_(step.title), number) for number, step in enumerate(STEPS)]
+    titles = [(_("{number}. {title}", number=i + 1, title=step.title), i) for i, step in enumerate(STEPS)]
     with gr.Row(elem_id="learn-head"):
         place = gr.Markdown(elem_id="learn-place")
-        steps = gr.Dropdown(titles, value=0, label=_("Step"), elem_id="learn-steps", min_width=220, scale=3)
-        back = gr.Button(_("Back"), elem_id="learn-back", min_width=90)
-        onward = gr.Button(_("Next"), variant="primary", elem_id="learn-next", min_width=90)
+        steps = gr.Dropdown(titles, value=0, label=_("Step"), elem_id="learn-steps", min_width=260, scale=3)
+        back = gr.Button(_("Back"), elem_id="learn-back", min_width=90, scale=0)
+        onward = gr.Button(_("Next"), variant="primary", elem_id="learn-next", min_width=90, scale=0)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             body = gr.Markdown(_("Twelve steps, each with a question that the model answers."), elem_id="learn-body")
@@ -143,7 +143,13 @@ def build_fields(results: ResultCache) -> tuple[gr.Button, gr.Button, Fields]:
                 there = gr.Button(_("Show this in Explore"), elem_id="learn-there", min_width=180, visible=False)
             result = gr.Markdown(elem_id="learn-result")
         with gr.Column(scale=3, min_width=300):
-            text = gr.Textbox(label=_("Text"), lines=1, max_lines=4, elem_id="learn-text", info=_("Enter reads it."))
+            text = gr.Textbox(
+                label=_("Text"),
+                lines=1,
+                max_lines=4,
+                elem_id="learn-text",
+                info=_("Type a text of your own and press Enter."),
+            )
             view = gr.HTML(
                 None, **gradio_html("course"), apply_default_css=False, server_functions=[answer], elem_id="learn-view"
             )
@@ -179,7 +185,7 @@ def step_values(results: ResultCache, label: str, compare: str, progress: dict, 
             question = step.question(lab, found)
         view, trouble = view_value(results, label, compare, step, text), ""
     except LabError as error:  # the text of the step is worth reading without a model
-        question, view, trouble = None, None, said(error)
+        question, view, trouble = None, None, escaped(said(error))
     fields = Fields(
         place=place_line(progress),
         steps=gr.Dropdown(value=number),
@@ -187,7 +193,8 @@ def step_values(results: ResultCache, label: str, compare: str, progress: dict, 
         **question_values(question),
         result=trouble,
         there=gr.Button(
-            _("Show this in Explore") if step.tab == "explore" else _("Show this in Generate"), visible=question is not None
+            _("Show this in Explore") if step.tab == "explore" else _("Show this in Generate"),
+            visible=question is not None,
         ),
         text=gr.Textbox(text, interactive=not step.fixed),
         view=gr.HTML(view, visible=view is not None),
@@ -202,7 +209,7 @@ def question_values(question: Question | None) -> dict[str, Any]:
     kind = None if question is None else question.kind
     choices = [] if question is None else [(translated(line), value) for line, value in question.choices]
     return {
-        "question": "" if question is None else f"**{translated(question.line, plain)}**",
+        "question": "" if question is None else f"**{translated(question.line, escaped)}**",
         "choices": gr.Radio(choices, value=None, visible=kind == "choice"),
         "number": gr.Number(None, visible=kind == "number"),
         "token": gr.Textbox("", visible=kind == "token"),
@@ -229,7 +236,7 @@ def checked_answer(
         question = step.question(lab, found)
     answer = dict(zip(("choice", "number", "token"), given))[question.kind]
     right = question.is_right(answer)
-    explanation = translated(question.explanation, plain)
+    explanation = translated(question.explanation, escaped)
     if right and step.name not in progress["done"]:
         progress = progress | {"done": [*progress["done"], step.name]}
     line = _("✓ Right. {explanation}", explanation=explanation) if right else _("✗ Not quite. {explanation}", explanation=explanation)  # fmt: skip
@@ -256,12 +263,7 @@ def place_line(progress: dict) -> str:
     )
 
 
-def translated(line: Line, escape: Any = str) -> str:
+def translated(line: Message, escape: Any = str) -> str:
     """A line in the visitor's language, its values escaped for where it stands."""
     values = {name: escape(value) if isinstance(value, str) else value for name, value in line.values.items()}
     return _(line.template, **values)
-
-
-def said(error: LabError) -> str:
-    """An error as Markdown, in the visitor's language."""
-    return plain(_(error.template, **error.values))

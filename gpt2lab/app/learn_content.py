@@ -1,6 +1,8 @@
 """What some steps of the course show besides a view: one block drawn, and what training costs as measured."""
 
-_ = lambda text, **values: text.format(**values) if values else text  # noqa: E731
+from collections.abc import Sequence
+
+from gpt2lab.app.language import _
 
 
 def cost_tables() -> str:
@@ -23,13 +25,19 @@ def cost_tables() -> str:
         (_("Way to save"), _("Saves"), _("Costs")),
         (
             _("**LoRA**: train small matrices beside the frozen weights"),
-            _("1.2 (bf16) to 1.8 times (fp32) the tokens per second, 0.6 to 0.7 times the memory, checkpoints of a few MB"),
-            _("Less is learned: test perplexity 172.3 against 157.9 after two passes over the sample (2.6 M parameters)"),
+            _(
+                "1.2 (bf16) to 1.8 times (fp32) the tokens per second, 0.6 to 0.7 times the memory, checkpoints of a few MB"
+            ),
+            _(
+                "Less is learned: test perplexity 172.3 against 157.9 after two passes over the sample (2.6 M parameters)"
+            ),
         ),
         (
             _("**Shorter blocks**: 128 tokens in place of 256"),
             _("Memory: activations grow with the block"),
-            _("0.89 times the tokens per second with the built-in model; no quality: test perplexity 155.6 against 157.9"),
+            _(
+                "0.89 times the tokens per second with the built-in model; no quality: test perplexity 155.6 against 157.9"
+            ),
         ),
         (
             _("**bf16**: multiply matrices in 16 bits"),
@@ -42,11 +50,13 @@ def cost_tables() -> str:
             _("Perplexity +0.09 % on the sample; the top token stays the same in 98 % of cases"),
         ),
     ]
-    heading = _("Measured on two CPU cores, without a GPU. Estimate cost in the Train tab measures a few steps on your machine.")
+    heading = _(
+        "Measured on two CPU cores, without a GPU. Estimate cost in the Train tab measures a few steps on your machine."
+    )
     return "\n\n".join([heading, markdown_table(times), markdown_table(ways)])
 
 
-def markdown_table(rows: list[tuple[str, ...]]) -> str:
+def markdown_table(rows: Sequence[tuple[str, ...]]) -> str:
     """Rows as a Markdown table; the first is its head."""
     lines = ["|" + "|".join(row) + "|" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

@@ -1,20 +1,20 @@
 """The guided course: twelve steps, each a few sentences, a state of the app that shows it, and a question.
 
-    step = STEPS[4]
-    lab = load_model("builtin")
-    print(step.question(lab).line)
-    right, explanation = step.check(lab, "2.3")
+step = STEPS[4]
+lab = load_model("builtin")
+print(step.question(lab).line)
+right, explanation = step.check(lab, "2.3")
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.generation.recipes import PAIRS
 from gpt2lab.inspection.exploration import Exploration, exploration
 from gpt2lab.learning import questions as asked
-from gpt2lab.learning.question import Line, Question
+from gpt2lab.learning.question import Question
 from gpt2lab.learning.questions import Place, scores
 from gpt2lab.model.lab import Lab
 
@@ -67,8 +67,8 @@ class Step:
     """
 
     name: str
-    title: str
-    body: str
+    title: Message
+    body: Message
     ask: Callable[[Lab, Exploration, Place], Question]
     view: str
     place: Callable[[Exploration], Place] = clearest
@@ -90,11 +90,11 @@ class Step:
         found = self.explored(lab) if found is None else found
         return self.ask(lab, found, self.place(found))
 
-    def choices(self, lab: Lab, found: Exploration | None = None) -> list[tuple[Line, str]]:
+    def choices(self, lab: Lab, found: Exploration | None = None) -> list[tuple[Message, str]]:
         """(text, value) of the answers to choose from; none for a number or a token."""
         return list(self.question(lab, found).choices)
 
-    def check(self, lab: Lab, answer: Any, found: Exploration | None = None) -> tuple[bool, Line]:
+    def check(self, lab: Lab, answer: Any, found: Exploration | None = None) -> tuple[bool, Message]:
         """(whether an answer is right, a sentence with the true numbers).
 
         Raises: LabError for what is no answer: none of the choices, not a finite number, a long text.
@@ -106,18 +106,22 @@ class Step:
 STEPS = (
     Step(
         "tokens",
-        "Tokens",
-        "GPT-2 reads **tokens**: pieces of words, each with a number, its id in the vocabulary. A frequent word is one "
-        "token, a rare one several. The space before a word, shown as ·, belongs to the token.",
+        Message("Tokens"),
+        Message(
+            "GPT-2 reads **tokens**: pieces of words, each with a number, its id in the vocabulary. A frequent word is one "
+            "token, a rare one several. The space before a word, shown as ·, belongs to the token."
+        ),
         asked.token_count,
         "tokenstrip",
     ),
     Step(
         "prediction",
-        "Next-token probabilities",
-        "After a text, the model returns **logits**: one number for every token of its vocabulary. Softmax turns them into "
-        "probabilities. Logits are not text, and `decode(logits)` is a mistake: first one token is chosen, then the id of "
-        "that token is decoded.",
+        Message("Next-token probabilities"),
+        Message(
+            "After a text, the model returns **logits**: one number for every token of its vocabulary. Softmax turns them into "
+            "probabilities. Logits are not text, and `decode(logits)` is a mistake: first one token is chosen, then the id of "
+            "that token is decoded."
+        ),
         asked.top_token,
         "predictions",
         at_end,
@@ -126,20 +130,24 @@ STEPS = (
     ),
     Step(
         "attention",
-        "Attention",
-        "Attention is **softmax(QKᵀ/√d_k) V**. A head compares the query of a token with the keys of all tokens up to it. "
-        "Softmax turns the scaled products into weights that sum to 1. The output is the sum of the values, multiplied by "
-        "these weights. The steps below show every formula with the model's own numbers.",
+        Message("Attention"),
+        Message(
+            "Attention is **softmax(QKᵀ/√d_k) V**. A head compares the query of a token with the keys of all tokens up to it. "
+            "Softmax turns the scaled products into weights that sum to 1. The output is the sum of the values, multiplied by "
+            "these weights. The steps below show every formula with the model's own numbers."
+        ),
         asked.largest_weight,
         "walkthrough",
         with_context,
     ),
     Step(
         "heads",
-        "Heads",
-        "Each block has several heads, and an MLP. A block only **adds** to the state of a token: first what its heads bring "
-        "from earlier tokens, then what the MLP computes from the token itself. GPT-2 small has 12 blocks of 12 heads, "
-        "gpt2-xl 48 of 25. A score says how much a head behaves in a known way.",
+        Message("Heads"),
+        Message(
+            "Each block has several heads, and an MLP. A block only **adds** to the state of a token: first what its heads bring "
+            "from earlier tokens, then what the MLP computes from the token itself. GPT-2 small has 12 blocks of 12 heads, "
+            "gpt2-xl 48 of 25. A score says how much a head behaves in a known way."
+        ),
         asked.previous_token_head,
         "headgrid",
         previous_token,
@@ -147,55 +155,67 @@ STEPS = (
     ),
     Step(
         "induction",
-        "Induction",
-        "An **induction head** looks for an earlier occurrence of the current token, and attends to the token that followed "
-        "it. This lets a model continue a phrase that it has seen once in its context. The score is measured with random "
-        "tokens shown twice, where knowledge of the language cannot help.",
+        Message("Induction"),
+        Message(
+            "An **induction head** looks for an earlier occurrence of the current token, and attends to the token that followed "
+            "it. This lets a model continue a phrase that it has seen once in its context. The score is measured with random "
+            "tokens shown twice, where knowledge of the language cannot help."
+        ),
         asked.induction_head,
         "headgrid",
     ),
     Step(
         "lens",
-        "Logit lens",
-        "The **logit lens** reads the state after each layer as if it were the last one. It shows how a prediction forms. "
-        "Some predictions settle early, others only in the last layer.",
+        Message("Logit lens"),
+        Message(
+            "The **logit lens** reads the state after each layer as if it were the last one. It shows how a prediction forms. "
+            "Some predictions settle early, others only in the last layer."
+        ),
         asked.settling_layer,
         "lensgrid",
     ),
     Step(
         "ablation",
-        "Ablation",
-        "Attention weights show where information may flow, not what it is used for. **Ablation** measures the effect: set the "
-        "output of a head to zero, and compare the loss of the text. If the loss rises, the head helped to predict it.",
+        Message("Ablation"),
+        Message(
+            "Attention weights show where information may flow, not what it is used for. **Ablation** measures the effect: set the "
+            "output of a head to zero, and compare the loss of the text. If the loss rises, the head helped to predict it."
+        ),
         asked.ablation_effect,
         "ablation",
         ablated,
     ),
     Step(
         "training",
-        "Training",
-        "GPT-2 is a **causal language model**: it is trained to predict the next token. It is not a masked language model: "
-        "BERT is one, and fills gaps with a view of both sides. WikiText-2, a common text for fine-tuning, has two million "
-        "words in 13 MB, not 240 GB; GPT-2 itself was trained on 40 GB of web pages.",
+        Message("Training"),
+        Message(
+            "GPT-2 is a **causal language model**: it is trained to predict the next token. It is not a masked language model: "
+            "BERT is one, and fills gaps with a view of both sides. WikiText-2, a common text for fine-tuning, has two million "
+            "words in 13 MB, not 240 GB; GPT-2 itself was trained on 40 GB of web pages."
+        ),
         asked.training_target,
         "tokenstrip",
         text=TABLE,
     ),
     Step(
         "perplexity",
-        "Perplexity",
-        "The **loss** of a text is the mean of −ln p over its tokens, in nats per token. **Perplexity** is exp(loss): the number "
-        "of equally likely tokens with the same loss. It depends on the tokenizer and on how the text is split, so compare it "
-        "only under the same tokenizer and protocol. The Evaluate tab measures it.",
+        Message("Perplexity"),
+        Message(
+            "The **loss** of a text is the mean of −ln p over its tokens, in nats per token. **Perplexity** is exp(loss): the number "
+            "of equally likely tokens with the same loss. It depends on the tokenizer and on how the text is split, so compare it "
+            "only under the same tokenizer and protocol. The Evaluate tab measures it."
+        ),
         asked.perplexity_of_loss,
         "tokenstrip",
     ),
     Step(
         "sampling",
-        "Sampling",
-        "To write, the model draws one token after another. **Temperature** divides the logits: below 1 the probabilities get "
-        "sharper, above 1 flatter, and 0 always takes the top prediction. **Top-k** and **top-p** keep only the most probable "
-        "tokens. The same seed gives the same text.",
+        Message("Sampling"),
+        Message(
+            "To write, the model draws one token after another. **Temperature** divides the logits: below 1 the probabilities get "
+            "sharper, above 1 flatter, and 0 always takes the top prediction. **Top-k** and **top-p** keep only the most probable "
+            "tokens. The same seed gives the same text."
+        ),
         asked.temperature_ratio,
         "predictions",
         at_end,
@@ -204,10 +224,12 @@ STEPS = (
     ),
     Step(
         "finetuning",
-        "Fine-tuning",
-        "**Fine-tuning** continues the training on a text of your own: the same task, the same loss. Either all weights change, "
-        "or with **LoRA** only small matrices beside the frozen weights. On two CPU cores, 35 seconds of it took the test "
-        "perplexity of the built-in model from 128.4 to 120.5. Choose a fine-tuned model under Compare with to see what changed.",
+        Message("Fine-tuning"),
+        Message(
+            "**Fine-tuning** continues the training on a text of your own: the same task, the same loss. Either all weights change, "
+            "or with **LoRA** only small matrices beside the frozen weights. On two CPU cores, 35 seconds of it took the test "
+            "perplexity of the built-in model from 128.4 to 120.5. Choose a fine-tuned model under Compare with to see what changed."
+        ),
         asked.lora_parameters,
         "predictions",
         at_end,
@@ -215,10 +237,12 @@ STEPS = (
     ),
     Step(
         "limits",
-        "Limits",
-        "GPT-2 continues text; it was not trained to follow instructions. In its paper, the largest model reached 5 BLEU from "
-        "English to French, somewhat worse than a word-by-word dictionary, and its summaries were barely better than three "
-        "random sentences of the article. Smaller models do less.",
+        Message("Limits"),
+        Message(
+            "GPT-2 continues text; it was not trained to follow instructions. In its paper, the largest model reached 5 BLEU from "
+            "English to French, somewhat worse than a word-by-word dictionary, and its summaries were barely better than three "
+            "random sentences of the article. Smaller models do less."
+        ),
         asked.translation,
         "predictions",
         at_end,

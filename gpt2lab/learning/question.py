@@ -4,25 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2lab.errors import LabError, choice, number
+from gpt2lab.errors import LabError, Message, choice, number
 
 MAX_ANSWER = 100  # characters of a typed answer; tokens are shorter
 MAX_NUMBER = 1e15
-
-
-class Line(str):
-    """A sentence in English, with the template and the values that it was made of: a translation fills its own template.
-
-    Example: Line("{n:,} tokens", n=2000) -> "2,000 tokens"
-    """
-
-    template: str
-    values: dict[str, Any]
-
-    def __new__(cls, template: str, /, **values: Any) -> "Line":
-        line = super().__new__(cls, template.format(**values) if values else template)
-        line.template, line.values = template, values
-        return line
 
 
 @dataclass(frozen=True)
@@ -34,10 +19,10 @@ class Question:
     tolerance  of a number, relative
     """
 
-    line: Line
+    line: Message
     answer: str | float
-    explanation: Line
-    choices: Sequence[tuple[Line, str]] = ()
+    explanation: Message
+    choices: Sequence[tuple[Message, str]] = ()
     tolerance: float = 0.0
 
     @property

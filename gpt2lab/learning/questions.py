@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.inspection.ablation import ablate
 from gpt2lab.inspection.exploration import Exploration
 from gpt2lab.inspection.lens import entry_name, log_probabilities
 from gpt2lab.inspection.surprisal import surprisal_of_ids
-from gpt2lab.learning.question import Line, Question
+from gpt2lab.learning.question import Question
 from gpt2lab.model.lab import Lab
 from gpt2lab.results import perplexity_of
 from gpt2lab.training.config import TrainConfig
@@ -25,9 +25,9 @@ def token_count(lab: Lab, found: Exploration, place: Place) -> Question:
     """Number of tokens of the text."""
     n = len(found.seen.tokens) + found.seen.left_out
     return Question(
-        Line("Into how many tokens does this model split the text?"),
+        Message("Into how many tokens does this model split the text?"),
         n,
-        Line(
+        Message(
             "The text has {characters:,} characters and is {n:,} tokens, out of a vocabulary of {vocabulary:,}.",
             characters=len(found.text),
             n=n,
@@ -40,12 +40,12 @@ def top_token(lab: Lab, found: Exploration, place: Place) -> Question:
     """The most probable next token."""
     (_, first, p), (_, second, q) = found.lens.top_predictions(-1, place["position"])[:2]
     return Question(
-        Line(
+        Message(
             "Which token does the model give the highest probability after the last token, “{token}”?",
             token=found.seen.tokens[place["position"]],
         ),
         first,
-        Line(
+        Message(
             "“{first}” has the highest probability, {p:.3f}; “{second}” follows with {q:.3f}.",
             first=first,
             p=p,
@@ -63,7 +63,7 @@ def largest_weight(lab: Lab, found: Exploration, place: Place) -> Question:
     best = order[0]
     scaled = float(seen.q[layer, head, position] @ seen.k[layer, head, best]) * seen.scaling[layer]
     return Question(
-        Line(
+        Message(
             "Layer {layer}, head {head}, at token {position}, “{token}”: which token gets the largest weight?",
             layer=layer,
             head=head,
@@ -71,7 +71,7 @@ def largest_weight(lab: Lab, found: Exploration, place: Place) -> Question:
             token=seen.tokens[position],
         ),
         str(best),
-        Line(
+        Message(
             "“{token}” at {at}: its scaled product q·k is {scaled:.2f}, which softmax turns into a weight of {weight:.3f}.",
             token=seen.tokens[best],
             at=best,
@@ -86,9 +86,9 @@ def previous_token_head(lab: Lab, found: Exploration, place: Place) -> Question:
     """The head that attends most to the token before."""
     layer, head, score = scores(found).top("previous_token", 1)[0]
     return Question(
-        Line("Which of these heads attends most to the token just before? Colour the heads by “previous token”."),
+        Message("Which of these heads attends most to the token just before? Colour the heads by “previous token”."),
         f"{layer}.{head}",
-        Line(
+        Message(
             "Layer {layer}, head {head}: {score:.1%} of its attention in this text goes to the token before.",
             layer=layer,
             head=head,
@@ -102,9 +102,9 @@ def induction_head(lab: Lab, found: Exploration, place: Place) -> Question:
     """The head with the highest induction score."""
     layer, head, score = scores(found).top("induction", 1)[0]
     return Question(
-        Line("Which of these heads has the highest induction score?"),
+        Message("Which of these heads has the highest induction score?"),
         f"{layer}.{head}",
-        Line(
+        Message(
             "Layer {layer}, head {head}: with random tokens shown twice, {score:.1%} of its attention goes to what "
             "followed the first time.",
             layer=layer,
@@ -122,20 +122,20 @@ def settling_layer(lab: Lab, found: Exploration, place: Place) -> Question:
     _, final, p = found.lens.top_predictions(-1, position)[0]
     names = [entry_name(i) for i in range(len(found.lens.top))]
     return Question(
-        Line(
+        Message(
             "The final prediction after token {position}, “{token}”, is “{final}”. From where on is it the top prediction?",
             position=position,
             token=found.seen.tokens[position],
             final=final,
         ),
         str(entry),
-        Line(
+        Message(
             "“{final}” is the top prediction from “{entry}” on; after the last layer its probability is {p:.3f}.",
             final=final,
             entry=names[entry],
             p=p,
         ),
-        tuple((Line(names[i]), str(i)) for i in sorted(spread(range(len(names)), entry))),
+        tuple((Message(names[i]), str(i)) for i in sorted(spread(range(len(names)), entry))),
     )
 
 
@@ -145,9 +145,11 @@ def ablation_effect(lab: Lab, found: Exploration, place: Place) -> Question:
     result = ablate(lab, found.seen, [(layer, head)])
     before, after = result.before.loss, result.after.loss
     return Question(
-        Line("Head {head} of layer {layer} is ablated. What happens to the loss of this text?", layer=layer, head=head),
+        Message(
+            "Head {head} of layer {layer} is ablated. What happens to the loss of this text?", layer=layer, head=head
+        ),
         "same" if abs(after - before) < SAME else "higher" if after > before else "lower",
-        Line(
+        Message(
             "Without head {head} of layer {layer}, the loss goes from {before:.3f} to {after:.3f} nats per token.",
             layer=layer,
             head=head,
@@ -155,9 +157,9 @@ def ablation_effect(lab: Lab, found: Exploration, place: Place) -> Question:
             after=after,
         ),
         (
-            (Line("It rises"), "higher"),
-            (Line("It falls"), "lower"),
-            (Line("It stays the same to three digits"), "same"),
+            (Message("It rises"), "higher"),
+            (Message("It falls"), "lower"),
+            (Message("It stays the same to three digits"), "same"),
         ),
     )
 
@@ -168,13 +170,13 @@ def training_target(lab: Lab, found: Exploration, place: Place) -> Question:
     p = float(found.lens.probability[-1, position])
     near = [at for at in range(position - 1, position + 3) if 0 <= at < len(tokens)]
     return Question(
-        Line(
+        Message(
             "Trained on this text, which token does the model learn to predict at token {position}, “{token}”?",
             position=position,
             token=tokens[position],
         ),
         str(position + 1),
-        Line(
+        Message(
             "The next token, “{token}”: the model gives it a probability of {p:.4f}, so the loss there is {nll:.2f} nats.",
             token=tokens[position + 1],
             p=p,
@@ -188,29 +190,30 @@ def perplexity_of_loss(lab: Lab, found: Exploration, place: Place) -> Question:
     """exp of the mean loss."""
     loss = -float(found.lens.probability[-1, :-1].double().log().mean())
     return Question(
-        Line("The mean loss of this text is {loss:.4f} nats per token. What is its perplexity?", loss=loss),
+        Message("The mean loss of this text is {loss:.4f} nats per token. What is its perplexity?", loss=loss),
         perplexity_of(loss),
-        Line(
+        Message(
             "Perplexity is exp(loss): exp({loss:.4f}) = {perplexity:,.2f}.", loss=loss, perplexity=perplexity_of(loss)
         ),
         tolerance=0.02,
     )
 
 
+@torch.no_grad()
 def temperature_ratio(lab: Lab, found: Exploration, place: Place) -> Question:
     """How temperature 0.5 changes the ratio of two probabilities."""
     logs = log_probabilities(lab, found.seen.residual[-1, place["position"]])
     (first, word, p), (second, other, _) = found.lens.top_predictions(-1, place["position"])[:2]
     ratio = float((logs[first] - logs[second]).exp())
     return Question(
-        Line(
+        Message(
             "“{word}” is {ratio:.2f} times as probable as “{other}”. How many times is it at temperature 0.5?",
             word=word,
             ratio=ratio,
             other=other,
         ),
         ratio**2,
-        Line(
+        Message(
             "Temperature 0.5 doubles the logits, which squares the ratio: {squared:.2f}; “{word}” rises from {p:.3f} to "
             "{sharper:.3f}.",
             squared=ratio**2,
@@ -228,9 +231,9 @@ def lora_parameters(lab: Lab, found: Exploration, place: Place) -> Question:
     trained = rank * 4 * c.n_embd * c.n_layer
     counts = {trained, c.vocab_size * c.n_embd, 4 * c.n_embd**2 * c.n_layer, total}
     return Question(
-        Line("How many numbers does LoRA of rank {rank} train in this model?", rank=rank),
+        Message("How many numbers does LoRA of rank {rank} train in this model?", rank=rank),
         str(trained),
-        Line(
+        Message(
             "Two matrices beside each layer's query, key and value weights: {rank} · 4 · {width:,} · {layers} = {trained:,}, "
             "{share:.2%} of all {total:,}.",
             rank=rank,
@@ -240,7 +243,7 @@ def lora_parameters(lab: Lab, found: Exploration, place: Place) -> Question:
             share=trained / total,
             total=total,
         ),
-        tuple((Line("{count:,}", count=count), str(count)) for count in sorted(counts)),
+        tuple((Message("{count:,}", count=count), str(count)) for count in sorted(counts)),
     )
 
 
@@ -250,15 +253,17 @@ def translation(lab: Lab, found: Exploration, place: Place) -> Question:
     costs = [_cost(lab, prompt, text) for text in CONTINUATIONS]
     best = min(range(len(costs)), key=costs.__getitem__)
     return Question(
-        Line("Which of these continuations does the model give the highest probability?"),
+        Message("Which of these continuations does the model give the highest probability?"),
         str(best),
-        Line(
+        Message(
             "Its log probability is {best:.1f} nats; that of the right translation, “{right}”, is {cost:.1f}.",
             best=-costs[best],
             right=CONTINUATIONS[0].strip(),
             cost=-costs[0],
         ),
-        tuple((Line("{text}", text=text.strip()), str(i)) for i, text in sorted(enumerate(CONTINUATIONS), reverse=True)),
+        tuple(
+            (Message("{text}", text=text.strip()), str(i)) for i, text in sorted(enumerate(CONTINUATIONS), reverse=True)
+        ),
     )
 
 
@@ -276,16 +281,16 @@ def spread(ranked: Sequence, right: Any, count: int = CHOICES) -> list:
     return [right, *(others[(2 * i + 1) * len(others) // (2 * n)] for i in range(n))]
 
 
-def _heads(found: Exploration, score: str) -> tuple[tuple[Line, str], ...]:
+def _heads(found: Exploration, score: str) -> tuple[tuple[Message, str], ...]:
     """The highest head of a score and some others that are lower, in the model's order."""
     ranked = scores(found).top(score, found.seen.n_layers * found.seen.n_heads)
     lower = [each for each in ranked if each[2] < ranked[0][2]]
     places = sorted(place[:2] for place in spread([ranked[0], *lower], ranked[0]))
-    return tuple((Line("Layer {layer}, head {head}", layer=i, head=j), f"{i}.{j}") for i, j in places)
+    return tuple((Message("Layer {layer}, head {head}", layer=i, head=j), f"{i}.{j}") for i, j in places)
 
 
-def _at(found: Exploration, at: int) -> tuple[Line, str]:
-    return Line("“{token}” at {at}", token=found.seen.tokens[at], at=at), str(at)
+def _at(found: Exploration, at: int) -> tuple[Message, str]:
+    return Message("“{token}” at {at}", token=found.seen.tokens[at], at=at), str(at)
 
 
 def _cost(lab: Lab, prompt: torch.Tensor, text: str) -> float:
