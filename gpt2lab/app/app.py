@@ -40,7 +40,7 @@ CSS = """
 #explore-page .html-container { padding: 0; } #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
 .table table { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.table th, .table td { text-align: left !important; vertical-align: top; padding: 5px 10px !important; border: 0 !important;
+.table tr { border: 0 !important; } .table th, .table td { text-align: left !important; vertical-align: top; padding: 5px 10px !important; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .figures small { display: block; font-weight: 400; opacity: .75; } .figures caption { text-align: left; }
 .figures td, .figures th { min-width: 96px; } .figures .how { min-width: 240px; } .figures .how p { margin: 0; font-size: 12px; }

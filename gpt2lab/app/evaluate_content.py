@@ -112,7 +112,7 @@ def figures_table(evaluation: Evaluation) -> str:
         (_("Perplexity"), _("exp of the mean loss per token. Compare it under the same tokenizer and protocol only.")),
         (_("Word perplexity"), _("The same per word of the text. Comparable between tokenizers.")),
         (_("Bits per byte"), _("Loss per byte of the text, in bits. Comparable between tokenizers.")),
-        (_("Tokens predicted"), _("The others have no earlier token in their window.")),
+        (_("Tokens predicted"), _("The others have no earlier token in their window, or fill no block.")),
         (_("How it is measured"), ""),
     ]
     cells = "".join(

@@ -188,7 +188,7 @@ def step_values(results: ResultCache, label: str, compare: str, progress: dict, 
         question, view, trouble = None, None, escaped(said(error))
     fields = Fields(
         place=place_line(progress),
-        steps=gr.Dropdown(value=number),
+        steps=number,
         body=f"### {_(step.title)}\n\n{_(step.body)}",
         **question_values(question),
         result=trouble,

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
-from gpt2lab.errors import LabError, Message, choice, number
+from gpt2lab.errors import LabError, Message, choice
 
 MAX_ANSWER = 100  # characters of a typed answer; tokens are shorter
 MAX_NUMBER = 1e15
@@ -35,8 +36,9 @@ class Question:
         if given is None or given == "":
             raise LabError("there is no answer yet; give one and press Check")
         if self.kind == "number":
-            value = number("answer", given, -MAX_NUMBER, MAX_NUMBER)
-            return abs(value - float(self.answer)) <= self.tolerance * abs(float(self.answer))
+            if isinstance(given, bool) or not isinstance(given, Real) or not abs(given) <= MAX_NUMBER:  # NaN is not
+                raise LabError("the answer is not a number up to {limit:g}; give one", limit=MAX_NUMBER)
+            return abs(float(given) - float(self.answer)) <= self.tolerance * abs(float(self.answer))
         if not isinstance(given, str):
             raise LabError("the answer is a {type}; give text", type=type(given).__name__)
         if len(given) > MAX_ANSWER:
