@@ -12,7 +12,7 @@ from gpt2lab.app.language import _, said
 from gpt2lab.app.learn_content import block_drawing, cost_tables
 from gpt2lab.app.results import ResultCache
 from gpt2lab.errors import LabError, Message
-from gpt2lab.learning.course import STEPS, Step, step_at
+from gpt2lab.learning.course import COURSE, Step, step_at
 from gpt2lab.learning.question import Question
 from gpt2lab.widgets.base import Selection, answered, gradio_html
 
@@ -24,7 +24,7 @@ class Shown(NamedTuple):
     """What the page asks about: kept on the server, so that an answer is checked against what was asked."""
 
     number: int = 0
-    text: str = STEPS[0].text
+    text: str = COURSE[0].text
 
 
 class Fields(NamedTuple):
@@ -76,7 +76,7 @@ def build_learn_tab(
     @user_errors
     def move(progress: Any, label: str, compare: str, by: int) -> tuple:
         now = known(progress)
-        number = min(max(now["step"] + by, 0), len(STEPS) - 1)
+        number = min(max(now["step"] + by, 0), len(COURSE) - 1)
         return step_values(results, label, compare, now | {"step": number})
 
     @user_errors
@@ -125,7 +125,7 @@ def build_fields(results: ResultCache) -> tuple[gr.Button, gr.Button, Fields]:
             said=said,
         )
 
-    titles = [(_("{number}. {title}", number=i + 1, title=step.title), i) for i, step in enumerate(STEPS)]
+    titles = [(_("{number}. {title}", number=i + 1, title=step.title), i) for i, step in enumerate(COURSE)]
     with gr.Row(elem_id="learn-head"):
         place = gr.Markdown(elem_id="learn-place")
         steps = gr.Dropdown(titles, value=0, label=_("Step"), elem_id="learn-steps", min_width=260, scale=3)
@@ -167,7 +167,7 @@ def known(progress: Any) -> dict:
         step_at(step)
     except LabError:
         step = 0
-    return {"step": step, "done": [step.name for step in STEPS if step.name in names]}
+    return {"step": step, "done": [step.name for step in COURSE if step.name in names]}
 
 
 def step_values(results: ResultCache, label: str, compare: str, progress: dict, text: str | None = None) -> tuple:
@@ -176,7 +176,7 @@ def step_values(results: ResultCache, label: str, compare: str, progress: dict, 
     text  in place of the step's own
     """
     number = progress["step"]
-    step = STEPS[number]
+    step = COURSE[number]
     text = step.text if text is None or step.fixed else text
     try:
         found = results.exploration(label, text)
@@ -229,7 +229,7 @@ def checked_answer(
 ) -> tuple[dict, str, str]:
     """(progress, its line, what the reader is told) of an answer. Raises: LabError for what is no answer."""
     number, text = shown
-    step = STEPS[number]
+    step = COURSE[number]
     found = results.exploration(label, text)
     lab = results.store.lab(label)
     with results.store.lock:
@@ -245,7 +245,7 @@ def checked_answer(
 
 def elsewhere(results: ResultCache, label: str, compare: str, number: int, text: str) -> tuple:
     """Values of (tabs, Generate's prompt, Explore's text, Explore's page) that show a step there."""
-    step = STEPS[number]
+    step = COURSE[number]
     if step.tab == "generate":
         return gr.Tabs(selected="generate"), text, gr.skip(), gr.skip()
     value = page_value(results, label, text, compare)
@@ -258,7 +258,7 @@ def place_line(progress: dict) -> str:
     return _(
         "**{number} of {steps}** · {done} answered",
         number=progress["step"] + 1,
-        steps=len(STEPS),
+        steps=len(COURSE),
         done=len(progress["done"]),
     )
 

@@ -1,6 +1,6 @@
 """The guided course: twelve steps, each a few sentences, a state of the app that shows it, and a question.
 
-step = STEPS[4]
+step = COURSE[4]
 lab = load_model("builtin")
 print(step.question(lab).line)
 right, explanation = step.check(lab, "2.3")
@@ -103,7 +103,7 @@ class Step:
         return question.is_right(answer), question.explanation
 
 
-STEPS = (
+COURSE = (
     Step(
         "tokens",
         Message("Tokens"),
@@ -255,6 +255,6 @@ STEPS = (
 
 def step_at(number: Any) -> Step:
     """A step by its number from 0. Raises: LabError for one that the course does not have."""
-    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(STEPS):
-        raise LabError("step {number} does not exist; use 0 to {last}", number=repr(number)[:40], last=len(STEPS) - 1)
-    return STEPS[number]
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(COURSE):
+        raise LabError("step {number} does not exist; use 0 to {last}", number=repr(number)[:40], last=len(COURSE) - 1)
+    return COURSE[number]

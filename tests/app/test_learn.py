@@ -12,7 +12,7 @@ from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
 from gpt2lab.errors import LabError
-from gpt2lab.learning.course import STEPS
+from gpt2lab.learning.course import COURSE
 
 TEXT = "The moon goes around the earth, and the moon goes around the sea."
 
@@ -32,7 +32,7 @@ def page_of(results, number, label="builtin", compare=ALONE, text=None):
 
 @pytest.mark.parametrize("number", range(12))
 def test_step_shows_its_question_its_view_and_one_field_for_the_answer(results, tiny_lab, number):
-    step = STEPS[number]
+    step = COURSE[number]
     shown, fields = page_of(results, number, text=TEXT)
     text = step.text if step.fixed else TEXT
     found = results.exploration("builtin", text)
@@ -55,7 +55,7 @@ def test_step_shows_its_question_its_view_and_one_field_for_the_answer(results, 
 
 @pytest.mark.parametrize("number", range(12))
 def test_right_answer_is_counted_once_and_a_wrong_one_explained(results, tiny_lab, number):
-    step = STEPS[number]
+    step = COURSE[number]
     shown = Shown(number, TEXT)
     question = step.question(tiny_lab, results.exploration("builtin", TEXT))
     given = dict.fromkeys(("choice", "number", "token"))
@@ -86,16 +86,16 @@ def test_step_of_a_model_that_is_not_downloaded_is_there_and_says_so(results, mo
 
 
 def test_fine_tuning_shows_both_models_and_other_steps_one(results):
-    names = [step.name for step in STEPS]
+    names = [step.name for step in COURSE]
     for number in (names.index("finetuning"), names.index("prediction")):
         _, fields = page_of(results, number, compare="gpt2")
         models = fields.view.value["data"]["subject"]["models"]
         assert models == (["builtin", "gpt2"] if names[number] == "finetuning" else ["builtin"])
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
+@pytest.mark.parametrize("step", COURSE, ids=lambda step: step.name)
 def test_button_shows_the_state_of_the_step_elsewhere(results, step):
-    number = STEPS.index(step)
+    number = COURSE.index(step)
     tabs, prompt, text, page = elsewhere(results, "builtin", ALONE, number, TEXT)
     assert tabs.selected == step.tab
     if step.tab == "generate":

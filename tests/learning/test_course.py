@@ -12,7 +12,7 @@ from transformers import GPT2LMHeadModel
 from gpt2lab.errors import LabError
 from gpt2lab.inspection.exploration import exploration
 from gpt2lab.inspection.heads import induction_scores, random_tokens_twice
-from gpt2lab.learning.course import STEPS, step_at
+from gpt2lab.learning.course import COURSE, step_at
 from gpt2lab.learning.questions import CONTINUATIONS, spread
 from gpt2lab.model.lab import load_model
 
@@ -20,7 +20,7 @@ TEXT = "The moon goes around the earth, and the moon goes around the sea."
 PRINTABLE = (
     "The moon is a small world that goes around the earth,"  # the token that follows is not a part of a character
 )
-BY_NAME = {step.name: step for step in STEPS}
+BY_NAME = {step.name: step for step in COURSE}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def _cost(lab, eager, prompt, continuation):
 
 
 def test_the_course_has_twelve_steps_of_different_names_and_titles():
-    assert len(STEPS) == len(BY_NAME) == len({step.title for step in STEPS}) == 12
+    assert len(COURSE) == len(BY_NAME) == len({step.title for step in COURSE}) == 12
 
 
 @pytest.mark.parametrize("name", BY_NAME)
@@ -163,7 +163,7 @@ def test_token_is_accepted_as_typed_and_as_shown(tiny_lab):
 )
 def test_every_step_takes_any_text_of_two_tokens(random_lab, text):
     lab = random_lab(3)
-    for step in STEPS:
+    for step in COURSE:
         found = step.explored(lab, text)
         question = step.question(lab, found)
         assert question.is_right(question.answer)
@@ -171,7 +171,7 @@ def test_every_step_takes_any_text_of_two_tokens(random_lab, text):
 
 
 def test_text_of_one_token_is_refused_in_a_line(tiny_lab):
-    for step in STEPS:
+    for step in COURSE:
         if not step.fixed:
             with pytest.raises(LabError, match="the text is a single token, and nothing predicts it"):
                 step.question(tiny_lab, step.explored(tiny_lab, "a"))
@@ -180,7 +180,7 @@ def test_text_of_one_token_is_refused_in_a_line(tiny_lab):
 def test_the_built_in_model_answers_every_step_with_its_own_text():
     builtin_lab = load_model("builtin")
     induction = induction_scores(builtin_lab)  # depends on no text
-    for step in STEPS:
+    for step in COURSE:
         found = exploration(builtin_lab, step.text, induction=induction)
         question = step.question(builtin_lab, found)
         assert step.check(builtin_lab, question.answer, found) == (True, question.explanation)
