@@ -19,7 +19,7 @@ from gpt2lab.app.evaluate_content import (
     words_of,
 )
 from gpt2lab.app.evaluate_scoring import MAX_CHARACTERS, OWN, evaluation_progress
-from gpt2lab.app.events import ALONE, as_image, escaped, picture, user_errors
+from gpt2lab.app.events import ALONE, as_image, escaped, picture, uncover, user_errors
 from gpt2lab.app.language import _
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data.sources import DATA
@@ -136,9 +136,13 @@ def connect_views(results: ResultCache, bar: Bar, key: gr.State, views: Views, d
     for moment in (*done, views.protocol.input):
         drawn = moment(show_shares, shown, [*breakdown, views.document], **PRIVATE)
         drawn.success(show_document, reading, views.words, **PRIVATE)
-    views.by.input(show_breakdown, shown, breakdown, **PRIVATE)
-    views.document.input(show_document, reading, views.words, **PRIVATE)
-    views.save.click(make_file, [key, views.protocol, views.by, views.kind], views.file, **PRIVATE)
+    asked = [
+        (views.by.input, show_breakdown, shown, breakdown),
+        (views.document.input, show_document, reading, [views.words]),
+        (views.save.click, make_file, [key, views.protocol, views.by, views.kind], [views.file]),
+    ]
+    for trigger, handler, inputs, outputs in asked:
+        uncover(trigger(handler, inputs, outputs, **PRIVATE), outputs)
 
 
 def shown(views: Views, step: NamedEvaluation, seconds: float, dark: bool) -> dict:
@@ -149,7 +153,7 @@ def shown(views: Views, step: NamedEvaluation, seconds: float, dark: bool) -> di
         views.note: _(
             "**{models} on {text}**, scored in {seconds}.",
             models=escaped(", ".join(evaluation.models)),
-            text=escaped(step.text),
+            text=step.text,
             seconds=duration(seconds),
         ),
         views.verdict: gr.Markdown(verdict, visible=bool(verdict)),

@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from gpt2lab.app.events import as_image, escaped, new_folder
 from gpt2lab.app.language import _
-from gpt2lab.errors import choice
+from gpt2lab.errors import Message, choice
 from gpt2lab.evaluation.breakdown import surprisals, titles
 from gpt2lab.evaluation.comparison import Comparison
 from gpt2lab.evaluation.evaluate import Evaluation
@@ -42,7 +42,7 @@ class NamedEvaluation:
     """An evaluation and the name of its text."""
 
     evaluation: Evaluation
-    text: str
+    text: Message
 
 
 def verdict_lines(evaluation: Evaluation) -> str:

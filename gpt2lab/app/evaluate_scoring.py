@@ -11,7 +11,7 @@ from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
 from gpt2lab.data.sources import DATA
 from gpt2lab.data.text import Article, articles_of, load_text
-from gpt2lab.errors import LabError, choice
+from gpt2lab.errors import LabError, Message, choice
 from gpt2lab.evaluation.evaluate import evaluate
 from gpt2lab.results import duration
 
@@ -31,8 +31,8 @@ def evaluation_progress(
     optional |= {"seed": settings["seed"] or 0, "precision": settings["precision"]}
     steps = evaluate.steps(labs, articles, settings["protocols"], **optional)
     evaluation = yield from progress_lines(results.store.locked_steps(steps))
-    own = settings["data"] == OWN
-    yield NamedEvaluation(evaluation, "your own text" if own else f"{settings['data']}, {settings['split']} split")
+    named = Message("{data}, {split} split", data=settings["data"], split=settings["split"])
+    yield NamedEvaluation(evaluation, Message("your own text") if settings["data"] == OWN else named)
 
 
 def articles_of_choice(data: Any, split: Any, text: Any) -> tuple[Article, ...]:

@@ -65,23 +65,13 @@ def build_learn_tab(
     places = [progress, shown, *fields]
 
     @user_errors
-    def open_course(progress: Any, label: str, compare: str) -> tuple:
-        return True, *step_values(results, label, compare, known(progress))
-
-    @user_errors
-    def go(progress: Any, label: str, compare: str, number: Any) -> tuple:
-        step_at(number)
-        return step_values(results, label, compare, known(progress) | {"step": number})
-
-    @user_errors
-    def move(progress: Any, label: str, compare: str, by: int) -> tuple:
+    def show(progress: Any, label: str, compare: str, number: Any = None, *, by: int = 0, text: Any = None) -> tuple:
         now = known(progress)
-        number = min(max(now["step"] + by, 0), len(COURSE) - 1)
-        return step_values(results, label, compare, now | {"step": number})
-
-    @user_errors
-    def reread(progress: Any, label: str, compare: str, text: Any) -> tuple:
-        return step_values(results, label, compare, known(progress), checked(text))
+        if number is not None:
+            step_at(number)
+            now["step"] = number
+        now["step"] = min(max(now["step"] + by, 0), len(COURSE) - 1)
+        return step_values(results, label, compare, now, None if text is None else checked(text))
 
     @user_errors
     def follow(opened: bool, progress: Any, label: str, compare: str, shown: Shown) -> tuple:
@@ -99,12 +89,13 @@ def build_learn_tab(
 
     shared = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
     reading = [progress, bar.model, bar.compare]
-    tab.select(open_course, reading, [opened, *places], **shared)
-    fields.steps.input(go, [*reading, fields.steps], places, **shared)
+    tab.select(lambda *values: (True, *show(*values)), reading, [opened, *places], **shared)
+    fields.steps.input(show, [*reading, fields.steps], places, **shared)
     for button, by in ((back, -1), (onward, 1)):
-        button.click(lambda *values, by=by: move(*values, by), reading, places, **shared)
-    fields.text.submit(reread, [*reading, fields.text], places, **shared)
-    gr.on([bar.model.change, bar.compare.change], follow, [opened, *reading, shown], places, **shared)
+        button.click(lambda *values, by=by: show(*values, by=by), reading, places, **shared)
+    fields.text.submit(lambda *values: show(*values[:3], text=values[3]), [*reading, fields.text], places, **shared)
+    for moment in (bar.model.change, bar.compare.change, *(event.then for event in bar.downloaded)):
+        moment(follow, [opened, *reading, shown], places, **shared)
     answers = [fields.choices, fields.number, fields.token]
     pressed = [fields.check.click, fields.number.submit, fields.token.submit]
     gr.on(pressed, check, [progress, bar.model, shown, *answers], [progress, fields.place, fields.result], **shared)

@@ -33,10 +33,11 @@ class Question:
 
     def is_right(self, given: Any) -> bool:
         """Whether an answer is right. Raises: LabError, in one line, for one that is none."""
-        if given is None or given == "":
+        if given is None or (isinstance(given, str) and not given):
             raise LabError("there is no answer yet; give one and press Check")
         if self.kind == "number":
-            if isinstance(given, bool) or not isinstance(given, Real) or not abs(given) <= MAX_NUMBER:  # NaN is not
+            is_number = isinstance(given, Real) and not isinstance(given, bool)
+            if not is_number or not -MAX_NUMBER <= given <= MAX_NUMBER:  # NaN is in no range
                 raise LabError("the answer is not a number up to {limit:g}; give one", limit=MAX_NUMBER)
             return abs(float(given) - float(self.answer)) <= self.tolerance * abs(float(self.answer))
         if not isinstance(given, str):

@@ -346,9 +346,9 @@ def test_figures_and_words_have_the_colours_of_a_dark_page_and_fit_a_phone(open_
 def post(url, session, fn_index, data):
     """What the server answers to a handler called by its number, as a script would: {"success": …, "output": …}."""
     body = json.dumps({"data": data, "fn_index": fn_index, "session_hash": session}).encode()
-    request = Request(f"{url}/gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    request = Request(f"{url}gradio_api/queue/join", body, {"Content-Type": "application/json"})
     urlopen(request).read()
-    with urlopen(f"{url}/gradio_api/queue/data?session_hash={session}") as stream:
+    with urlopen(f"{url}gradio_api/queue/data?session_hash={session}") as stream:
         for line in stream:
             message = json.loads(line.removeprefix(b"data: ")) if line.startswith(b"data: ") else {}
             if message.get("msg") in ("process_completed", "unexpected_error"):
@@ -358,7 +358,7 @@ def post(url, session, fn_index, data):
 
 def handler(url, elem_id, event="click"):
     """The number of the handler of a component's event."""
-    config = json.load(urlopen(f"{url}/config"))
+    config = json.load(urlopen(f"{url}config"))
     [component] = [c["id"] for c in config["components"] if c["props"].get("elem_id") == elem_id]
     return next(d["id"] for d in config["dependencies"] if [component, event] in d["targets"] and d["backend_fn"])
 
