@@ -65,7 +65,7 @@ def build_learn_tab(
     places = [progress, shown, *fields]
 
     @user_errors
-    def show(progress: Any, label: str, compare: str, number: Any = None, *, by: int = 0, text: Any = None) -> tuple:
+    def show(progress: Any, label: str, compare: str, number: Any = None, by: int = 0, text: Any = None) -> tuple:
         now = known(progress)
         if number is not None:
             step_at(number)
@@ -92,8 +92,8 @@ def build_learn_tab(
     tab.select(lambda *values: (True, *show(*values)), reading, [opened, *places], **shared)
     fields.steps.input(show, [*reading, fields.steps], places, **shared)
     for button, by in ((back, -1), (onward, 1)):
-        button.click(lambda *values, by=by: show(*values, by=by), reading, places, **shared)
-    fields.text.submit(lambda *values: show(*values[:3], text=values[3]), [*reading, fields.text], places, **shared)
+        button.click(lambda *values, by=by: show(*values, None, by), reading, places, **shared)
+    fields.text.submit(lambda *values: show(*values[:3], None, 0, values[3]), [*reading, fields.text], places, **shared)
     for moment in (bar.model.change, bar.compare.change, *(event.then for event in bar.downloaded)):
         moment(follow, [opened, *reading, shown], places, **shared)
     answers = [fields.choices, fields.number, fields.token]
