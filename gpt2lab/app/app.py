@@ -80,7 +80,7 @@ def build_app(runs_dir: str | Path = "runs", *, training: bool | None = None) ->
             with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate") as evaluate:
                 build_evaluate_tab(evaluate, results, bar, downloads)
             with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn") as learn:
-                build_learn_tab(learn, tabs, results, bar, explore, generate.texts[1])
+                build_learn_tab(learn, tabs, results, bar, explore, generate.prompt)
         carried = generate.look.click(
             lambda text: (gr.Tabs(selected="explore"), text),
             generate.text,
