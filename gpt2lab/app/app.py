@@ -83,7 +83,7 @@ def build_app(runs_dir: str | Path = "runs", *, training: bool | None = None) ->
                 build_learn_tab(learn, tabs, results, bar, explore, generate.prompt)
         carried = generate.look.click(
             lambda text: (gr.Tabs(selected="explore"), text),
-            generate.text,
+            generate.prompt,
             [tabs, explore.text],
             js=generate.js,
             api_visibility="private",
