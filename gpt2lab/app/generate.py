@@ -34,14 +34,14 @@ PRESET_FIELDS = ("max_new_tokens", "temperature", "top_k")
 
 
 class GenerateTab(NamedTuple):
-    """What the app connects to the Explore tab.
+    """What the app connects to the Explore tab and to the course.
 
-    look   the button that opens the shown text there
-    text   the input of its event, whose `js` puts the shown text in its place
+    prompt  what is continued
+    look    the button that opens the shown text in the Explore tab; in its event `js` puts that text in the prompt's place
     """
 
+    prompt: gr.Textbox
     look: gr.Button
-    text: gr.Textbox
     js: str = SHOWN_TEXT
 
 
@@ -123,7 +123,7 @@ def build_generate_tab(store: ModelStore, bar: Bar, tab: gr.Tab) -> GenerateTab:
     uncover(tab.select(open_tab, key, outputs, show_progress="hidden", api_visibility="private"), outputs)
     stop.click(stops.stop, None, None, show_progress="hidden", api_visibility="private")
     connect_presets(buttons, prompt, settings, stop_at_line, note)
-    return GenerateTab(look, prompt)
+    return GenerateTab(prompt, look)
 
 
 def status_line(now: Progress, works: Sequence[Work]) -> str:
