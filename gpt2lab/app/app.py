@@ -10,15 +10,14 @@ from transformers.utils import logging
 
 from gpt2lab.app.download import Downloads, build_download
 from gpt2lab.app.evaluate import build_evaluate_tab
-from gpt2lab.app.events import ALONE, IS_DARK, uncover, user_errors
+from gpt2lab.app.events import ALONE, IS_DARK, escaped, uncover, user_errors
 from gpt2lab.app.explore import build_explore_tab
-from gpt2lab.app.finetune import build_finetune_tab
 from gpt2lab.app.generate import build_generate_tab
 from gpt2lab.app.learn import build_learn_tab
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
-from gpt2lab.app.runs import escaped
 from gpt2lab.app.tasks import build_tasks
+from gpt2lab.app.train import build_train_tab
 from gpt2lab.data import hub
 from gpt2lab.data.sources import auto_choice
 from gpt2lab.errors import LabError
@@ -28,13 +27,14 @@ INTRO = """# gpt2lab
 See what happens inside GPT-2, fine-tune it, and see what changed."""
 CSS = """
 .gradio-container { max-width: 1400px !important; margin: auto !important; }
-#finetune-log textarea { font-family: ui-monospace, monospace; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 @media (max-width: 600px) { /* all tabs in sight */
   .tab-wrapper button { padding: 0 7px !important; font-size: 14px !important; }
 }
 #bar h1 { margin: 0; } #status { font-size: 13px; }
-#explore-page .html-container { padding: 0; } #explore-run { align-self: end; }
+#explore-page .html-container, #finetune-preview .html-container { padding: 0; }
+#train-runs .html-container, #train-curves .html-container, #train-rundetails .html-container { padding: 0; }
+ #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
 #learn-cost { overflow-x: auto; contain: inline-size; }
 #learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
@@ -68,7 +68,7 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
                 with gr.Accordion("Tasks: summarise, translate, answer", open=False, elem_id="tasks"):
                     build_tasks(store, model)
             with gr.Tab("Train", id="train", elem_id="tab-train"):
-                build_finetune_tab(demo, store, model, dark, downloads)
+                build_train_tab(demo, store, model, explore.compare, downloads)
             with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate"):
                 other = build_evaluate_tab(results, model, dark, downloads)
             with gr.Tab("Learn", elem_id="tab-learn"):

@@ -129,3 +129,8 @@ def picture(name: str, description: str) -> gr.Image:
 def code(token: str) -> str:
     """Return a token that can stand in Markdown's code marks."""
     return token.replace("`", "ˋ")
+
+
+def escaped(text: str) -> str:
+    """Escape Markdown."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!<>|~$" else c for c in text)
