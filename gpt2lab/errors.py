@@ -1,8 +1,23 @@
-"""The one error that reaches a user: what was wrong, the limit, what to do."""
+"""Sentences for readers: the one error that reaches them, and messages, which the app can translate."""
 
 from collections.abc import Iterable
 from math import isfinite
 from numbers import Integral, Real
+
+
+class Message(str):
+    """A sentence for readers that remembers its English template and the values in its fields, for translation.
+
+    Example: Message("{n:,} tokens", n=2000) is "2,000 tokens", with template "{n:,} tokens" and values {"n": 2000}
+    """
+
+    template: str
+    values: dict
+
+    def __new__(cls, template: str, /, **values):
+        made = super().__new__(cls, template.format(**values) if values else template)
+        made.template, made.values = template, values
+        return made
 
 
 class LabError(ValueError):

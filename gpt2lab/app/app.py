@@ -2,39 +2,42 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: no request leaves this machine
 
 import gradio as gr
+from starlette.middleware import Middleware
 from transformers.utils import logging
 
-from gpt2lab.app.download import Downloads, build_download
+from gpt2lab.app.bar import Bar, build_bar, labels_of, second_choices, status_line
+from gpt2lab.app.download import Downloads
 from gpt2lab.app.evaluate import build_evaluate_tab
-from gpt2lab.app.events import ALONE, IS_DARK, escaped, uncover, user_errors
-from gpt2lab.app.explore import build_explore_tab
+from gpt2lab.app.events import uncover, user_errors
+from gpt2lab.app.explore import ExploreTab, build_explore_tab, linked
 from gpt2lab.app.generate import build_generate_tab
+from gpt2lab.app.language import TEXTS, StartScript, _
 from gpt2lab.app.learn import build_learn_tab
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
 from gpt2lab.app.tasks import build_tasks
 from gpt2lab.app.train import build_train_tab
-from gpt2lab.data import hub
-from gpt2lab.data.sources import auto_choice
 from gpt2lab.errors import LabError
 from gpt2lab.training.allocator import return_freed_memory
 
-INTRO = """# gpt2lab
-See what happens inside GPT-2, fine-tune it, and see what changed."""
 CSS = """
 .gradio-container { max-width: 1400px !important; margin: auto !important; }
+#tab-train .html-container { padding: 0; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 @media (max-width: 600px) { /* all tabs in sight */
   .tab-wrapper button { padding: 0 7px !important; font-size: 14px !important; }
+  #bar > .form { order: 3; }
 }
-#bar h1 { margin: 0; } #status { font-size: 13px; }
-#explore-page .html-container, #finetune-preview .html-container { padding: 0; }
-#train-runs .html-container, #train-curves .html-container, #train-rundetails .html-container { padding: 0; }
- #explore-run { align-self: end; }
+#bar { align-items: center; } #title { flex: 0 0 auto; width: auto; } #title h1 { margin: 0; }
+#bar > .form { flex: 1 1 300px; } #theme, #language { white-space: nowrap; }
+#status { font-size: 13px; }
+#explore-examples { gap: 6px; } #explore-examples button { flex: 0 0 auto; }
+#explore-page .html-container { padding: 0; } #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
 #learn-cost { overflow-x: auto; contain: inline-size; }
 #learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
@@ -48,30 +51,22 @@ MAX_SESSIONS = 64  # pages whose state is held; each takes about a megabyte
 
 def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
     """Build the page. Runs started in it, and their models, are in `runs_dir`."""
-    store = ModelStore(Path(runs_dir))
+    store, downloads = ModelStore(Path(runs_dir)), Downloads()
     results = ResultCache(store)
     with gr.Blocks(title="gpt2lab", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        dark = gr.Checkbox(visible=False)
-        with gr.Row(elem_id="bar"):
-            with gr.Column(scale=3, min_width=220):
-                gr.Markdown(INTRO)
-            with gr.Column(scale=2, min_width=220):
-                model = gr.Dropdown(store.labels(), value="builtin", label="Model", elem_id="model")
-        status = gr.Markdown(elem_id="status")
-        downloads = Downloads()
-        downloaded = build_download(downloads, model, "model")
-        with gr.Tabs() as tabs:
-            with gr.Tab("Explore", id="explore", elem_id="tab-explore"):
-                explore = build_explore_tab(demo, results, tabs, model)
-            with gr.Tab("Generate", id="generate", elem_id="tab-generate"):
-                generate = build_generate_tab(store, model)
+        bar = build_bar(demo, store, downloads)
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab(_("Explore"), id="explore", elem_id="tab-explore"):
+                explore = build_explore_tab(results, bar)
+            with gr.Tab(_("Generate"), id="generate", elem_id="tab-generate"):
+                generate = build_generate_tab(store, bar.model)
                 with gr.Accordion("Tasks: summarise, translate, answer", open=False, elem_id="tasks"):
-                    build_tasks(store, model)
-            with gr.Tab("Train", id="train", elem_id="tab-train"):
-                build_train_tab(demo, store, model, explore.compare, downloads)
-            with gr.Tab("Evaluate", id="evaluate", elem_id="tab-evaluate"):
-                other = build_evaluate_tab(results, model, dark, downloads)
-            with gr.Tab("Learn", elem_id="tab-learn"):
+                    build_tasks(store, bar.model)
+            with gr.Tab(_("Train"), id="train", elem_id="tab-train"):
+                build_train_tab(demo, store, bar, downloads)
+            with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate"):
+                build_evaluate_tab(results, bar.model, bar.dark, downloads)
+            with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn"):
                 build_learn_tab(tabs)
         carried = generate.look.click(
             lambda *texts: (gr.Tabs(selected="explore"), next(filter(None, texts), "")),
@@ -79,29 +74,8 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
             [tabs, explore.text],
             api_visibility="private",
         )
-        uncover(carried.then(**explore.run, api_visibility="private"), [explore.run["outputs"]])
-
-        @user_errors
-        def describe(label: str) -> str:
-            return model_line(store, label)
-
-        @user_errors
-        def arrive(label: str) -> tuple:
-            labels = store.labels()
-            others = gr.Dropdown(choices=[ALONE, *labels])
-            line = f"{model_line(store, label)} {auto_line()}"
-            return gr.Dropdown(choices=labels), *([others] * 3), line
-
-        model.change(describe, model, status, api_name="describe_model")
-        downloaded.then(describe, model, status, api_visibility="private")
-        uncover(downloaded.then(**explore.follow, api_visibility="private"), [explore.run["outputs"]])
-        demo.load(
-            arrive,
-            model,
-            [model, other, explore.compare, generate.other, status],
-            api_visibility="private",
-        )
-        demo.load(None, None, dark, js=IS_DARK)
+        uncover(carried.then(**explore.run), [explore.run["outputs"]])
+        open_where_left(demo, results, bar, tabs, explore)
 
         def leave(request: gr.Request) -> None:
             forget_session(demo, request.session_hash)
@@ -111,27 +85,34 @@ def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
     return demo
 
 
+def open_where_left(demo: gr.Blocks, results: ResultCache, bar: Bar, tabs: gr.Tabs, explore: ExploreTab) -> None:
+    """Open the page with what its link names, else with the models of the visitor's last visit."""
+    outputs = [bar.model, bar.compare, bar.status, tabs, explore.text, explore.page]
+    store = results.store
+
+    @user_errors
+    def arrive(request: gr.Request, kept: Any) -> tuple:
+        query = request.query_params
+        model, compare = labels_of(store, dict(query) if "text" in query else kept)
+        models = (
+            gr.Dropdown(choices=store.labels(), value=model),
+            gr.Dropdown(choices=second_choices(store), value=compare),
+        )
+        opened: tuple = (gr.skip(), gr.skip(), gr.skip())
+        if "text" in query:
+            opened = (gr.Tabs(selected="explore"), *linked(results, query))
+        return *models, status_line(store, model, compare), *opened
+
+    event = demo.load(arrive, bar.kept, outputs, api_visibility="private", show_progress="hidden")
+    uncover(event, outputs)
+
+
 def forget_session(page: gr.Blocks, session: str) -> None:
     """Drop what gradio holds for a page that was closed: its state, and a copy of every component's configuration.
 
     gradio itself keeps the state for an hour, and the copies until `state_session_capacity` others have come.
     """
     page.state_holder.session_data.pop(session, None)
-
-
-def model_line(store: ModelStore, label: str) -> str:
-    """Describe a model in a line, loading it if it is on this machine."""
-    if not hub.is_downloaded(store.location(label)):
-        return ""  # the row of its download says so
-    lab = store.lab(label)
-    notes = "".join(f" {escaped(note)}" for note in lab.notes)
-    return f"**{label}**: {lab.shape}, on {lab.device.type}.{notes}"
-
-
-def auto_line() -> str:
-    """Say which model and text this machine suits, and why."""
-    choice = auto_choice()
-    return f"Suits this machine: {choice.model} with {choice.data} ({choice.reason})."
 
 
 def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port: int | None = None) -> str:
@@ -174,5 +155,7 @@ def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
         footer_links=[],
         theme=gr.themes.Default(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "monospace"]),
         css=CSS,
+        app_kwargs={"middleware": [Middleware(StartScript)]},
+        i18n=TEXTS,
     )
     return url

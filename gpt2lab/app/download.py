@@ -10,9 +10,10 @@ from dataclasses import replace
 import gradio as gr
 
 from gpt2lab.app.events import Stops, uncover, user_errors
+from gpt2lab.app.language import _, said
 from gpt2lab.data import hub
 from gpt2lab.data.hub import Progress, megabytes
-from gpt2lab.data.sources import HUB_MODELS, WIKITEXT
+from gpt2lab.data.sources import HUB_MODELS, WIKITEXT, hub_reachable
 from gpt2lab.errors import LabError
 from gpt2lab.results import duration
 
@@ -99,8 +100,8 @@ def build_download(downloads: Downloads, chosen: gr.Dropdown, name: str) -> gr.e
     """
     with gr.Row(visible=False, elem_id=f"{name}-download-row") as row:
         line = gr.HTML(elem_id=f"{name}-download-line", min_width=240)
-        start = gr.Button("Download", elem_id=f"{name}-download", min_width=100, scale=0)
-        cancel = gr.Button("Cancel", visible=False, elem_id=f"{name}-download-cancel", min_width=100, scale=0)
+        start = gr.Button(_("Download"), elem_id=f"{name}-download", min_width=100, scale=0)
+        cancel = gr.Button(_("Cancel"), visible=False, elem_id=f"{name}-download-cancel", min_width=100, scale=0)
     outputs, stops = [row, line, start, cancel], Stops("A download is under way on this page; press Cancel first.")
 
     def fetch(request: gr.Request, label: str) -> Iterator[tuple]:
@@ -134,20 +135,25 @@ def row_of(label: str) -> tuple:
 def missing_line(name: str) -> str:
     """Say that a name is not downloaded, and how large it is or why that is not known."""
     try:
-        size = f"{megabytes(hub.find_download(name).n_bytes)} to download"
+        line = _("{name} is not downloaded: {size}.", name=name, size=megabytes(hub.find_download(name).n_bytes))
     except LabError as error:
-        size = str(error)
-    return f"<p><b>{html.escape(name)}</b> is not downloaded: {html.escape(size)}</p>"
+        if hub_reachable():
+            line = said(error)
+        else:
+            line = _("{name} is not downloaded, and the Hugging Face hub does not answer.", name=name)
+    return f"<p>{html.escape(line)}</p>"
 
 
 def bar(progress: Progress | None) -> str:
     """Draw how far a download is, for people and screen readers."""
     if progress is None:
-        return "<p role='status'>Asking the hub …</p>"
-    left = progress.seconds_left
-    speed = f", {megabytes(progress.speed)}/s, {duration(left)} left" if left else ""
-    words = f"{megabytes(progress.done)} of {megabytes(progress.total)}{speed}"
+        return f"<p role='status'>{html.escape(_('Asking the hub …'))}</p>"
+    done, total, left = megabytes(progress.done), megabytes(progress.total), progress.seconds_left
+    words = _("{done} of {total}", done=done, total=total)
+    if left:
+        speed = megabytes(progress.speed)
+        words = _("{done} of {total}, {speed}/s, {left} left", done=done, total=total, speed=speed, left=duration(left))
     return (
-        f"<label>{words}<progress max='{progress.total}' value='{progress.done}' "
+        f"<label>{html.escape(words)}<progress max='{progress.total}' value='{progress.done}' "
         "style='display: block; width: 100%'></progress></label>"
     )

@@ -16,12 +16,12 @@ from gradio.utils import get_upload_folder
 from matplotlib.figure import Figure
 from PIL import Image
 
+from gpt2lab.app.language import said
 from gpt2lab.errors import LabError
 from gpt2lab.figures.drawing import figure_bytes
 
-ALONE = "no second model"
+ALONE = "no second model"  # a value; no run has spaces in its id
 STOP_SECONDS = 5.0  # how long Stop waits for a start
-IS_DARK = "() => document.body.classList.contains('dark')"
 
 
 def user_errors(handler: Callable) -> Callable:
@@ -33,7 +33,7 @@ def user_errors(handler: Callable) -> Callable:
             try:
                 yield from handler(*args)
             except LabError as error:
-                raise gr.Error(str(error), print_exception=False) from error
+                raise gr.Error(said(error), print_exception=False) from error
 
         return generator
 
@@ -42,7 +42,7 @@ def user_errors(handler: Callable) -> Callable:
         try:
             return handler(*args)
         except LabError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(said(error), print_exception=False) from error
 
     return function
 
@@ -126,11 +126,11 @@ def picture(name: str, description: str) -> gr.Image:
     )
 
 
-def code(token: str) -> str:
-    """Return a token that can stand in Markdown's code marks."""
-    return token.replace("`", "ˋ")
-
-
 def escaped(text: str) -> str:
     """Escape Markdown."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!<>|~$" else c for c in text)
+
+
+def code(token: str) -> str:
+    """Return a token that can stand in Markdown's code marks."""
+    return token.replace("`", "ˋ")

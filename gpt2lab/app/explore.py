@@ -1,12 +1,16 @@
 """The Explore tab: one text and the page of its linked views."""
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import gradio as gr
 
+from gpt2lab.app.bar import Bar
 from gpt2lab.app.events import ALONE, uncover, user_errors
+from gpt2lab.app.language import _, said
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
 from gpt2lab.errors import LabError
@@ -29,38 +33,34 @@ PLACE = re.compile("[0-9]{1,6}")
 
 
 class ExploreTab(NamedTuple):
-    """What the app connects to other tabs: the choice of a second model, the text, and the events that explore it.
+    """What the app connects to other tabs.
 
-    follow  leaves the page as it is while a model is not downloaded
+    text    the explored text
+    page    the linked views; `page_value` makes its value
+    run     the event that explores the text: what `.click` and `.then` take
+    follow  the same, but it leaves the page as it is while a model is not downloaded
     """
 
-    compare: gr.Dropdown
     text: gr.Textbox
+    page: gr.HTML
     run: dict
     follow: dict
 
 
-def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, model: gr.Dropdown) -> ExploreTab:
+def build_explore_tab(results: ResultCache, bar: Bar) -> ExploreTab:
     """Build the tab: a text, and the page of its linked views, drawn with the first example."""
     first = next(iter(EXAMPLES.values()))
     with gr.Row():
-        text = gr.Textbox(first, label="Text", lines=2, max_lines=5, scale=6, min_width=220, elem_id="explore-text")
-        compare = gr.Dropdown(
-            [ALONE, *results.store.labels()],
-            value=ALONE,
-            label="Compare with",
-            scale=2,
-            min_width=160,
-            elem_id="explore-compare",
-        )
-        go = gr.Button("Run", variant="primary", scale=1, min_width=100, elem_id="explore-run")
-    examples = gr.Examples(
-        list(EXAMPLES.values()), text, example_labels=list(EXAMPLES), label="Examples", elem_id="explore-examples"
-    )
+        text = gr.Textbox(first, label=_("Text"), lines=2, max_lines=5, scale=6, min_width=220, elem_id="explore-text")
+        go = gr.Button(_("Run"), variant="primary", scale=1, min_width=100, elem_id="explore-run")
+    with gr.Row(elem_id="explore-examples"):
+        examples = [gr.Button(_(title), size="sm", min_width=60, scale=0) for title in EXAMPLES]
 
     def answer(request: Any) -> dict:
         """What a view asks for after it was drawn."""
-        return answered(lambda kind, options: asked(results, request, kind, options), *_kind_and_options(request))
+        return answered(
+            lambda kind, options: asked(results, request, kind, options), *_kind_and_options(request), said=said
+        )
 
     page = gr.HTML(
         page_value(results, "builtin", first, ALONE),
@@ -82,31 +82,28 @@ def build_explore_tab(demo: gr.Blocks, results: ResultCache, tabs: gr.Tabs, mode
         ready = all(hub.is_downloaded(results.store.location(name)) for name in models)
         return run(label, text, compare) if ready else gr.skip()
 
-    @user_errors
-    def open_link(request: gr.Request) -> tuple | list:
-        query = request.query_params
-        if "text" not in query:
-            return [gr.skip()] * 5
-        offered = results.store.labels()
-        label, compare = query.get("model", "builtin"), query.get("compare", ALONE)
-        value = page_value(results, label, query["text"], compare)
-        named = {
-            name: int(query[name])
-            for name in ("position", "layer", "head", "side")
-            if PLACE.fullmatch(query.get(name, ""))
-        }
-        value["selection"] = asdict(Selection.of(value["selection"] | named))
-        chosen = [name if name in (ALONE, *offered) else gr.skip() for name in (label, compare)]
-        return gr.Tabs(selected="explore"), chosen[0], query["text"], chosen[1], value
-
-    run_event = {"fn": run, "inputs": [model, text, compare], "outputs": page}
-    uncover(gr.on([go.click, text.submit], **run_event, api_name="explore", show_progress="minimal"), [page])
+    inputs = [bar.model, text, bar.compare]
+    run_event = {"fn": run, "inputs": inputs, "outputs": page, "api_visibility": "private", "show_progress": "minimal"}
+    uncover(gr.on([go.click, text.submit], **run_event), [page])
     follow_event = run_event | {"fn": follow}  # of a model that is not downloaded, its row says so
-    for changed in (model.change, compare.input, examples.load_input_event.then):
-        uncover(changed(**follow_event, api_visibility="private", show_progress="minimal"), [page])
-    opened = [tabs, model, text, compare, page]
-    uncover(demo.load(open_link, None, opened, api_visibility="private", show_progress="hidden"), opened)
-    return ExploreTab(compare, text, run_event, follow_event)
+    moments = [bar.model.change, bar.compare.change, *(event.then for event in bar.downloaded)]
+    for button, example in zip(examples, EXAMPLES.values()):
+        filled = button.click(None, None, text, js=f"() => {json.dumps(example)}", api_visibility="private")
+        moments.append(filled.then)
+    for moment in moments:
+        uncover(moment(**follow_event), [page])
+    return ExploreTab(text, page, run_event, follow_event)
+
+
+def linked(results: ResultCache, query: Mapping[str, str]) -> tuple[str, dict]:
+    """Return (text, value of the page) of a link. Raises: LabError for a text or models that cannot be explored."""
+    label, compare = query.get("model", "builtin"), query.get("compare", ALONE)
+    value = page_value(results, label, query["text"], compare)
+    named = {
+        name: int(query[name]) for name in ("position", "layer", "head", "side") if PLACE.fullmatch(query.get(name, ""))
+    }
+    value["selection"] = asdict(Selection.of(value["selection"] | named))
+    return query["text"], value
 
 
 def page_value(results: ResultCache, label: str, text: str, compare: str | None) -> dict:

@@ -15,7 +15,7 @@ import httpx
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
 HUB_MODELS = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -294,19 +294,18 @@ def auto_choice(*, training: bool = False) -> Choice:
     if not training:
         data = "wikitext-2" if has_text else "sample"
         if has_model:
-            return Choice("gpt2", data, "gpt2 is downloaded")
-        return Choice("builtin", data, "gpt2 is not downloaded; name it to download it")
+            return Choice("gpt2", data, Message("gpt2 is downloaded"))
+        return Choice("builtin", data, Message("gpt2 is not downloaded; name it to download it"))
     import torch
 
     if not torch.cuda.is_available():
-        return Choice("builtin", "sample", "training gpt2 needs a GPU to be fast, and there is none")
+        return Choice("builtin", "sample", Message("training gpt2 needs a GPU to be fast, and there is none"))
     if has_model and has_text:
-        return Choice("gpt2", "wikitext-2", "there is a GPU, and both are downloaded")
+        return Choice("gpt2", "wikitext-2", Message("there is a GPU, and both are downloaded"))
     if hub_reachable():
-        return Choice("gpt2", "wikitext-2", "there is a GPU, and the hub answers")
-    return Choice(
-        "builtin", "sample", "there is a GPU, but gpt2 and wikitext-2 are not downloaded and the hub is unreachable"
-    )
+        return Choice("gpt2", "wikitext-2", Message("there is a GPU, and the hub answers"))
+    reason = Message("there is a GPU, but gpt2 and wikitext-2 are not downloaded and the hub is unreachable")
+    return Choice("builtin", "sample", reason)
 
 
 def resolve_auto(model: str, data: str, *, training: bool = False) -> tuple[str, str]:

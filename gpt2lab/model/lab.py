@@ -29,7 +29,7 @@ from gpt2lab.data import hub
 from gpt2lab.data.hub import Progress
 from gpt2lab.data.sources import ModelSource, adapter_base, check_model_type, has_tokenizer, model_source
 from gpt2lab.data.tokens import check_tokenizer, display_token, encode, load_tokenizer, start_id, utf8
-from gpt2lab.errors import LabError, first_line
+from gpt2lab.errors import LabError, Message, first_line
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time while scoring: 32 MiB; larger parts are no faster
@@ -68,9 +68,15 @@ class Lab:
         """The model in a line: parameters, layers × heads, width, vocabulary, context."""
         c = self.model.config
         millions = self.model.num_parameters() / 1e6
-        return (
-            f"{millions:.1f} M parameters, {c.n_layer} layers × {c.n_head} heads, width {c.n_embd}, "
-            f"{c.vocab_size:,} tokens, context {c.n_positions:,}"
+        return Message(
+            "{millions:.1f} M parameters, {layers} layers × {heads} heads, width {width}, "
+            "{vocabulary:,} tokens, context {context:,}",
+            millions=millions,
+            layers=c.n_layer,
+            heads=c.n_head,
+            width=c.n_embd,
+            vocabulary=c.vocab_size,
+            context=c.n_positions,
         )
 
     @cached_property
@@ -228,19 +234,26 @@ def _load(source: ModelSource, make: Callable[[ModelSource], GPT2LMHeadModel], d
 def notes_on(lab: Lab) -> tuple[str, ...]:
     """Return notes on an unusual tokenizer, a sentence each; none for GPT-2's own."""
     tokenizer, vocabulary = lab.tokenizer, lab.model.config.vocab_size
-    notes = []
+    notes: list[str] = []
     around = set(tokenizer("a")["input_ids"]) - set(encode(tokenizer, "a"))
     if around:
         named = " and ".join(tokenizer.convert_ids_to_tokens(sorted(around)))
         notes.append(
-            f"The tokenizer's default adds {named} to a text. gpt2lab adds nothing; write {named} into the text to use it."
+            Message(
+                "The tokenizer's default adds {named} to a text. gpt2lab adds nothing; write {named} into the text to use it.",
+                named=named,
+            )
         )
     if tokenizer.eos_token_id is None:
-        length = "" if lab.end_ids else "a generated text ends at its length, and "
-        notes.append(f"The tokenizer has no end token: {length}articles are joined without one.")
+        notes.append(Message("The tokenizer has no end token: articles are joined without one."))
+        if not lab.end_ids:
+            notes.append(Message("A generated text ends at its length."))
     if past := [token for token, i in tokenizer.get_vocab().items() if i >= vocabulary]:
         notes.append(
-            f"The tokenizer's {', '.join(sorted(past)[:5])} has no embedding in the model; a text with it is refused."
+            Message(
+                "The tokenizer's {past} has no embedding in the model; a text with it is refused.",
+                past=", ".join(sorted(past)[:5]),
+            )
         )
     return tuple(notes)
 
@@ -280,7 +293,7 @@ def _with_adapter(source: ModelSource, device) -> Lab:
     model.requires_grad_(True)  # peft freezes the base model
     model.name_or_path = str(folder)  # what an adapter that is trained on it names as its base
     lab = Lab(model.eval(), tokenizer, source.name)
-    return replace(lab, notes=(f"A LoRA adapter, merged into {base.name}.", *notes_on(lab)))
+    return replace(lab, notes=(Message("A LoRA adapter, merged into {base}.", base=base.name), *notes_on(lab)))
 
 
 @contextmanager

@@ -188,12 +188,12 @@ watch("value", () => {
 """
 
 
-def answered(answer: Answer, kind: Any, options: Any) -> dict:
-    """What a view gets for a request: the answer, or {"error": one line}."""
+def answered(answer: Answer, kind: Any, options: Any, *, said: Callable[[LabError], str] = str) -> dict:
+    """What a view gets for a request: the answer, or {"error": one line}, which `said` makes of the error."""
     try:
         return finite(answer(str(kind), options if isinstance(options, dict) else {}))
     except LabError as error:
-        return {"error": str(error)}
+        return {"error": said(error)}
 
 
 def one_side(lab: Lab | None, seen: ResidualTrace | None, **answers: Callable[..., dict]) -> Answer | None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import gradio as gr
 
+from gpt2lab.app.bar import second_choices
 from gpt2lab.app.events import ALONE, Stops, escaped, new_folder, uncover, user_errors
+from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
 from gpt2lab.errors import LabError
 from gpt2lab.pages.run_report import write_report
@@ -19,13 +21,7 @@ from gpt2lab.training import jobs, runs
 from gpt2lab.training.full_validation import load_scoring
 from gpt2lab.training.result import FinetuneResult
 
-
-def _(text: str, **values: Any) -> str:
-    return text.format(**values) if values else text
-
-
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
-OFF = "Runs of this shared page cannot be changed; train on your own machine."
 
 
 def build_actions(
@@ -48,7 +44,7 @@ def build_actions(
 
     def allowed(selected: Any) -> Path:
         if not training_allowed:
-            raise LabError(OFF)
+            raise training_off()
         return first(store, selected)
 
     def end(want: str) -> Callable[[Any], tuple]:
@@ -76,7 +72,7 @@ def build_actions(
         check_model(run)
         labels = store.labels()
         return gr.Dropdown(choices=labels, value=base_label(store, run)), gr.Dropdown(
-            choices=[ALONE, *labels], value=run.name
+            choices=second_choices(store), value=run.name
         )
 
     for name, act in (("stop", end("stop")), ("pause", end("pause")), ("resume", resume)):
@@ -162,7 +158,7 @@ def build_rename_and_delete(
         known = store.labels()
         first = (now or "builtin") if label == gone else label
         second = (now or ALONE) if other == gone else other
-        return gr.Dropdown(choices=known, value=first), gr.Dropdown(choices=[ALONE, *known], value=second)
+        return gr.Dropdown(choices=known, value=first), gr.Dropdown(choices=second_choices(store), value=second)
 
     @user_errors
     def do_rename(run: Any, new: Any, label: Any, other: Any, selected: Any) -> tuple:
@@ -227,6 +223,11 @@ def build_scoring(store: ModelStore, selected: gr.State, button: gr.Button, allo
     outputs = [stop, scored]
     uncover(button.click(user_errors(score), selected, outputs, concurrency_limit=8, **HIDDEN), outputs)
     stop.click(scoring.stop, None, None, queue=False, api_visibility="private")
+
+
+def training_off() -> LabError:
+    """The error of a shared page, on which nothing is trained."""
+    return LabError("training is off on this shared page; install gpt2lab and train on your own machine")
 
 
 def first(store: ModelStore, selected: Any) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from gpt2lab.app.events import user_errors
+from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.train.actions import build_actions, possible
 from gpt2lab.errors import LabError
@@ -20,11 +21,6 @@ from gpt2lab.training import jobs, runs
 from gpt2lab.training.curves import MAX_RUNS, SETTINGS, RunCurves, history_of
 from gpt2lab.widgets.base import gradio_html
 from gpt2lab.widgets.curves import curves_data
-
-
-def _(text: str, **values: Any) -> str:
-    return text.format(**values) if values else text
-
 
 POLL_SECONDS = 2
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}

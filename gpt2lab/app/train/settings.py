@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.train.text import text_location
 from gpt2lab.data import hub
@@ -13,11 +14,6 @@ from gpt2lab.errors import LabError
 from gpt2lab.settings import help_of, types_of
 from gpt2lab.training.config import TrainConfig, parse_eval_tokens
 from gpt2lab.training.defaults import Defaults
-
-
-def _(text: str, **values: Any) -> str:
-    return text.format(**values) if values else text
-
 
 ELSEWHERE = ("model", "data", "column")  # settings that have a place of their own
 NOT_HERE = ("report_to",)  # sends metrics to what a visitor cannot see

@@ -7,9 +7,12 @@ from typing import Any
 
 import gradio as gr
 
+from gpt2lab.app.bar import Bar
 from gpt2lab.app.download import Downloads, build_download
 from gpt2lab.app.events import uncover, user_errors
+from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
+from gpt2lab.app.train.actions import training_off
 from gpt2lab.app.train.runs import build_runs
 from gpt2lab.app.train.settings import FITTED, SETTINGS, build_settings, config_of, placeholders, typed
 from gpt2lab.app.train.text import Previews, accept, build_text, columns_of, offered, preview_panel
@@ -17,31 +20,27 @@ from gpt2lab.errors import LabError
 from gpt2lab.training import jobs
 from gpt2lab.training.config import TrainConfig
 
-
-def _(text: str, **values: Any) -> str:
-    return text.format(**values) if values else text
-
-
-OFF = (
-    "Training is off on this shared page. To train on your own machine: pip install gpt2lab, then gpt2lab app, or "
-    "gpt2lab finetune --model builtin --data sample."
-)
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build_train_tab(
     page: gr.Blocks,
     store: ModelStore,
-    model: gr.Dropdown,
-    compare: gr.Dropdown,
+    bar: Bar,
     downloads: Downloads,
     *,
     training_allowed: bool = True,
 ) -> None:
-    """Build the tab. `model` and `compare` are the bar's; without `training_allowed` nothing is started or changed."""
+    """Build the tab. Without `training_allowed`, as on a shared page, nothing is started or changed."""
     previews = Previews(store)
     if not training_allowed:
-        gr.Markdown(_(OFF), elem_id="finetune-off")
+        gr.Markdown(
+            _(
+                "Training is off on this shared page. On your own machine: pip install gpt2lab, then gpt2lab app, or "
+                "gpt2lab finetune --model builtin --data sample."
+            ),
+            elem_id="finetune-off",
+        )
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             with gr.Row():
@@ -60,9 +59,9 @@ def build_train_tab(
             cost = gr.Markdown(elem_id="finetune-cost")
         with gr.Column(scale=2, min_width=300):
             preview = preview_panel(previews.value("builtin", "sample", None, "full")[0])
-    runs = build_runs(page, store, model, compare, training_allowed=training_allowed)
+    runs = build_runs(page, store, bar.model, bar.compare, training_allowed=training_allowed)
 
-    subject = [model, text.data, text.column]
+    subject = [bar.model, text.data, text.column]
     names = list(fields)
 
     @user_errors
@@ -79,7 +78,7 @@ def build_train_tab(
     @user_errors
     def receive(file: Any) -> tuple:
         if not training_allowed:
-            raise LabError(OFF)
+            raise training_off()
         stored = accept(store, file)
         return gr.Dropdown(choices=offered(store), value=stored.id), None
 
@@ -89,7 +88,7 @@ def build_train_tab(
 
     def begin(queue: bool, selected: list, *values: Any) -> Iterator[tuple]:
         if not training_allowed:
-            raise LabError(OFF)
+            raise training_off()
         starting = Start(config_of(store, *values), store.runs_dir, queue is True)
         if folder := starting.folder():
             yield runs.show([folder.name])
@@ -111,7 +110,7 @@ def build_train_tab(
 
     followed = [*subject, fields["method"], fields["block_size"], fields["batch_size"], fields["grad_accum"]]
     views = [preview, *(fields[name] for name in FITTED)]
-    changes = [model.change, text.data.change, text.column.change, fields["method"].change, page.load]
+    changes = [bar.model.change, text.data.change, text.column.change, fields["method"].change, page.load]
     changes += [fields[name].blur for name in ("block_size", "batch_size", "grad_accum")]
     for change in changes:
         uncover(change(follow, followed, views, concurrency_limit=4, **HIDDEN), views)

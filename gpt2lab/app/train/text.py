@@ -7,6 +7,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from gpt2lab.app.cache import BoundedCache, bytes_of
+from gpt2lab.app.language import _, said
 from gpt2lab.app.models import ModelStore
 from gpt2lab.data import hub
 from gpt2lab.data.preview import Preview, preview
@@ -16,11 +17,6 @@ from gpt2lab.errors import LabError, choice, whole_number
 from gpt2lab.training.defaults import Defaults, defaults_for
 from gpt2lab.widgets.base import gradio_html
 from gpt2lab.widgets.preview import preview_data
-
-
-def _(text: str, **values: Any) -> str:
-    return text.format(**values) if values else text
-
 
 PREVIEW_BYTES = 16 << 20  # of previews of all visitors
 
@@ -126,5 +122,5 @@ class Previews:
         try:
             found, chosen = self.preview(label, data, column, method, block_size)
         except LabError as error:
-            return {"data": {"message": str(error)}}, None
+            return {"data": {"message": said(error)}}, None
         return {"data": preview_data(found) | {"name": Path(found.name).name}}, chosen

@@ -73,6 +73,14 @@ export const mount = (view) => ({ render({ model, el }) {
   return () => { ended = true; clean?.(); };
 } });
 
+// ---- language ------------------------------------------------------------------------------------------------
+
+/** A text in the reader's language, its fields filled in; the app knows the Chinese of the texts that stand here in quotes. */
+export function t(text, values = {}) {
+  const template = globalThis.gpt2labTexts?.[text] ?? text;
+  return template.replace(/\{(\w+)\}/g, (field, name) => name in values ? values[name] : field);
+}
+
 // ---- colours -------------------------------------------------------------------------------------------------
 
 /** A CSS variable of the view as [r, g, b], 0 to 255. */

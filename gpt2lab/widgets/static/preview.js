@@ -1,8 +1,7 @@
-import { element, isolated, panel } from "./lib.js";
+import { element, isolated, panel, t } from "./lib.js";
 
 // A text as it is trained on: counts of its splits, the lengths of its articles, and the tokens of its first block.
 
-const t = (text, values = {}) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const COLUMNS = () => [["articles", t("Articles")], ["characters", t("Characters")], ["tokens", t("Tokens")], ["blocks", t("Blocks")]];
 const SPLITS = () => ({ train: t("Train"), validation: t("Validation"), test: t("Test") });
 const whole = (value) => value.toLocaleString("en-US");

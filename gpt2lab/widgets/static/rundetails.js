@@ -1,8 +1,7 @@
-import { element, isolated, panel, roving } from "./lib.js";
+import { element, isolated, panel, roving, t } from "./lib.js";
 
 // What is known of the selected runs: settings, of several those that differ; the samples and the log of the first.
 
-const t = (text, values = {}) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const TABS = () => [["settings", t("Settings")], ["samples", t("Samples")], ["log", t("Log")]];
 
 export function rundetailsView({ model, el }) {
