@@ -27,7 +27,7 @@ from gpt2lab.training.allocator import return_freed_memory
 
 CSS = """
 .gradio-container { max-width: 1400px !important; margin: auto !important; }
-#tab-train .html-container { padding: 0; }
+#tab-train .html-container { padding: 0; contain: inline-size; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 @media (max-width: 600px) { /* all tabs in sight */
   .tab-wrapper button { padding: 0 7px !important; font-size: 14px !important; }

@@ -144,6 +144,8 @@ def _read_archive(name: str, content: bytes, limit: int) -> FileText:
     parts, left = [], limit
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
+            for member in archive.infolist():
+                _check_member(name, member)
             members = sorted(
                 (one for one in archive.infolist() if _is_text_member(one.filename)), key=lambda one: one.filename
             )
@@ -155,7 +157,6 @@ def _read_archive(name: str, content: bytes, limit: int) -> FileText:
                     max_members=MAX_MEMBERS,
                 )
             for member in members:
-                _check_member(name, member)
                 with archive.open(member) as file:
                     found = file.read(left + 1)
                 if len(found) > left:

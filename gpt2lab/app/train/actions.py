@@ -36,7 +36,7 @@ def build_actions(
     """Build the buttons, in the order of `possible`; `show` draws a selection on the views and the buttons."""
     with gr.Row():
         button = {
-            name: gr.Button(label, size="sm", interactive=False, elem_id=f"finetune-{name}", min_width=128)
+            name: gr.Button(label, size="sm", interactive=False, elem_id=f"finetune-{name}", min_width=116)
             for name, label in labels().items()
         }
     buttons = list(button.values())
@@ -92,12 +92,12 @@ def labels() -> dict[str, Any]:
         "pause": _("Pause"),
         "resume": _("Resume"),
         "use": _("Use this model"),
-        "compare": _("Compare with its base"),
+        "compare": _("Compare with base"),
         "rename": _("Rename"),
         "delete": _("Delete"),
         "zip": _("Download model"),
         "report": _("Report"),
-        "score": _("Score whole validation"),
+        "score": _("Score validation"),
     }
 
 

@@ -44,9 +44,10 @@ def build_runs(
     """Build the table of the runs and the views of the selected ones."""
     selected, drawn = gr.State([]), gr.State([])
     with gr.Row():
-        with gr.Column(scale=1, min_width=300):
+        with gr.Column(min_width=300):
             table = view_of("runs")
-        with gr.Column(scale=1, min_width=300):
+            actions = gr.Column()
+        with gr.Column(min_width=300):
             curves = view_of("curves")
     details = view_of("rundetails")
     views = [table, curves, details]
@@ -57,7 +58,8 @@ def build_runs(
         values = values_of(store, chosen)
         return [run.id for run in chosen], marks(values), *values, *possible(store, chosen, training_allowed)
 
-    buttons = build_actions(store, selected, model, compare, show, [selected, drawn, *views], training_allowed)
+    with actions:
+        buttons = build_actions(store, selected, model, compare, show, [selected, drawn, *views], training_allowed)
     outputs = [selected, drawn, *views, *buttons]
 
     @user_errors

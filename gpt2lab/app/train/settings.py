@@ -28,10 +28,13 @@ def build_settings() -> tuple[dict[str, gr.components.Component], gr.Checkbox]:
     with gr.Row():
         for name in VISIBLE:
             built[name] = form_field(SETTINGS[name])
-    with gr.Accordion(_("More settings"), open=False, elem_id="finetune-more"), gr.Row():
-        for name in (each for each in SETTINGS if each not in VISIBLE):
-            built[name] = form_field(SETTINGS[name])
-        queue = gr.Checkbox(False, label=_("Queue after the active run"), elem_id="finetune-queue", min_width=200)
+    folded = [name for name in SETTINGS if name not in VISIBLE]
+    ticked = [name for name in folded if types_of(SETTINGS[name]) == (bool,)]
+    with gr.Accordion(_("More settings"), open=False, elem_id="finetune-more"):
+        with gr.Row():
+            built |= {name: form_field(SETTINGS[name]) for name in folded if name not in ticked}
+        built |= {name: form_field(SETTINGS[name]) for name in ticked}
+        queue = gr.Checkbox(False, label=_("Queue after the active run"), elem_id="finetune-queue")
     return {name: built[name] for name in SETTINGS}, queue
 
 

@@ -5,7 +5,7 @@ import { element, isolated, panel, roving, t } from "./lib.js";
 const TABS = () => [["settings", t("Settings")], ["samples", t("Samples")], ["log", t("Log")]];
 
 export function rundetailsView({ model, el }) {
-  const { panel: frame, note, body } = panel(t("Selected run"), "rundetails");
+  const { panel: frame, body } = panel(t("Selected run"), "rundetails");
   const about = element("p", { role: "status" }), tabs = element("div", { className: "g-bar", role: "tablist" }), place = element("div", { className: "g-scroll", role: "tabpanel", tabIndex: 0 });
   let tab = "settings";
   const buttons = TABS().map(([key, title]) => element("button", { className: "g-button", type: "button", role: "tab", "data-tab": key, onclick: () => { tab = key; draw(); } }, title));
@@ -16,7 +16,6 @@ export function rundetailsView({ model, el }) {
 
   function draw() {
     const { id = "", line = "", settings, samples = [], log = "" } = model.get("data") ?? {};
-    note.textContent = id;
     about.textContent = line || t("No run is selected. Click one in the table.");
     tabs.hidden = place.hidden = !id;
     buttons.forEach((button) => { const on = button.dataset.tab === tab; button.setAttribute("aria-selected", String(on)); button.setAttribute("aria-pressed", String(on)); button.tabIndex = on ? 0 : -1; });
@@ -33,9 +32,10 @@ const soft = (text) => element("p", { className: "g-soft" }, text);
 function settingsTable({ head, rows }) {
   const several = head.length > 2, value = (each) => each === null ? "–" : typeof each === "object" ? JSON.stringify(each) : String(each);
   if (several && !rows.length) return [soft(t("All settings of these runs are the same."))];
-  return [several ? soft(t("Settings that differ; the others are the same.")) : null, element("table", {},
+  if (!several) return [element("dl", {}, ...rows.map(([name, each]) => element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, value(each)))))];
+  return [soft(t("Settings that differ; the others are the same.")), element("table", {},
     element("thead", {}, element("tr", {}, ...head.map((name, i) => element("th", { scope: "col" }, i ? name : t("Setting"))))),
-    element("tbody", {}, ...rows.map(([name, ...values]) => element("tr", {}, element("th", { scope: "row" }, name.replaceAll("_", " ")), ...values.map((each) => element("td", {}, value(each)))))))].filter(Boolean);
+    element("tbody", {}, ...rows.map(([name, ...values]) => element("tr", {}, element("th", { scope: "row" }, name.replaceAll("_", " ")), ...values.map((each) => element("td", {}, value(each)))))))];
 }
 
 function samplesList(samples) {

@@ -41,7 +41,7 @@ export function runsView({ model, el }) {
       element("td", {}, box), element("th", { scope: "row" }, name),
       element("td", { className: `g-state g-${row.state}` }, element("span", {}, `${states[row.state] ?? row.state} `), element("small", {}, steps), alive ? element("span", { className: "g-progress", "aria-hidden": "true" }, element("i", { style: `width: ${100 * share}%` })) : null),
       element("td", {}, row.perplexity), element("td", { title: row.model }, row.model), element("td", { title: row.text }, row.text),
-      element("td", {}, row.started ? new Date(row.started).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : ""));
+      element("td", { title: row.started }, row.started ? new Date(row.started).toLocaleString([], { month: "numeric", day: "numeric", hour: "2-digit", minute: "2-digit" }) : ""));
   }
 
   const renew = () => { chosen = model.get("data")?.chosen ?? []; draw(); };
