@@ -26,6 +26,10 @@ class Commands(LazyGroup):
             "Fine-tune, evaluate, generate and inspect the built-in model on the sample text, offline, in one to two minutes.",
         ),
         "finetune": ("finetune:finetune", "Fine-tune a model; losses, checkpoints and the model go into a run folder."),
+        "preview": (
+            "preview:preview",
+            "Show a text as a model is trained on it: articles, tokens and blocks per split, and the first block.",
+        ),
         "runs": ("runs:runs_app", "Runs: list, show, stop, pause, resume, rename, delete, score, report."),
         "perplexity": (
             "perplexity:perplexity",
