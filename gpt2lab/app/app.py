@@ -1,6 +1,7 @@
 """The page: its shared fields, its tabs, and the server."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import gradio as gr
 from starlette.middleware import Middleware
 from transformers.utils import logging
 
+from gpt2lab.app.api import build_api
+from gpt2lab.app.api_runs import training_by_default
 from gpt2lab.app.bar import Bar, build_bar, labels_of, second_choices, status_line
 from gpt2lab.app.download import Downloads
 from gpt2lab.app.evaluate import build_evaluate_tab
@@ -49,11 +52,16 @@ MAX_THREADS = 16  # that run handlers: models run one at a time, the others wait
 MAX_SESSIONS = 64  # pages whose state is held; each takes about a megabyte
 
 
-def build_app(runs_dir: str | Path = "runs") -> gr.Blocks:
-    """Build the page. Runs started in it, and their models, are in `runs_dir`."""
+def build_app(runs_dir: str | Path = "runs", *, training: bool | None = None) -> gr.Blocks:
+    """Build the page. Runs started in it, and their models, are in `runs_dir`.
+
+    training  whether visitors may train; None: as `training_by_default`
+    """
+    training_allowed = training_by_default() if training is None else training
     store, downloads = ModelStore(Path(runs_dir)), Downloads()
     results = ResultCache(store)
     with gr.Blocks(title="gpt2lab", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+        build_api(results, training_allowed)  # first, so that no handler of the page takes a name of its endpoints
         bar = build_bar(demo, store, downloads)
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(_("Explore"), id="explore", elem_id="tab-explore"):
@@ -115,17 +123,22 @@ def forget_session(page: gr.Blocks, session: str) -> None:
     page.state_holder.session_data.pop(session, None)
 
 
-def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port: int | None = None) -> str:
+def serve(
+    demo: gr.Blocks, *, block: bool = True, host: str | None = None, port: int | None = None, mcp: bool = False
+) -> str:
     """Serve a page, and return its address at once where `block` is false.
 
     host, port  gradio's defaults: 127.0.0.1, or GRADIO_SERVER_NAME; the first free port from 7860 on
+    mcp         whether the endpoints are served as tools too, by the Model Context Protocol
 
-    Raises: LabError where the port is taken.
+    Raises: LabError where the port is taken, or the package that MCP needs is missing.
     """
+    if mcp and find_spec("mcp") is None:
+        raise LabError("--mcp needs the package mcp, version 1; install it: pip install 'gpt2lab[mcp]'")
     return_freed_memory()
     logging.disable_progress_bar()  # of loaded weights: nobody reads it
     try:
-        url = _launch(demo, host, port)
+        url = _launch(demo, host, port, mcp)
     except OSError as error:
         raise LabError(
             "the page cannot be served at {value}:{port} ({error}); try another --port",
@@ -133,13 +146,16 @@ def serve(demo: gr.Blocks, *, block: bool = True, host: str | None = None, port:
             port=port,
             error=error,
         ) from error
+    if mcp and demo.mcp_error:
+        demo.close(verbose=False)
+        raise LabError("MCP cannot be served: {error}", error=demo.mcp_error)
     print(f"gpt2lab is at {url}", flush=True)
     if block:
         demo.block_thread()
     return url
 
 
-def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
+def _launch(demo: gr.Blocks, host: str | None, port: int | None, mcp: bool) -> str:
     _, url, _ = demo.launch(
         server_name=host,
         server_port=port,
@@ -147,6 +163,7 @@ def _launch(demo: gr.Blocks, host: str | None, port: int | None) -> str:
         quiet=True,
         prevent_thread_lock=True,
         show_error=False,
+        mcp_server=mcp or None,  # None: as GRADIO_MCP_SERVER says
         run_history=False,
         enable_monitoring=False,
         max_file_size="16mb",

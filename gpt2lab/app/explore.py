@@ -10,20 +10,20 @@ import gradio as gr
 
 from gpt2lab.app.bar import Bar
 from gpt2lab.app.events import ALONE, uncover, user_errors
-from gpt2lab.app.language import _, said
+from gpt2lab.app.language import _, said, spoken
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.pages.explore import explore_answer, explore_data, first_selection
 from gpt2lab.results import finite
 from gpt2lab.widgets.base import Selection, answered, gradio_html
 
 EXAMPLES = {
-    "Repeated name": "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris.",
-    "Fact": "The river Nile flows through Egypt, and the river Thames flows through London.",
-    "Subject and verb": "The keys to the old cabinet in the hall are on the table.",
-    "Previous token": "The Supreme Court of the United States ruled in New York City on the first day of May.",
-    "Heading": """ = Honey bee =
+    Message("Repeated name"): "Marie Curie discovered polonium in Paris, and Marie Curie discovered radium in Paris.",
+    Message("Fact"): "The river Nile flows through Egypt, and the river Thames flows through London.",
+    Message("Subject and verb"): "The keys to the old cabinet in the hall are on the table.",
+    Message("Previous token"): "The Supreme Court of the United States ruled in New York City on the first day of May.",
+    Message("Heading"): """ = Honey bee =
 
  A honey bee is a social flying insect . Honey bees are known for the nests that they build from wax , for the large size of their colonies , and for the honey that they store .
 """,
@@ -58,8 +58,10 @@ def build_explore_tab(results: ResultCache, bar: Bar) -> ExploreTab:
 
     def answer(request: Any) -> dict:
         """What a view asks for after it was drawn."""
-        return answered(
-            lambda kind, options: asked(results, request, kind, options), *_kind_and_options(request), said=said
+        return spoken(
+            answered(
+                lambda kind, options: asked(results, request, kind, options), *_kind_and_options(request), said=said
+            )
         )
 
     page = gr.HTML(
@@ -112,7 +114,7 @@ def page_value(results: ResultCache, label: str, text: str, compare: str | None)
     found = [results.exploration(name, checked(text)) for name in models]
     first = first_selection(found[0])
     data = explore_data(found, {"text": text, "models": models}, layer=first.layer, head=first.head)
-    return {"data": finite(data), "selection": asdict(first)}
+    return {"data": spoken(finite(data)), "selection": asdict(first)}
 
 
 def checked(text: Any) -> str:

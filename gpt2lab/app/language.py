@@ -14,11 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gpt2lab import errors
 from gpt2lab.errors import LabError
+from gpt2lab.inspection.heads import SCORES
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 COOKIE = "gpt2lab_language"  # what the switch chose
 TEXTS = gr.I18n(en={}, zh={})  # of the labels of built pages: gradio translates them in the browser
-USED_IN_VIEWS = re.compile(r'\bt\("((?:[^"\\]|\\.)*)"')
+USED_IN_VIEWS = re.compile(r'\b(?:t|sentence)\(\s*"((?:[^"\\]|\\.)*)"')
 
 
 @cache
@@ -69,6 +70,15 @@ def said(error: LabError) -> str:
     return _(error.template, **error.values)
 
 
+def spoken(value: Any) -> Any:
+    """Return a JSON value with its Messages in the visitor's language; in English while a page is built."""
+    if isinstance(value, dict):
+        return {key: spoken(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [spoken(item) for item in value]
+    return translated(value, visitor_language(), {}) if isinstance(value, errors.Message) else value
+
+
 class StartScript:
     """ASGI middleware that puts a script at the top of the page: gradio's own `head` runs after it has chosen a language."""
 
@@ -98,6 +108,7 @@ def start_script() -> bytes:
     static = files("gpt2lab.widgets") / "static"
     sources = [module.read_text(encoding="utf-8") for module in static.iterdir() if module.name.endswith(".js")]
     used = {json.loads(f'"{text}"') for source in sources for text in USED_IN_VIEWS.findall(source)}
+    used |= {str(text) for score in SCORES.values() for text in score}
     texts = json.dumps({text: catalogue()[text] for text in sorted(used) if text in catalogue()}, ensure_ascii=False)
     return START.replace("COOKIE", COOKIE).replace("TEXTS", texts.replace("</", "<\\/")).encode()
 

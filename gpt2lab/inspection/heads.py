@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.errors import LabError, Message, choice, whole_number
 from gpt2lab.inspection.trace import Trace, trace_batch, trace_ids
 from gpt2lab.model.lab import Lab
 from gpt2lab.results import Result, Table
@@ -53,22 +53,32 @@ class HeadMap(Result):
         return {"values": self.values.numpy(), "title": np.array(self.title), "unit": np.array(self.unit)}
 
 
-SHARE = "share of attention, 0 to 1"
+SHARE = Message("share of attention, 0 to 1")
 SCORES: dict[str, Score] = {
-    "previous_token": Score("previous token", SHARE, "Mean weight on the token just before."),
+    "previous_token": Score(Message("previous token"), SHARE, Message("Mean weight on the token just before.")),
     "duplicate_token": Score(
-        "duplicate token",
+        Message("duplicate token"),
         SHARE,
-        "Mean weight on the earlier occurrences of the same token, over the tokens that occurred before.",
+        Message("Mean weight on the earlier occurrences of the same token, over the tokens that occurred before."),
     ),
     "induction": Score(
-        "induction",
+        Message("induction"),
         SHARE,
-        "In random tokens shown twice, mean weight on the token that followed the same token the first time.",
+        Message("In random tokens shown twice, mean weight on the token that followed the same token the first time."),
     ),
-    "first_token": Score("first token", SHARE, "Mean weight on the first token, the sink; the first token left out."),
-    "entropy": Score("entropy", "nats, 0 to ln T", "Mean entropy of a token's weights: how widely a head looks."),
-    "distance": Score("distance", "tokens", "Mean number of tokens that a head looks back, by its weights."),
+    "first_token": Score(
+        Message("first token"),
+        SHARE,
+        Message("Mean weight on the first token, the sink; the first token left out."),
+    ),
+    "entropy": Score(
+        Message("entropy"),
+        Message("nats, 0 to ln T"),
+        Message("Mean entropy of a token's weights: how widely a head looks."),
+    ),
+    "distance": Score(
+        Message("distance"), Message("tokens"), Message("Mean number of tokens that a head looks back, by its weights.")
+    ),
 }
 TEXT_SCORES = tuple(name for name in SCORES if name != "induction")  # those that any text of 2 tokens has
 KINDS = {  # of heads, by their score, and what that is a share of

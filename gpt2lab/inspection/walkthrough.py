@@ -6,34 +6,40 @@ import numpy as np
 import torch
 
 from gpt2lab.data.tokens import display_tokens
-from gpt2lab.errors import whole_number
+from gpt2lab.errors import Message, whole_number
 from gpt2lab.inspection.lens import log_probabilities
 from gpt2lab.inspection.trace import Trace, with_residual
 from gpt2lab.model.lab import Lab, eval_mode
 from gpt2lab.results import Result, Summary, Table
 
 TOP_LOGPROBS = 10  # of what the state after the block would predict
+WIDTH, HEAD_WIDTH, MLP_WIDTH, TOKENS = (
+    Message("width"),
+    Message("head width"),
+    Message("MLP width"),
+    Message("tokens"),
+)
 FORMULAS = (  # name, as TransformerLens names activations where it has one; title; formula; axis of the values
-    ("token_embedding", "Token embedding", "wte[id]", "width"),
-    ("position_embedding", "Position embedding", "wpe[i]", "width"),
-    ("resid_pre", "{entering}", "x = wte[id] + wpe[i]{others}", "width"),
-    ("ln_1", "Layer norm", "n = (x − mean) / √(variance + ε) · γ + β", "width"),
-    ("query", "Query: what the token looks for", "q = n W_Q + b_Q", "head width"),
-    ("key", "Key: what it offers to be found by", "k = n W_K + b_K", "head width"),
-    ("value", "Value: what it passes on", "v = n W_V + b_V", "head width"),
-    ("products", "Query times every key", "q · k_j", "tokens"),
-    ("scaled", "Times {scaling:.4g}{root}", "q · k_j · {scaling:.4g}", "tokens"),
-    ("masked", "Causal mask: later tokens get −∞", "−∞ where j > i", "tokens"),
-    ("weights", "Softmax: the attention weights", "softmax_j", "tokens"),
-    ("z", "The values, by these weights", "z = Σ_j weight_j v_j", "head width"),
-    ("head_out", "This head's part of the output", "z W_O", "width"),
-    ("attn_out", "All heads' parts and the bias", "Σ_heads z W_O + b_O", "width"),
-    ("resid_mid", "Added to what came in", "x + attention", "width"),
-    ("ln_2", "Second layer norm", "m = (x − mean) / √(variance + ε) · γ + β", "width"),
-    ("mlp_pre", "MLP, up to four times the width", "m W_1 + b_1", "MLP width"),
-    ("mlp_post", "Its activation, {activation}", "{activation}(m W_1 + b_1)", "MLP width"),
-    ("mlp_out", "MLP, down again", "{activation}(…) W_2 + b_2", "width"),
-    ("resid_post", "Added: what leaves the block", "x + attention + MLP", "width"),
+    ("token_embedding", Message("Token embedding"), "wte[id]", WIDTH),
+    ("position_embedding", Message("Position embedding"), "wpe[i]", WIDTH),
+    ("resid_pre", Message("Their sum enters the first block"), "x = wte[id] + wpe[i]{others}", WIDTH),
+    ("ln_1", Message("Layer norm"), "n = (x − mean) / √(variance + ε) · γ + β", WIDTH),
+    ("query", Message("Query: what the token looks for"), "q = n W_Q + b_Q", HEAD_WIDTH),
+    ("key", Message("Key: what it offers to be found by"), "k = n W_K + b_K", HEAD_WIDTH),
+    ("value", Message("Value: what it passes on"), "v = n W_V + b_V", HEAD_WIDTH),
+    ("products", Message("Query times every key"), "q · k_j", TOKENS),
+    ("scaled", Message("Times {scaling:.4g}"), "q · k_j · {scaling:.4g}", TOKENS),
+    ("masked", Message("Causal mask: later tokens get −∞"), "−∞ where j > i", TOKENS),
+    ("weights", Message("Softmax: the attention weights"), "softmax_j", TOKENS),
+    ("z", Message("The values, by these weights"), "z = Σ_j weight_j v_j", HEAD_WIDTH),
+    ("head_out", Message("This head's part of the output"), "z W_O", WIDTH),
+    ("attn_out", Message("All heads' parts and the bias"), "Σ_heads z W_O + b_O", WIDTH),
+    ("resid_mid", Message("Added to what came in"), "x + attention", WIDTH),
+    ("ln_2", Message("Second layer norm"), "m = (x − mean) / √(variance + ε) · γ + β", WIDTH),
+    ("mlp_pre", Message("MLP, up to four times the width"), "m W_1 + b_1", MLP_WIDTH),
+    ("mlp_post", Message("Its activation, {activation}"), "{activation}(m W_1 + b_1)", MLP_WIDTH),
+    ("mlp_out", Message("MLP, down again"), "{activation}(…) W_2 + b_2", WIDTH),
+    ("resid_post", Message("Added: what leaves the block"), "x + attention + MLP", WIDTH),
 )
 
 
@@ -153,15 +159,17 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
     values["resid_post"] = values["resid_mid"] + values["mlp_out"]
     best = log_probabilities(lab, values["resid_post"]).exp().topk(min(TOP_LOGPROBS, lab.model.config.vocab_size))
     activation = lab.model.config.activation_function
-    words = {
-        "entering": f"With what layers 0 to {layer - 1} added, it enters this block"
-        if layer
-        else "Their sum enters the first block",
+    fields = {
         "others": " + …" if layer else "",
+        "last": layer - 1,
         "scaling": scaling,
-        "root": ", which is 1/√d_k" if abs(scaling - len(q) ** -0.5) < 1e-9 else "",
         "activation": "GELU" if activation == "gelu_new" else activation,
     }
+    titles = {}  # that are others here
+    if layer:
+        titles["resid_pre"] = Message("With what layers 0 to {last} added, it enters this block")
+    if abs(scaling - len(q) ** -0.5) < 1e-9:
+        titles["scaled"] = Message("Times {scaling:.4g}, which is 1/√d_k")
     return Walkthrough(
         name=seen.name,
         tokens=seen.tokens,
@@ -171,7 +179,7 @@ def walk(lab: Lab, text: str | Trace, layer: int, head: int, position: int = -1)
         mean=float(x.mean()),
         variance=float(x.var(unbiased=False)),
         steps=tuple(
-            WalkStep(name, title.format(**words), formula.format(**words), values[name], over)
+            WalkStep(name, Message(titles.get(name, title), **fields), formula.format(**fields), values[name], over)
             for name, title, formula, over in FORMULAS
         ),
         predictions=tuple(zip(display_tokens(lab.tokenizer, best.indices.tolist()), best.values.tolist())),

@@ -18,7 +18,7 @@ import torch
 from bertviz import head_view, model_view
 from bertviz.neuron_view import show as neuron_view
 
-from gpt2lab.errors import LabError, choice
+from gpt2lab.errors import LabError, Message, choice
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.widgets.page import Page, document, script_json
 
@@ -75,15 +75,30 @@ class Plan:
     cut: bool
     bytes: int
 
-    def __str__(self) -> str:
+    @property
+    def note(self) -> Message:
         """In words: "model view of layers 0-3 of 12, heads 0-5 of 12, about 3.1 MB; the rest is left out so …"."""
-        return f"{self.contents}, about {self.bytes / 1e6:.1f} MB{LEFT_OUT if self.cut else ''}"
+        size = {"contents": self.contents, "size": self.bytes / 1e6}
+        if not self.cut:
+            return Message("{contents}, about {size:.1f} MB.", **size)
+        return Message(
+            "{contents}, about {size:.1f} MB; the rest is left out so that the browser does not freeze.", **size
+        )
 
     @property
-    def contents(self) -> str:
+    def contents(self) -> Message:
         """The view, its layers and heads. Example: "head view of layers 0-11 of 12, heads 0-11 of 12" """
-        layers, heads = _span("layer", self.layers), _span("head", self.heads)
-        return f"{self.view} view of {layers} of {self.n_layers}, {heads} of {self.n_heads}"
+        layers, heads = _span(self.layers), _span(self.heads)
+        return Message(
+            "{view} view of {layers} of {n_layers}, {heads} of {n_heads}",
+            view=self.view,
+            layers=Message("layer {layer}", layer=layers)
+            if len(self.layers) == 1
+            else Message("layers {layers}", layers=layers),
+            heads=Message("head {head}", head=heads) if len(self.heads) == 1 else Message("heads {heads}", heads=heads),
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+        )
 
 
 def plan(trace: Trace, view: str, **options) -> Plan:
@@ -297,10 +312,8 @@ def _chosen(name: str, numbers: Iterable[int] | None, total: int, check: Callabl
     return sorted(set(map(int, numbers)))
 
 
-def _span(name: str, numbers: tuple[int, ...]) -> str:
-    """Example: "head", (0, 1, 2) -> "heads 0-2" """
+def _span(numbers: tuple[int, ...]) -> str:
+    """Example: (0, 1, 2) -> "0-2" """
     first, last = numbers[0], numbers[-1]
-    if first == last:
-        return f"{name} {first}"
-    together = last - first + 1 == len(numbers)
-    return f"{name}s {f'{first}-{last}' if together else ', '.join(map(str, numbers))}"
+    together = last - first + 1 == len(numbers) > 1
+    return f"{first}-{last}" if together else ", ".join(map(str, numbers))

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.errors import LabError, Message, choice, whole_number
 from gpt2lab.figures.drawing import figure, figure_bytes
 from gpt2lab.inspection.ablation import sweep
 from gpt2lab.inspection.attention import Attention, largest
@@ -114,14 +114,23 @@ def incomparable(traces: Sequence[Trace]) -> str:
         return ""
     first, second = traces
     if first.tokens != second.tokens:
-        return (
-            f"{first.name} and {second.name} read other tokens ({len(first.tokens):,} and {len(second.tokens):,}); "
-            "each is shown with its own, and they have no difference."
+        return Message(
+            "{base} and {other} read other tokens ({n_base:,} and {n_other:,}); "
+            "each is shown with its own, and they have no difference.",
+            base=first.name,
+            other=second.name,
+            n_base=len(first.tokens),
+            n_other=len(second.tokens),
         )
     shapes = [(trace.n_layers, trace.n_heads) for trace in traces]
     if shapes[0] != shapes[1]:
-        return "{} × {} heads and {} × {} have no difference; each model is shown with its own.".format(
-            *shapes[0], *shapes[1]
+        (L, H), (L_other, H_other) = shapes
+        return Message(
+            "{L} × {H} heads and {L_other} × {H_other} have no difference; each model is shown with its own.",
+            L=L,
+            H=H,
+            L_other=L_other,
+            H_other=H_other,
         )
     return ""
 
@@ -150,7 +159,7 @@ def _side_answer(answer: Callable[[Lab, Any, dict], dict], lab: Lab, found: Expl
     try:
         return answer(lab, found.seen, options)
     except LabError as error:
-        return {"error": str(error)}
+        return {"error": Message(error.template, **error.values)}
 
 
 def saved(labs: Sequence[Lab], found: Sequence[Exploration], options: dict) -> dict:
@@ -201,7 +210,7 @@ def bertviz_answer(seen: Trace, options: dict) -> dict:
     layer, head = (None, None) if view == "model" else (at.layer, at.head)
     chosen = bertviz_options(view, layer, head)
     page = VIEWS[view](seen, **chosen, theme="dark" if options.get("dark") else "light")
-    return {"html": page.html, "height": page.height, "note": f"{plan(seen, view, **chosen)}."}
+    return {"html": page.html, "height": page.height, "note": plan(seen, view, **chosen).note}
 
 
 def compared(found: Sequence[Exploration]) -> Comparison:

@@ -5,7 +5,6 @@ from typing import Any
 from gpt2lab.errors import LabError
 from gpt2lab.inspection import ablation as inspection
 from gpt2lab.inspection.ablation import Sweep, ablate, sweep_layer
-from gpt2lab.inspection.lens import entry_name
 from gpt2lab.inspection.patching import Patching, patched_entry, prompt_pair
 from gpt2lab.inspection.surprisal import Surprisal
 from gpt2lab.inspection.trace import ResidualTrace
@@ -83,11 +82,10 @@ def sweep_part(sweep: Sweep) -> dict:
 
 
 def patching_part(found: Patching) -> dict:
-    """{tokens, clean_tokens, words, clean, corrupted: logit differences, entries: names, recovered: (L+1, T)}."""
+    """{tokens, clean_tokens, words, clean, corrupted: logit differences, recovered: (L+1, T)}."""
     names = ("tokens", "clean_tokens", "words", "clean", "corrupted")
     return {
         **{name: getattr(found, name) for name in names},
-        "entries": [entry_name(entry) for entry in range(len(found.values))],
         "recovered": rounded(found.recovered, 4),
     }
 
@@ -129,7 +127,6 @@ def answer_patch(lab: Lab, seen: ResidualTrace, options: dict) -> dict:
         "words": pair.words,
         "clean": pair.ends[0],
         "corrupted": pair.ends[1],
-        "entry": entry_name(entry),
         "recovered": rounded(recovered, 4),
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.errors import LabError, Message, choice, whole_number
 from gpt2lab.inspection.attention import Attention as Weights
 from gpt2lab.inspection.compare import Comparison
 from gpt2lab.inspection.trace import Trace
@@ -212,7 +212,7 @@ def _vectors(trace: Trace, places: Sequence[tuple[int, int]]) -> dict:
         "vectors": _deflated(np.stack(values)) if values else _deflated(np.empty(0, "<f4")),
         "width": K,
         "scaling": list(trace.scaling),
-        "rule": f"1/√{K}" if np.allclose(trace.scaling, K**-0.5) else "as the model's configuration says",
+        "rule": f"1/√{K}" if np.allclose(trace.scaling, K**-0.5) else Message("as the model's configuration says"),
     }
 
 

@@ -118,7 +118,7 @@ def styles(name: str) -> str:
 
 def _sheet(module: str) -> str:
     rules = (STATIC / f"{module}.css").read_text(encoding="utf-8")
-    if not re.search(rf'panel\("[^"]+", "{module}"\)', _source(module)):
+    if not re.search(rf'panel\(t\("[^"]+"\), "{module}"\)', _source(module)):
         return rules
     return re.sub(rf"\.gpt2lab (?!\.g-{module}\b)", f".gpt2lab .g-{module} ", rules)
 

@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from gpt2lab.errors import Message
 from gpt2lab.inspection.contributions import Contributions
 from gpt2lab.inspection.heads import SCORES, HeadScores
-from gpt2lab.inspection.lens import Lens, entry_name
+from gpt2lab.inspection.lens import Lens
 from gpt2lab.inspection.trace import Trace
 
 
 def side_of(trace: Trace, **parts: Any) -> dict:
     """A side: who read what, and the given parts."""
     n = len(trace.tokens)
-    note = (
-        f"The first {n:,} of {n + trace.left_out:,} tokens; the rest does not fit {trace.name}."
-        if trace.left_out
-        else ""
-    )
+    note = ""
+    if trace.left_out:
+        note = Message(
+            "The first {n:,} of {total:,} tokens; the rest does not fit {name}.",
+            n=n,
+            total=n + trace.left_out,
+            name=trace.name,
+        )
     shape = {"layers": trace.n_layers, "heads": trace.n_heads}
     return {"name": trace.name, "tokens": list(trace.tokens), "ids": trace.ids.tolist(), "note": note, **shape, **parts}
 
@@ -33,7 +37,7 @@ def lens_parts(lens: Lens) -> dict:
 
     surprisal  {nll, rank, entropy}: (T,) each, of each token as the model predicted it; null for the first
     next       [position][i] = [display string, id, probability] of what is predicted after a position
-    lens       {entries: names; words: display strings; top: (L+1, T) indexes into words; top_probability; followed: (T,)
+    lens       {words: display strings; top: (L+1, T) indexes into words; top_probability; followed: (T,)
                display strings; probability, rank, entropy, divergence: (L+1, T) each}
     """
     T = len(lens.targets)
@@ -53,7 +57,6 @@ def lens_parts(lens: Lens) -> dict:
         "surprisal": surprisal,
         "next": following,
         "lens": {
-            "entries": [entry_name(entry) for entry in range(len(top))],
             "words": [lens.names[i] for i in ids.tolist()],
             "top": indexes.tolist(),
             "top_probability": rounded(lens.top_probability[..., 0], 5),
@@ -65,20 +68,27 @@ def lens_parts(lens: Lens) -> dict:
 
 
 def scores_part(scores: HeadScores) -> list[dict]:
-    """A record per score, {name, title, unit, definition, values: (L, H)}; null for a head without one."""
+    """A record per score, {name, title, unit, definition, values: (L, H)}; null for a head without one.
+
+    The texts are in English, for the view reads the unit; it translates them itself.
+    """
     return [
-        {"name": name, **score._asdict(), "values": rounded(getattr(scores, name), 4)} for name, score in SCORES.items()
+        {
+            "name": name,
+            **{field: str(text) for field, text in score._asdict().items()},
+            "values": rounded(getattr(scores, name), 4),
+        }
+        for name, score in SCORES.items()
     ]
 
 
 def contributions_part(contributions: Contributions) -> dict:
-    """{token, against: display strings (T,); token_id; total: (T,); parts: names; values: float32 (T, P), base64}."""
+    """{token, against: display strings (T,); token_id; total: (T,); values: float32 (T, P) of `part_names`, base64}."""
     return {
         "token": [word for word, _ in contributions.words],
         "against": [other for _, other in contributions.words],
         "token_id": contributions.tokens.tolist(),
         "total": rounded(contributions.total, 4),
-        "parts": list(contributions.parts),
         "values": floats(contributions.values),
     }
 

@@ -1,16 +1,16 @@
-import { arrow, ask, asker, canAsk, chip, element, follow, heat, isolated, panel, remember, select, selected, shown, signed, subjectOf } from "./lib.js";
+import { arrow, ask, asker, canAsk, chip, element, entryName, follow, heat, isolated, panel, remember, select, selected, sentence, shown, signed, subjectOf, t } from "./lib.js";
 
 // What a text costs without the heads and MLPs that are switched off, each head alone, and activation patching.
 
 export function ablationView({ model, el }) {
-  const { panel: frame, note, body } = panel("Ablation", "ablation");
+  const { panel: frame, note, body } = panel(t("Ablation"), "ablation");
   const off = element("div", { className: "g-bar" }), blocks = element("div", { className: "g-blocks" }), patched = element("div", { className: "g-blocks" });
-  const python = element("div", { className: "g-bar" }), patching = element("section", { className: "g-patching", "aria-label": "Activation patching" }), failure = element("p", { className: "g-error", role: "alert", hidden: true });
+  const python = element("div", { className: "g-bar" }), patching = element("section", { className: "g-patching", "aria-label": t("Activation patching") }), failure = element("p", { className: "g-error", role: "alert", hidden: true });
   const mean = element("input", { type: "checkbox", onchange: () => draw() });
   const later = asker(model, 250);
   let subject = null, asked = null, pending = false, mlps = [], found = [], errors = [], sweeps = [], patches = [], patchErrors = [], drawn = null;
 
-  const sweep = layerwise("Ablate every head alone", {
+  const sweep = layerwise(t("Ablate every head alone"), {
     begin: () => {
       const { sides } = model.get("data"), options = { mean: mean.checked };
       sweeps = sides.map((side) => ({ loss: null, losses: [], mean: mean.checked }));
@@ -31,8 +31,9 @@ export function ablationView({ model, el }) {
   });
 
   const field = (label, width, placeholder) => element("input", { type: "text", "aria-label": label, placeholder, title: label, className: width });
-  const corrupted = field("Corrupted prompt", "g-wide", "Corrupted prompt"), answer = field("Answer; empty: the top prediction", "g-narrow", "Answer"), against = field("Against; empty: the top prediction after the corrupted prompt", "g-narrow", "Against");
-  const patch = layerwise("Patch", {
+  const corrupted = field(t("Corrupted prompt"), "g-wide", t("Corrupted prompt")), answer = field(t("Answer; empty: the top prediction"), "g-narrow", t("Answer")),
+    against = field(t("Against; empty: the top prediction after the corrupted prompt"), "g-narrow", t("Against"));
+  const patch = layerwise(t("Patch"), {
     begin: () => {
       const { sides } = model.get("data"), options = { corrupted: corrupted.value, token: answer.value || null, against: against.value || null };
       remember(model, { corrupted: options.corrupted, answer: options.token, rival: options.against });
@@ -42,10 +43,9 @@ export function ablationView({ model, el }) {
     },
     take: (layer, { sides }) => {
       const layers = model.get("data").sides.map((side) => side.layers);
-      sides.forEach(({ error, entry, recovered, ...rest }, i) => {
+      sides.forEach(({ error, recovered, ...rest }, i) => {
         if (error) { if (layer <= layers[i]) patchErrors[i] = error; return; }
-        patches[i] ??= { ...rest, entries: [], recovered: [] };
-        patches[i].entries[layer] = entry;
+        patches[i] ??= { ...rest, recovered: [] };
         patches[i].recovered[layer] = recovered;
       });
       if (sides.every((side) => side.error) && layer === 0) { drawPatches(); throw new Error(""); }
@@ -56,12 +56,12 @@ export function ablationView({ model, el }) {
   corrupted.onkeydown = (event) => { if (event.key === "Enter") patch.start(); };
 
   python.append(corrupted, answer, against, ...patch.parts);
-  patching.append(element("h4", {}, "Activation patching"),
-    element("p", { className: "g-soft" }, "States of the clean run are put into the run of a corrupted prompt of as many tokens, one at a time. 0: the answer stays as corrupted; 1: as clean."),
+  patching.append(element("h4", {}, t("Activation patching")),
+    element("p", { className: "g-soft" }, t("States of the clean run are put into the run of a corrupted prompt of as many tokens, one at a time. 0: the answer stays as corrupted; 1: as clean.")),
     python, patch.error, patched);
-  const needs = element("p", { className: "g-soft" }, "Other ablations need Python: open the view in a notebook or in the app.");
+  const needs = element("p", { className: "g-soft" }, t("Other ablations need Python: open the view in a notebook or in the app."));
   body.append(sweep.error, off, failure, blocks, needs, patching);
-  note.append(element("label", { className: "g-check", title: "Ablated parts write their mean over the text instead of nothing" }, mean, " Mean"), ...sweep.parts);
+  note.append(element("label", { className: "g-check", title: t("Ablated parts write their mean over the text instead of nothing") }, mean, ` ${t("Mean")}`), ...sweep.parts);
   el.append(frame);
 
   const sidesOf = () => model.get("data").sides;
@@ -131,11 +131,11 @@ export function ablationView({ model, el }) {
     const button = (text, pressed, label, onclick) => element("button", { className: "g-button", type: "button", "aria-pressed": pressed, "aria-label": label, title: label, onclick }, text);
     const isOff = places.some(same([layer, head]));
     off.replaceChildren(
-      button(`Head ${layer}.${head} off`, String(isOff), `Switch off layer ${layer}, head ${head}`, () => toggle([layer, head])),
-      element("span", { className: "g-soft" }, "MLPs off"),
-      element("span", { className: "g-bar g-mlps", role: "group", "aria-label": "MLPs off" }, ...Array.from({ length: deepest() }, (_, l) => button(String(l), String(mlps.includes(l)), `Switch off the MLP of layer ${l}`,
+      button(t("Head {layer}.{head} off", { layer, head }), String(isOff), t("Switch off layer {layer}, head {head}", { layer, head }), () => toggle([layer, head])),
+      element("span", { className: "g-soft" }, t("MLPs off")),
+      element("span", { className: "g-bar g-mlps", role: "group", "aria-label": t("MLPs off") }, ...Array.from({ length: deepest() }, (_, l) => button(String(l), String(mlps.includes(l)), t("Switch off the MLP of layer {layer}", { layer: l }),
         () => { mlps = mlps.includes(l) ? mlps.filter((other) => other !== l) : [...mlps, l].sort((a, b) => a - b); draw(); }))),
-      ...(places.length + mlps.length ? [button("Clear", null, "Switch everything on", () => { mlps = []; select(model, { off: [] }); })] : []));
+      ...(places.length + mlps.length ? [button(t("Clear"), null, t("Switch everything on"), () => { mlps = []; select(model, { off: [] }); })] : []));
     if (focused >= 0) (off.querySelectorAll("button")[focused] ?? off.querySelector("button")).focus();
   }
 
@@ -163,8 +163,8 @@ export function ablationView({ model, el }) {
         button?.setAttribute("aria-selected", "true");
         if (button) button.tabIndex = 0;
       }
-      blocks.children[i].querySelector(".g-next")?.replaceChildren(element("div", { className: "g-soft" }, "Next prediction after ", chip(side.tokens[at])),
-        element("div", { className: "g-tops" }, top("Before", one.before[at]), top("After", one.after[at])));
+      blocks.children[i].querySelector(".g-next")?.replaceChildren(element("div", { className: "g-soft" }, ...sentence("Next prediction after {token}", { token: chip(side.tokens[at]) })),
+        element("div", { className: "g-tops" }, top(t("Before"), t("Next prediction, before"), one.before[at]), top(t("After"), t("Next prediction, after"), one.after[at])));
     });
   }
 
@@ -173,14 +173,15 @@ export function ablationView({ model, el }) {
     const { off: places } = selected(model), swept = sweeps[i], { layers: L, heads: H } = side;
     const change = (l, h) => swept?.losses[l] ? swept.losses[l][h] - swept.loss : null;
     const most = Math.max(1e-9, ...(swept?.losses ?? []).flatMap((row) => row ? row.map((loss) => Math.abs(loss - swept.loss)) : []));
-    const grid = element("div", { className: "g-heads", role: "grid", "aria-label": `Heads of ${side.name}`, style: `grid-template-columns: auto repeat(${H}, minmax(0, 1fr))` });
+    const grid = element("div", { className: "g-heads", role: "grid", "aria-label": t("Heads of {model}", { model: side.name }), style: `grid-template-columns: auto repeat(${H}, minmax(0, 1fr))` });
     for (let l = L - 1; l >= 0; l--) {
-      const row = element("div", { role: "row", className: "g-row" }, element("span", { className: "g-soft", role: "rowheader", "aria-label": `Layer ${l}` }, String(l)));
+      const row = element("div", { role: "row", className: "g-row" }, element("span", { className: "g-soft", role: "rowheader", "aria-label": t("Layer {layer}", { layer: l }) }, String(l)));
       for (let h = 0; h < H; h++) {
         const value = change(l, h), isOff = places.some(same([l, h]));
-        const text = `layer ${l}, head ${h}${value === null ? "" : `: ${signed(value, 4)} nats per token`}${isOff ? ", off" : ""}`;
+        const place = t("layer {layer}, head {head}", { layer: l, head: h }), valued = value === null ? place : t("{head}: {value} nats per token", { head: place, value: signed(value, 4) });
+        const text = isOff ? t("{head}, off", { head: valued }) : valued;
         row.append(element("button", { type: "button", role: "gridcell", "data-key": `${i}.${l}.${h}`, "aria-selected": "false", tabIndex: -1,
-          "aria-label": text, title: canAsk(model) ? `${text}\nClick selects, Shift-click switches off` : text, style: value === null ? "" : `background: ${heat(value / most)}`,
+          "aria-label": text, title: canAsk(model) ? `${text}\n${t("Click selects, Shift-click switches off")}` : text, style: value === null ? "" : `background: ${heat(value / most)}`,
           onclick: (event) => event.shiftKey && canAsk(model) ? toggle([l, h]) : select(model, { layer: l, head: h }) }, isOff ? "×" : ""));
       }
       grid.append(row);
@@ -192,7 +193,8 @@ export function ablationView({ model, el }) {
       select(model, { layer: L - 1 - Math.floor(to / H), head: to % H });
       blocks.querySelector(`[data-key="${i}.${L - 1 - Math.floor(to / H)}.${to % H}"]`)?.focus();
     };
-    const title = swept ? `Loss without each head alone${swept.mean ? " (mean)" : ""}: ±${shown(most)} nats per token` : "Heads, by layer";
+    const title = !swept ? t("Heads, by layer") : swept.mean ? t("Loss without each head alone (mean): ±{value} nats per token", { value: shown(most) })
+      : t("Loss without each head alone: ±{value} nats per token", { value: shown(most) });
     return element("div", {}, element("div", { className: "g-soft g-caption" }, title), grid);
   }
 
@@ -201,14 +203,14 @@ export function ablationView({ model, el }) {
     const one = found[i], out = element("div", { className: "g-cost" });
     if (errors[i]) out.append(element("p", { className: "g-error", role: "alert" }, errors[i]));
     if (!one) {
-      if (!errors[i]) out.append(element("p", { className: "g-soft", role: "status" }, pending ? "Ablating …" : canAsk(model) ? "Nothing is switched off. Switch off the selected head or an MLP, or Shift-click heads." : "No heads or MLPs are switched off."));
+      if (!errors[i]) out.append(element("p", { className: "g-soft", role: "status" }, pending ? t("Ablating …") : canAsk(model) ? t("Nothing is switched off. Switch off the selected head or an MLP, or Shift-click heads.") : t("No heads or MLPs are switched off.")));
       return out;
     }
     const change = one.loss_ablated - one.loss;
     const most = Math.max(1e-9, ...one.change.map((value) => Math.abs(value ?? 0)));
-    const strip = element("div", { className: "g-costs", role: "listbox", "aria-label": "Tokens by added surprisal", "aria-orientation": "horizontal" });
+    const strip = element("div", { className: "g-costs", role: "listbox", "aria-label": t("Tokens by added surprisal"), "aria-orientation": "horizontal" });
     side.tokens.forEach((token, at) => {
-      const value = one.change[at] ?? null, text = value === null ? "no prediction" : `${signed(value)} nats`;
+      const value = one.change[at] ?? null, text = value === null ? t("no prediction") : t("{value} nats", { value: signed(value) });
       strip.append(element("button", { type: "button", role: "option", className: "g-token", "data-key": `${i}:${at}`, tabIndex: -1, "aria-selected": "false",
         title: `${at}: ${text}`, "aria-label": `${isolated(token)}, ${text}`, style: `background: ${value === null ? "var(--g-wash)" : heat(value / most)}`, onclick: () => select(model, { position: at, token: null }) }, token));
     });
@@ -220,16 +222,17 @@ export function ablationView({ model, el }) {
     };
     const parts = [...one.off.map((place) => place.join(".")), ...one.mlps.map((l) => `${l}.mlp`)].join(", ");
     out.append(
-      element("p", { className: "g-loss" }, element("b", {}, shown(one.loss, 4)), " → ", element("b", {}, shown(one.loss_ablated, 4)), " nats per token ",
-        element("span", { className: "g-chip", style: `background: ${heat(change < 0 ? -0.5 : 0.5)}` }, signed(change, 4)), element("span", { className: "g-soft" }, ` ${one.mean ? "mean of" : "without"} ${parts}`)),
+      element("p", { className: "g-loss" }, ...sentence("{before} → {after} nats per token {change}", {
+        before: element("b", {}, shown(one.loss, 4)), after: element("b", {}, shown(one.loss_ablated, 4)), change: element("span", { className: "g-chip", style: `background: ${heat(change < 0 ? -0.5 : 0.5)}` }, signed(change, 4)) }),
+      " ", element("span", { className: "g-soft" }, one.mean ? t("mean of {parts}", { parts }) : t("without {parts}", { parts }))),
       strip,
-      element("div", { className: "g-soft g-caption" }, `Added nats per token: blue ${signed(-most, 1)}, orange ${signed(most, 1)}`),
+      element("div", { className: "g-soft g-caption" }, t("Added nats per token: blue {low}, orange {high}", { low: signed(-most, 1), high: signed(most, 1) })),
       element("div", { className: "g-next" }));
     return out;
   }
 
-  function top(title, predicted) {
-    return element("ol", { "aria-label": `Next prediction, ${title.toLowerCase()}` }, element("li", { className: "g-soft" }, title),
+  function top(title, name, predicted) {
+    return element("ol", { "aria-label": name }, element("li", { className: "g-soft" }, title),
       ...predicted.map(([word, , probability]) => element("li", { title: `${isolated(word)}: ${shown(probability, 5)}` }, element("span", { className: "g-token" }, word),
         element("i", { "aria-hidden": "true", style: `--share: ${probability}` }), element("span", {}, shown(probability)))));
   }
@@ -243,15 +246,16 @@ export function ablationView({ model, el }) {
     patched.querySelectorAll(".g-scroll").forEach((scroll) => { scroll.scrollLeft = (scroll.querySelector("small")?.offsetLeft ?? 0) - 160; });  // before the first token that differs, all are 0
   }
 
-  function grid({ tokens, clean_tokens, words, clean, corrupted: other, entries, recovered }, position) {
+  function grid({ tokens, clean_tokens, words, clean, corrupted: other, recovered }, position) {
     const at = (i) => ({ "data-at": i, className: i === position ? "g-at" : "", onclick: () => select(model, { position: i, token: null }) });
-    const rows = recovered.map((row, entry) => element("tr", {}, element("th", { scope: "row" }, entries[entry]), ...row.map((value, i) =>
-      element("td", { ...at(i), title: `${entries[entry]}, token ${i}: ${shown(value)} recovered`, style: `background: ${heat(value)}` }, share(value))))).reverse();
-    const head = tokens.map((token, i) => element("th", { scope: "col", ...at(i) }, element("button", { type: "button", className: "g-token", title: `Token ${i}` }, token),
+    const rows = recovered.map((row, entry) => element("tr", {}, element("th", { scope: "row" }, entryName(entry)), ...row.map((value, i) =>
+      element("td", { ...at(i), title: t("{entry}, token {position}: {value} recovered", { entry: entryName(entry), position: i, value: shown(value) }), style: `background: ${heat(value)}` }, share(value))))).reverse();
+    const head = tokens.map((token, i) => element("th", { scope: "col", ...at(i) }, element("button", { type: "button", className: "g-token", title: t("Token {position}", { position: i }) }, token),
       clean_tokens[i] === token ? null : element("small", { className: "g-token" }, clean_tokens[i])));
     return element("div", {},
-      element("p", { className: "g-soft" }, "Logit of ", chip(words[0]), " less that of ", chip(words[1]), ` after the last token: clean ${signed(clean)}, corrupted ${signed(other)}. Share recovered by the clean state after each layer, at each token.`),
-      element("div", { className: "g-scroll", tabIndex: 0 }, element("table", { className: "g-patches" }, element("thead", {}, element("tr", {}, element("th", {}, "State after"), ...head)), element("tbody", {}, ...rows))));
+      element("p", { className: "g-soft" }, ...sentence("Logit of {answer} less that of {against} after the last token: clean {clean}, corrupted {corrupted}.",
+        { answer: chip(words[0]), against: chip(words[1]), clean: signed(clean), corrupted: signed(other) }), ` ${t("Share recovered by the clean state after each layer, at each token.")}`),
+      element("div", { className: "g-scroll", tabIndex: 0 }, element("table", { className: "g-patches" }, element("thead", {}, element("tr", {}, element("th", {}, t("State after")), ...head)), element("tbody", {}, ...rows))));
   }
 
   const end = follow(model, rebuild, draw);
@@ -265,7 +269,7 @@ const keyOf = ({ off, mlps, mean }) => JSON.stringify([[...off].sort(([a, b], [c
 function layerwise(text, { begin, take, end }) {
   let run = null;
   const button = (label, properties) => element("button", { className: "g-button", type: "button", ...properties }, label);
-  const go = button(text, { onclick: () => start() }), halt = button("Stop", { hidden: true, onclick: () => stop() });
+  const go = button(text, { onclick: () => start() }), halt = button(t("Stop"), { hidden: true, onclick: () => stop() });
   const status = element("span", { className: "g-soft", role: "status" }), error = element("p", { className: "g-error", role: "alert", hidden: true });
   const show = () => {
     const had = document.activeElement;
@@ -277,7 +281,7 @@ function layerwise(text, { begin, take, end }) {
   function stop() {
     if (!run) return;
     run = null;
-    status.textContent = "Stopped.";
+    status.textContent = t("Stopped.");
     show();
   }
   async function start() {
@@ -289,7 +293,7 @@ function layerwise(text, { begin, take, end }) {
       for (let layer = 0; layer < count; layer++) {
         const work = (from, to) => Array.from({ length: to - from }, (_, i) => count - from - i).reduce((a, b) => a + b, 0);  // a layer costs what lies above it
         const left = layer ? Math.ceil((performance.now() - began) / 1000 * work(layer, count) / work(0, layer)) : null;
-        status.textContent = `Layer ${layer + 1} of ${count}${left === null ? "" : `, about ${left} s left`}`;
+        status.textContent = left === null ? t("Layer {layer} of {count}", { layer: layer + 1, count }) : t("Layer {layer} of {count}, about {seconds} s left", { layer: layer + 1, count, seconds: left });
         const answer = await request(layer);
         if (run !== mine) return;
         take(layer, answer);

@@ -1,4 +1,4 @@
-import { canAsk, cell, choose, colour, download, element, follow, heat, isolated, onTheme, paint, panel, select, selected, sideSelect, signed, subjectOf } from "./lib.js";
+import { canAsk, cell, choose, colour, download, element, follow, heat, isolated, listed, onTheme, paint, panel, select, selected, sideSelect, signed, subjectOf, t } from "./lib.js";
 import { arrivals, comparable, exactRow, fetchPart, largest, matrixOf, picture, share, start, weightsOf } from "./weights.js";
 import { canvasPen, svgPen } from "./pen.js";
 import { COLOURS, heatmapPlot, linesPlot, ROW } from "./plots.js";
@@ -6,7 +6,7 @@ import { COLOURS, heatmapPlot, linesPlot, ROW } from "./plots.js";
 // Who attends to whom: a heatmap, lines or the coloured text of the selected head, or of several heads of its layer together.
 // The selected position is the token that attends ("to") or is attended to ("by"); `other` is the token at the pair's other end.
 
-const VIEWS = { heatmap: "Heatmap", lines: "Lines", text: "Text" };
+const VIEWS = { heatmap: t("Heatmap"), lines: t("Lines"), text: t("Text") };
 const clamp = (value, most) => Math.max(0, Math.min(most, value));
 const upTo = (error) => (Math.ceil(error * 1e4) / 1e4).toFixed(4);  // a bound is never rounded down
 const readable = (token) => token.replaceAll("·", " ").trim().toLowerCase();
@@ -20,41 +20,41 @@ export function attentionView({ model, el, textPlace = null }) {
 
   // ---- the parts of the view -------------------------------------------------------------------------------
 
-  const { panel: frame, note, body } = panel("Attention", "attention");
+  const { panel: frame, note, body } = panel(t("Attention"), "attention");
   const button = (text, onclick, properties = {}) => element("button", { type: "button", className: "g-button", onclick, ...properties }, text);
   const views = Object.entries(VIEWS).filter(([view]) => view !== "text" || !textPlace)
     .map(([view, title]) => button(title, () => change({ view }), { value: view }));
-  note.append(element("span", { className: "g-bar g-views", role: "group", "aria-label": "View" }, ...views));
-  const places = element("span", { className: "g-bar" }), headBar = element("span", { className: "g-bar g-heads", role: "group", "aria-label": "Heads of this layer" });
-  const mode = choose("Direction", [["to", "Attends to"], ["by", "Attended to by"]], "to", (mode) => change({ mode, other: null }));
+  note.append(element("span", { className: "g-bar g-views", role: "group", "aria-label": t("View") }, ...views));
+  const places = element("span", { className: "g-bar" }), headBar = element("span", { className: "g-bar g-heads", role: "group", "aria-label": t("Heads of this layer") });
+  const mode = choose(t("Direction"), [["to", t("Attends to")], ["by", t("Attended to by")]], "to", (mode) => change({ mode, other: null }));
   const title = element("p", { className: "g-title" });
   const heatmap = element("canvas", { tabIndex: 0, role: "application", className: "g-heatmap",
-    "aria-label": "Heatmap: rows attend to columns. Up and down arrow keys choose the row, left and right the column." });
-  const lines = element("canvas", { tabIndex: 0, role: "application", "aria-label": "Lines from token to token. Arrow keys choose the token." });
+    "aria-label": t("Heatmap: rows attend to columns. Up and down arrow keys choose the row, left and right the column.") });
+  const lines = element("canvas", { tabIndex: 0, role: "application", "aria-label": t("Lines from token to token. Arrow keys choose the token.") });
   const room = element("div"), scroll = element("div", { className: "g-lines" }, lines, room);
-  const text = element("div", { className: "g-text", role: "listbox", "aria-label": "Text coloured by attention", "aria-orientation": "horizontal" });
+  const text = element("div", { className: "g-text", role: "listbox", "aria-label": t("Text coloured by attention"), "aria-orientation": "horizontal" });
   const ramp = element("i", { className: "g-ramp", "aria-hidden": "true" }), range = element("span");
   const legend = element("p", { className: "g-soft g-legend-line" }, ramp, range);
   const hover = element("p", { className: "g-hover" }), trouble = element("p", { className: "g-error", role: "alert", hidden: true });
   const summary = element("div", { className: "g-hidden", "aria-live": "polite" });
   const formula = element("p"), products = element("table");
-  const pair = element("section", { className: "g-pair", hidden: true }, element("h3", {}, "From q and k to the weight"), formula, element("div", { className: "g-scroll" }, products));
-  const together = choose("Combine", [["mean", "Mean"], ["max", "Maximum"]], "mean", (together) => change({ together }));
-  const threshold = element("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0, "aria-label": "Minimum weight", oninput: () => change({ threshold: Number(threshold.value) }) });
+  const pair = element("section", { className: "g-pair", hidden: true }, element("h3", {}, t("From q and k to the weight")), formula, element("div", { className: "g-scroll" }, products));
+  const together = choose(t("Combine"), [["mean", t("Mean")], ["max", t("Maximum")]], "mean", (together) => change({ together }));
+  const threshold = element("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0, "aria-label": t("Minimum weight"), oninput: () => change({ threshold: Number(threshold.value) }) });
   const least = element("output");
   const check = (name, label) => {
     const box = element("input", { type: "checkbox", name, onchange: () => change({ [name]: box.checked }) });
     return element("label", { className: "g-bar" }, box, label);
   };
-  const checks = [check("first", "Hide first token (renormalised)"), check("root", "√ colours"), check("all", "Lines of all tokens")];
-  const search = element("input", { type: "search", placeholder: "token", "aria-label": "Find token; Enter goes to the next" });
-  const png = button("PNG", () => (state.view === "lines" ? lines : heatmap).toBlob((blob) => save(blob, "png")), { title: "The picture as shown" });
-  const svg = button("SVG", () => save(svgOf(), "svg"), { title: "The whole picture" });
-  const files = element("span", { className: "g-bar", role: "group", "aria-label": "Download" }, png, svg, button("CSV", () => save(csv(), "csv"), { title: "The weights as shown" }));
-  const options = element("details", { className: "g-options" }, element("summary", {}, "Options and export"), element("div", { className: "g-bar" },
-    element("label", { className: "g-bar" }, "Combine", together), element("label", { className: "g-bar" }, "Min weight", threshold, least), ...checks,
-    element("label", { className: "g-bar" }, "Find", search), files));
-  const rows = element("table"), twin = element("details", { ontoggle: () => drawTable() }, element("summary", {}, "Weights as a table"), element("div", { className: "g-scroll g-tall" }, rows));
+  const checks = [check("first", t("Hide first token (renormalised)")), check("root", t("√ colours")), check("all", t("Lines of all tokens"))];
+  const search = element("input", { type: "search", placeholder: t("token"), "aria-label": t("Find token; Enter goes to the next") });
+  const png = button("PNG", () => (state.view === "lines" ? lines : heatmap).toBlob((blob) => save(blob, "png")), { title: t("The picture as shown") });
+  const svg = button("SVG", () => save(svgOf(), "svg"), { title: t("The whole picture") });
+  const files = element("span", { className: "g-bar", role: "group", "aria-label": t("Download") }, png, svg, button("CSV", () => save(csv(), "csv"), { title: t("The weights as shown") }));
+  const options = element("details", { className: "g-options" }, element("summary", {}, t("Options and export")), element("div", { className: "g-bar" },
+    element("label", { className: "g-bar" }, t("Combine"), together), element("label", { className: "g-bar" }, t("Min weight"), threshold, least), ...checks,
+    element("label", { className: "g-bar" }, t("Find"), search), files));
+  const rows = element("table"), twin = element("details", { ontoggle: () => drawTable() }, element("summary", {}, t("Weights as a table")), element("div", { className: "g-scroll g-tall" }, rows));
   body.append(element("div", { className: "g-bar" }, places, mode, headBar), title, trouble, heatmap, scroll, legend, hover, pair, options, twin, summary);
   (textPlace ?? element("div")).append(text);
   if (!textPlace) scroll.after(text);
@@ -130,23 +130,25 @@ export function attentionView({ model, el, textPlace = null }) {
   const named = (position) => `${position} “${isolated(current().tokens[position])}”`;
   const number = (value, digits) => current().side === 2 ? signed(value, digits) : value.toFixed(digits);
   // of several heads' differences the largest may, within its bound, be another head's of the other sign
-  const bound = (error) => upTo(error) + (current().side === 2 && state.together === "max" && current().heads.length > 1 ? " in size" : "");
+  const bound = (error) => current().side === 2 && state.together === "max" && current().heads.length > 1 ? t("{bound} in size", { bound: upTo(error) }) : upTo(error);
   function partName() {
-    const { layer, heads, side, sides } = current(), several = heads.length > 1 ? `heads ${heads.join(", ")} (${state.together})` : `head ${heads[0]}`;
-    return `Layer ${layer}, ${several}${sides.length > 1 ? `, ${side === 2 ? `${sides[1].name} less ${sides[0].name}` : sides[side].name}` : ""}`;
+    const { layer, heads, side, sides } = current(), together = state.together === "mean" ? t("mean") : t("max");
+    const part = heads.length > 1 ? t("Layer {layer}, heads {heads} ({together})", { layer, heads: heads.join(", "), together }) : t("Layer {layer}, head {head}", { layer, head: heads[0] });
+    if (sides.length < 2) return part;
+    return t("{heads}, {model}", { heads: part, model: side === 2 ? t("{other} less {base}", { base: sides[0].name, other: sides[1].name }) : sides[side].name });
   }
-  /** The weight of a pair, or the largest weights of one token, as a sentence. */
-  function sentence(place, count) {
+  /** The weight of a pair, or the largest weights of one token, in words. */
+  function described(place, count) {
     const { query, key } = pairOf(place);
-    if (state.first && (query === 0 || key === 0)) return "The first token is hidden.";
+    if (state.first && (query === 0 || key === 0)) return t("The first token is hidden.");
     if (query !== null && key !== null) {
       const { value, error } = weightAt(query, key);
-      return `${named(query)} attends to ${named(key)}: ${number(value, error ? 4 : 6)}${error ? ` ± ${bound(error)}` : ""}`;
+      return t("{query} attends to {keys}", { query: named(query), keys: `${named(key)}: ${number(value, error ? 4 : 6)}${error ? ` ± ${bound(error)}` : ""}` });
     }
     const { entries, error } = around(place);
     const best = entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, count);
-    const list = best.map(([i, weight]) => `${named(i)} ${number(weight, 3)}`).join(", ") + (error ? ` (± ${bound(error)})` : "");
-    return state.mode === "to" ? `${named(query)} attends to ${list}` : `${named(key)} is attended to by ${list}`;
+    const others = listed(best.map(([i, weight]) => `${named(i)} ${number(weight, 3)}`)) + (error ? ` (± ${bound(error)})` : "");
+    return state.mode === "to" ? t("{query} attends to {keys}", { query: named(query), keys: others }) : t("{key} is attended to by {queries}", { key: named(key), queries: others });
   }
 
   // ---- drawing ---------------------------------------------------------------------------------------------
@@ -196,7 +198,8 @@ export function attentionView({ model, el, textPlace = null }) {
     ramp.style.background = `linear-gradient(90deg, ${stops.join(", ")})`;
     ramp.hidden = asLines && several && !difference;
     const end = asLines && !difference ? 1 : most;
-    range.textContent = ramp.hidden ? "A colour per head; the heavier, the stronger" : difference ? `${signed(-end)} to ${signed(end)}, difference of weights` : `0 to ${end.toFixed(3)}, attention weight`;
+    range.textContent = ramp.hidden ? t("A colour per head; the heavier, the stronger")
+      : difference ? t("{low} to {high}, difference of weights", { low: signed(-end), high: signed(end) }) : t("0 to {high}, attention weight", { high: end.toFixed(3) });
   }
 
   /** The products of q and k for the selected pair, and how they become a weight. */
@@ -207,20 +210,21 @@ export function attentionView({ model, el, textPlace = null }) {
     const found = stores[0].vectors(layer, heads[0]);
     products.replaceChildren();
     if (!found) {
-      formula.textContent = canAsk(model) ? "Loading q and k…" : `This page has q and k of ${carried(stores[0])}; save it with layer ${layer}, head ${heads[0]} selected to see this pair.`;
+      formula.textContent = canAsk(model) ? t("Loading q and k…")
+        : t("This page has q and k of {heads}; save it with layer {layer}, head {head} selected to see this pair.", { heads: carried(stores[0]), layer, head: heads[0] });
       return need("qk", { layer, head: heads[0] });
     }
     const { q, k, K, scaling, rule } = found, { scores, weights } = exactRow(found, query);
     const table = Array.from({ length: K }, (_, d) => [d, q[query * K + d], k[key * K + d], q[query * K + d] * k[key * K + d]]);
     const dot = table.reduce((sum, row) => sum + row[3], 0);
-    formula.textContent = `q of ${named(query)} · k of ${named(key)} = ${dot.toFixed(4)}; × ${scaling.toFixed(4)} (${rule}) = ${scores[key].toFixed(4)};` +
-      ` softmax over the ${query + 1} tokens up to it: ${weights[key].toFixed(6)}`;
+    formula.textContent = t("q of {query} · k of {key} = {product}; × {scaling} ({rule}) = {score}; softmax over the {count} tokens up to it: {weight}", {
+      query: named(query), key: named(key), product: dot.toFixed(4), scaling: scaling.toFixed(4), rule: t(rule), score: scores[key].toFixed(4), count: query + 1, weight: weights[key].toFixed(6) });
     table.sort((a, b) => Math.abs(b[3]) - Math.abs(a[3]));
-    fill(products, ["dimension", "q", "k", "q × k"], table.map(([d, ...values]) => [d, ...values.map((value) => value.toFixed(4))]));
+    fill(products, [t("dimension"), "q", "k", "q × k"], table.map(([d, ...values]) => [d, ...values.map((value) => value.toFixed(4))]));
   }
   const carried = (store) => {
-    const found = [...store.pairs.keys()].map((place) => place.split(".")).map(([layer, head]) => `layer ${layer} head ${head}`);
-    return found.slice(0, 6).join(", ") + (found.length > 6 ? ` and ${found.length - 6} more` : "");
+    const found = [...store.pairs.keys()].map((place) => place.split(".")).map(([layer, head]) => t("layer {layer} head {head}", { layer, head }));
+    return found.length > 6 ? t("{heads} and {count} more", { heads: listed(found.slice(0, 6)), count: found.length - 6 }) : listed(found);
   };
   const fill = (table, head, rows) => {
     const line = (cells, tag) => element("tr", {}, ...cells.map((cell) => element(tag, {}, String(cell))));
@@ -230,8 +234,8 @@ export function attentionView({ model, el, textPlace = null }) {
   function drawTable() {
     if (!twin.open || !present(current())) return;
     const { position, tokens } = current(), { entries, error } = around({ position });
-    const head = state.mode === "to" ? `${named(position)} attends to` : `${named(position)} is attended to by`;
-    fill(rows, ["", head, error ? `weight ± ${bound(error)}` : "weight"], entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).map(([i, weight]) => [i, tokens[i], number(weight, error ? 4 : 6)]));
+    const head = state.mode === "to" ? t("{query} attends to", { query: named(position) }) : t("{key} is attended to by", { key: named(position) });
+    fill(rows, ["", head, error ? t("weight ± {bound}", { bound: bound(error) }) : t("weight")], entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).map(([i, weight]) => [i, tokens[i], number(weight, error ? 4 : 6)]));
   }
 
   const need = (kind, options) => fetchPart(model, kind, options).catch((error) => tell(error.message));
@@ -243,7 +247,7 @@ export function attentionView({ model, el, textPlace = null }) {
     if (state.view === "lines") drawLines();
     if (state.view === "heatmap") drawHeatmap();
     if (textPlace || state.view === "text") drawText();
-    hover.textContent = sentence(placeNow(), 3);
+    hover.textContent = described(placeNow(), 3);
   }
 
   function draw() {
@@ -256,8 +260,10 @@ export function attentionView({ model, el, textPlace = null }) {
     const shown = current(), waits = !present(shown);
     body.style.minHeight = waits ? body.style.minHeight || `${body.offsetHeight}px` : "";  // else the page below would jump
     for (const part of [heatmap, scroll, text, legend, hover]) part.hidden = waits;
-    title.textContent = waits ? `Layer ${shown.layer}: ${canAsk(model) ? "loading…" : "not in this page."}` : `${partName()}${now.off.some(([layer, head]) => layer === shown.layer && shown.heads.includes(head)) ? " (off)" : ""}`;
-    if (waits) return shown.stores.every((store) => store.layers.size) && need("attention", { layer: shown.layer });
+    const { layer } = shown, without = now.off.some(([l, head]) => l === layer && shown.heads.includes(head));
+    title.textContent = waits ? canAsk(model) ? t("Layer {layer}: loading…", { layer }) : t("Layer {layer}: not in this page.", { layer })
+      : without ? t("{heads} (off)", { heads: partName() }) : partName();
+    if (waits) return shown.stores.every((store) => store.layers.size) && need("attention", { layer });
     heatmap.hidden = state.view !== "heatmap";
     scroll.hidden = state.view !== "lines";
     text.hidden = !textPlace && state.view !== "text";
@@ -265,7 +271,7 @@ export function attentionView({ model, el, textPlace = null }) {
     drawLegend();
     drawPair();
     drawTable();
-    const words = `${partName()}. ${sentence({ position: now.position, other: state.other }, 5)}.`;
+    const words = t("{heads}. {weights}.", { heads: partName(), weights: described({ position: now.position, other: state.other }, 5) });
     if (summary.textContent !== words) summary.textContent = words;
     el.view?.onchange?.();
     frame.dataset.drawn = "true";  // for those who measure
@@ -363,7 +369,7 @@ export function attentionView({ model, el, textPlace = null }) {
     const wanted = search.value.trim().toLowerCase(), { tokens, position } = current();
     drawText();
     const found = wanted ? tokens.flatMap((token, i) => readable(token).includes(wanted) ? [i] : []) : [];
-    if (wanted && !found.length) hover.textContent = `No token contains “${wanted}”; a longer word may be several tokens.`;
+    if (wanted && !found.length) hover.textContent = t("No token contains “{text}”; a longer word may be several tokens.", { text: wanted });
     if (!found.length) return;
     const held = step ? found.indexOf(position) : -1, next = held < 0 ? found[0] : found.at((held + step) % found.length);
     spans[next].scrollIntoView({ block: "nearest" });
@@ -379,7 +385,7 @@ export function attentionView({ model, el, textPlace = null }) {
     const open = (canvas, ...size) => (pen = svgPen(...size));
     if (state.view === "lines") drawLines(open, true);
     else drawHeatmap(open);
-    return pen.svg(partName() + (state.first ? ", without the first token" : "") + (state.threshold ? `, from weight ${state.threshold.toFixed(2)}` : ""));
+    return pen.svg(listed([partName(), state.first && t("without the first token"), state.threshold && t("from weight {weight}", { weight: state.threshold.toFixed(2) })].filter(Boolean)));
   }
   function csv() {
     const { T, tokens, side } = current(), table = [`query,query_token,key,key_token,${side === 2 ? "difference" : "weight"},error`], hidden = Number(state.first);
@@ -406,18 +412,18 @@ export function attentionView({ model, el, textPlace = null }) {
   }
   function rebuild() {
     const { H, sides, stores } = current(), { layers } = stores[0].side;
-    const layer = choose("Layer", Array.from({ length: layers }, (_, i) => [i, `Layer ${i}`]), 0, (to) => change({ layer: Number(to) }));
+    const layer = choose(t("Layer"), Array.from({ length: layers }, (_, i) => [i, t("Layer {layer}", { layer: i })]), 0, (to) => change({ layer: Number(to) }));
     layer.name = "layer";
     places.replaceChildren(...[sideSelect(model), layer].filter(Boolean));
-    const head = (value, label, onclick, style = null) => button(label, onclick, { value, style, "aria-label": value === "all" ? "All heads" : `Head ${value}` });
+    const head = (value, label, onclick, style = null) => button(label, onclick, { value, style, "aria-label": value === "all" ? t("All heads") : t("Head {head}", { head: value }) });
     headBar.replaceChildren(...Array.from({ length: H }, (_, i) => head(i, i, () => change({ heads: toggled(i) }), `--colour: ${COLOURS[i % COLOURS.length]}`)),
-      head("all", "all", () => change({ heads: Array.from({ length: H }, (_, i) => i) })));
+      head("all", t("all"), () => change({ heads: Array.from({ length: H }, (_, i) => i) })));
     if (subject !== subjectOf(model)) was = {};
     subject = subjectOf(model);
     readColours();
     buildText();
     Promise.all(sides.filter((side) => side.attention).map((side) => weightsOf(side).ready)).then(draw,
-      () => tell("This browser cannot unpack the data; open it in a browser of 2023 or later."));
+      () => tell(t("This browser cannot unpack the data; open it in a browser of 2023 or later.")));
   }
 
   el.view = {

@@ -1,4 +1,4 @@
-import { copy, element, panel, selected } from "./lib.js";
+import { copy, element, listed, panel, selected, t } from "./lib.js";
 import { headgridView } from "./headgrid.js";
 import { attentionView } from "./attention.js";
 import { weightsOf } from "./weights.js";
@@ -6,8 +6,8 @@ import { weightsOf } from "./weights.js";
 // The offline page of a trace or of two: all heads, the text, and the selected heads large. Its address holds what is shown.
 
 export function attentionpageView({ model, el }) {
-  const about = element("p", { className: "g-soft g-about-page" }), link = element("button", { type: "button", className: "g-button" }, "Copy link");
-  const { panel: textFrame, body: textBody } = panel("Text", "textpanel"), heads = element("div"), large = element("div");
+  const about = element("p", { className: "g-soft g-about-page" }), link = element("button", { type: "button", className: "g-button" }, t("Copy link"));
+  const { panel: textFrame, body: textBody } = panel(t("Text"), "textpanel"), heads = element("div"), large = element("div");
   textFrame.classList.add("g-attention");  // it holds a part of that view
   el.append(element("div", { className: "g-bar g-top" }, about, link), element("div", { className: "g-page" }, element("div", {}, heads, textFrame), large));
   const ends = [attentionView({ model, el: large, textPlace: textBody })], { view } = large;
@@ -54,15 +54,16 @@ export function attentionpageView({ model, el }) {
   link.hidden = !addressed;
   link.onclick = async () => {
     history.replaceState(null, "", `#${permalink()}`);
-    link.textContent = await copy(location.href) ? "Copied" : "Copy it from the address bar";
+    link.textContent = await copy(location.href) ? t("Copied") : t("Copy it from the address bar");
   };
   const { sides, chosen } = model.get("data"), upTo = (error) => (Math.ceil(error * 1e4) / 1e4).toFixed(4);
-  const counted = (count, what) => `${count.toLocaleString("en-US")} ${what}${count === 1 ? "" : "s"}`;
   Promise.all(sides.map((side) => weightsOf(side).ready)).then(() => {
     const [{ attention, layers, heads: H, tokens }] = sides, sent = attention.layers;
-    const part = sent.length < layers ? `${sent.length > 1 ? "layers" : "layer"} ${sent.join(", ")} of ${layers}` : counted(layers, "layer");
-    about.textContent = [sides.map((side) => side.name).join(" and "), `${part} × ${counted(H, "head")}, ${counted(tokens.length, "token")}`,
-      `stored weights are within ${upTo(Math.max(...sides.map((side) => weightsOf(side).bound)))} of the model's`, ...sides.map((side) => side.note).filter(Boolean)].join(" · ");
+    const [base, other] = sides.map((side) => side.name), count = tokens.length.toLocaleString("en-US");
+    const part = sent.length === layers ? layers === 1 ? t("1 layer") : t("{count} layers", { count: layers })
+      : sent.length > 1 ? t("layers {layers} of {count}", { layers: listed(sent), count: layers }) : t("layer {layer} of {count}", { layer: sent[0], count: layers });
+    about.textContent = [other ? t("{base} and {other}", { base, other }) : base, listed([`${part} × ${H === 1 ? t("1 head") : t("{count} heads", { count: H })}`, tokens.length === 1 ? t("1 token") : t("{count} tokens", { count })]),
+      t("stored weights are within {bound} of the model's", { bound: upTo(Math.max(...sides.map((side) => weightsOf(side).bound))) }), ...sides.map((side) => side.note).filter(Boolean)].join(" · ");
     fromAddress({ heads: chosen });
     view.onchange = note;
     document.body.dataset.ready = "true";

@@ -1,19 +1,19 @@
-import { arrow, canAsk, choose, colour, element, follow, onTheme, paint, panel, select, selected, shown, sideSelect, signed } from "./lib.js";
+import { arrow, canAsk, choose, colour, element, follow, onTheme, paint, panel, select, selected, shown, sideSelect, signed, t } from "./lib.js";
 import { arrivals, comparable, fetchPart, largest, matrixOf, picture, start, weightsOf } from "./weights.js";
 
 // A cell per head, the last layer on top: coloured by a number, or a thumbnail of its attention. A click selects a head,
 // Shift-click switches it off or on.
 
 const THUMBNAIL = 64;  // pixels of a thumbnail's side, at most
-const CHANGE = ["Change", "share of attention, 0 to 1", "Mean share of its attention that a token gives to other tokens than before (total variation distance)."];
+const CHANGE = [t("Change"), "share of attention, 0 to 1", t("Mean share of its attention that a token gives to other tokens than before (total variation distance).")];
 
 /** alone: with a select of the side that is shown; onhover: called with the head under the pointer, {layer, head} or null. */
 export function headgridView({ model, el, alone = true, onhover = () => {} }) {
-  const { panel: frame, note, body } = panel("Heads", "headgrid");
-  const grid = element("div", { className: "g-heads-grid", role: "grid", "aria-label": "Heads: layers down, heads across. Shift and Enter switch a head off or on." });
+  const { panel: frame, note, body } = panel(t("Heads"), "headgrid");
+  const grid = element("div", { className: "g-heads-grid", role: "grid", "aria-label": t("Heads: layers down, heads across. Shift and Enter switch a head off or on.") });
   const about = element("p", { className: "g-soft" }), off = element("button", { type: "button", className: "g-button", "aria-pressed": "false",
-    title: "Then each click switches a head off or on, as Shift-click does", onclick: () => { switching = !switching; draw(); } }, "Switch off");
-  const clear = element("button", { type: "button", className: "g-button", onclick: () => select(model, { off: [] }) }, "All on");
+    title: t("Then each click switches a head off or on, as Shift-click does"), onclick: () => { switching = !switching; draw(); } }, t("Switch off"));
+  const clear = element("button", { type: "button", className: "g-button", onclick: () => select(model, { off: [] }) }, t("All on"));
   body.append(grid, element("div", { className: "g-bar g-under" }, about, off, clear));
   el.append(frame);
   let cells = [], shows = null, switching = false, drawing = 0, drawn = null, L = 0, H = 0;
@@ -23,22 +23,23 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     return { sides, side, both, of: sides[side === 1 ? 1 : 0], same: sides.length < 2 || (sides[0].layers === sides[1].layers && sides[0].heads === sides[1].heads) };
   };
 
-  /** What can be shown, as [name, label, [title, unit, definition], the numbers (L, H)]; thumbnails have none. */
+  /** What can be shown, as [name, label, [title, unit as Python names it, definition], the numbers (L, H)]; thumbnails have none. */
   function choices() {
     const { sides, both, of, same } = now(), less = (a, b) => a.map((row, l) => row.map((x, h) => x === null || b[l][h] === null ? null : b[l][h] - x));
     const differs = both && same, found = [];
     (of.scores ?? []).forEach((score, i) => {
-      const title = score.title[0].toUpperCase() + score.title.slice(1);
-      found.push([score.name, title, [title, score.unit, score.definition], () => differs ? less(score.values, sides[1].scores[i].values) : score.values, differs]);
+      const name = t(score.title), title = name[0].toUpperCase() + name.slice(1);
+      found.push([score.name, title, [title, score.unit, t(score.definition)], () => differs ? less(score.values, sides[1].scores[i].values) : score.values, differs]);
     });
     if (of.sweep) {
       const costs = ({ losses, loss }) => losses.map((row) => row.map((value) => value === null ? null : value - loss));
-      found.push(["sweep", "Ablation", ["Ablation", "nats per token", "Loss with this head alone switched off, less the loss of the whole model."],
+      found.push(["sweep", t("Ablation"), [t("Ablation"), t("nats per token"), t("Loss with this head alone switched off, less the loss of the whole model.")],
         () => differs && sides[1].sweep ? less(costs(sides[0].sweep), costs(sides[1].sweep)) : costs(of.sweep), true]);
     }
     if (of.attention) {
-      found.push(["attention", "Attention", ["Attention", "", "Each head's attention: rows attend to columns."]], ["rest", "Attention, no first token", ["Attention", "", "Without the first token; the others sum to 1."]]);
-      if (comparable(sides)) found.push(["change", "Change", CHANGE, change, false]);
+      found.push(["attention", t("Attention"), [t("Attention"), "", t("Each head's attention: rows attend to columns.")]],
+        ["rest", t("Attention, no first token"), [t("Attention"), "", t("Without the first token; the others sum to 1.")]]);
+      if (comparable(sides)) found.push(["change", CHANGE[0], CHANGE, change, false]);
     }
     return found;
   }
@@ -59,18 +60,18 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     const { of } = now(), options = choices();
     ({ layers: L, heads: H } = of);
     if (!options.some(([name]) => name === shows)) shows = (options.find(([name]) => name === "induction") ?? options[0])?.[0];
-    note.replaceChildren(...[alone ? sideSelect(model) : null, choose("Colour by", options.map(([name, label]) => [name, label]), shows, (to) => { shows = to; fill(); draw(); })].filter(Boolean));
+    note.replaceChildren(...[alone ? sideSelect(model) : null, choose(t("Colour by"), options.map(([name, label]) => [name, label]), shows, (to) => { shows = to; fill(); draw(); })].filter(Boolean));
     grid.style.setProperty("--heads", H);
     grid.classList.toggle("g-many", L > 16 || H > 16);
     cells = Array.from({ length: L * H }, (_, at) => element("button", { type: "button", role: "gridcell", className: "g-cell", tabIndex: -1,
       onclick: (event) => press(at, event.shiftKey), onpointerenter: (event) => { if (event.pointerType !== "touch") onhover(placeOf(at)); }, onpointerleave: () => onhover(null) }));
     const rows = Array.from({ length: L }, (_, row) => element("div", { role: "row" },
-      element("span", { role: "rowheader", className: "g-soft g-layer" }, element("i", {}, "layer "), L - 1 - row), ...cells.slice(row * H, (row + 1) * H)));
-    grid.replaceChildren(...rows, element("div", { role: "row" }, element("span", { role: "columnheader", className: "g-soft g-layer" }, element("i", {}, "head")),
+      element("span", { role: "rowheader", className: "g-soft g-layer" }, element("i", {}, `${t("layer")} `), L - 1 - row), ...cells.slice(row * H, (row + 1) * H)));
+    grid.replaceChildren(...rows, element("div", { role: "row" }, element("span", { role: "columnheader", className: "g-soft g-layer" }, element("i", {}, t("head"))),
       ...Array.from({ length: H }, (_, head) => element("span", { role: "columnheader", className: "g-soft" }, head))));
     const packed = now().sides.filter((side) => side.attention).map((side) => weightsOf(side).ready);
     fill();
-    Promise.all(packed).then(() => { fill(); draw(); }, () => { about.textContent = "This browser cannot unpack the attention weights; use one of 2023 or later."; });
+    Promise.all(packed).then(() => { fill(); draw(); }, () => { about.textContent = t("This browser cannot unpack the attention weights; use one of 2023 or later."); });
   }
 
   const needsWeights = () => ["attention", "rest", "change"].includes(shows);
@@ -84,16 +85,17 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     grid.classList.toggle("g-pictures", shows === "attention" || shows === "rest");
     if (!option) return;
     const [, , [title, unit, definition], values, differs] = option;
-    about.textContent = `${definition}${unit ? ` Unit: ${unit}.` : ""}${both && !same ? " The models have different shapes, and no difference: the first is shown." : ""}`;
+    about.textContent = [definition, unit && t("Unit: {unit}.", { unit: t(unit) }), both && !same && t("The models have different shapes, and no difference: the first is shown.")].filter(Boolean).join(" ");
     if (!values) return pictures(mine, of);
     const numbers = values(), all = numbers.flat().filter((value) => value !== null).map(Math.abs);
     const most = !differs && unit.includes("0 to 1") ? 1 : Math.max(1e-9, ...all), digits = most >= 9.995 ? 1 : most < 0.0995 ? 3 : 2;
+    const [kind] = t(unit).split(/[,\uff0c]/);  // without its range
     grid.style.setProperty("--characters", (differs ? signed : shown)(most, digits).length);
     cells.forEach((cell, at) => {
-      const { layer, head } = placeOf(at), value = numbers[layer][head], text = value === null ? "no value" : `${differs ? signed(value, 3) : shown(value, 3)} ${unit.split(",")[0]}`;
+      const { layer, head } = placeOf(at), value = numbers[layer][head], text = value === null ? t("no value") : `${differs ? signed(value, 3) : shown(value, 3)} ${kind}`;
       cell.replaceChildren(element("span", {}, value === null ? "–" : differs ? signed(value, digits) : shown(value, digits)));
       paint(cell, value === null ? null : value / most);
-      name(cell, `Layer ${layer}, head ${head}: ${title.toLowerCase()} ${text}`);
+      name(cell, t("Layer {layer}, head {head}: {score} {value}", { layer, head, score: title.toLowerCase(), value: text }));
     });
     frame.dataset.drawn = "true";
   }
@@ -112,7 +114,8 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
       for (; at < cells.length && (performance.now() < until || at === from); at++) {
         const { layer, head } = placeOf(at), cell = cells[at];
         paint(cell, null);
-        name(cell, `Layer ${layer}, head ${head}${has(layer) ? "" : canAsk(model) ? ": select it to load its layer" : ": not in this page"}`);
+        name(cell, has(layer) ? t("Layer {layer}, head {head}", { layer, head })
+          : canAsk(model) ? t("Layer {layer}, head {head}: select it to load its layer", { layer, head }) : t("Layer {layer}, head {head}: not in this page", { layer, head }));
         if (!has(layer)) { cell.replaceChildren("·"); continue; }
         const matrix = matrixOf(stores, layer, head, first), most = stores.length > 1 ? mostOf() : largest(matrix) || 1;
         cell.replaceChildren(picture(matrix, T, Math.min(T, THUMBNAIL), most, colours));
@@ -133,7 +136,8 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
       cell.setAttribute("aria-selected", chosen);
       cell.tabIndex = chosen ? 0 : -1;
       cell.classList.toggle("g-off", isOff);
-      cell.setAttribute("aria-label", `${cell.dataset.name ?? ""}${isOff ? ", switched off" : ""}`);
+      const named = cell.dataset.name ?? "";
+      cell.setAttribute("aria-label", isOff ? t("{head}, switched off", { head: named }) : named);
     });
   }
 
@@ -141,7 +145,7 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
     const { layers, heads } = now().of, { off: without, side } = selected(model);
     if (layers !== L || heads !== H) rebuild();
     else if (drawn !== side) fill();
-    note.querySelectorAll("select").forEach((field) => { if (field.getAttribute("aria-label") === "Shown") field.value = side; });
+    note.querySelectorAll("select").forEach((field) => { if (field.name === "side") field.value = side; });
     const { layer } = selected(model), known = needsWeights() && weightsOf(now().of).layers;
     if (known.size && !known.has(layer)) fetchPart(model, "attention", { layer }).catch((error) => { about.textContent = error.message; });
     off.setAttribute("aria-pressed", switching);

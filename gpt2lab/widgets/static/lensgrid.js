@@ -1,37 +1,37 @@
-import { choose, element, follow, heat, isolated, panel, select, selected, shown, signed } from "./lib.js";
+import { choose, element, entryName, follow, heat, isolated, panel, select, selected, shown, signed, t } from "./lib.js";
 
 // Logit lens: layers by positions, the last layer on top. Click, or the arrow keys, select a position.
 
 const percent = (p) => `${(100 * p).toFixed(1)} %`;
 const MEASURES = {  // title, unit, what is coloured, the value of the full colour; none: the largest
-  top_probability: ["Top probability", "", (p) => p, 1],
-  probability: ["Next token's probability", "", (p) => p, 1],
-  rank: ["Next token's rank (logarithm)", "log₁₀ rank", Math.log10],
-  entropy: ["Entropy", "nats", (nats) => nats],
-  divergence: ["Divergence from the last layer", "nats", (nats) => nats],
+  top_probability: [t("Top probability"), "", (p) => p, 1],
+  probability: [t("Next token's probability"), "", (p) => p, 1],
+  rank: [t("Next token's rank (logarithm)"), t("log₁₀ rank"), Math.log10],
+  entropy: [t("Entropy"), t("nats"), (nats) => nats],
+  divergence: [t("Divergence from the last layer"), t("nats"), (nats) => nats],
 };
 
 export function lensgridView({ model, el }) {
-  const { panel: frame, note, body } = panel("Logit lens", "lensgrid");
+  const { panel: frame, note, body } = panel(t("Logit lens"), "lensgrid");
   const scroll = element("div", { className: "g-scroll g-lens" }), legend = element("div", { className: "g-legend g-soft" });
   body.append(scroll, legend);
   el.append(frame);
   let measure = "top_probability", side = null, at = null, row = 0, columns = [];
-  note.append(choose("Colour by", Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; paint(); }));
+  note.append(choose(t("Colour by"), Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; paint(); }));
 
   /** Cells [position][entry] of a side's table, each column's heading first; of two models, those of the second. */
   function build() {
-    const { sides } = model.get("data"), of = sides[Math.min(side, sides.length - 1)], { entries, words, top } = of.lens;
+    const { sides } = model.get("data"), of = sides[Math.min(side, sides.length - 1)], { words, top } = of.lens;
     const onclick = (position, entry) => () => { row = entry; select(model, { position, token: null }); };
-    columns = of.tokens.map((token, t) => [
-      element("th", { scope: "col", className: "g-token", title: `${t}: ${token}` }, token),
-      ...entries.map((_, entry) => element("td", { role: "gridcell", className: "g-token", tabIndex: -1, onclick: onclick(t, entry) }, words[top[entry][t]])),
+    columns = of.tokens.map((token, position) => [
+      element("th", { scope: "col", className: "g-token", title: `${position}: ${token}` }, token),
+      ...top.map((found, entry) => element("td", { role: "gridcell", className: "g-token", tabIndex: -1, onclick: onclick(position, entry) }, words[found[position]])),
     ]);
-    const rows = entries.map((name, entry) => element("tr", {}, element("th", { scope: "row" }, name), ...columns.map((cells) => cells[entry + 1])));
-    scroll.replaceChildren(element("table", { role: "grid", "aria-label": "Top prediction after each layer, at each position" },
-      element("thead", {}, element("tr", {}, element("th", { scope: "row" }, "after"), ...columns.map(([heading]) => heading))),
+    const rows = top.map((_, entry) => element("tr", {}, element("th", { scope: "row" }, entryName(entry)), ...columns.map((cells) => cells[entry + 1])));
+    scroll.replaceChildren(element("table", { role: "grid", "aria-label": t("Top prediction after each layer, at each position") },
+      element("thead", {}, element("tr", {}, element("th", { scope: "row" }, t("after")), ...columns.map(([heading]) => heading))),
       element("tbody", {}, ...rows.reverse())));
-    row = Math.min(row, entries.length - 1);
+    row = Math.min(row, top.length - 1);
     at = null;
     paint();
   }
@@ -40,16 +40,18 @@ export function lensgridView({ model, el }) {
   function paint() {
     const { sides } = model.get("data"), [title, unit, read, full] = MEASURES[measure], difference = side === 2;
     const lenses = (difference ? sides : [sides[side]]).map((of) => of.lens);
-    const values = lenses.at(-1)[measure].map((line, entry) => line.map((value, t) => read(value) - (difference ? read(lenses[0][measure][entry][t]) : 0)));
+    const values = lenses.at(-1)[measure].map((line, entry) => line.map((value, position) => read(value) - (difference ? read(lenses[0][measure][entry][position]) : 0)));
     const most = !difference && full ? full : values.flat().reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
-    columns.forEach(([, ...cells], t) => cells.forEach((cell, entry) => {
-      const numbers = lenses.map((lens, i) => `${difference ? `${isolated(sides[i].name)}: ` : ""}top prediction ${isolated(lens.words[lens.top[entry][t]])} ${percent(lens.top_probability[entry][t])}; `
-        + `next token ${isolated(lens.followed[t])} ${percent(lens.probability[entry][t])}, rank ${lens.rank[entry][t].toLocaleString("en-US")}; `
-        + `entropy ${shown(lens.entropy[entry][t])} nats; divergence from the last layer ${shown(lens.divergence[entry][t])} nats`);
-      const change = difference ? [`difference: ${signed(values[entry][t])} ${unit}`.trim()] : [];
-      cell.title = [`${lenses[0].entries[entry]}, position ${t}`, ...numbers, ...change].join("\n");
+    columns.forEach(([, ...cells], position) => cells.forEach((cell, entry) => {
+      const here = (table) => table[entry][position];
+      const numbers = lenses.map((lens, i) => (difference ? `${isolated(sides[i].name)}: ` : "") + t(
+        "top prediction {top} {top_probability}; next token {next} {probability}, rank {rank}; entropy {entropy} nats; divergence from the last layer {divergence} nats", {
+          top: isolated(lens.words[here(lens.top)]), top_probability: percent(here(lens.top_probability)), next: isolated(lens.followed[position]), probability: percent(here(lens.probability)),
+          rank: here(lens.rank).toLocaleString("en-US"), entropy: shown(here(lens.entropy)), divergence: shown(here(lens.divergence)) }));
+      const change = difference ? [t("difference: {value}", { value: `${signed(here(values))} ${unit}`.trim() })] : [];
+      cell.title = [t("{entry}, position {position}", { entry: entryName(entry), position }), ...numbers, ...change].join("\n");
       cell.setAttribute("aria-label", `${isolated(cell.textContent)}. ${cell.title}`);
-      cell.style.background = heat(values[entry][t] / most);
+      cell.style.background = heat(here(values) / most);
     }));
     const scale = element("i", { className: difference ? "g-scale g-both" : "g-scale", "aria-hidden": "true" }), digits = full ? 2 : 1;
     legend.replaceChildren(`${title} ${difference ? signed(-most, digits) : "0"} `, scale, ` ${difference ? signed(most, digits) : shown(most, full ? 0 : 1)} ${unit}`);

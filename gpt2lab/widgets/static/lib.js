@@ -81,6 +81,14 @@ export function t(text, values = {}) {
   return template.replace(/\{(\w+)\}/g, (field, name) => name in values ? values[name] : field);
 }
 
+/** The same with elements in the fields, as what `append` takes: sentence("after {token}", { token: chip("x") }) → ["after ", chip]. */
+export const sentence = (text, values) => t(text).split(/\{(\w+)\}/).map((part, i) => i % 2 ? values[part] : part);
+
+export const listed = (items) => items.join(t(", "));
+
+/** What the residual stream is called after an entry: the embedding first, then each layer. */
+export const entryName = (entry) => entry ? t("layer {layer}", { layer: entry - 1 }) : t("embedding");
+
 // ---- colours -------------------------------------------------------------------------------------------------
 
 /** A CSS variable of the view as [r, g, b], 0 to 255. */
@@ -163,8 +171,10 @@ export function follow(model, rebuild, draw) {
 export function sideSelect(model) {
   const { sides, subject } = model.get("data");
   if (sides.length < 2 || subject) return null;
-  const names = [...sides.map((side) => side.name), "Difference"];
-  return choose("Shown", names.map((name, side) => [side, name]), selected(model).side, (side) => select(model, { side: Number(side) }));
+  const names = [...sides.map((side) => side.name), t("Difference")];
+  const shown = choose(t("Shown"), names.map((name, side) => [side, name]), selected(model).side, (side) => select(model, { side: Number(side) }));
+  shown.name = "side";
+  return shown;
 }
 
 /** The sides that are shown: [side] or, for the difference, both. */
@@ -177,7 +187,7 @@ export function sidesShown(model) {
 let asked = 0;
 export function ask(model, kind, options = {}) {
   if (model.ask) return model.ask(kind, options).then(answered, () => answered());
-  if (!canAsk(model)) return Promise.reject(new Error("This needs Python: open the view in a notebook or in the app."));
+  if (!canAsk(model)) return Promise.reject(new Error(t("This needs Python: open the view in a notebook or in the app.")));
   const id = `${Date.now()}-${asked++}`;
   return new Promise((resolve, reject) => {
     const listen = (message) => {
@@ -191,7 +201,7 @@ export function ask(model, kind, options = {}) {
 }
 export const canAsk = (model) => Boolean(model.ask || (model.send && model.get("answers")));
 const answered = async (answer) => {
-  if (!answer) throw new Error("The server does not answer; what is here still works.");
+  if (!answer) throw new Error(t("The server does not answer; what is here still works."));
   if (answer.error) throw new Error(answer.error);
   return answer;
 };

@@ -1,25 +1,25 @@
-import { chip, choose, element, follow, isolated, paint, panel, select, selected, shown, sidesShown, signed } from "./lib.js";
+import { chip, choose, element, follow, isolated, paint, panel, select, selected, sentence, shown, sidesShown, signed, t } from "./lib.js";
 
 // Tokens coloured by a value. Click, or the arrow keys, select one.
 
 const MEASURES = {
-  nll: ["Surprisal", "nats", (side) => side.surprisal.nll],
-  rank: ["Rank (logarithm)", "log₁₀ rank", (side) => side.surprisal.rank.map((rank) => rank === null ? null : Math.log10(rank))],
-  entropy: ["Entropy", "nats", (side) => side.surprisal.entropy],
+  nll: [t("Surprisal"), t("nats"), (side) => side.surprisal.nll],
+  rank: [t("Rank (logarithm)"), t("log₁₀ rank"), (side) => side.surprisal.rank.map((rank) => rank === null ? null : Math.log10(rank))],
+  entropy: [t("Entropy"), t("nats"), (side) => side.surprisal.entropy],
 };
 
 export function tokenstripView({ model, el }) {
-  const { panel: frame, note, body } = panel("Text", "tokenstrip");
-  const strip = element("div", { className: "g-strip", role: "listbox", "aria-label": "Tokens of the text", "aria-orientation": "horizontal" });
+  const { panel: frame, note, body } = panel(t("Text"), "tokenstrip");
+  const strip = element("div", { className: "g-strip", role: "listbox", "aria-label": t("Tokens of the text"), "aria-orientation": "horizontal" });
   const legend = element("div", { className: "g-legend g-soft" }), about = element("div", { className: "g-soft g-about", role: "status" });
-  const limits = element("input", { type: "text", value: "10, 100, 1000", "aria-label": "Limits of ranks", size: 14 });
+  const limits = element("input", { type: "text", value: "10, 100, 1000", "aria-label": t("Limits of ranks"), size: 14 });
   const counts = element("div", { className: "g-scroll" });
-  const ranks = element("details", { ontoggle: () => count() }, element("summary", {}, "Ranks"), limits, counts);
+  const ranks = element("details", { ontoggle: () => count() }, element("summary", {}, t("Ranks")), limits, counts);
   limits.onchange = () => count();
   body.append(strip, legend, about, ranks);
   el.append(frame);
   let measure = "nll", buttons = [], values = [];
-  note.append(choose("Colour by", Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; colourAll(); draw(); }));
+  note.append(choose(t("Colour by"), Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; colourAll(); draw(); }));
 
   const sideOf = () => { const { sides } = model.get("data"), { side } = selected(model); return sides[side === 1 ? 1 : 0]; };
   /** The colours' values: of a side or, of two that read the same tokens, the second less the first. */
@@ -42,7 +42,7 @@ export function tokenstripView({ model, el }) {
     const most = Math.max(1e-9, ...values.filter((value) => value !== null).map(Math.abs)), [title, unit] = MEASURES[measure];
     const difference = selected(model).side === 2;
     buttons.forEach((button, i) => {
-      const value = values[i] ?? null, text = value === null ? "no prediction" : `${difference ? signed(value) : shown(value)} ${unit}`;
+      const value = values[i] ?? null, text = value === null ? t("no prediction") : `${difference ? signed(value) : shown(value)} ${unit}`;
       paint(button, value === null ? null : value / most);
       button.title = `${i}: ${text}`;
       button.setAttribute("aria-label", `${isolated(buttons[i].textContent)}, ${text}`);
@@ -58,10 +58,11 @@ export function tokenstripView({ model, el }) {
     const edges = [...new Set(limits.value.split(",").map(Number).filter((edge) => Number.isInteger(edge) && edge > 0))].sort((a, b) => a - b);
     limits.value = edges.join(", ");
     const rows = [...edges, Infinity].map((high, i) => [(edges[i - 1] ?? 0) + 1, high]), { sides } = model.get("data");
-    const name = ([low, high]) => high === Infinity ? `${low.toLocaleString("en-US")} or more` : low === high ? `${low}` : `${low.toLocaleString("en-US")} to ${high.toLocaleString("en-US")}`;
+    const name = ([low, high]) => high === Infinity ? t("{low} or more", { low: low.toLocaleString("en-US") }) : low === high ? `${low}`
+      : t("{low} to {high}", { low: low.toLocaleString("en-US"), high: high.toLocaleString("en-US") });
     const counted = sides.map((of) => rows.map(([low, high]) => of.surprisal.rank.filter((rank) => rank !== null && rank >= low && rank <= high).length));
     counts.replaceChildren(element("table", { className: "g-ranks" },
-      element("tr", {}, element("th", {}, "Rank"), ...sides.map((of) => element("th", {}, of.name))),
+      element("tr", {}, element("th", {}, t("Rank")), ...sides.map((of) => element("th", {}, of.name))),
       ...rows.map((row, i) => element("tr", {}, element("th", { scope: "row" }, name(row)), ...sides.map((of, s) =>
         element("td", {}, element("i", { style: `width: ${120 * counted[s][i] / Math.max(1, of.tokens.length - 1)}px` }), String(counted[s][i])))))));
   }
@@ -71,10 +72,13 @@ export function tokenstripView({ model, el }) {
     const { position, side: now } = selected(model), of = sideOf();
     if (side !== now) { side = now; rebuild(); }
     buttons.forEach((button, i) => { button.setAttribute("aria-selected", i === position); button.tabIndex = i === position ? 0 : -1; });
-    const next = position + 1, cost = ({ surprisal: { nll, rank } }) => `${shown(nll[next], 2)} nats, rank ${rank[next].toLocaleString("en-US")}`;
-    const costs = now === 2 ? sidesShown(model).filter(({ tokens }) => next < tokens.length).map((each) => `${isolated(each.name)} ${cost(each)}`).join("; ") : next < of.tokens.length && cost(of);
-    const expected = next < of.tokens.length ? [" Next comes ", chip(of.tokens[next]), `: ${costs}.`] : [" The text ends here."];
-    about.replaceChildren(`${of.note ? `${of.note} ` : ""}Token ${position} `, chip(of.tokens[position]), ".", ...expected);
+    const next = position + 1, cost = ({ surprisal: { nll, rank } }) => t("{nats} nats, rank {rank}", { nats: shown(nll[next], 2), rank: rank[next].toLocaleString("en-US") });
+    const sidesNow = sidesShown(model).filter(({ tokens }) => next < tokens.length);
+    const costs = sidesNow.map((each) => now === 2 ? `${isolated(each.name)} ${cost(each)}` : cost(each)).join(t("; "));
+    const here = { position, token: chip(of.tokens[position]) };
+    about.replaceChildren(of.note ? `${of.note} ` : "", ...(next < of.tokens.length
+      ? sentence("Token {position} {token}. Next comes {next}: {costs}.", { ...here, next: chip(of.tokens[next]), costs })
+      : sentence("Token {position} {token}. The text ends here.", here)));
   }
 
   strip.onkeydown = (event) => {

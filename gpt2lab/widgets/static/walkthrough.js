@@ -1,19 +1,19 @@
-import { arrow, asker, canAsk, choose, element, floatsOf, follow, heat, isolated, panel, select, selected, shown, sidesShown, subjectOf } from "./lib.js";
+import { arrow, asker, canAsk, choose, element, floatsOf, follow, heat, isolated, listed, panel, select, selected, shown, sidesShown, subjectOf, t } from "./lib.js";
 
 // A block step by step: each formula with the model's numbers, for the selected token, layer and head.
 
 const GROUPS = [  // [label, steps]
-  ["embedding", ["token_embedding", "position_embedding", "resid_pre"]],
+  [t("embedding"), ["token_embedding", "position_embedding", "resid_pre"]],
   ["ln_1", ["ln_1"]],
   ["q, k, v", ["query", "key", "value"]],
-  ["weights", ["products", "scaled", "masked", "weights"]],
+  [t("weights"), ["products", "scaled", "masked", "weights"]],
   ["z", ["z", "head_out"]],
   ["attn_out", ["attn_out"]],
   ["resid_mid", ["resid_mid"]],
   ["ln_2", ["ln_2"]],
   ["mlp", ["mlp_pre", "mlp_post", "mlp_out"]],
   ["resid_post", ["resid_post"]],
-  ["prediction", []],
+  [t("prediction"), []],
 ];
 const WEIGHTS = GROUPS[3][1];
 const MAX_TOKENS = 40;  // tokens read that are listed: those read most
@@ -21,8 +21,8 @@ const WRITTEN = 8;  // numbers of a vector that are written out
 const CELLS = 256;  // of a strip; of more numbers, each cell shows the largest of a few
 
 export function walkthroughView({ model, el }) {
-  const { panel: frame, note, body } = panel("Walkthrough", "walkthrough");
-  const rail = element("div", { className: "g-rail", role: "tablist", "aria-label": "Steps of the block" });
+  const { panel: frame, note, body } = panel(t("Walkthrough"), "walkthrough");
+  const rail = element("div", { className: "g-rail", role: "tablist", "aria-label": t("Steps of the block") });
   const detail = element("div", { className: "g-step", role: "tabpanel", tabIndex: 0 });
   const status = element("p", { className: "g-soft", role: "status" }), place = element("span", { className: "g-bar" });
   body.append(status, rail, detail);
@@ -66,7 +66,7 @@ export function walkthroughView({ model, el }) {
       }, (error) => { errors = model.get("data").sides.map(() => error.message); pending = false; draw(); });
     }
     frame.setAttribute("aria-busy", String(pending));
-    status.textContent = canAsk(model) || there ? "" : walks[first] ? "Other places need Python." : "The walkthrough needs Python: open it in a notebook or in the app.";
+    status.textContent = canAsk(model) || there ? "" : walks[first] ? t("Other places need Python.") : t("The walkthrough needs Python: open it in a notebook or in the app.");
     status.hidden = !status.textContent;
     controls(selected(model));
     const stamp = JSON.stringify([subject, indexes(), errors, walks.map((walk) => walk && where(walk))]);
@@ -78,15 +78,16 @@ export function walkthroughView({ model, el }) {
     const { sides } = model.get("data"), [first] = indexes(), { tokens, layers, heads } = sides[first];
     if (!canAsk(model)) {
       const walk = walks[first];
-      place.textContent = walk ? `Token ${walk.position} ${isolated(tokens[walk.position])}, layer ${walk.layer}, head ${walk.head} of ${sides[first].name}` : "";
+      place.textContent = walk ? t("Token {position} {token}, layer {layer}, head {head} of {model}",
+        { position: walk.position, token: isolated(tokens[walk.position]), layer: walk.layer, head: walk.head, model: sides[first].name }) : "";
       return;
     }
     if (listed !== `${subject} ${first}`) {
       listed = `${subject} ${first}`;
-      const numbers = (name, count) => Array.from({ length: count }, (_, i) => [String(i), `${name} ${i}`]);
+      const numbers = (count, name) => Array.from({ length: count }, (_, i) => [String(i), name(i)]);
       const list = (label, options, part) => choose(label, options, null, (to) => select(model, { [part]: Number(to) }));
-      place.replaceChildren(list("Token", tokens.map((token, i) => [String(i), `${i} ${isolated(token)}`]), "position"),
-        list("Layer", numbers("Layer", layers), "layer"), list("Head", numbers("Head", heads), "head"));
+      place.replaceChildren(list(t("Token"), tokens.map((token, i) => [String(i), `${i} ${isolated(token)}`]), "position"),
+        list(t("Layer"), numbers(layers, (layer) => t("Layer {layer}", { layer })), "layer"), list(t("Head"), numbers(heads, (head) => t("Head {head}", { head })), "head"));
     }
     [position, layer, head].forEach((value, i) => { place.children[i].value = String(value); });
   }
@@ -123,11 +124,11 @@ const unpacked = (walk) => ({ ...walk, steps: Object.fromEntries(walk.steps.map(
 // ---- a step --------------------------------------------------------------------------------------------------
 
 function step(walk, tokens, chosen, frame) {
-  const [label, names] = GROUPS[chosen];
-  if (label === "weights") return weights(walk, tokens);
+  const [, names] = GROUPS[chosen];
+  if (names === WEIGHTS) return weights(walk, tokens);
   if (!names.length) return predictions(walk);
   return [...names.map((name) => vector(walk, walk.steps[name], frame)),
-    element("p", { className: "g-soft" }, "Strips: blue below 0, orange above; the deepest is the largest of its strip.")];
+    element("p", { className: "g-soft" }, t("Strips: blue below 0, orange above; the deepest is the largest of its strip."))];
 }
 
 /** A formula; what follows an underscore is set lower. */
@@ -137,21 +138,23 @@ function formula(text) {
 }
 
 function vector(walk, one, frame) {
-  const { values, over } = one, extra = one.name === "ln_1" ? `; mean ${shown(walk.mean, 4)}, variance ${shown(walk.variance, 4)}` : "";
+  const { values, over } = one;
   let low = Infinity, high = -Infinity, squares = 0;
   for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); squares += value * value; }
-  const first = [...values.slice(0, WRITTEN)].map((value) => shown(value)).join(", ");
+  const first = listed([...values.slice(0, WRITTEN)].map((value) => shown(value)).concat(values.length > WRITTEN ? "…" : []));
+  const about = [t("{count} numbers ({over}), from {low} to {high}, length {length}", { count: values.length, over: t(over), low: shown(low), high: shown(high), length: shown(Math.sqrt(squares)) }),
+    ...(one.name === "ln_1" ? [t("mean {mean}, variance {variance}", { mean: shown(walk.mean, 4), variance: shown(walk.variance, 4) })] : [])].join(t("; "));
   const strip = drawStrip(values, frame);
   strip.setAttribute("aria-hidden", "true");
   strip.onmousemove = (event) => {
     const at = Math.min(values.length - 1, Math.floor(event.offsetX / strip.clientWidth * values.length));
     strip.title = `${at}: ${shown(values[at], 4)}`;
   };
-  const all = element("details", { className: "g-all" }, element("summary", {}, `All ${values.length.toLocaleString("en-US")} numbers`));
+  const all = element("details", { className: "g-all" }, element("summary", {}, t("All {count} numbers", { count: values.length.toLocaleString("en-US") })));
   all.ontoggle = () => { if (all.open && all.children.length < 2) all.append(numbers(values)); };
   return element("div", { className: "g-vector", "data-step": one.name },
-    element("div", { className: "g-title" }, element("b", {}, one.title), " ", formula(one.formula)), strip,
-    element("div", { className: "g-soft g-numbers" }, `${values.length} numbers (${over}), from ${shown(low)} to ${shown(high)}, length ${shown(Math.sqrt(squares))}${extra}: ${first}${values.length > WRITTEN ? ", …" : ""}`),
+    element("div", { className: "g-title" }, element("b", {}, t(one.title)), " ", formula(one.formula)), strip,
+    element("div", { className: "g-soft g-numbers" }, `${about}: ${first}`),
     values.length > WRITTEN ? all : null);
 }
 
@@ -170,18 +173,18 @@ function weights(walk, tokens) {
   const number = (value) => value === -Infinity ? "−∞" : shown(value, 4);
   return [element("div", { className: "g-vector", "data-step": "weights" },
     element("div", { className: "g-scroll g-tall", tabIndex: 0 }, element("table", { className: "g-weights" },
-      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "Token j"),
-        ...steps.map((one) => element("th", { scope: "col" }, formula(one.formula), element("small", {}, one.title))))),
+      element("thead", {}, element("tr", {}, element("th", { scope: "col" }, t("Token j")),
+        ...steps.map((one) => element("th", { scope: "col" }, formula(one.formula), element("small", {}, t(one.title)))))),
       element("tbody", {}, ...rows.map((at) => element("tr", { className: at === walk.position ? "g-own" : at > walk.position ? "g-ahead" : "" },
         element("th", { scope: "row" }, `${at} `, element("span", { className: "g-token" }, tokens[at])),
         ...steps.map((one, i) => element("td", i === steps.length - 1 ? { style: `background: ${heat(one.values[at])}` } : {}, number(one.values[at])))))))),
-    most.length < n ? element("div", { className: "g-soft" }, `The ${most.length} read most, of ${n} tokens.`) : null)];
+    most.length < n ? element("div", { className: "g-soft" }, t("The {count} read most, of {total} tokens.", { count: most.length, total: n })) : null)];
 }
 
 function predictions(walk) {
   return [element("div", { className: "g-vector", "data-step": "prediction" },
-    element("div", { className: "g-title" }, element("b", {}, "If the model stopped here"), " ", formula("softmax(ln_f(x) W_U)")),
-    element("table", { className: "g-predictions" }, element("thead", { className: "g-hidden" }, element("tr", {}, element("th", { scope: "col" }, "Next token"), element("th", { scope: "col" }, "Probability"))),
+    element("div", { className: "g-title" }, element("b", {}, t("If the model stopped here")), " ", formula("softmax(ln_f(x) W_U)")),
+    element("table", { className: "g-predictions" }, element("thead", { className: "g-hidden" }, element("tr", {}, element("th", { scope: "col" }, t("Next token")), element("th", { scope: "col" }, t("Probability")))),
       element("tbody", {}, ...walk.predictions.map(([token, probability]) => element("tr", {},
         element("th", { scope: "row" }, element("span", { className: "g-token" }, token)), element("td", {}, shown(probability, 4)),
         element("td", { className: "g-share", "aria-hidden": "true" }, element("i", { style: `width: ${(100 * probability).toFixed(1)}%` })))))))];

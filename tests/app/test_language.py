@@ -1,0 +1,85 @@
+"""The Chinese of the page: nothing missing, nothing left over, every field in its place."""
+
+import re
+from string import Formatter
+from types import SimpleNamespace
+
+import pytest
+from gradio.context import LocalContext
+
+from gpt2lab.app.language import COOKIE, catalogue, spoken, start_script
+from gpt2lab.errors import Message
+from gpt2lab.inspection.heads import SCORES
+from tests.texts import PACKAGE, hard_coded, in_python, in_views
+
+# What is translated; () stands for all, once all is.
+VIEWS = (
+    "lib tokenstrip headgrid attention weights plots lensgrid predictions contributions ablation walkthrough explore "
+    "attentionpage pen"
+).split()
+SOURCES = ["errors.py", "inspection", "widgets", "pages/explore.py", "pages/bertviz.py", "app/explore.py", "app/bar.py"]
+NOT_YET = {
+    "app",
+    "evaluate",
+    "finetune",
+    "generate",
+    "generate_content",
+    "learn",
+    "runs",
+    "tasks",
+}  # tabs with English labels
+CHINESE = "[\u3400-\u9fff]"
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_text_of_a_view_has_its_chinese(name):
+    assert in_views(name) - set(catalogue()) == set()
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_every_message_and_error_has_its_chinese(path):
+    assert in_python(path) - set(catalogue()) == set()
+
+
+def test_no_translation_is_left_over():
+    assert set(catalogue()) - in_views() - in_python() == set()
+
+
+def fields_of(template):
+    return sorted(part[1:] for part in Formatter().parse(template) if part[1] is not None)
+
+
+@pytest.mark.parametrize(("english", "chinese"), catalogue().items())
+def test_both_have_the_same_fields_in_the_same_format(english, chinese):
+    assert fields_of(english) == fields_of(chinese)
+
+
+def test_chinese_punctuation_is_full_width():
+    half_width = re.compile(rf"{CHINESE}[,;:?!(]|[,;:?!)]{CHINESE}")
+    assert [chinese for chinese in catalogue().values() if half_width.search(chinese)] == []
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "app").glob("*.py")), ids=lambda path: path.stem)
+def test_no_label_is_hard_coded(path):
+    if path.stem in NOT_YET:
+        pytest.skip("its labels are not translated yet")
+    assert hard_coded(path) == []
+
+
+def test_page_starts_with_the_chinese_of_views_and_of_scores():
+    script = start_script().decode()
+    for english in [*in_views("headgrid"), *(text for score in SCORES.values() for text in score)]:
+        assert catalogue()[english] in script
+
+
+def test_messages_in_an_answer_are_said_in_the_visitors_language():
+    note = Message("The first {n:,} of {total:,} tokens; the rest does not fit {name}.", n=1000, total=1001, name="m")
+    answer = {"sides": [{"note": note, "name": "tokens", "loss": 0.5}]}
+    assert spoken(answer) == answer  # while the page is built
+    LocalContext.request.set(SimpleNamespace(cookies={COOKIE: "zh"}, headers={}))
+    try:
+        [side] = spoken(answer)["sides"]
+    finally:
+        LocalContext.request.set(None)
+    assert "1,000" in side["note"] and re.search(CHINESE, side["note"])
+    assert (side["name"], side["loss"]) == ("tokens", 0.5)
