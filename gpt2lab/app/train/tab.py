@@ -9,7 +9,7 @@ import gradio as gr
 
 from gpt2lab.app.bar import Bar
 from gpt2lab.app.download import Downloads, build_download
-from gpt2lab.app.events import uncover, user_errors
+from gpt2lab.app.events import escaped, uncover, user_errors
 from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.train.actions import training_off
@@ -56,6 +56,7 @@ def build_train_tab(
                     interactive=training_allowed,
                 )
                 price = gr.Button(_("Estimate cost"), elem_id="finetune-price", min_width=140)
+            defaults = gr.Markdown(elem_id="finetune-defaults")
             cost = gr.Markdown(elem_id="finetune-cost")
         with gr.Column(scale=2, min_width=300):
             preview = preview_panel(previews.value("builtin", "sample", None, "full")[0])
@@ -73,7 +74,13 @@ def build_train_tab(
         column = column if column in columns_of(store, data) else None  # of the text that was chosen before
         value, chosen = previews.value(label, data, column, method, block)
         found = previews.preview(label, data, column, method, block)[0] if chosen else None
-        return value, *placeholders(found, chosen, batch, accum)
+        line = chosen and _(
+            "Defaults for {model}: {settings} ({source}).",
+            model=escaped(label),
+            settings=chosen.line,
+            source=chosen.source,
+        )
+        return value, line or "", *placeholders(found, chosen, batch, accum)
 
     @user_errors
     def receive(file: Any) -> tuple:
@@ -109,7 +116,7 @@ def build_train_tab(
         yield "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
 
     followed = [*subject, fields["method"], fields["block_size"], fields["batch_size"], fields["grad_accum"]]
-    views = [preview, *(fields[name] for name in FITTED)]
+    views = [preview, defaults, *(fields[name] for name in FITTED)]
     changes = [bar.model.change, text.data.change, text.column.change, fields["method"].change, page.load]
     changes += [fields[name].blur for name in ("block_size", "batch_size", "grad_accum")]
     for change in changes:
