@@ -71,7 +71,7 @@ def build_app(runs_dir: str | Path = "runs", *, training: bool | None = None) ->
                 with gr.Accordion("Tasks: summarise, translate, answer", open=False, elem_id="tasks"):
                     build_tasks(store, bar.model)
             with gr.Tab(_("Train"), id="train", elem_id="tab-train"):
-                build_train_tab(demo, store, bar, downloads)
+                build_train_tab(demo, store, bar, downloads, training_allowed=training_allowed)
             with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate"):
                 build_evaluate_tab(results, bar.model, bar.dark, downloads)
             with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn"):

@@ -134,7 +134,7 @@ def rename_run(runs_dir: Path, run: str, new: str) -> Path:
 
     Raises: LabError for a run that is unknown or at work, and for an id that is taken or is no id.
     """
-    folder = ended_run(runs_dir, run, "rename it")
+    folder = ended_run(runs_dir, run)
     check_id(new)
     target = folder.with_name(new)
     with writable_or_error(runs_dir):
@@ -159,21 +159,21 @@ def rename_run(runs_dir: Path, run: str, new: str) -> Path:
 
 def delete_run(runs_dir: Path, run: str) -> None:
     """Delete a run with its model, checkpoints and records. Raises: LabError for one that is unknown or at work."""
-    folder = ended_run(runs_dir, run, "delete it")
+    folder = ended_run(runs_dir, run)
     hidden = folder.with_name(f".deleted-{secrets.token_hex(4)}")  # no list shows half of a run
     with writable_or_error(runs_dir):
         folder.rename(hidden)
         shutil.rmtree(hidden)
 
 
-def ended_run(runs_dir: Path, run: str, what: str) -> Path:
-    """Return the folder of a run that no process works on. Raises: LabError, which says what cannot be done."""
+def ended_run(runs_dir: Path, run: str) -> Path:
+    """Return the folder of a run that no process works on. Raises: LabError for one that is unknown or at work."""
     folder = find_run(runs_dir, run)
     summary = run_summary(folder)
     if summary is None:
         raise LabError("{folder} is no run folder; it is left as it is", folder=folder)
     if summary.state in ALIVE:
-        raise LabError("run {run!r} is {state}; stop it, then {what}", run=run, state=summary.state, what=what)
+        raise LabError("run {run!r} is {state}; stop it first", run=run, state=summary.state)
     return folder
 
 

@@ -145,7 +145,7 @@ def build_rename_and_delete(
 
     @user_errors
     def ask_delete(selected: Any) -> tuple:
-        run = runs.ended_run(store.runs_dir, allowed(selected).name, "delete it")
+        run = runs.ended_run(store.runs_dir, allowed(selected).name)
         line = _(
             "Delete {run} with its model, checkpoints and records ({size} MB)? This cannot be undone.",
             run=escaped(run.name),
@@ -227,7 +227,7 @@ def build_scoring(store: ModelStore, selected: gr.State, button: gr.Button, allo
 
 def training_off() -> LabError:
     """The error of a shared page, on which nothing is trained."""
-    return LabError("training is off on this shared page; install gpt2lab and train on your own machine")
+    return LabError("training is off on this server, which is shared; run gpt2lab on a machine of your own")
 
 
 def first(store: ModelStore, selected: Any) -> Path:
