@@ -23,13 +23,12 @@ from gpt2lab.app.language import TEXTS, StartScript, _
 from gpt2lab.app.learn import build_learn_tab
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
-from gpt2lab.app.tasks import build_tasks
 from gpt2lab.app.train import build_train_tab
 from gpt2lab.errors import LabError
 from gpt2lab.training.allocator import return_freed_memory
 
 CSS = """
-.gradio-container { max-width: 1400px !important; margin: auto !important; }
+.gradio-container { width: 100%; max-width: 1400px !important; margin: auto !important; }
 #tab-train .html-container { padding: 0; contain: inline-size; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 @media (max-width: 600px) { /* all tabs in sight */
@@ -40,11 +39,19 @@ CSS = """
 #bar > .form { flex: 1 1 300px; } #theme, #language { white-space: nowrap; }
 #status { font-size: 13px; }
 #explore-examples { gap: 6px; } #explore-examples button { flex: 0 0 auto; }
-#explore-page .html-container { padding: 0; } #explore-run { align-self: end; }
+#generate-presets { gap: 6px; } #generate-presets button { flex: none; width: auto; min-width: 0; font-weight: 400; white-space: nowrap; }
+#explore-page .html-container, #generate-page .html-container { padding: 0; } #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
+.table table { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.table tr { border: 0 !important; } .table th, .table td { text-align: left !important; vertical-align: top; padding: 5px 10px !important; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+.figures small { display: block; font-weight: 400; opacity: .75; } .figures caption { text-align: left; }
+.figures td, .figures th { min-width: 96px; } .figures .how { min-width: 240px; } .figures .how p { margin: 0; font-size: 12px; }
+#evaluate-table .html-container, #evaluate-share-table .html-container { padding: 0; } #evaluate-share-table { max-height: 420px; overflow-y: auto; } #evaluate-ask, #evaluate-files { align-items: end; }
 #learn-cost { overflow-x: auto; contain: inline-size; }
 #learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
 #learn-block { overflow-x: auto; contain: inline-size; }
+#learn-view .html-container { padding: 0; } #learn-head { align-items: center; } #learn-place { flex: 0 0 auto; width: auto; }
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """
 FONTS = ["system-ui", "sans-serif"]
@@ -66,20 +73,19 @@ def build_app(runs_dir: str | Path = "runs", *, training: bool | None = None) ->
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(_("Explore"), id="explore", elem_id="tab-explore"):
                 explore = build_explore_tab(results, bar)
-            with gr.Tab(_("Generate"), id="generate", elem_id="tab-generate"):
-                generate = build_generate_tab(store, bar.model)
-                with gr.Accordion("Tasks: summarise, translate, answer", open=False, elem_id="tasks"):
-                    build_tasks(store, bar.model)
+            with gr.Tab(_("Generate"), id="generate", elem_id="tab-generate") as tab:
+                generate = build_generate_tab(store, bar, tab)
             with gr.Tab(_("Train"), id="train", elem_id="tab-train"):
                 build_train_tab(demo, store, bar, downloads, training_allowed=training_allowed)
-            with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate"):
-                build_evaluate_tab(results, bar.model, bar.dark, downloads)
-            with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn"):
-                build_learn_tab(tabs)
+            with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate") as evaluate:
+                build_evaluate_tab(evaluate, results, bar, downloads)
+            with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn") as learn:
+                build_learn_tab(learn, tabs, results, bar, explore, generate.prompt)
         carried = generate.look.click(
-            lambda *texts: (gr.Tabs(selected="explore"), next(filter(None, texts), "")),
-            generate.texts,
+            lambda text: (gr.Tabs(selected="explore"), text),
+            generate.prompt,
             [tabs, explore.text],
+            js=generate.js,
             api_visibility="private",
         )
         uncover(carried.then(**explore.run), [explore.run["outputs"]])

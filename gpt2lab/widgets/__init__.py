@@ -7,6 +7,7 @@ _MODULES = {
     "Attention": "attention",
     "Contributions": "contributions",
     "Curves": "curves",
+    "GenerationView": "generation",
     "HeadGrid": "headgrid",
     "LensGrid": "lensgrid",
     "Predictions": "predictions",

@@ -141,7 +141,7 @@ view.render({{ model: lib.fileModel(JSON.parse(document.getElementById("state").
 def gradio_html(name: str) -> dict[str, str]:
     """What `gr.HTML` takes to show a view. Its value is {"data": …, "selection": …}.
 
-    What the view gives `model.emit` is the data of the component's `select` event.
+    What the view gives `model.begin` is the data of the component's `select` event.
 
     Parts of a selection that it leaves out stay. If it names no layer, the position in an unchanged text stays too, and
     with unchanged models the whole selection.
@@ -169,7 +169,7 @@ const model = {
   off: (event, listener) => { listeners[event] = (listeners[event] ?? []).filter((other) => other !== listener); },
   save_changes: () => {},
   ask: server?.answer ? (kind, options) => server.answer({ kind, options, subject: state.data?.subject ?? null }) : null,
-  emit: (values) => trigger("select", values),
+  begin: (options) => trigger("select", options),  // an event of the page, for answers that take long or grow
   is_app: true,
 };
 import("MODULE").then((module) => module.default.render({ model, el: element.querySelector(".view") }));

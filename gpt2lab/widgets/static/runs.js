@@ -1,6 +1,6 @@
 import { element, panel, t } from "./lib.js";
 
-// The runs of a folder as a table: a click on a name selects a run alone, checkboxes select several. It says so by `model.emit`.
+// The runs of a folder as a table: a click on a name selects a run alone, checkboxes select several. It says so by `model.begin`.
 
 export const STATES = () => ({ starting: t("starting"), queued: t("queued"), running: t("running"), stopping: t("stopping"), stopped: t("stopped"), finished: t("finished"), failed: t("failed"), crashed: t("crashed") });
 const whole = (value) => value.toLocaleString("en-US");
@@ -13,7 +13,7 @@ export function runsView({ model, el }) {
   function choose(ids) {
     chosen = ids;
     draw();
-    model.emit?.({ runs: ids });
+    model.begin?.({ runs: ids });
   }
 
   function draw() {
