@@ -22,9 +22,8 @@ from transformers import AutoTokenizer, BertTokenizer, GPT2LMHeadModel
 from gpt2lab import cli
 from gpt2lab.app.app import build_app
 from gpt2lab.app.evaluate import OWN
-from gpt2lab.app.events import ALONE
+from gpt2lab.app.events import ALONE, escaped
 from gpt2lab.app.models import ModelStore
-from gpt2lab.app.runs import escaped
 from gpt2lab.data import hub
 from gpt2lab.data.blocks import token_ids
 from gpt2lab.data.text import Article, articles_of, load_text

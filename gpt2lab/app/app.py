@@ -18,18 +18,18 @@ from gpt2lab.app.download import Downloads
 from gpt2lab.app.evaluate import build_evaluate_tab
 from gpt2lab.app.events import uncover, user_errors
 from gpt2lab.app.explore import ExploreTab, build_explore_tab, linked
-from gpt2lab.app.finetune import build_finetune_tab
 from gpt2lab.app.generate import build_generate_tab
 from gpt2lab.app.language import TEXTS, StartScript, _
 from gpt2lab.app.learn import build_learn_tab
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
+from gpt2lab.app.train import build_train_tab
 from gpt2lab.errors import LabError
 from gpt2lab.training.allocator import return_freed_memory
 
 CSS = """
 .gradio-container { width: 100%; max-width: 1400px !important; margin: auto !important; }
-#finetune-log textarea { font-family: ui-monospace, monospace; }
+#tab-train .html-container { padding: 0; contain: inline-size; }
 .tab-wrapper { contain: inline-size; } /* else a row of many tabs widens the page on a phone, and none are folded */
 @media (max-width: 600px) { /* all tabs in sight */
   .tab-wrapper button { padding: 0 7px !important; font-size: 14px !important; }
@@ -76,7 +76,7 @@ def build_app(runs_dir: str | Path = "runs", *, training: bool | None = None) ->
             with gr.Tab(_("Generate"), id="generate", elem_id="tab-generate") as tab:
                 generate = build_generate_tab(store, bar, tab)
             with gr.Tab(_("Train"), id="train", elem_id="tab-train"):
-                build_finetune_tab(demo, store, bar.model, bar.dark, downloads)
+                build_train_tab(demo, store, bar, downloads, training_allowed=training_allowed)
             with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate") as evaluate:
                 build_evaluate_tab(evaluate, results, bar, downloads)
             with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn") as learn:

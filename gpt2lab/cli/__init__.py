@@ -26,7 +26,11 @@ class Commands(LazyGroup):
             "Fine-tune, evaluate, generate and inspect the built-in model on the sample text, offline, in one to two minutes.",
         ),
         "finetune": ("finetune:finetune", "Fine-tune a model; losses, checkpoints and the model go into a run folder."),
-        "runs": ("runs:runs_app", "Runs: list, show, stop, pause, resume, score, report."),
+        "preview": (
+            "preview:preview",
+            "Show a text as a model is trained on it: articles, tokens and blocks per split, and the first block.",
+        ),
+        "runs": ("runs:runs_app", "Runs: list, show, stop, pause, resume, rename, delete, score, report."),
         "perplexity": (
             "perplexity:perplexity",
             "Measure the perplexity of a text by named protocols, with exact counts, published figures and 95 % intervals.",

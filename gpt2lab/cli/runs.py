@@ -1,4 +1,4 @@
-"""The `runs` command: list, show, stop and pause runs; the commands that load a model are imported when called."""
+"""The `runs` command: list, show, stop, pause, rename and delete runs; the commands that load a model are imported when called."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -8,9 +8,21 @@ import typer
 
 from gpt2lab.cli.lazy import LazyGroup
 from gpt2lab.cli.output import Json, Runs, report
+from gpt2lab.errors import LabError
 from gpt2lab.results import readable
 from gpt2lab.training import jobs
-from gpt2lab.training.runs import find_run, list_runs, log_tail, read_config, read_lines, read_metrics, read_status
+from gpt2lab.training.runs import (
+    delete_run,
+    find_run,
+    list_runs,
+    log_tail,
+    read_config,
+    read_lines,
+    read_metrics,
+    read_status,
+    rename_run,
+    run_bytes,
+)
 
 RunId = Annotated[str, typer.Argument(metavar="ID", help="a run's id, as `runs list` shows it")]
 
@@ -33,7 +45,7 @@ class RunCommands(LazyGroup):
 
 runs_app = typer.Typer(
     cls=RunCommands,
-    help="Runs: list, show, stop, pause, resume, score, report.",
+    help="Runs: list, show, stop, pause, resume, rename, delete, score, report.",
     invoke_without_command=True,
     add_completion=False,
 )
@@ -41,9 +53,10 @@ runs_app = typer.Typer(
 
 @runs_app.callback()
 def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """List, show, stop, pause, resume, score or report runs; without a subcommand, list them."""
+    """List, show, stop, pause, resume, rename, delete, score or report runs; without a subcommand, list them."""
     given = {"runs": runs, "as_json": as_json}
-    context.default_map = dict.fromkeys(("list", "show", "stop", "pause", "resume", "score", "report"), given)
+    names = ("list", "show", "stop", "pause", "resume", "rename", "delete", "score", "report")
+    context.default_map = dict.fromkeys(names, given)
     if context.invoked_subcommand is None:
         runs_list(runs, as_json)
 
@@ -108,3 +121,37 @@ def runs_stop(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> N
 def runs_pause(run: RunId, runs: Runs = Path("runs"), as_json: Json = False) -> None:
     """Pause a run: save a checkpoint only, which is quicker than stop; resume continues from there."""
     end(run, runs, "pause", as_json)
+
+
+@runs_app.command("rename")
+def runs_rename(
+    run: RunId,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="1 to 80 of a-z 0-9 . _ -, a letter or digit first")],
+    runs: Runs = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Give a run that has ended another id."""
+    report({"run": new, "folder": str(rename_run(runs, run, new))}, as_json)
+
+
+@runs_app.command("delete")
+def runs_delete(
+    run: RunId,
+    runs: Runs = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="without asking")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete a run that has ended, with its model and checkpoints."""
+    size = f"{run_bytes(find_run(runs, run)) / 1e6:,.0f} MB"
+    if not yes and not confirmed(f"Delete run {run} with its model and checkpoints ({size})?"):
+        raise LabError("nothing was deleted; answer y, or give --yes")
+    delete_run(runs, run)
+    report({"run": run, "deleted": True}, as_json)
+
+
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; no where nobody answers."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        return False

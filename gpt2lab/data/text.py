@@ -125,7 +125,7 @@ def wikitext_article(title: str, sections) -> Article:
     return Article(title, tuple(rows))
 
 
-def load_text(name: str, *, column: str | None = None) -> TextSplits:
+def load_text(name: str, *, column: str | None = None, limit: int = MAX_TEXT_BYTES) -> TextSplits:
     """Load a text by name.
 
     name    "sample" (built in), "wikitext-2" or "wikitext-2-v1" (hub or its cache), a folder with
@@ -135,6 +135,7 @@ def load_text(name: str, *, column: str | None = None) -> TextSplits:
             articles or rows of a table; a single text at the end of a sentence, else at white space,
             else at a character.
     column  of a table: the column with the text, a row an article; by default its only text column
+    limit   the most bytes of a file that are read, unpacked
 
     Example: load_text("sample").train[0].title -> "Honey bee"
     Raises: LabError where there is no such text, or a file is empty, binary or too large.
@@ -153,7 +154,7 @@ def load_text(name: str, *, column: str | None = None) -> TextSplits:
     if path.is_dir():
         return _read_folder(path, name, column)
     if path.is_file():
-        found = read_file(path, MAX_TEXT_BYTES, column)
+        found = read_file(path, limit, column)
         splits = _splits_in_archive(found, name) or _cut_in_three(_articles_in(found), name)
         return replace(splits, note=found.note)
     raise LabError("no text {name!r}: no such file or folder; use {known}", name=name, known=KNOWN)

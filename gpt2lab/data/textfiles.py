@@ -3,18 +3,21 @@
 import gzip
 import json
 import re
+import stat
 import zipfile
 import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from gpt2lab.errors import LabError, first_line
 
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 TEXTS = (".txt", ".raw", ".tokens", ".text", ".md")
 PACKED = (".gz", ".zip")
+STRINGS = ("string", "large_string")  # types of text columns
 DELIMITERS = ",;\t|"  # of CSV files
 MAX_MEMBERS = 10_000  # of an archive
 MARKUP = re.compile(r"\s*(<!doctype html|<html|<\?xml)", re.IGNORECASE)
@@ -50,16 +53,20 @@ def read_file(path: Path, limit: int, column: str | None = None) -> FileText:
 
     Raises: LabError for a missing, empty, binary or too large file, markup, and a column that is not there.
     """
+    return _read(str(path), read_bytes(path, limit), limit, column)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return a file's content. Raises: LabError where it cannot be read, or is larger than the limit."""
     try:
         size = path.stat().st_size
         if size > limit:
             raise _too_large(str(path), f"{size:,} bytes", limit)
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise LabError(
             "{path} cannot be read ({strerror}); give a readable text file", path=path, strerror=error.strerror
         ) from error
-    return _read(str(path), content, limit, column)
 
 
 def read_text(path: Path, limit: int) -> str:
@@ -137,6 +144,8 @@ def _read_archive(name: str, content: bytes, limit: int) -> FileText:
     parts, left = [], limit
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
+            for member in archive.infolist():
+                _check_member(name, member)
             members = sorted(
                 (one for one in archive.infolist() if _is_text_member(one.filename)), key=lambda one: one.filename
             )
@@ -168,6 +177,35 @@ def _is_text_member(name: str) -> bool:
     return path.suffix.lower() in TEXTS and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
+def _check_member(name: str, member: zipfile.ZipInfo) -> None:
+    """Refuse what a clean archive does not hold, though nothing is unpacked: names that lead out of it, and links."""
+    path = PurePosixPath(member.filename.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        raise LabError(
+            "{name} holds {member!r}, which leads out of it; pack it again", name=name, member=str(path)[:80]
+        )
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise LabError("{name} holds a link, {member!r}; pack the file itself", name=name, member=str(path)[:80])
+
+
+def text_columns(path: Path, limit: int) -> dict[str, int]:
+    """Return the text columns of a table with their characters, in its order; {} for a file that is no table.
+
+    Raises: LabError for a table that cannot be read, or has no text.
+    """
+    suffix = Path(path.stem).suffix if path.suffix.lower() == ".gz" else path.suffix
+    if suffix.lower() not in TABLES:
+        return {}
+    name, content = str(path), read_bytes(path, limit)
+    if path.suffix.lower() == ".gz":
+        name, content = str(path.with_suffix("")), _gunzip(name, content, limit)
+    table, kinds = _table_of(name, content)
+    sizes = {one: sum(len(text or "") for text in table[one][:]) for one, kind in kinds.items() if kind in STRINGS}
+    if not any(sizes.values()):
+        raise LabError("{name} has no column with text; it has {known}", name=path.name, known=", ".join(kinds))
+    return sizes
+
+
 def _read_table(name: str, content: bytes, limit: int, column: str | None) -> FileText:
     """A column of a table, row by row, by `datasets`."""
     rows, column, columns = _column_of(name, content, column)
@@ -185,6 +223,24 @@ def _read_table(name: str, content: bytes, limit: int, column: str | None) -> Fi
 
 def _column_of(name: str, content: bytes, column: str | None) -> tuple[list, str, list[str]]:
     """(values, column, all columns) of a table's text column. Raises: LabError where it is not clear which, or not there."""
+    table, kinds = _table_of(name, content)
+    texts = [one for one, kind in kinds.items() if kind in STRINGS]
+    known = ", ".join(f"{one!r}{'' if one in texts else ' (no text)'}" for one in kinds)
+    if column is None and len(texts) != 1:
+        raise LabError(
+            "{name} has {count} text columns; choose one by --column: it has {known}",
+            name=name,
+            count=len(texts),
+            known=known,
+        )
+    column = texts[0] if column is None else column
+    if column not in texts:
+        raise LabError("{name} has no text column {column!r}; it has {known}", name=name, column=column, known=known)
+    return table[column][:], column, list(kinds)
+
+
+def _table_of(name: str, content: bytes) -> tuple[Any, dict[str, str]]:
+    """A table, and its columns with their types, by `datasets`. Raises: LabError for one that cannot be read."""
     import datasets
 
     suffix = Path(name).suffix.lower()
@@ -202,24 +258,7 @@ def _column_of(name: str, content: bytes, column: str | None) -> tuple[list, str
             table = datasets.load_dataset(
                 TABLES[suffix], data_files=str(file), split="train", cache_dir=folder, keep_in_memory=True, **options
             )
-            kinds = {one: getattr(kind, "dtype", type(kind).__name__) for one, kind in table.features.items()}
-            texts = [one for one, kind in kinds.items() if kind in ("string", "large_string")]
-            known = ", ".join(f"{one!r}{'' if one in texts else ' (no text)'}" for one in kinds)
-            if column is None and len(texts) != 1:
-                raise LabError(
-                    "{name} has {count} text columns; choose one by --column: it has {known}",
-                    name=name,
-                    count=len(texts),
-                    known=known,
-                )
-            column = texts[0] if column is None else column
-            if column not in texts:
-                raise LabError(
-                    "{name} has no text column {column!r}; it has {known}", name=name, column=column, known=known
-                )
-            return table[column][:], column, list(kinds)
-    except LabError:
-        raise
+            return table, {one: getattr(kind, "dtype", type(kind).__name__) for one, kind in table.features.items()}
     except Exception as error:  # what a damaged file makes the libraries raise is of many types
         reason = first_line(error.__cause__ or error)
         raise LabError(

@@ -11,6 +11,7 @@ from gpt2lab.figures.heads import comparison_heatmaps, head_map, rollout_heatmap
 from gpt2lab.figures.input_attribution import input_attribution_figure
 from gpt2lab.figures.lens import lens_figure, patching_figure
 from gpt2lab.figures.notebook import attach
+from gpt2lab.figures.preview import preview_figure
 from gpt2lab.figures.surprisal import rank_figure
 from gpt2lab.figures.training import loss_curve, loss_curves
 
@@ -32,6 +33,7 @@ __all__ = [
     "loss_curves",
     "meaning_lines",
     "patching_figure",
+    "preview_figure",
     "rank_figure",
     "result_figure",
     "result_table",

@@ -3,8 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt2lab.figures.drawing import RUN_COLOURS, for_dark_pages
+from gpt2lab.figures.drawing import RUN_COLOURS, figure, for_dark_pages
 from gpt2lab.results import MAX_EXPONENT, readable
+from gpt2lab.training.curves import RunCurves
 from gpt2lab.training.runs import Metric
 
 COLOURS = {"train": "#8da0cb", "validation": "#d95f02"}  # distinct for the colour-blind, and in grey
@@ -18,14 +19,20 @@ def loss_curve(metrics: tuple[Metric, ...], *, dark: bool = False) -> Figure:
     return loss_curves({"": metrics}, dark=dark)
 
 
+@figure.register(RunCurves)
+def curves_figure(result: RunCurves, *, dark: bool = False) -> Figure:
+    """The losses of runs; those that have measured none yet are left out."""
+    return loss_curves({run.id: run.metrics for run in result.runs if run.metrics}, dark=dark)
+
+
 def loss_curves(runs: dict[str, tuple[Metric, ...]], *, dark: bool = False) -> Figure:
     """The losses of several runs in one figure, by name; a colour per run where there are several.
 
     Thin lines are training losses, lines with points validation losses, of which a star marks the
     lowest after step 0; the dotted line is the loss before training.
     """
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    drawn = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = drawn.add_subplot()
     for i, (name, metrics) in enumerate(runs.items()):
         colours = COLOURS if len(runs) == 1 else dict.fromkeys(COLOURS, RUN_COLOURS[i % len(RUN_COLOURS)])
         train, validation = ([m for m in metrics if m.split == split] for split in ("train", "validation"))
@@ -44,8 +51,9 @@ def loss_curves(runs: dict[str, tuple[Metric, ...]], *, dark: bool = False) -> F
     )
     right.set_ylabel("perplexity")
     axes.grid(alpha=0.4)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
-    return for_dark_pages(figure) if dark else figure
+    if runs:
+        drawn.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    return for_dark_pages(drawn) if dark else drawn
 
 
 def validation_rows(metrics: tuple[Metric, ...]) -> list[tuple[str, ...]]:

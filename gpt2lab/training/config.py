@@ -24,14 +24,13 @@ class TrainConfig:
     )
     method: str = setting(
         "full",
-        "full: all weights. lora: low-rank additions to the attention projections, far fewer to train. scratch: all "
-        "weights, from random ones; the model may then be a folder with config.json and tokenizer alone.",
+        "full: all weights. lora: few, low-rank additions to attention. scratch: all weights, from random ones.",
         choices=METHODS,
     )
     lora_rank: int = setting(
         8, "Rank of LoRA's additions; each projection of GPT-2 small gets 3,072 × rank weights.", low=1, high=1024
     )
-    steps: int | None = setting(None, "Length of the run in optimizer steps; or give epochs.", low=1, high=MAX_STEPS)
+    steps: int | None = setting(None, "Optimizer steps of the run; or give epochs.", low=1, high=MAX_STEPS)
     epochs: float | None = setting(
         None, "Length of the run as passes over the training text.", low=0, high=10_000, zero=NO_TRAINING
     )

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -109,8 +109,17 @@ def active_run(runs_dir: Path) -> runs.Run | None:
     return next((run for run in listed if run.status and runs.is_here(run.status)), None)
 
 
-def start_run(config: TrainConfig, runs_dir: Path, *, run: str | None = None, queue: bool = False) -> Path:
+def start_run(
+    config: TrainConfig,
+    runs_dir: Path,
+    *,
+    run: str | None = None,
+    queue: bool = False,
+    on_start: Callable[[Path], None] | None = None,
+) -> Path:
     """Start a run in a process of its own that outlives this one; return its folder once it trains or is queued.
+
+    on_start  called with the run's folder as soon as it is there, seconds before that
 
     Raises: LabError for a taken id, while another run is at work and `queue` is false, or for what that process
     refuses; then no folder is left.
@@ -119,6 +128,8 @@ def start_run(config: TrainConfig, runs_dir: Path, *, run: str | None = None, qu
         ensure_machine_free(runs_dir, queue)
         folder = runs.new_run(Path(runs_dir), asdict(config), run)
         with remove_if_rejected(folder):
+            if on_start:
+                on_start(folder)
             spawn(folder, queue)
     return folder
 

@@ -181,6 +181,7 @@ def run_config(job: PreparedRun) -> dict:
     }
     text = f"{job.train.digest} {job.split.digest}"
     begun_with = {"base": weights_digest(job.lab.model), "text": text, "processes": job.processes}
+    begun_with["train_tokens"] = job.train.n_tokens
     return {**asdict(job.config), **begun_with, "machine": machine, "notes": list(job.notes)}
 
 

@@ -89,6 +89,12 @@ class Metric:
     step     optimizer steps done · tokens  of text trained on by then
     split    "train" (mean since the last line) or "validation" (of the blocks that validations score)
     loss     nats per token · lr  learning rate · seconds  of the run so far, pauses left out
+
+    Of training, None where it is not known:
+    grad_norm          norm of the last step's gradient, before it was scaled down to the largest norm allowed
+    tokens_per_second  trained on since the last such line, validations left out
+    memory             bytes that the process holds, or that it has allocated on the GPU
+    cpu, gpu           use since the last such line: of the machine's cores by the process, of the GPU; 0 to 1
     """
 
     step: int
@@ -97,6 +103,11 @@ class Metric:
     loss: float
     lr: float
     seconds: float
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    memory: int | None = None
+    cpu: float | None = None
+    gpu: float | None = None
 
     def __post_init__(self):
         check_fields(self)

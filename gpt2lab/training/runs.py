@@ -3,7 +3,7 @@
 <runs>/<id>/config.json its settings, and the machine it ran on
 status.json how far it is; written by the run's own process alone once it is under way
 control.json what others want of it: to stop, or to pause
-metrics.jsonl a line per loss measured
+metrics.jsonl a line per loss measured, with the gradient's norm, speed, memory and use of the machine
 validation.jsonl a line per validation: nats and predicted tokens of every block
 samples.jsonl a line per text written
 log.txt what a detached run printed
@@ -19,6 +19,7 @@ Single files are replaced whole (temporary file, fsync, rename); lines are appen
 import json
 import re
 import secrets
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,6 +127,59 @@ def find_run(runs_dir: Path, run: str) -> Path:
             "there is no run {run!r} in {runs_dir}; `runs list` shows those that are", run=run, runs_dir=runs_dir
         )
     return folder
+
+
+def rename_run(runs_dir: Path, run: str, new: str) -> Path:
+    """Give a run another id; return its folder. Runs that began from its model find it by the new one.
+
+    Raises: LabError for a run that is unknown or at work, and for an id that is taken or is no id.
+    """
+    folder = ended_run(runs_dir, run)
+    check_id(new)
+    target = folder.with_name(new)
+    with writable_or_error(runs_dir):
+        try:
+            target.mkdir()  # whoever makes it has the id
+        except FileExistsError as error:
+            raise LabError(
+                "run {run!r} is already there in {runs_dir}; choose another id", run=new, runs_dir=runs_dir
+            ) from error
+        try:
+            folder.replace(target)
+        except OSError:
+            target.rmdir()
+            raise
+        for other in list_runs(runs_dir):
+            with suppress(LabError):
+                config = read_config(other.folder)
+                if Path(str(config.get("model"))).absolute() == (folder / "model").absolute():
+                    write_json(other.folder / "config.json", config | {"model": str(target / "model")})
+    return target
+
+
+def delete_run(runs_dir: Path, run: str) -> None:
+    """Delete a run with its model, checkpoints and records. Raises: LabError for one that is unknown or at work."""
+    folder = ended_run(runs_dir, run)
+    hidden = folder.with_name(f".deleted-{secrets.token_hex(4)}")  # no list shows half of a run
+    with writable_or_error(runs_dir):
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
+
+
+def ended_run(runs_dir: Path, run: str) -> Path:
+    """Return the folder of a run that no process works on. Raises: LabError for one that is unknown or at work."""
+    folder = find_run(runs_dir, run)
+    summary = run_summary(folder)
+    if summary is None:
+        raise LabError("{folder} is no run folder; it is left as it is", folder=folder)
+    if summary.state in ALIVE:
+        raise LabError("run {run!r} is {state}; stop it first", run=run, state=summary.state)
+    return folder
+
+
+def run_bytes(folder: Path) -> int:
+    """Return the bytes that a run takes on disk."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def list_runs(runs_dir: Path) -> list[Run]:

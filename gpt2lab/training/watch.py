@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from gpt2lab.results import perplexity_of, readable
 from gpt2lab.training import runs
 from gpt2lab.training.config import PreparedConfig
+from gpt2lab.training.machine import MachineUse
 
 STATUS_SECONDS = 1.0  # between heartbeats
 CHECKPOINTS_KEPT = 2  # the last and the best
@@ -89,6 +90,7 @@ class RunWatch(TrainerCallback, ExportableState):
         self.at_epoch_begin = self.at_step_begin = None
         self.resumed_at = self.n_eval_batches = 0
         self.bar = None
+        self.use, self.last_logged = MachineUse(), (0, 0.0)  # tokens and seconds of training at the last line
 
     @property
     def tokens(self) -> int:
@@ -120,6 +122,7 @@ class RunWatch(TrainerCallback, ExportableState):
         if kept:
             self.training_seconds, self.seconds_before = kept["training_seconds"], kept["seconds"]
             self.validation, self.learning_rate = dict(kept["validation"]), kept["learning_rate"]
+        self.last_logged = self.tokens, self.training_seconds
         if self.best_step:  # the folder may have been moved since
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{self.best_step}")
         if self.writes:
@@ -167,7 +170,17 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "loss" in logs:
-            self.record("train", float(logs["loss"]), float(logs["learning_rate"]))
+            norm = float(logs.get("grad_norm", nan))
+            tokens, seconds = (now - last for now, last in zip((self.tokens, self.training_seconds), self.last_logged))
+            self.last_logged = self.tokens, self.training_seconds
+            self.record(
+                "train",
+                float(logs["loss"]),
+                float(logs["learning_rate"]),
+                grad_norm=norm if isfinite(norm) else None,
+                tokens_per_second=round(tokens / seconds, 1) if seconds else None,
+                **self.use.measured(),
+            )
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         loss = float(metrics["eval_loss"])
@@ -212,13 +225,14 @@ class RunWatch(TrainerCallback, ExportableState):
             self.action = self.broadcast(asked) or self.action
         return self.action
 
-    def record(self, split: str, loss: float, lr: float) -> None:
+    def record(self, split: str, loss: float, lr: float, **others) -> None:
         """Append a metric. Raises: RuntimeError for a non-finite loss."""
         self.check(isfinite(loss), f"the {split} loss is {loss}")
         self.learning_rate = lr
         if self.writes:
-            metric = runs.Metric(self.step, self.tokens, split, loss, lr, round(self.seconds, 3))
-            runs.append_line(self.folder / "metrics.jsonl", asdict(metric))
+            metric = runs.Metric(self.step, self.tokens, split, loss, lr, round(self.seconds, 3), **others)
+            known = {name: value for name, value in asdict(metric).items() if value is not None}
+            runs.append_line(self.folder / "metrics.jsonl", known)
 
     def check(self, finite: bool, what: str) -> None:
         """Raises: RuntimeError unless a value is finite; `what` says which."""

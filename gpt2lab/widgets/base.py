@@ -141,6 +141,8 @@ view.render({{ model: lib.fileModel(JSON.parse(document.getElementById("state").
 def gradio_html(name: str) -> dict[str, str]:
     """What `gr.HTML` takes to show a view. Its value is {"data": …, "selection": …}.
 
+    What the view gives `model.begin` is the data of the component's `select` event.
+
     Parts of a selection that it leaves out stay. If it names no layer, the position in an unchanged text stays too, and
     with unchanged models the whole selection.
     """

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from gradio_client import Client
 from playwright.sync_api import expect
 
 from gpt2lab.training import jobs, runs
@@ -95,13 +94,18 @@ def leave_run(folder):
 
 
 def set_up(page, steps, batch=1):
-    page.locator("#finetune-steps input[type=number]").fill(str(steps))
+    page.locator("#finetune-steps input").fill(str(steps))
     page.locator("#finetune-more button").first.click()
     page.locator("#finetune-batch_size input").fill(str(batch))
 
 
 def state(page):
-    return page.locator("#finetune-state")
+    """The line of the first selected run."""
+    return page.locator("#train-rundetails p[role=status]")
+
+
+def row(page, run):
+    return page.locator("#train-runs tbody tr").filter(has=page.get_by_role("button", name=run, exact=True))
 
 
 def toast(page):
@@ -145,15 +149,28 @@ def test_of_two_starts_one_is_refused_and_the_run_outlives_page_and_server_and_i
     other.locator("#finetune-stop").click()
     expect(state(other)).to_contain_text("stopped, step", timeout=PATIENCE)
     assert paused_at <= runs.read_status(run.folder).step < 120
-    expect(other.locator("#finetune-plot img")).to_be_visible()
-    expect(other.locator("#finetune-texts")).to_contain_text("The Atlantic puffin is a small")
+    expect(other.locator("#train-curves canvas")).to_be_visible()
+    other.get_by_role("tab", name="Samples").click()
+    expect(other.locator("#train-rundetails")).to_contain_text("The Atlantic puffin is a small")
     losses = [metric.loss for metric in runs.read_metrics(run.folder) if metric.split == "validation"]
     assert len(losses) >= 2
-    listed = other.locator("#runs-list").get_by_role("row", name=run.id)
-    expect(listed).to_contain_text(re.compile(r"stopped \d+/120"))
+    listed = row(other, run.id)
+    expect(listed).to_contain_text(re.compile(r"stopped \d+ of 120"))
     expect(listed).to_contain_text(f"{exp(losses[0]):.2f} → {exp(min(losses[1:])):.2f}")
-    for name, possible in (("stop", False), ("pause", False), ("resume", True), ("use", True), ("report", True)):
+    for name, possible in (
+        ("stop", False),
+        ("pause", False),
+        ("resume", True),
+        ("use", True),
+        ("compare", True),
+        ("rename", True),
+        ("delete", True),
+        ("report", True),
+    ):
         expect(other.locator(f"#finetune-{name}")).to_be_enabled(enabled=possible)
+    other.locator("#finetune-compare").click()
+    expect(other.locator("#compare input")).to_have_value(run.id, timeout=PATIENCE)
+    expect(other.locator("#model input")).to_have_value("builtin")
     other.locator("#finetune-use").click()
     expect(other.locator("#model input")).to_have_value(run.id, timeout=PATIENCE)
     expect(other.locator("#status")).to_contain_text(f"{run.id}: ", timeout=PATIENCE)
@@ -171,36 +188,86 @@ def test_of_two_starts_one_is_refused_and_the_run_outlives_page_and_server_and_i
         assert archive.read("model.safetensors") == (run.folder / "model" / "model.safetensors").read_bytes()
 
 
-def test_run_is_chosen_in_the_list_compared_and_its_report_taken(visit, leave_run):
+def test_runs_are_selected_compared_and_read(visit, leave_run):
     older, newer = leave_run("older", losses=(4.0, 3.0)), leave_run("newer", losses=(4.0, 3.5))
     page = visit()
     expect(state(page)).to_contain_text("newer: stopped, step 8 of 80", timeout=PATIENCE)
     expect(state(page)).to_contain_text(f"Validation perplexity {exp(4.0):.2f} → {exp(3.5):.2f} at step 8.")
-    page.locator("#runs-list").get_by_role("gridcell", name="older").click()
+    row(page, "older").get_by_role("button").click()
     expect(state(page)).to_contain_text("older: stopped, step 8 of 80", timeout=PATIENCE)
-    picture = page.locator("#finetune-plot img")
-    alone = picture.get_attribute("src")
-    page.locator("#runs input").click()
-    page.get_by_role("option", name="newer").click()
-    page.keyboard.press("Escape")  # the open list would take the next click
-    expect(picture).not_to_have_attribute("src", alone, timeout=PATIENCE)
-    expect(state(page)).to_contain_text("older: stopped")  # the first one's words
+    legend = page.locator("#train-curves .g-names button")
+    expect(legend).to_have_text(["older"])
+    page.get_by_label("Compare newer").check()
+    expect(legend).to_have_text(["older", "newer"], timeout=PATIENCE)
+    expect(state(page)).to_contain_text("older: stopped")  # of the one that was selected first
+    expect(page.locator("#train-rundetails")).to_contain_text("All settings of these runs are the same.")
     assert not page.locator("#finetune-use").is_enabled()  # it has left no model
+    runs.append_line(older / "metrics.jsonl", asdict(runs.Metric(16, 16, "validation", 2.5, 0.0, 2.0)))
+    page.locator("#train-curves summary").click()
+    expect(page.locator("#train-curves details")).to_contain_text("2.5", timeout=PATIENCE)  # live
     (older / "model").mkdir()
     (older / "model" / "config.json").write_text("{}")
     (older / "report.html").write_text("<p>the report</p>")
+    runs.append_line(older / "samples.jsonl", {"step": 8, "prompt": "a", "text": "b"})
+    expect(page.locator("#finetune-report")).to_be_enabled(timeout=PATIENCE)
     page.locator("#finetune-report").click()
     with page.expect_download() as download:
         page.locator("#finetune-file a").first.click()
     assert Path(download.value.path()).read_text() == "<p>the report</p>"
     (newer / "status.json").write_text("{")
-    row = page.locator("#runs-list").get_by_role("row", name="newer")
-    expect(row).to_contain_text("failed", timeout=PATIENCE)
-    row.get_by_role("gridcell", name="newer").click()
+    expect(row(page, "newer")).to_contain_text("failed", timeout=PATIENCE)
+    row(page, "newer").get_by_role("button").click()
     expect(state(page)).to_contain_text("has no readable status.json", timeout=PATIENCE)
     shutil.rmtree(newer)
     expect(state(page)).to_contain_text("No run is selected.", timeout=PATIENCE)
     assert toast(page).count() == 0
+
+
+def test_a_text_of_ones_own_is_previewed_trained_on_stopped_renamed_and_deleted(visit, folder, tmp_path):
+    sentences = [f"The moon of planet {i} is a small world, and its sea follows it twice a day." for i in range(300)]
+    (tmp_path / "moons.jsonl").write_text(
+        "".join(f'{{"title": "{i}", "body": "{text}"}}\n' for i, text in enumerate(sentences))
+    )
+    page = visit()
+    expect(page.locator("#finetune-preview")).to_contain_text("Honey·bee", timeout=PATIENCE)  # there from the start
+    page.locator("#finetune-upload input[type=file]").set_input_files(tmp_path / "moons.jsonl")
+    expect(page.locator("#finetune-data input")).to_have_value("moons.jsonl", timeout=PATIENCE)
+    expect(page.locator("#finetune-preview")).to_contain_text("column 'body', 300 rows", timeout=PATIENCE)
+    expect(page.locator("#finetune-preview tbody tr").first).to_contain_text("240")  # articles to train on
+    expect(page.locator("#finetune-column input")).to_have_value("body")
+    set_up(page, steps=400, batch=2)
+    page.locator("#finetune-block_size input").fill("32")
+    page.locator("#finetune-start").click()
+    expect(state(page)).to_contain_text("is starting", timeout=PATIENCE)
+    expect(state(page)).to_contain_text(re.compile(r"running, step [1-9]"), timeout=PATIENCE)
+    [run] = runs.list_runs(folder)
+    assert runs.read_config(run.folder)["column"] == "body" and Path(run.data).name == "moons.jsonl"
+    for act in ("rename", "delete"):
+        assert not page.locator(f"#finetune-{act}").is_enabled()
+    expect(page.locator("#train-curves canvas")).to_be_visible(timeout=PATIENCE)
+    page.locator("#finetune-stop").click()
+    expect(state(page)).to_contain_text("stopped, step", timeout=PATIENCE)
+    page.locator("#finetune-rename").click()
+    page.locator("#finetune-rename-name input, #finetune-rename-name textarea").first.fill("../moons")
+    page.locator("#finetune-rename-do").click()
+    expect(toast(page)).to_contain_text("is not a valid run id", timeout=PATIENCE)
+    page.locator("#finetune-rename-name input, #finetune-rename-name textarea").first.fill("moons")
+    page.locator("#finetune-rename-do").click()
+    expect(state(page)).to_contain_text("moons: stopped", timeout=PATIENCE)
+    assert [each.id for each in runs.list_runs(folder)] == ["moons"]
+    page.locator("#finetune-delete").click()
+    expect(page.locator("#finetune-delete-question")).to_contain_text("Delete moons with its model", timeout=PATIENCE)
+    page.locator("#finetune-delete-cancel").click()
+    expect(page.locator("#finetune-delete-question")).to_be_hidden()
+    assert runs.list_runs(folder)
+    page.locator("#finetune-delete").click()
+    page.locator("#finetune-delete-do").click()
+    expect(state(page)).to_contain_text("No run is selected.", timeout=PATIENCE)
+    assert runs.list_runs(folder) == []
+    page.locator("#finetune-upload input[type=file]").set_input_files(
+        {"name": "latin.txt", "mimeType": "text/plain", "buffer": "café ".encode("latin-1") * 50}
+    )
+    expect(toast(page).last).to_contain_text("latin.txt is not UTF-8 text", timeout=PATIENCE)
 
 
 def test_refused_start_leaves_no_run_nor_does_an_estimate_for_which_a_start_waits(visit, folder):
@@ -211,7 +278,7 @@ def test_refused_start_leaves_no_run_nor_does_an_estimate_for_which_a_start_wait
     expect(toast(page)).to_contain_text("past the context of builtin", timeout=PATIENCE)
     assert runs.list_runs(folder) == []
     page.locator("#finetune-block_size input").fill("64")
-    page.locator("#finetune-steps input[type=number]").fill("2")
+    page.locator("#finetune-steps input").fill("2")
     page.locator("#finetune-price").click()
     wait_for(page, lambda: jobs.read_lock_note().get("preview"))
     assert runs.list_runs(folder) == []
@@ -219,14 +286,6 @@ def test_refused_start_leaves_no_run_nor_does_an_estimate_for_which_a_start_wait
     expect(page.locator("#finetune-cost")).to_contain_text("peak memory", timeout=PATIENCE)
     expect(page.locator("#finetune-cost")).to_contain_text("6,967,296 of 6,967,296")
     expect(state(page)).to_contain_text("finished, step 2 of 2", timeout=PATIENCE)
-
-
-def test_no_client_reaches_a_folder_that_is_no_run(app_url):
-    client = Client(app_url, verbose=False)
-    for act in ("stop", "pause", "resume", "use", "zip"):
-        for run in ("../../etc", "nowhere", "", "/etc/passwd", None, 7, ["x"]):
-            with pytest.raises(Exception, match=r"no run|is not a valid run id|not in the list|choose one|choices"):
-                pytest.fail(f"{act} {run!r}: {client.predict([run], api_name=f'/finetune_{act}')}")
 
 
 def wait_for(page, holds):

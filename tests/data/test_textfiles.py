@@ -120,9 +120,15 @@ def test_archive_with_named_splits_is_as_a_folder_with_them(write):
 
 
 def test_nothing_of_an_archive_reaches_the_disk(write, tmp_path):
-    path = write("evil.zip", zipped({"../../escaped.txt": "out", "/tmp/absolute.txt": "out", "ok.txt": "in"}))
+    paths = [write("plain.zip", zipped({"ok.txt": "in"}))]
+    paths += [
+        write(f"{i}.zip", zipped({evil: "out", "ok.txt": "in"})) for i, evil in enumerate(("../a.txt", "/tmp/a.txt"))
+    ]
     before = set(tmp_path.parent.rglob("*"))
-    assert len(read_file(path, LIMIT).parts) == 2
+    assert len(read_file(paths[0], LIMIT).parts) == 1
+    for path in paths[1:]:
+        with pytest.raises(LabError, match="leads out of it"):
+            read_file(path, LIMIT)
     assert set(tmp_path.parent.rglob("*")) == before
 
 

@@ -24,6 +24,7 @@ from gpt2lab.training import finetuning, runs, watch
 from gpt2lab.training import prepare as preparing
 from gpt2lab.training.checkpoints import roll_back
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.curves import read_curves
 from gpt2lab.training.finetuning import finetune, resume
 from gpt2lab.training.full_validation import is_affordable, load_scoring
 from gpt2lab.training.prepare import first_words, prepare
@@ -171,6 +172,18 @@ def test_metrics_validate_at_step_0_and_at_the_last_and_agree_with_the_result(fi
     assert validation[0][1] == finished.val_loss_before
     assert validation[-1][1] == finished.val_loss_after
     assert [step for step, _ in losses(finished.folder, "train")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_lines_of_training_record_the_gradient_and_the_use_of_the_machine(finished):
+    train = [metric for metric in read_metrics(finished.folder) if metric.split == "train"]
+    for metric in train:
+        assert metric.grad_norm > 0 and metric.tokens_per_second > 0
+        assert 2**20 < metric.memory < 2**40 and 0 <= metric.cpu <= 1
+    assert sum(metric.tokens_per_second for metric in train) / len(train) == pytest.approx(
+        finished.tokens_per_second, rel=0.9
+    )
+    config = json.loads((finished.folder / "config.json").read_text(encoding="utf-8"))
+    assert [config["train_tokens"]] == [read_curves(finished.folder).runs[0].train_tokens]
 
 
 def test_metrics_run_forward_in_tokens_and_seconds(finished):
@@ -1116,9 +1129,8 @@ def paused(tiny_folder, moon, tmp_path_factory):
 
 
 def measured(folder):
-    return [line | {"seconds": 0} for line in read_lines(folder / "metrics.jsonl")], read_lines(
-        folder / "samples.jsonl"
-    )
+    timed = dict.fromkeys(("seconds", "tokens_per_second", "memory", "cpu", "gpu"), 0)
+    return [line | timed for line in read_lines(folder / "metrics.jsonl")], read_lines(folder / "samples.jsonl")
 
 
 def assert_continues_to_the_same_end(folder, whole):

@@ -191,9 +191,12 @@ def long_steps(reference, text_folder, sentences):
     return settings, folder
 
 
+TIMED = ("seconds", "tokens_per_second", "memory", "cpu", "gpu")  # of the machine, and not of the training
+
+
 def measured(folder):
     """What must be the same in two runs: everything measured and written, but for the time it took."""
-    metrics = [line | {"seconds": 0} for line in runs.read_lines(folder / "metrics.jsonl")]
+    metrics = [line | dict.fromkeys(TIMED, 0) for line in runs.read_lines(folder / "metrics.jsonl")]
     return metrics, runs.read_lines(folder / "samples.jsonl")
 
 
