@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from gpt2lab.errors import LabError, choice
+from gpt2lab.errors import LabError, Message, choice
 
 
 def test_an_error_holds_its_template_and_values():
@@ -22,3 +22,12 @@ def test_an_unknown_choice_lists_those_there_are(value):
     with pytest.raises(LabError) as caught:
         choice("letter", "b" * 10**6, "ab")
     assert len(str(caught.value)) < 150
+
+
+def test_a_message_is_its_english_text_and_remembers_how_it_was_made():
+    message = Message("{n:,} tokens of {what}", n=2000, what=Message("the text"))
+    assert message == "2,000 tokens of the text"
+    assert (message.template, message.values) == ("{n:,} tokens of {what}", {"n": 2000, "what": "the text"})
+    copied = pickle.loads(pickle.dumps(message))
+    assert (copied, copied.template, copied.values) == (message, message.template, message.values)
+    assert Message("a set is {1, 2}") == "a set is {1, 2}"

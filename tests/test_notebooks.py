@@ -19,8 +19,10 @@ steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
     "04_inside": """model, text = "builtin", "The moon is the only moon."
 clean, corrupted = "The song was released on the", "The town was released on the"
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
+    "05_your_own": """model, data, sentence, answer = "builtin", "sample", "The moon is the only moon.", -1
+steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 }
-PICTURES = {"01_finetune": 4, "02_attention": 10, "03_generation": 2, "04_inside": 10}
+PICTURES = {"01_finetune": 4, "02_attention": 10, "03_generation": 2, "04_inside": 10, "05_your_own": 2}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
@@ -80,6 +82,15 @@ def test_its_outputs_are_those_of_one_clean_run(notebook):
 def test_its_outputs_name_no_folder_of_the_machine_that_ran_it(notebook):
     assert str(Path.home()) not in texts(notebook)
     assert str(ROOT) not in texts(notebook)
+
+
+def test_it_says_its_place_in_the_course_and_how_long_it_took(path, notebook):
+    line = notebook.cells[1].source
+    number = NOTEBOOKS.index(path) + 1
+    assert re.match(rf"Notebook {number} of {len(NOTEBOOKS)} · \d+\.\d minutes on \d+ CPU cores · ", line)
+    links = re.findall(r"\((\d\d_\w+\.ipynb)\)", line)
+    assert links == [other.name for other in NOTEBOOKS[max(0, number - 2) : number + 1] if other != path]
+    assert "[Open in Colab]" in line
 
 
 def test_it_is_light_enough_to_read_on_the_web(path):

@@ -135,7 +135,9 @@ def row_of(label: str) -> tuple:
 def missing_line(name: str) -> str:
     """Say that a name is not downloaded, and how large it is or why that is not known."""
     try:
-        line = _("{name} is not downloaded: {size}.", name=name, size=megabytes(hub.find_download(name).n_bytes))
+        line = _(
+            "{name} is not downloaded: {size} to download.", name=name, size=megabytes(hub.find_download(name).n_bytes)
+        )
     except LabError as error:
         if hub_reachable():
             line = said(error)

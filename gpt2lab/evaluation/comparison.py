@@ -5,7 +5,7 @@ from math import log
 
 import numpy as np
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.evaluation.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.evaluation.perplexity import UNPREDICTED_MATTERS, document_totals
 from gpt2lab.evaluation.protocols import TokenizedText
@@ -39,19 +39,34 @@ class Comparison:
         """What the second model's perplexity is of the first's: per token or, in bits per byte, per byte."""
         return perplexity_of(self.difference * (log(2) if self.unit == "bits per byte" else 1))
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> Message:
         """The verdict in a sentence."""
-        within = "" if self.interval is None else f" (95 % interval {self.interval[0]:+.4f} to {self.interval[1]:+.4f})"
-        found = {
-            "better": f"{self.after} is better than {self.before}",
-            "worse": f"{self.after} is worse than {self.before}",
-        }
-        few = f"; fewer than {FEWEST} can agree by chance" if self.n_documents < FEWEST else ""
-        verdict = found.get(self.verdict, f"whether {self.after} is better than {self.before} is undecided")
-        return (
-            f"{verdict}: {self.difference:+.4f} {self.unit}{within}, {self.ratio - 1:+.1%} perplexity, "
-            f"lower in {self.better_in:,} of {self.n_documents:,} documents{few}"
+        models = {"before": self.before, "after": self.after}
+        few = self.n_documents < FEWEST
+        return Message(
+            "{verdict}: {difference:+.4f} {unit}{within}, {change:+.1%} perplexity, lower in {better_in:,} of "
+            "{n:,} documents{few}",
+            verdict={
+                "better": Message("{after} is better than {before}", **models),
+                "worse": Message("{after} is worse than {before}", **models),
+            }.get(self.verdict, Message("whether {after} is better than {before} is undecided", **models)),
+            difference=self.difference,
+            unit={
+                "nats per token": Message("nats per token"),
+                "bits per byte": Message("bits per byte"),
+            }[self.unit],
+            within=""
+            if self.interval is None
+            else Message(" (95 % interval {low:+.4f} to {high:+.4f})", low=self.interval[0], high=self.interval[1]),
+            change=self.ratio - 1,
+            better_in=self.better_in,
+            n=self.n_documents,
+            few=Message("; fewer than {fewest} can agree by chance", fewest=FEWEST) if few else "",
         )
+
+    def __str__(self) -> str:
+        return str(self.sentence)
 
 
 def compare(before: ScoredText, after: ScoredText, *, seed: int = 0) -> Comparison:

@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from gpt2lab.data.sources import BUILTIN, HUB_MODELS
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 
 SMALL = 30_000_000  # parameters; below it are models for a CPU, above it GPT-2's own sizes, 82 M and more
 
@@ -29,25 +29,34 @@ class Defaults:
     epochs: float
     source: str
 
-    def __str__(self) -> str:
+    @property
+    def line(self) -> Message:
         """The settings in a line."""
-        tokens = self.block_size * self.batch_size * self.grad_accum
-        passes = "1 epoch" if self.epochs == 1 else f"{self.epochs:g} epochs"
-        return (
-            f"learning rate {self.learning_rate:g}, {tokens:,} tokens per step ({self.batch_size} × {self.grad_accum} "
-            f"blocks of {self.block_size}), {passes}"
+        return Message(
+            "learning rate {rate:g}, {tokens:,} tokens per step ({batch} × {accum} blocks of {block}), {passes}",
+            rate=self.learning_rate,
+            tokens=self.block_size * self.batch_size * self.grad_accum,
+            batch=self.batch_size,
+            accum=self.grad_accum,
+            block=self.block_size,
+            passes=Message("1 epoch") if self.epochs == 1 else Message("{epochs:g} epochs", epochs=self.epochs),
         )
+
+    def __str__(self) -> str:
+        return str(self.line)
 
 
 # Blocks: 256 tokens hold a paragraph or three; GPT-2's own sizes get 512, and 1,024 tokens per forward pass, which
 # takes 3 to 4 GB for GPT-2 small. Small models pass over a text several times before their validation loss rises.
 TABLE = {
-    ("small", "full"): Defaults(5e-4, 256, 8, 1, 4, "measured on the built-in model and sample"),
-    ("small", "lora"): Defaults(5e-3, 256, 8, 1, 4, "measured on the built-in model and sample"),
-    ("small", "scratch"): Defaults(1e-3, 256, 8, 1, 10, "nanoGPT, config/train_shakespeare_char.py"),
-    ("gpt2", "full"): Defaults(5e-5, 512, 2, 2, 1, "transformers' TrainingArguments and run_clm"),
-    ("gpt2", "lora"): Defaults(2e-4, 512, 2, 2, 1, "Hu et al. 2021, LoRA, table 11: GPT-2 on E2E"),
-    ("gpt2", "scratch"): Defaults(3e-4, 512, 2, 8, 10, "half of nanoGPT's for GPT-2 124M, for far fewer tokens a step"),
+    ("small", "full"): Defaults(5e-4, 256, 8, 1, 4, Message("measured on the built-in model and sample")),
+    ("small", "lora"): Defaults(5e-3, 256, 8, 1, 4, Message("measured on the built-in model and sample")),
+    ("small", "scratch"): Defaults(1e-3, 256, 8, 1, 10, Message("nanoGPT, config/train_shakespeare_char.py")),
+    ("gpt2", "full"): Defaults(5e-5, 512, 2, 2, 1, Message("transformers' TrainingArguments and run_clm")),
+    ("gpt2", "lora"): Defaults(2e-4, 512, 2, 2, 1, Message("Hu et al. 2021, LoRA, table 11: GPT-2 on E2E")),
+    ("gpt2", "scratch"): Defaults(
+        3e-4, 512, 2, 8, 10, Message("half of nanoGPT's for GPT-2 124M, for far fewer tokens a step")
+    ),
 }
 
 

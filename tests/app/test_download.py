@@ -89,12 +89,15 @@ def test_row_shows_what_is_missing_as_text(monkeypatch, fetched):
     monkeypatch.setattr(hub, "is_downloaded", lambda name: False)
     row, line, *_ = row_of("gpt2")
     assert row.visible
-    assert "<b>gpt2</b> is not downloaded: 0.01 MB to download" in line
+    assert line == "<p>gpt2 is not downloaded: 0.01 MB to download.</p>"
 
     def fail(name):
         raise LabError("<script>no</script>")
 
     monkeypatch.setattr(hub, "find_download", fail)
+    monkeypatch.setattr(module, "hub_reachable", lambda: False)
+    assert "the Hugging Face hub does not answer" in missing_line("gpt2")
+    monkeypatch.setattr(module, "hub_reachable", lambda: True)
     assert "&lt;script&gt;" in missing_line("gpt2")
 
 

@@ -93,7 +93,7 @@ class Shared:
 
 def load(visit, url):
     visit.page.goto(url)
-    visit.page.get_by_role("tab", name="Explore").wait_for()
+    visit.page.get_by_role("tab").first.wait_for()
     return visit
 
 

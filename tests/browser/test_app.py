@@ -26,11 +26,6 @@ def toast(page):
     return page.locator("[data-testid=toast-body]")
 
 
-def test_the_first_page_says_what_is_loaded_and_why(page, lab):
-    expect(page.locator("#status")).to_contain_text(lab.shape, timeout=PATIENCE)
-    expect(page.locator("#status")).to_contain_text("builtin with sample (gpt2 is not downloaded")
-
-
 def test_tasks_are_done_by_the_package_s_recipes(page, lab):
     open_tab(page, "Generate")
     page.locator("#tasks").get_by_role("button", name="Tasks").click()
