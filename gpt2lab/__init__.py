@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 
 _MODULES = {
+    "COURSE": "learning.course",
     "LabError": "errors",
     "SCORES": "inspection.heads",
     "Sampling": "generation.sampling",

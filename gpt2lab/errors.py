@@ -1,8 +1,9 @@
 """Sentences for readers: the one error that reaches them, and messages, which the app can translate."""
 
 from collections.abc import Iterable
-from math import isfinite
 from numbers import Integral, Real
+
+MAX_SHOWN = 60  # characters of a wrong value
 
 
 class Message(str):
@@ -24,14 +25,21 @@ class LabError(ValueError):
     """Invalid input, in one line: what is wrong, the limit, what to do.
 
     `template` is the English sentence with fields as str.format takes them, `values` are what stands in the fields: a
-    translation fills its own template with the same values. The command line turns the error into exit status 2, the
-    app into a toast. Example: str(LabError("{n:,} tokens; the limit is {high:,}", n=2000, high=1024)) -> "2,000
-    tokens; the limit is 1,024"
+    translation fills its own template with the same values. Half characters (lone surrogates) in them are replaced,
+    since no file and no answer can hold them. The command line turns the error into exit status 2, the app into a toast.
+    Example: str(LabError("{n:,} tokens; the limit is {high:,}", n=2000, high=1024)) -> "2,000 tokens; the limit is 1,024"
     """
 
     def __init__(self, template: str, /, **values):
+        values = {name: _whole(value) for name, value in values.items()}
         super().__init__(template.format(**values) if values else template)
         self.template, self.values = template, values
+
+
+def _whole(value):
+    if type(value) is not str or value.isascii():
+        return value
+    return value.encode("utf-8", "replace").decode()
 
 
 def first_line(error: BaseException) -> str:
@@ -54,7 +62,7 @@ def whole_number(name: str, value, low: int, high: int) -> int:
         raise LabError(
             "{name} {value!r} is out of range; use a whole number from {low:,} to {high:,}",
             name=name,
-            value=value,
+            value=_short(value),
             low=low,
             high=high,
         )
@@ -63,12 +71,23 @@ def whole_number(name: str, value, low: int, high: int) -> int:
 
 def number(name: str, value, low: float, high: float) -> float:
     """The value, if it is a finite number in range. Raises: LabError otherwise, for booleans too."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not isfinite(value) or not low <= float(value) <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not _lies_in(value, low, high):
         raise LabError(
             "{name} {value!r} is out of range; use a number from {low:g} to {high:g}",
             name=name,
-            value=value,
+            value=_short(value),
             low=low,
             high=high,
         )
     return float(value)
+
+
+def _lies_in(value, low, high):
+    """Whether a number is in a range: NaN is in none, and whole numbers may be larger than floats can."""
+    return low <= value <= high
+
+
+def _short(value):
+    """A value for a message: of a long one the beginning of its text."""
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from gpt2lab.errors import LabError, Message, choice
+from gpt2lab.errors import LabError, Message, choice, number, whole_number
 
 
 def test_an_error_holds_its_template_and_values():
@@ -22,6 +22,15 @@ def test_an_unknown_choice_lists_those_there_are(value):
     with pytest.raises(LabError) as caught:
         choice("letter", "b" * 10**6, "ab")
     assert len(str(caught.value)) < 150
+
+
+def test_an_error_says_the_beginning_of_a_long_value_and_no_half_character():
+    for check in (number, whole_number):
+        for value in (10**400, "x" * 10**6, [1] * 10**5):
+            with pytest.raises(LabError, match="is out of range") as caught:
+                check("seed", value, 0, 1)
+            assert len(str(caught.value)) < 200
+    assert str(LabError("no {name}", name="a\ud800b")) == "no a?b"
 
 
 def test_a_message_is_its_english_text_and_remembers_how_it_was_made():

@@ -1,107 +1,260 @@
-"""The Learn tab: what GPT-2 is, what it is trained on here, one block drawn, what training costs. Text only."""
+"""The Learn tab: a guided course, a step at a time, whose questions the live model answers."""
+
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import gradio as gr
 
-WHAT = """## What GPT-2 is
-A **causal language model**: it reads tokens, pieces of words, from left to right, and gives every token of its vocabulary a
-probability of coming next. It is trained by predicting the next token of text, and nothing else. It is **not a masked
-language model**: BERT is one, which fills gaps and reads on both sides of them; GPT-2 never sees what comes after.
+from gpt2lab.app.bar import Bar
+from gpt2lab.app.events import ALONE, escaped, user_errors
+from gpt2lab.app.explore import ExploreTab, asked, checked, page_value
+from gpt2lab.app.language import _, said
+from gpt2lab.app.learn_content import block_drawing, cost_tables
+from gpt2lab.app.results import ResultCache
+from gpt2lab.errors import LabError, Message
+from gpt2lab.learning.course import COURSE, Step, step_at
+from gpt2lab.learning.question import Question
+from gpt2lab.widgets.base import Selection, answered, gradio_html
 
-What it gives are *logits*, a number per token of the vocabulary; softmax makes them probabilities. Logits are no text, and
-decoding them is a mistake: one token is **chosen** by them, and *that* is decoded. The **Generate** tab shows every choice.
-
-## What it is fine-tuned on
-**WikiText-2** is about 2 million words of Wikipedia's good and featured articles: 600 of them for training, 60 each for
-validation and test, 13 MB of text in all. (The 240 GB that are sometimes stated are off by four orders of magnitude.) GPT-2
-itself was trained on 40 GB of web pages. Without a network, a sample text of the same form and the built-in small model stand
-in for them."""
-BLOCK = """## One block
-GPT-2 small has 12 such blocks one after another, each with 12 heads; gpt2-xl has 48 with 25. Every token has a *state*, a row of
-numbers, which runs through them all. Each block only **adds** to it: first what its heads bring from earlier tokens,
-`softmax(QKᵀ/√d_k) V`, then what its MLP makes of the token itself. After the last block, a norm and the embedding matrix turn
-the state into logits. The **Explore** tab walks any token through it with the model's own numbers, and shows what the
-heads look at."""
-COST = """## How long training takes
-Measured on two CPU cores, without a GPU:
-
-| what | tokens per second | duration |
-|---|---|---|
-| the built-in model (7.0 M parameters), the demo's 84 steps on the sample | 4,735 | 35 s |
-| a model of GPT-2 small's shape (124 M), all weights, blocks of 1,024, fp32 | 143–363 | one pass over WikiText-2 (2.4 M tokens): 1.8 to 4.7 hours |
-| the same in bf16, on a processor with bf16 units | 399 | 1.7 hours |
-
-A GPU is much faster; that was not measured here. **Estimate cost** in the Train tab (`--dry-run` on the command line)
-measures a few steps on your machine and estimates training, validation, memory and disk before anything is started.
-
-## Ways to cut the cost, and what they cost
-"""
-WAYS = [
-    ("way", "saves", "costs"),
-    (
-        "**LoRA**: train small matrices beside the frozen weights",
-        "1.2 (bf16) to 1.8× (fp32) the tokens per second of training all weights, 0.6 to 0.7× the memory, checkpoints of a few MB",
-        "less is learned: two passes over the sample took the test perplexity of a model of 2.6 M parameters from 175.5 to 172.3, training all weights to 157.9",
-    ),
-    (
-        "**shorter blocks**: 128 tokens in place of 256",
-        "memory: activations grow with the block",
-        "time here, 0.89× the tokens a second with the built-in model; quality no: test perplexity 155.6 against 157.9 after "
-        "the same two passes",
-    ),
-    (
-        "**bf16**: multiply matrices in 16 bits, for training, scoring and generation",
-        "on CPUs with bf16 units 2.8× the tokens per second of training in fp32; nothing on others",
-        "the built-in model's perplexity +0.02 % on the sample; weights and their updates stay in fp32",
-    ),
-    (
-        "**int8 weights**, for generation only",
-        "2.6 to 2.95× the tokens per second on an x86 CPU",
-        "perplexity +0.09 % on the sample, +0.19 % on WikiText-2; the top token stays the same in 98 % of cases",
-    ),
-]
-PLACES = {
-    "explore": "Explore a text",
-    "generate": "Generate text",
-    "train": "Fine-tune a model",
-    "evaluate": "Measure its perplexity",
-}
-DRAWING = """
-<svg viewBox="0 50 720 200" role="img" style="width: 100%; min-width: 560px; max-width: 720px" font-family="system-ui, sans-serif" font-size="13"
-     fill="currentColor" stroke="none">
-<title>One block: the state of a token passes through; layer norm and attention add to it, then layer norm and MLP add to it</title>
-<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">
-<path d="M0 0 8 4 0 8z" fill="currentColor"/></marker></defs>
-<g fill="none" stroke="currentColor" stroke-width="1.5">
-<path d="M20 200H700" marker-end="url(#tip)"/>
-<path d="M70 200V120H100" marker-end="url(#tip)"/><path d="M180 120H210" marker-end="url(#tip)"/>
-<path d="M340 120H360V190" marker-end="url(#tip)"/>
-<path d="M410 200V120H440" marker-end="url(#tip)"/><path d="M520 120H550" marker-end="url(#tip)"/>
-<path d="M630 120H650V190" marker-end="url(#tip)"/>
-<rect x="100" y="100" width="80" height="40" rx="6"/><rect x="440" y="100" width="80" height="40" rx="6"/>
-<rect x="210" y="70" width="130" height="100" rx="6" stroke="#d55e00" stroke-width="2.5"/>
-<rect x="550" y="90" width="80" height="60" rx="6" stroke="#0072b2" stroke-width="2.5"/>
-<circle cx="360" cy="200" r="10"/><circle cx="650" cy="200" r="10"/>
-</g>
-<g text-anchor="middle">
-<text x="140" y="125">layer norm</text><text x="480" y="125">layer norm</text>
-<text x="275" y="95">attention</text><text x="275" y="118" font-size="12">each head:</text>
-<text x="275" y="138" font-size="12">softmax(QKᵀ/√d_k) V</text><text x="275" y="158" font-size="12">reads up to itself</text>
-<text x="590" y="115">MLP</text><text x="590" y="135" font-size="12">GELU</text>
-<text x="360" y="205" font-size="16">+</text><text x="650" y="205" font-size="16">+</text>
-</g>
-<text x="20" y="228">the token's state comes in</text><text x="700" y="238" text-anchor="end">and leaves, added to twice</text>
-</svg>
-"""
+STORED = "gpt2lab-course"  # in the browser's storage
+BEGINNING = {"step": 0, "done": []}
 
 
-def build_learn_tab(tabs: gr.Tabs) -> None:
-    """What to know before the other tabs, in a few minutes, with ways into them."""
-    gr.Markdown(WHAT)
-    gr.Markdown(BLOCK)
-    gr.HTML(DRAWING, elem_id="learn-block")
-    rows = "\n".join("|" + "|".join(row) + "|" for row in [WAYS[0], ("---",) * 3, *WAYS[1:]])
-    gr.Markdown(COST + rows, elem_id="learn-cost")
+class Shown(NamedTuple):
+    """What the page asks about: kept on the server, so that an answer is checked against what was asked."""
+
+    number: int = 0
+    text: str = COURSE[0].text
+
+
+class Fields(NamedTuple):
+    """The components of a step, from top to bottom."""
+
+    place: gr.Markdown
+    steps: gr.Dropdown
+    body: gr.Markdown
+    question: gr.Markdown
+    choices: gr.Radio
+    number: gr.Number
+    token: gr.Textbox
+    check: gr.Button
+    result: gr.Markdown
+    there: gr.Button
+    text: gr.Textbox
+    view: gr.HTML
+    drawing: gr.HTML
+    costs: gr.Markdown
+
+
+def build_learn_tab(
+    tab: gr.Tab,
+    tabs: gr.Tabs,
+    results: ResultCache,
+    bar: Bar,
+    explore: ExploreTab,
+    prompt: gr.Textbox,
+) -> None:
+    """Build the course: a step's text, its view and its question; a button shows it in Explore or Generate.
+
+    tab     this tab, whose first step is shown once it is opened
+    prompt  of the Generate tab
+    """
+    progress = gr.BrowserState(BEGINNING, storage_key=STORED, secret=STORED)
+    shown, opened = gr.State(Shown()), gr.State(False)
+    back, onward, fields = build_fields(results)
+    places = [progress, shown, *fields]
+
+    @user_errors
+    def show(progress: Any, label: str, compare: str, number: Any = None, by: int = 0, text: Any = None) -> tuple:
+        now = known(progress)
+        if number is not None:
+            step_at(number)
+            now["step"] = number
+        now["step"] = min(max(now["step"] + by, 0), len(COURSE) - 1)
+        return step_values(results, label, compare, now, None if text is None else checked(text))
+
+    @user_errors
+    def follow(opened: bool, progress: Any, label: str, compare: str, shown: Shown) -> tuple:
+        if not opened:
+            return tuple(gr.skip() for _place in places)
+        return step_values(results, label, compare, known(progress), shown[1])
+
+    @user_errors
+    def check(progress: Any, label: str, shown: Shown, *given: Any) -> tuple:
+        return checked_answer(results, label, known(progress), shown, given)
+
+    @user_errors
+    def show_there(label: str, compare: str, shown: Shown) -> tuple:
+        return elsewhere(results, label, compare, *shown)
+
+    shared = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
+    reading = [progress, bar.model, bar.compare]
+    tab.select(lambda *values: (True, *show(*values)), reading, [opened, *places], **shared)
+    fields.steps.input(show, [*reading, fields.steps], places, **shared)
+    for button, by in ((back, -1), (onward, 1)):
+        button.click(lambda *values, by=by: show(*values, None, by), reading, places, **shared)
+    fields.text.submit(lambda *values: show(*values[:3], None, 0, values[3]), [*reading, fields.text], places, **shared)
+    for moment in (bar.model.change, bar.compare.change, *(event.then for event in bar.downloaded)):
+        moment(follow, [opened, *reading, shown], places, **shared)
+    answers = [fields.choices, fields.number, fields.token]
+    pressed = [fields.check.click, fields.number.submit, fields.token.submit]
+    gr.on(pressed, check, [progress, bar.model, shown, *answers], [progress, fields.place, fields.result], **shared)
+    target = [tabs, prompt, explore.text, explore.page]
+    fields.there.click(show_there, [bar.model, bar.compare, shown], target, **shared)
+
+
+def build_fields(results: ResultCache) -> tuple[gr.Button, gr.Button, Fields]:
+    """Build (Back, Next, the components of a step)."""
+
+    def answer(request: Any) -> dict:
+        """What a view asks for after it was drawn."""
+        request = request if isinstance(request, dict) else {}
+        return answered(
+            lambda kind, options: asked(results, request, kind, options),
+            request.get("kind"),
+            request.get("options"),
+            said=said,
+        )
+
+    titles = [(_("{number}. {title}", number=i + 1, title=step.title), i) for i, step in enumerate(COURSE)]
+    with gr.Row(elem_id="learn-head"):
+        place = gr.Markdown(elem_id="learn-place")
+        steps = gr.Dropdown(titles, value=0, label=_("Step"), elem_id="learn-steps", min_width=260, scale=3)
+        back = gr.Button(_("Back"), elem_id="learn-back", min_width=90, scale=0)
+        onward = gr.Button(_("Next"), variant="primary", elem_id="learn-next", min_width=90, scale=0)
     with gr.Row():
-        for name, title in PLACES.items():
-            go = gr.Button(title, min_width=160, elem_id=f"learn-{name}")
-            go.click(lambda name=name: gr.Tabs(selected=name), None, tabs, api_visibility="private")
+        with gr.Column(scale=2, min_width=300):
+            body = gr.Markdown(_("Twelve steps, each with a question that the model answers."), elem_id="learn-body")
+            question = gr.Markdown(elem_id="learn-question")
+            choices = gr.Radio([], label=_("Answer"), visible=False, elem_id="learn-choices")
+            number = gr.Number(label=_("Answer"), visible=False, elem_id="learn-number")
+            token = gr.Textbox(label=_("Answer"), visible=False, max_lines=1, elem_id="learn-token")
+            with gr.Row():
+                check = gr.Button(_("Check"), elem_id="learn-check", min_width=100, visible=False)
+                there = gr.Button(_("Show this in Explore"), elem_id="learn-there", min_width=180, visible=False)
+            result = gr.Markdown(elem_id="learn-result")
+        with gr.Column(scale=3, min_width=300):
+            text = gr.Textbox(
+                label=_("Text"),
+                lines=1,
+                max_lines=4,
+                elem_id="learn-text",
+                info=_("Type a text of your own and press Enter."),
+            )
+            view = gr.HTML(
+                None, **gradio_html("course"), apply_default_css=False, server_functions=[answer], elem_id="learn-view"
+            )
+            drawing = gr.HTML(visible=False, elem_id="learn-block")
+    costs = gr.Markdown(visible=False, elem_id="learn-cost")
+    return back, onward, Fields(place, steps, body, question, choices, number, token, check, result, there, text, view, drawing, costs)  # fmt: skip
+
+
+def known(progress: Any) -> dict:
+    """The progress that a browser kept: {"step": number, "done": names}; from the beginning where it is none."""
+    progress = progress if isinstance(progress, dict) else {}
+    step, done = progress.get("step"), progress.get("done")
+    names = done if isinstance(done, list) else []
+    try:
+        step_at(step)
+    except LabError:
+        step = 0
+    return {"step": step, "done": [step.name for step in COURSE if step.name in names]}
+
+
+def step_values(results: ResultCache, label: str, compare: str, progress: dict, text: str | None = None) -> tuple:
+    """(progress, what is asked about, values of Fields) of the step that the progress is at.
+
+    text  in place of the step's own
+    """
+    number = progress["step"]
+    step = COURSE[number]
+    text = step.text if text is None or step.fixed else text
+    try:
+        found = results.exploration(label, text)
+        lab = results.store.lab(label)
+        with results.store.lock:
+            question = step.question(lab, found)
+        view, trouble = view_value(results, label, compare, step, text), ""
+    except LabError as error:  # the text of the step is worth reading without a model
+        question, view, trouble = None, None, escaped(said(error))
+    fields = Fields(
+        place=place_line(progress),
+        steps=number,
+        body=f"### {_(step.title)}\n\n{_(step.body)}",
+        **question_values(question),
+        result=trouble,
+        there=gr.Button(
+            _("Show this in Explore") if step.tab == "explore" else _("Show this in Generate"),
+            visible=question is not None,
+        ),
+        text=gr.Textbox(text, interactive=not step.fixed),
+        view=gr.HTML(view, visible=view is not None),
+        drawing=gr.HTML(block_drawing() if step.name == "heads" else "", visible=step.name == "heads"),
+        costs=gr.Markdown(cost_tables() if step.name == "limits" else "", visible=step.name == "limits"),
+    )
+    return progress, Shown(number, text), *fields
+
+
+def question_values(question: Question | None) -> dict[str, Any]:
+    """The components of a question, those of other kinds hidden; all hidden without one."""
+    kind = None if question is None else question.kind
+    choices = [] if question is None else [(translated(line), value) for line, value in question.choices]
+    return {
+        "question": "" if question is None else f"**{translated(question.line, escaped)}**",
+        "choices": gr.Radio(choices, value=None, visible=kind == "choice"),
+        "number": gr.Number(None, visible=kind == "number"),
+        "token": gr.Textbox("", visible=kind == "token"),
+        "check": gr.Button(visible=kind is not None),
+    }
+
+
+def view_value(results: ResultCache, label: str, compare: str, step: Step, text: str) -> dict:
+    """The value of a step's view: the data of the Explore page, the step's selection, and which view it is."""
+    value = page_value(results, label, text, compare if step.name == "finetuning" else ALONE)
+    place = step.place(results.exploration(label, text))
+    return {"data": value["data"] | {"view": step.view}, "selection": asdict(Selection.of(place))}
+
+
+def checked_answer(
+    results: ResultCache, label: str, progress: dict, shown: Shown, given: tuple
+) -> tuple[dict, str, str]:
+    """(progress, its line, what the reader is told) of an answer. Raises: LabError for what is no answer."""
+    number, text = shown
+    step = COURSE[number]
+    found = results.exploration(label, text)
+    lab = results.store.lab(label)
+    with results.store.lock:
+        question = step.question(lab, found)
+    answer = dict(zip(("choice", "number", "token"), given))[question.kind]
+    right = question.is_right(answer)
+    explanation = translated(question.explanation, escaped)
+    if right and step.name not in progress["done"]:
+        progress = progress | {"done": [*progress["done"], step.name]}
+    line = _("✓ Right. {explanation}", explanation=explanation) if right else _("✗ Not quite. {explanation}", explanation=explanation)  # fmt: skip
+    return progress, place_line(progress), line
+
+
+def elsewhere(results: ResultCache, label: str, compare: str, number: int, text: str) -> tuple:
+    """Values of (tabs, Generate's prompt, Explore's text, Explore's page) that show a step there."""
+    step = COURSE[number]
+    if step.tab == "generate":
+        return gr.Tabs(selected="generate"), text, gr.skip(), gr.skip()
+    value = page_value(results, label, text, compare)
+    value["selection"] = asdict(Selection.of(step.place(results.exploration(label, text))))
+    return gr.Tabs(selected="explore"), gr.skip(), text, value
+
+
+def place_line(progress: dict) -> str:
+    """Where the reader is, and how many questions are answered."""
+    return _(
+        "**{number} of {steps}** · {done} answered",
+        number=progress["step"] + 1,
+        steps=len(COURSE),
+        done=len(progress["done"]),
+    )
+
+
+def translated(line: Message, escape: Any = str) -> str:
+    """A line in the visitor's language, its values escaped for where it stands."""
+    values = {name: escape(value) if isinstance(value, str) else value for name, value in line.values.items()}
+    return _(line.template, **values)

@@ -27,13 +27,13 @@ class ResultCache:
 
     def exploration(self, label: str, text: str) -> Exploration:
         """Return the Exploration of a text, or of its beginning if it does not fit."""
-        induction = self._result("induction", label, "", induction_scores)
+        induction = self.result("induction", label, "", induction_scores)
 
         def explored(lab: Lab) -> Exploration:
             with freed_memory_kept():  # the lens makes and frees the logits of every layer
                 return exploration(lab, text, induction=induction)
 
-        return self._result("exploration", label, text, explored)
+        return self.result("exploration", label, text, explored)
 
     def add_evaluation(self, evaluation: Any) -> str:
         """Keep an evaluation, and return the key that `evaluation` takes."""
@@ -48,8 +48,11 @@ class ResultCache:
             raise LabError("There is no evaluation here any more; press Evaluate: stored losses are reused.")
         return evaluation
 
-    def _result(self, kind: str, label: str, text: str, compute: Callable[[Lab], Any]) -> Any:
-        """Return compute(lab), computed at its first use while no other model runs."""
+    def result(self, kind: str, label: str, text: str, compute: Callable[[Lab], Any]) -> Any:
+        """Return compute(lab) of a label and a text, computed at its first use while no other model runs.
+
+        kind  what is computed, with its options: the key beside label and text
+        """
         key, lab = (kind, label, text, self.store.version(label)), self.store.lab(label)
         if (known := self._results.get(key)) is not None:
             return known

@@ -67,7 +67,7 @@ def defaults_for(method: str, parameters: int) -> Defaults:
     Raises: LabError for an unknown method.
     """
     row = ("small" if parameters < SMALL else "gpt2", method)
-    if row not in TABLE:
+    if row not in [*TABLE]:  # a list: a visitor's method may be unhashable
         raise LabError("method {method!r} is unknown; use full, lora, scratch", method=str(method)[:40])
     return TABLE[row]
 

@@ -290,7 +290,12 @@ def terminate(status: runs.RunStatus) -> None:
 
 
 def estimate_cost_in_worker(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
-    """Estimate the cost of a run, as text: measured in a process of its own, so that memory is measured too.
+    """Estimate the cost of a run, as text for readers. Raises: LabError as `cost_in_worker`."""
+    return cost_in_worker(config, runs_dir)["in_words"]
+
+
+def cost_in_worker(config: TrainConfig, runs_dir: Path) -> dict:
+    """Estimate the cost of a run, as `Cost.record`: measured in a process of its own, so that memory is measured too.
 
     Raises: LabError as that process raises it, or with its last line where it breaks down.
     """
@@ -303,4 +308,4 @@ def estimate_cost_in_worker(config: TrainConfig, runs_dir: Path) -> dict[str, st
         raise LabError("the cost cannot be estimated: {reason}", reason=reason) from None
     if "error" in answer:
         raise LabError(answer["error"], **answer["values"])
-    return answer["in_words"]
+    return answer

@@ -8,12 +8,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.request import Request, urlopen
 
 import pytest
-from gradio_client import Client
 from playwright.sync_api import expect
 
-from gpt2lab.app.evaluate import BREAKDOWNS
 from gpt2lab.data.sources import cache_folder
 from gpt2lab.data.text import articles_of, load_text
 from gpt2lab.evaluation.breakdown import surprisals
@@ -24,6 +23,7 @@ from gpt2lab.model.lab import load_model
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
 PROTOCOLS = ("sliding", "lm-eval", "blocks")
+BREAKDOWNS = {"Position in the window": "position", "Frequency": "frequency", "Document": "document", "Part": "part"}
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 OWN = f"""
  = {HOSTILE} =
@@ -54,7 +54,9 @@ def scored(known, monkeypatch):
 
 
 def open_tab(page):
+    """Open the tab; when it is opened for the first time, wait until the example is there."""
     page.get_by_role("tab", name="Evaluate").click()
+    expect_note(page, r"scored in|Stopped|^\s*$")
 
 
 def press(page):
@@ -74,8 +76,8 @@ def press(page):
 
 
 def choose(page, name, option):
-    page.locator(f"#evaluate-{name} input").click()
-    page.get_by_role("option", name=option).click()
+    page.locator(f"#{name} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
 
 
 def only(page, *protocols):
@@ -104,7 +106,7 @@ def evaluated(page):
     """Evaluate the sample by all protocols, and wait until the last view is there."""
     open_tab(page)
     only(page, *PROTOCOLS)
-    choose(page, "data", "sample")
+    choose(page, "evaluate-data", "sample")
     settings(page, stride="0", quick="0", context="0")
     press(page)
     expect_note(page, "builtin on sample, test split, scored in")
@@ -112,19 +114,27 @@ def evaluated(page):
 
 
 def table(page, name):
-    """The head and the rows of a table, as text."""
-    lines = page.locator(f"#evaluate-{name}").get_by_role("row").all()
-    cells = "[role=columnheader], [role=gridcell]"
-    return [[cell.inner_text().strip("⋮ \n") for cell in line.locator(cells).all()] for line in lines]
+    """The rows of a table below its head, as text."""
+    lines = page.locator(f"#evaluate-{name} table").first.locator("tbody tr").all()
+    return [line.locator("th, td").all_inner_texts() for line in lines]
 
 
 def expect_rows(page, name, rows):
     """Wait until a table holds these rows, and no others, below its head."""
     wanted = [[cell.strip() for cell in row] for row in rows]
     deadline = time.monotonic() + PATIENCE / 1000
-    while (found := table(page, name)[1:]) != wanted and time.monotonic() < deadline:
+    while (found := table(page, name)) != wanted and time.monotonic() < deadline:
         page.wait_for_timeout(100)
     assert found == wanted
+
+
+def expect_figures(page, results):
+    """Wait until the table on top has the numbers of these results, a row each."""
+    for row, result in enumerate(results):
+        cells = page.locator("#evaluate-table tbody tr").nth(row)
+        for number in (f"{result.perplexity:,.2f}", f"{result.word_perplexity:,.2f}", f"{result.bits_per_byte:.4f}"):
+            expect(cells).to_contain_text(number, timeout=PATIENCE)
+        expect(cells).to_contain_text(result.described)
 
 
 def frame_text(page):
@@ -172,15 +182,13 @@ def toast(page):
 def test_evaluate_shows_the_package_s_own_numbers(page, known):
     assert cache_folder() != known.cache  # the page scores for itself
     evaluated(page)
-    results = [("builtin", perplexity(known.lab, load_text("sample").test, protocol=name)) for name in PROTOCOLS]
-    expect_rows(page, "table", result_table(results)[1])
-    assert f"{known.evaluation.results[0][1].perplexity:.2f}" in table(page, "table")[1]
-    assert table(page, "table")[0][1:] == list(PROTOCOLS)
-    for _, result in results:
-        expect(page.locator("#evaluate-meaning")).to_contain_text(f"{result.protocol}: {result.described}")
+    expect_figures(page, [perplexity(known.lab, load_text("sample").test, protocol=name) for name in PROTOCOLS])
+    assert page.locator("#evaluate-table tbody tr").count() == len(PROTOCOLS)
+    page.locator("#evaluate-details button").first.click()
     width, height = picture_size(page, "figure")
     assert width > 500
     assert height > 200
+    expect_rows(page, "details", result_table(known.evaluation.results)[1])
     picture_size(page, "shares")
     shares = known.evaluation.shares("part", "sliding")["builtin"]
     assert len(shares) == 3
@@ -197,7 +205,7 @@ def test_documents_protocols_breakdowns_and_files_are_those_asked_for(page, scor
     evaluated(page)
     page.locator("#evaluate-protocol").get_by_label("sliding").check()
     for number, title in ((3, "Windmill"), (0, "Emperor penguin")):
-        choose(page, "document", title)
+        choose(page, "evaluate-document", title)
         expect(frame_text(page)).to_contain_text(f"= {title} =", timeout=PATIENCE)
         assert shown(frame_text(page).inner_text()) == document_text(scored, "sliding", number)
     page.locator("#evaluate-protocol").get_by_label("lm-eval").check()
@@ -222,12 +230,12 @@ def assert_files(page, scored):
     """Every kind of file holds the numbers of the evaluation."""
     files = {}
     for kind, name in (
-        ("figures, CSV", "perplexity.csv"),
-        ("figures, JSON", "perplexity.json"),
-        ("loss of every token, CSV", "perplexity.tokens.csv"),
-        ("all on a page", "perplexity.html"),
+        ("Figures, CSV", "perplexity.csv"),
+        ("Figures, JSON", "perplexity.json"),
+        ("Loss of every token, CSV", "perplexity.tokens.csv"),
+        ("Everything, HTML page", "perplexity.html"),
     ):
-        page.locator("#evaluate-kind").get_by_label(kind).check()
+        choose(page, "evaluate-kind", kind)
         page.locator("#evaluate-save").click()
         box = page.locator("#evaluate-file")
         expect(box.locator(f'a[download="{name}"]').first).to_be_visible(timeout=PATIENCE)
@@ -251,12 +259,12 @@ def assert_files(page, scored):
 def test_own_text_is_evaluated_and_nothing_in_it_is_obeyed(page, known):
     open_tab(page)
     only(page, "lm-eval")
-    choose(page, "data", "your own text")
+    choose(page, "evaluate-data", "Your own text")
     settings(page, text=OWN)
     press(page)
     expect_note(page, "scored in")
     result = perplexity(known.lab, articles_of(OWN, "your own text"), protocol="lm-eval")
-    expect_rows(page, "table", result_table([("builtin", result)])[1])
+    expect_figures(page, [result])
     expect(frame_text(page)).to_contain_text(f"= {HOSTILE} =", timeout=PATIENCE)
     page.locator("#evaluate-by").get_by_label("Document").check()
     expect(page.locator("#evaluate-share-table")).to_contain_text(HOSTILE, timeout=PATIENCE)
@@ -270,11 +278,11 @@ def test_own_text_is_evaluated_and_nothing_in_it_is_obeyed(page, known):
 def test_stop_says_so_keeps_what_was_scored_and_frees_the_button(page):
     open_tab(page)
     only(page, "sliding")
-    choose(page, "data", "sample")
+    choose(page, "evaluate-data", "sample")
     settings(page, stride="1", quick="0")
     press(page)
     expect_note(page, r"builtin, sliding: [\d,]*[1-9][\d,]* of 5,\d+ windows, .* left")
-    assert not list(cache_folder().rglob("*.npz"))
+    before = len(list(cache_folder().rglob("*.npz")))
     page.locator("#evaluate-stop").click()
     expect_note(page, r"^\s*Stopped\. Finished windows are stored")
     page.wait_for_timeout(700)
@@ -283,23 +291,23 @@ def test_stop_says_so_keeps_what_was_scored_and_frees_the_button(page):
         page.locator("#evaluate-note [data-testid=status-tracker]").evaluate("e => getComputedStyle(e).opacity") == "0"
     )
     assert page.get_by_test_id("toast-body").count() == 0
-    assert len(list(cache_folder().rglob("*.npz"))) == 1
+    assert len(list(cache_folder().rglob("*.npz"))) == before + 1
     page.locator("#evaluate-stride input").fill("0")
     page.locator("#evaluate-quick input").fill("1")
     press(page)
     expect_note(page, "scored in")
-    expect(page.locator("#evaluate-meaning")).to_contain_text("a sample of 1 of 6 articles")
+    expect(page.locator("#evaluate-table")).to_contain_text("a sample of 1 of 6 articles")
 
 
 def test_bad_input_is_one_toast_with_the_package_s_line(page):
     open_tab(page)
-    choose(page, "data", "sample")
+    choose(page, "evaluate-data", "sample")
     settings(page, stride="0", context="4096")
     only(page, "sliding")
     for change, message in (
         (lambda: None, "context 4096 is out of range; use a whole number from 2 to 512"),
         (
-            lambda: choose(page, "other", "builtin"),
+            lambda: choose(page, "compare", "builtin"),
             "models builtin, builtin: give one, or two different ones to compare",
         ),
     ):
@@ -309,7 +317,7 @@ def test_bad_input_is_one_toast_with_the_package_s_line(page):
         page.wait_for_timeout(300)
         assert toast(page).get_by_text(message).count() == 1, message
         expect(page.locator("#evaluate-note")).not_to_contain_text("Reading the text")
-    choose(page, "other", "no second model")
+    choose(page, "compare", "no second model")
     settings(page, context="0")
 
 
@@ -323,6 +331,7 @@ def test_figures_and_words_have_the_colours_of_a_dark_page_and_fit_a_phone(open_
         expect(page.locator("#evaluate-share-table")).to_contain_text({"Part": "heading", "Document": "Windmill"}[by])
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, by
+    page.locator("#evaluate-details button").first.click()
     for name in ("figure", "shares"):
         assert corner(page, name) < 60, name
         box = page.locator(f"#evaluate-{name} img").bounding_box()
@@ -334,41 +343,47 @@ def test_figures_and_words_have_the_colours_of_a_dark_page_and_fit_a_phone(open_
     assert paper.evaluate("body => body.scrollWidth <= body.clientWidth + 1")
 
 
-@pytest.fixture(scope="module")
-def client(app_url):
-    return Client(app_url, verbose=False)
+def post(url, session, fn_index, data):
+    """What the server answers to a handler called by its number, as a script would: {"success": …, "output": …}."""
+    body = json.dumps({"data": data, "fn_index": fn_index, "session_hash": session}).encode()
+    request = Request(f"{url}gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    urlopen(request).read()
+    with urlopen(f"{url}gradio_api/queue/data?session_hash={session}") as stream:
+        for line in stream:
+            message = json.loads(line.removeprefix(b"data: ")) if line.startswith(b"data: ") else {}
+            if message.get("msg") in ("process_completed", "unexpected_error"):
+                return message
+    return {}
 
 
-def test_bad_question_over_http_is_refused(client):
-    good = {"model": "builtin", "dark": False, "other": "no second model", "data": "sample", "split": "test"}
-    good |= {
-        "protocols": ["sliding"],
-        "context": 0,
-        "stride": 0,
-        "quick": 1,
-        "seed": 0,
-        "text": "",
-        "precision": "fp32",
-    }
+def handler(url, elem_id, event="click"):
+    """The number of the handler of a component's event."""
+    config = json.load(urlopen(f"{url}config"))
+    [component] = [c["id"] for c in config["components"] if c["props"].get("elem_id") == elem_id]
+    return next(d["id"] for d in config["dependencies"] if [component, event] in d["targets"] and d["backend_fn"])
+
+
+def test_bad_question_over_http_is_refused(app_url):
+    good = {"model": "builtin", "compare": "no second model", "dark": False, "data": "sample", "split": "test"}
+    good |= {"protocols": ["sliding"]} | dict.fromkeys(("context", "stride", "seed"), 0)
+    good |= {"quick": 1, "precision": "fp32", "text": ""}
+    order = "model compare dark data split protocols context stride quick seed precision text".split()
+    number = handler(app_url, "evaluate-go")
     for change, message in (
         ({"model": "/etc"}, "not in the list|is unknown"),
-        ({"other": "../../x"}, "not in the list|is unknown"),
+        ({"compare": "../../x"}, "not in the list|is unknown"),
         ({"data": "/etc/passwd"}, "not in the list|is unknown"),
         ({"split": "nope"}, "not in the list|unknown"),
         ({"protocols": ["sliding", "x"]}, "not in the list|unknown"),
         ({"quick": -1}, "quick -1 is out of range"),
     ):
-        with pytest.raises(Exception, match=message):
-            pytest.fail(f"{change}: {client.predict(*(good | change).values(), api_name='/evaluate')}")
+        answer = post(app_url, f"s{message}{next(iter(change))}"[:8], number, [(good | change)[name] for name in order])
+        assert not answer["success"], change
+        assert re.search(message, answer["output"]["error"]), (change, answer)
 
 
-def test_nobody_sees_an_evaluation_that_is_not_their_own(client, page, scored):
+def test_nobody_sees_an_evaluation_that_is_not_their_own(app_url, page, scored):
     evaluated(page)
-    for name, values in (
-        ("hard_0", ["sliding", "Part", False]),
-        ("by", ["sliding", "Part", False]),
-        ("words", ["sliding", None, False]),
-        ("file", ["sliding", "Part", "figures, CSV"]),
-    ):
-        with pytest.raises(Exception, match=r"no evaluation here|not in the list"):
-            client.predict(*values, api_name=f"/evaluate_{name}")
+    answer = post(app_url, "stranger", handler(app_url, "evaluate-save"), [None, None, "part", "csv"])
+    assert not answer["success"]
+    assert re.search("no evaluation here|not in the list", answer["output"]["error"])

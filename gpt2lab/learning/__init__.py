@@ -1,0 +1,1 @@
+"""A guided course: steps with a question each, which the live model answers."""
