@@ -17,7 +17,9 @@ VIEWS = (
     "lib tokenstrip headgrid attention weights plots lensgrid predictions contributions ablation walkthrough explore "
     "attentionpage pen"
 ).split()
-SOURCES = ["errors.py", "inspection", "widgets", "pages/explore.py", "pages/bertviz.py", "app/explore.py", "app/bar.py"]
+SOURCES = (
+    "errors.py inspection widgets pages/explore.py pages/bertviz.py app/bar.py app/download.py app/events.py app/explore.py"
+).split()
 NOT_YET = {
     "app",
     "evaluate",
