@@ -24,7 +24,6 @@ from gpt2lab.app.language import TEXTS, StartScript, _
 from gpt2lab.app.learn import build_learn_tab
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.results import ResultCache
-from gpt2lab.app.tasks import build_tasks
 from gpt2lab.errors import LabError
 from gpt2lab.training.allocator import return_freed_memory
 
@@ -40,7 +39,8 @@ CSS = """
 #bar > .form { flex: 1 1 300px; } #theme, #language { white-space: nowrap; }
 #status { font-size: 13px; }
 #explore-examples { gap: 6px; } #explore-examples button { flex: 0 0 auto; }
-#explore-page .html-container { padding: 0; } #explore-run { align-self: end; }
+#generate-presets { gap: 6px; } #generate-presets button { flex: none; width: auto; min-width: 0; font-weight: 400; white-space: nowrap; }
+#explore-page .html-container, #generate-page .html-container { padding: 0; } #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
 .table table { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .table tr { border: 0 !important; } .table th, .table td { text-align: left !important; vertical-align: top; padding: 5px 10px !important; border: 0 !important;
@@ -73,20 +73,19 @@ def build_app(runs_dir: str | Path = "runs", *, training: bool | None = None) ->
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab(_("Explore"), id="explore", elem_id="tab-explore"):
                 explore = build_explore_tab(results, bar)
-            with gr.Tab(_("Generate"), id="generate", elem_id="tab-generate"):
-                generate = build_generate_tab(store, bar.model)
-                with gr.Accordion("Tasks: summarise, translate, answer", open=False, elem_id="tasks"):
-                    build_tasks(store, bar.model)
+            with gr.Tab(_("Generate"), id="generate", elem_id="tab-generate") as tab:
+                generate = build_generate_tab(store, bar, tab)
             with gr.Tab(_("Train"), id="train", elem_id="tab-train"):
                 build_finetune_tab(demo, store, bar.model, bar.dark, downloads)
             with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate") as evaluate:
                 build_evaluate_tab(evaluate, results, bar, downloads)
             with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn") as learn:
-                build_learn_tab(learn, tabs, results, bar, explore, generate.texts[1])
+                build_learn_tab(learn, tabs, results, bar, explore, generate.prompt)
         carried = generate.look.click(
-            lambda *texts: (gr.Tabs(selected="explore"), next(filter(None, texts), "")),
-            generate.texts,
+            lambda text: (gr.Tabs(selected="explore"), text),
+            generate.prompt,
             [tabs, explore.text],
+            js=generate.js,
             api_visibility="private",
         )
         uncover(carried.then(**explore.run), [explore.run["outputs"]])

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 from gradio.utils import get_upload_folder
@@ -45,19 +45,6 @@ def user_errors(handler: Callable) -> Callable:
             raise gr.Error(said(error), print_exception=False) from error
 
     return function
-
-
-class Source(NamedTuple):
-    """Fields of a tab that the page connects to others.
-
-    other  the choice of a second model
-    texts  the first that is not empty is copied to the Explore tab
-    look   the button that does this
-    """
-
-    other: gr.Dropdown
-    texts: list[gr.Textbox]
-    look: gr.Button
 
 
 def uncover(event: gr.events.Dependency, outputs: list) -> None:

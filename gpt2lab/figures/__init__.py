@@ -6,6 +6,7 @@ from gpt2lab.figures.drawing import figure, figure_bytes
 from gpt2lab.figures.entropy import entropy_figure
 from gpt2lab.figures.evaluation import meaning_lines, result_figure, result_table, shares_figure
 from gpt2lab.figures.exploration import exploration_figure
+from gpt2lab.figures.generation import generation_figure
 from gpt2lab.figures.heads import comparison_heatmaps, head_map, rollout_heatmap
 from gpt2lab.figures.input_attribution import input_attribution_figure
 from gpt2lab.figures.lens import lens_figure, patching_figure
@@ -23,6 +24,7 @@ __all__ = [
     "exploration_figure",
     "figure",
     "figure_bytes",
+    "generation_figure",
     "head_map",
     "input_attribution_figure",
     "lens_figure",

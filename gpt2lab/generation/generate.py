@@ -1,7 +1,7 @@
 """Text generation: texts made of steps, one at a time, several at once, by search, and past the model's context."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import log
 
@@ -30,6 +30,8 @@ class Generation(Summary):
     text       what was generated; the prompt is not in it, nor a stop string
     finish     "end of text", "stop string", "length", "context" (the model's positions are used up) or "stopped"
     precision  "fp32", "bf16" or "int8": how the model was computed
+    sampling   how its tokens were drawn, with its seed
+    limit      most tokens that it was to have · stop, window  as for `TextStream`
     """
 
     prompt: str
@@ -38,6 +40,10 @@ class Generation(Summary):
     finish: str
     seed: int
     precision: str = "fp32"
+    sampling: Sampling = field(default_factory=Sampling)
+    limit: int = 0
+    stop: tuple[str, ...] = ()
+    window: int | None = None
 
     @property
     def log_probability(self) -> float:
@@ -154,7 +160,10 @@ class TextStream:
             text = text[: min(text.find(each) for each in self.stop if each in text)]
         else:
             finish = "length" if len(new) == self.max_new_tokens else "context" if full else "stopped"
-        return Generation(self.prompt, text, steps, finish, seed, self.precision)
+        sampling, limit = replace(self.sampling, seed=seed), len(self.after) + self.max_new_tokens
+        return Generation(
+            self.prompt, text, steps, finish, seed, self.precision, sampling, limit, self.stop, self.window
+        )
 
     def step_of(self, logits: torch.Tensor, chosen: int) -> Step:
         """The Step of a chosen token, for logits (1, V)."""

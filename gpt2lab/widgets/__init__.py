@@ -6,6 +6,7 @@ _MODULES = {
     "Ablation": "ablation",
     "Attention": "attention",
     "Contributions": "contributions",
+    "GenerationView": "generation",
     "HeadGrid": "headgrid",
     "LensGrid": "lensgrid",
     "Predictions": "predictions",

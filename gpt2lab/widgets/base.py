@@ -167,6 +167,7 @@ const model = {
   off: (event, listener) => { listeners[event] = (listeners[event] ?? []).filter((other) => other !== listener); },
   save_changes: () => {},
   ask: server?.answer ? (kind, options) => server.answer({ kind, options, subject: state.data?.subject ?? null }) : null,
+  begin: (options) => trigger("select", options),  // an event of the page, for answers that take long or grow
   is_app: true,
 };
 import("MODULE").then((module) => module.default.render({ model, el: element.querySelector(".view") }));

@@ -1,3 +1,4 @@
+import json
 import re
 from types import SimpleNamespace
 
@@ -5,18 +6,21 @@ import gradio as gr
 import pytest
 
 from gpt2lab.app.events import ALONE
-from gpt2lab.app.generate import SAMPLING, build_generate_tab
-from gpt2lab.app.generate_content import MAX_TEXTS, alternatives, coloured, step_rows
+from gpt2lab.app.generate import FIRST, build_generate_tab
+from gpt2lab.app.generate_content import MAX_STEPS, MAX_TEXTS, TextCache, newest
+from gpt2lab.app.generate_presets import presets
 from gpt2lab.app.models import ModelStore
-from gpt2lab.data.tokens import display_tokens, visible
+from gpt2lab.generation.branches import text_of_generation
 from gpt2lab.generation.generate import best_of, generate, generate_batch
+from gpt2lab.generation.recipes import TASKS
+from gpt2lab.widgets.generation import text_part
 
 SETTINGS = {
     "max_new_tokens": 8,
     "temperature": 0.8,
+    "seed": 3,
     "top_p": 0.95,
     "top_k": 0,
-    "seed": 3,
     "min_p": 0,
     "repetition_penalty": 1,
     "window": 0,
@@ -24,7 +28,6 @@ SETTINGS = {
 }
 OPTIONS = {"max_new_tokens": 8, "temperature": 0.8, "top_p": 0.95, "seed": 3}
 VISITOR = SimpleNamespace(session_hash="one")
-VIEWS = ["which", "beside", "text", "ending", "tokens", "column", "text2", "ending2", "tokens2", "table", "measures"]
 
 
 @pytest.fixture
@@ -34,204 +37,220 @@ def tab(tmp_path, monkeypatch, tiny_lab, random_lab):
     monkeypatch.setattr("gpt2lab.app.models.load_model", labs.get)
     store = ModelStore(tmp_path)
     with gr.Blocks(analytics_enabled=False) as demo:
-        build_generate_tab(store, gr.Dropdown(["builtin", "gpt2"]))
-    functions = {event.api_name: event.fn for event in demo.fns.values()}
-    return SimpleNamespace(demo=demo, lab=tiny_lab, other=labs["gpt2"], store=store, **functions)
+        bar = SimpleNamespace(model=gr.Dropdown(["builtin", "gpt2"]), compare=gr.Dropdown([ALONE, "gpt2"]))
+        with gr.Tab("Generate") as tab:
+            build_generate_tab(store, bar, tab)
+    functions = {event.fn.__name__: event.fn for event in demo.fns.values() if hasattr(event.fn, "__name__")}
+    [page] = [block for block in demo.blocks.values() if block.elem_id == "generate-page"]
+    choose = [event.fn for event in demo.fns.values() if not hasattr(event.fn, "__name__") and event.fn]
+    return SimpleNamespace(
+        demo=demo, lab=tiny_lab, other=labs["gpt2"], store=store, answer=page.answer, choose=choose, **functions
+    )
 
 
 def last_of(answers):
-    """The last of what the tab shows while it writes, by names."""
     *_, last = answers = list(answers)
-    names = ["texts", "note", *VIEWS]
-    return SimpleNamespace(**dict(zip(names, last, strict=True)), count=len(answers))
+    key, status, value = last
+    return SimpleNamespace(key=key, status=status, data=value["data"], answers=answers)
 
 
-def written(tab, prompt="The moon", texts=(), by="probability", other=ALONE, continuations=1, **changes):
+def written(tab, prompt="The moon", key="", other=ALONE, count=1, stop_at_line=False, visitor=VISITOR, **changes):
     values = (SETTINGS | changes).values()
-    return last_of(tab.generate(VISITOR, "builtin", other, prompt, continuations, by, texts, *values))
+    return last_of(tab.generate(visitor, key, "builtin", other, prompt, count, stop_at_line, *values))
 
 
-def click(index):
-    return SimpleNamespace(index=index)
+def branched(tab, answer, **changes):
+    asked = {"text": 1, "index": 2, "token": alternative(answer, 2, 3), "shown": [1], "side": 0} | changes
+    return last_of(tab.continue_from(VISITOR, answer.key, SimpleNamespace(_data=asked)))
 
 
-def test_text_is_the_package_s_own_in_colours_with_its_steps(tab):
+def alternative(answer, index, place, number=1):
+    [text] = [text for text in answer.data["texts"] if text["number"] == number]
+    return json.loads(text["steps"].splitlines()[index])[8][place][1]
+
+
+def test_text_is_the_package_s_own(tab):
     answer = written(tab)
-    expected = generate(tab.lab, "The moon", **OPTIONS)
-    assert answer.text == f"The moon{expected.text}"
-    shown = display_tokens(tab.lab.tokenizer, [step.id for step in expected.steps])
-    assert answer.tokens == [(token, round(step.probability, 4)) for token, step in zip(shown, expected.steps)]
-    assert answer.table == step_rows(answer.texts[0])
-    assert [row[0] for row in answer.table] == [*shown]
-    assert re.fullmatch(r"8 tokens, [0-9,]+ a second\.", answer.note)
-    assert answer.ending == "**builtin**: 8 tokens; the length asked for is reached."
-    [kept] = answer.texts
-    assert (kept.number, kept.generation) == (1, expected)
-    assert (answer.which.value, answer.which.visible, answer.column.visible) == (1, False, False)
+    expected = text_of_generation(tab.lab, generate(tab.lab, "The moon", **OPTIONS), 1)
+    assert answer.data["texts"] == [text_part(expected._replace(name="builtin"))]
+    assert (answer.data["shown"], answer.data["writing"]) == ([1], False)
+    assert answer.status == "Finished: the length of 8 tokens is reached."
+    assert answer.answers[0][1] == "Reading the prompt …"
+
+
+def test_what_is_shown_while_it_is_written_is_true(tab, monkeypatch):
+    monkeypatch.setattr("gpt2lab.app.generate_content.DRAW_SECONDS", 0)
+    monkeypatch.setattr("gpt2lab.app.generate_content.SHARE", 0)
+    answers = written(tab).answers[1:]
+    counts = []
+    for _, status, value in answers[:-1]:
+        [text] = value["data"]["texts"]
+        done, total = map(int, re.fullmatch(r"Writing: (\d+) of (\d+) tokens, [\d,]+ tokens/s", status).groups())
+        assert (text["steps"].count("\n"), total, value["data"]["writing"]) == (done, 8, True)
+        assert text["finish"] == ("writing" if done < 8 else "length")
+        counts.append(done)
+    assert counts == sorted(counts) and counts[0] == 1
+    *_, last = (value["data"]["texts"][0]["steps"] for _, _, value in answers)
+    assert all(last.startswith(value["data"]["texts"][0]["steps"]) for _, _, value in answers)
 
 
 def test_two_models_write_beside_each_other_from_the_same_prompt_and_seed(tab):
-    answers = list(
-        tab.generate(VISITOR, "builtin", "gpt2", "The moon", 1, "rank", (), *(SETTINGS | {"seed": 4}).values())
-    )
-    answer = last_of(answers)
-    texts = [f"The moon{generate(lab, 'The moon', **OPTIONS | {'seed': 4}).text}" for lab in (tab.lab, tab.other)]
-    assert [answer.text, answer.text2] == texts and texts[0] != texts[1]
-    assert answer.ending2.startswith("**gpt2**: 8 tokens")
-    assert (answer.which.value, answer.beside.value, answer.column.visible) == (1, 2, True)
-    assert answers[0][1] == "Reading the prompt …"
-    first = dict(zip(["texts", "note", *VIEWS], answers[1]))
-    assert [len(one.generation.steps) for one in first["texts"]] == [1, 1]  # both stream
+    answer = written(tab, other="gpt2")
+    texts = [generate(lab, "The moon", **OPTIONS).text for lab in (tab.lab, tab.other)]
+    assert [text["text"] for text in answer.data["texts"]] == texts and texts[0] != texts[1]
+    assert [text["name"] for text in answer.data["texts"]] == ["builtin", "gpt2"]
+    assert answer.data["shown"] == [1, 2]
+    assert answer.status.startswith("Finished: 2 texts, 16 tokens, ")
 
 
 def test_of_several_continuations_the_best_is_shown_and_all_are_kept(tab):
-    answer = written(tab, continuations=4)
+    answer = written(tab, count=4)
     batch = generate_batch(tab.lab, "The moon", 4, **OPTIONS)
-    assert [text.generation.text for text in answer.texts] == [one.text for one in batch]
-    best = best_of(batch)
-    assert answer.text == f"The moon{best.text}"
-    assert answer.which.value == 1 + batch.index(best)
-    assert answer.note.startswith("32 tokens")
+    assert [text["text"] for text in answer.data["texts"]] == [one.text for one in batch]
+    assert answer.data["shown"] == [1 + batch.index(best_of(batch))]
 
 
-def test_empty_prompt_is_said(tab):
-    assert written(tab, "").ending.endswith("There was no prompt: the model began from `<|endoftext|>`.")
-
-
-def test_seam_is_marked(tab):
-    answer = written(tab, "x" * 60, max_new_tokens=10, window=20)
-    assert [token.startswith("⋮ ") for token, _ in answer.tokens].count(True) == 1
-
-
-def test_token_shows_what_it_was_chosen_from_with_the_text_s_own_settings(tab):
-    answer = written(tab, top_k=7)
-    step = answer.texts[0].generation.steps[5]
-    at, row, words, bars, *drawn = tab.generate_token(answer.texts, 1, click(5))
-    assert (at, row.visible, drawn) == ((1, 5), True, [0.8, 0.95, 7, 0])
-    assert (words, bars) == alternatives(answer.texts, at, *drawn)
-    assert list(bars.values()) == [other.sampled_probability for other in step.alternatives]
-    assert "not enough" not in words and "It was drawn with" in words
-
-
-def test_bars_are_redrawn_without_a_model(tab, monkeypatch):
-    answer = written(tab)
-    monkeypatch.setattr("gpt2lab.generation.decoding.Decoder.read", None)
-    for name in SAMPLING:
-        words, bars = tab.__dict__[f"generate_redraw_{name}"](answer.texts, (1, 2), 0, 1, 0, 0)
-        assert list(bars.values()) == [1.0] + [0.0] * 9
-    assert "with temperature 0, top-p 1, top-k all, min-p 0" in words
+def test_text_ends_with_its_line_if_asked(tab):
+    free = generate(tab.lab, "The moon", **OPTIONS | {"max_new_tokens": 60, "temperature": 1.5})
+    answer = written(tab, stop_at_line=True, max_new_tokens=60, temperature=1.5)
+    expected = generate(tab.lab, "The moon", **OPTIONS | {"max_new_tokens": 60, "temperature": 1.5}, stop="\n")
+    assert answer.data["texts"][0]["text"] == expected.text == free.text.split("\n")[0]
+    assert answer.data["texts"][0]["finish"] == expected.finish
 
 
 def test_a_choice_is_gone_on_from_and_both_texts_are_kept(tab):
     first = written(tab, temperature=0)
-    step = first.texts[0].generation.steps[2]
-    last = last_of(tab.generate_branch(VISITOR, first.texts, (1, 2), "rank", 0, click(3)))
-    after = (*first.texts[0].generation.steps[:2], step.with_token(step.alternatives[3].id))
+    step = generate(tab.lab, "The moon", **OPTIONS | {"temperature": 0}).steps
+    last = branched(tab, first)
+    after = (*step[:2], step[2].with_token(step[2].alternatives[3].id))
     expected = generate(tab.lab, "The moon", max_new_tokens=5, temperature=0, top_p=0.95, seed=3, after=after)
-    assert last.text == f"The moon{expected.text}"
-    assert (last.tokens, last.table) == (coloured(last.texts[1], "rank"), step_rows(last.texts[1]))
-    assert last.texts[0] == first.texts[0] and last.texts[1].generation == expected
-    assert (last.which.value, last.which.visible, last.beside.value) == (2, True, 0)
-    assert f"↳ 2: builtin, {visible(step.alternatives[3].token)} for token 2 of text 1: " in last.which.choices[1][0]
-    shown = dict(zip(VIEWS, tab.generate_show(last.texts, 1, 2, "rank"), strict=True))
-    assert (shown["text"], shown["text2"]) == (first.text, last.text)
-    colours = dict(zip(VIEWS, tab.generate_colours(last.texts, 2, 0, "entropy")))
-    assert colours["tokens"] == coloured(last.texts[1], "entropy")
+    old, new = last.data["texts"]
+    assert old == first.data["texts"][0] and new["text"] == expected.text
+    assert (new["parent"], new["kept"], last.data["shown"], last.key) == (1, 3, [2], first.key)
+    assert last.status == "Finished: the length of 8 tokens is reached."
 
 
 def test_a_branch_leaves_what_stands_beside_it(tab):
     first = written(tab, other="gpt2")
-    last = last_of(tab.generate_branch(VISITOR, first.texts, (2, 1), "rank", 2, click(4)))
-    assert (last.which.value, last.beside.value) == (3, 2)
-    assert last.text2 == first.text2 and last.ending.startswith("**gpt2**")
+    last = branched(tab, first, text=2, token=alternative(first, 2, 3, number=2), shown=[1, 2], side=1)
+    assert last.data["shown"] == [1, 3]
+    assert last.data["texts"][2]["name"] == "gpt2"
 
 
-def test_what_stands_beside_gives_way_where_it_is_kept_no_more(tab):
-    texts = ()
-    for seed in range(MAX_TEXTS):
-        texts = written(tab, texts=texts, max_new_tokens=2, seed=seed).texts
-    last = last_of(tab.generate_branch(VISITOR, texts, (2, 0), "rank", 1, click(1)))
-    assert (last.which.value, last.beside.value, last.column.visible) == (MAX_TEXTS + 1, 0, False)
-
-
-def test_the_token_of_a_branch_was_chosen_by_hand(tab):
-    first = written(tab)
-    last = last_of(tab.generate_branch(VISITOR, first.texts, (1, 2), "rank", 0, click(3)))
-    assert "chosen by hand" in tab.generate_token(last.texts, 2, click(2))[2]
-    assert "chosen by hand" not in tab.generate_token(last.texts, 2, click(3))[2]
-
-
-def test_stop_ends_the_writing_with_what_there_is(tab):
-    answers = tab.generate(VISITOR, "builtin", ALONE, "The moon", 1, "rank", (), *SETTINGS.values())
+def test_stop_ends_the_writing_with_what_there_is(tab, monkeypatch):
+    monkeypatch.setattr("gpt2lab.app.generate_content.DRAW_SECONDS", 0)
+    answers = tab.generate(VISITOR, "", "builtin", ALONE, "The moon", 1, False, *SETTINGS.values())
     next(answers), next(answers)
-    tab.generate_stop(SimpleNamespace(session_hash="another"))
-    tab.generate_stop(VISITOR)
+    tab.stop(SimpleNamespace(session_hash="another"))
+    tab.stop(VISITOR)
     last = last_of(answers)
-    assert last.count == 1 and last.note.startswith("Stopped: 1 tokens")
-    assert last.ending == "**builtin**: 1 tokens; stopped." and len(last.table) == 1
-    assert len(written(tab, texts=last.texts).texts) == 2  # and the next one is not stopped
+    assert last.status == "Stopped after 1 tokens."
+    assert (last.data["texts"][0]["finish"], last.data["writing"]) == ("stopped", False)
+    assert len(written(tab, key=last.key).data["texts"]) == 2  # and the next one is not stopped
 
 
 def test_a_second_text_waits_for_the_first_on_the_same_page_alone(tab):
-    answers = tab.generate(VISITOR, "builtin", ALONE, "The moon", 1, "rank", (), *SETTINGS.values())
+    answers = tab.generate(VISITOR, "", "builtin", ALONE, "The moon", 1, False, *SETTINGS.values())
     next(answers), next(answers)
     with pytest.raises(gr.Error, match="still being written; press Stop first"):
         written(tab)
-    other = SimpleNamespace(session_hash="another")
-    assert last_of(tab.generate(other, "builtin", ALONE, "x", 1, "rank", (), *SETTINGS.values())).text
+    assert written(tab, visitor=SimpleNamespace(session_hash="another")).data
     answers.close()  # as when the page is closed
-    assert written(tab).text
+    assert written(tab).data
 
 
-def test_measures_stand_in_a_table_under_each_model(tab):
-    texts = written(tab, other="gpt2").texts
-    found = tab.generate_measure(texts, 1, 2, "sample")
-    for part in ("1: builtin", "2: gpt2", "distinct-2", "copied", "perplexity under builtin", "perplexity under gpt2"):
-        assert part in found
-    assert "2: gpt2" not in tab.generate_measure(texts, 1, 0, "sample")
+def test_the_tab_opens_with_a_text_that_is_written_once_for_all(tab, monkeypatch):
+    key, status, value = tab.open_tab("")
+    [text] = value["data"]["texts"]
+    assert text["text"] == generate(tab.lab, **FIRST).text and "example" in status
+    monkeypatch.setattr("gpt2lab.generation.decoding.Decoder.read", None)  # no model runs any more
+    other, _, again = tab.open_tab("")
+    assert again["data"]["texts"] == [text] and other != key
+    assert all(one == gr.skip() for one in tab.open_tab(key))
+
+
+def test_a_visitor_s_texts_are_answered_for_by_the_key_alone(tab):
+    answer = written(tab)
+    options = {"text": 1, "index": 2, "temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0}
+    asked = {"kind": "redraw", "options": options, "subject": answer.data["subject"]}
+    assert tab.answer(asked)["low"] == [1.0] + [0.0] * 9
+    measured = tab.answer(asked | {"kind": "measure", "options": {"texts": [1], "data": "sample"}})
+    assert measured["columns"][0]["tokens"] == 8
+    for subject in (None, {}, {"key": None}, {"key": ["x"]}, {"key": answer.key + "x"}, "x"):
+        assert "is no longer kept" in tab.answer(asked | {"subject": subject})["error"]
+    for bad in (None, [], 7, {"kind": ["x"]}, {"kind": "branch", "subject": answer.data["subject"]}):
+        assert list(tab.answer(bad)) == ["error"]
+
+
+def test_texts_that_are_gone_leave_room_for_new_ones(tab):
+    answer = written(tab, key="unknown")
+    assert answer.key != "unknown" and len(answer.data["texts"]) == 1
 
 
 def test_no_more_texts_are_kept_than_the_limit_and_numbers_stay(tab):
-    texts = ()
+    key = ""
     for seed in range(MAX_TEXTS + 2):
-        texts = written(tab, texts=texts, max_new_tokens=1, seed=seed).texts
-    assert [(one.number, one.generation.seed) for one in texts] == [(i + 1, i) for i in range(2, MAX_TEXTS + 2)]
+        answer = written(tab, key=key, max_new_tokens=1, seed=seed)
+        key = answer.key
+    assert [(one["number"], one["seed"]) for one in answer.data["texts"]] == [
+        (i + 1, i) for i in range(2, MAX_TEXTS + 2)
+    ]
 
 
-def test_colours_before_there_is_a_text_change_nothing(tab):
-    assert all(one == gr.skip() for one in tab.generate_colours((), None, 0, "rank"))
+def test_tokens_of_a_visitor_and_of_all_are_bounded_but_the_newest_are_kept(tiny_lab):
+    text = text_of_generation(tiny_lab, generate(tiny_lab, "The", max_new_tokens=2), 1)
+    long = text._replace(generation=SimpleNamespace(steps=[None] * (MAX_STEPS // 2)))
+    assert len(newest((long,) * 5, 1)) == 2 and len(newest((long,) * 5, 4)) == 4
+    cache = TextCache(limit=3 * 4096 * 2)
+    for key in "abcd":
+        cache.put(key, (text,))
+    assert [bool(cache.get(key)) for key in "abcd"] == [False, True, True, True]
+
+
+def test_presets_are_the_paper_s_prompts_and_settings(tab, tiny_lab):
+    found = presets()
+    for index, one in enumerate(found):
+        prompt, length, temperature, top_k, line, note = tab.choose[index]()
+        assert (prompt, length, temperature, top_k, line) == (
+            one.prompt,
+            one.max_new_tokens,
+            one.temperature,
+            one.top_k,
+            one.stop_at_line,
+        )
+        assert note.visible == bool(one.note)
+    for one, (name, recipe) in zip(found[-3:], TASKS.items(), strict=True):
+        _start, end = recipe.prompt.rsplit("}", 1)
+        assert one.prompt.endswith(end) and "{" not in one.prompt and one.max_new_tokens == recipe.tokens, name
+        assert re.search(r"section \d\.\d", recipe.source.replace("sections", "section"))[0] in one.note
 
 
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda tab, texts: tab.generate_token((), None, click(0)), "press Generate first"),
-        (
-            lambda tab, texts: list(tab.generate_branch(VISITOR, (), (1, 0), "rank", 0, click(0))),
-            "press Generate first",
-        ),
-        (lambda tab, texts: tab.generate_measure((), None, 0, "sample"), "press Generate first"),
-        (lambda tab, texts: tab.generate_token(texts, 1, click(8)), "token 8 is out of range"),
-        (lambda tab, texts: tab.generate_token(texts, 7, click(0)), "text 7 is not here; use one of 1"),
-        (lambda tab, texts: tab.generate_show(texts, 1, 9, "rank"), "text 9 is not here"),
-        (lambda tab, texts: tab.generate_redraw_top_p(texts, None, 1, 1, 0, 0), "click one first"),
-        (lambda tab, texts: tab.generate_redraw_top_p(texts, (1, 0), 1, 0, 0, 0), "top_p 0 leaves no token"),
-        (lambda tab, texts: list(tab.generate_branch(VISITOR, texts, None, "rank", 0, click(0))), "click one first"),
-        (
-            lambda tab, texts: list(tab.generate_branch(VISITOR, texts, (1, 0), "rank", 0, click(10))),
-            "choice 10 is out of range",
-        ),
-        (lambda tab, texts: tab.generate_show(texts, 1, 0, "__class__"), "colour '__class__' is unknown"),
-        (lambda tab, texts: tab.generate_measure(texts, 1, 0, "/etc/passwd"), "'/etc/passwd' is unknown"),
-        (lambda tab, texts: written(tab, temperature=-1), "temperature -1 is out of range"),
-        (lambda tab, texts: written(tab, seed=None), "seed None is out of range"),
-        (lambda tab, texts: written(tab, window=64), "window 64 is out of range"),
-        (lambda tab, texts: written(tab, continuations=9), "continuations 9 is out of range"),
-        (lambda tab, texts: written(tab, other="/etc"), "'/etc' is unknown"),
-        (lambda tab, texts: written(tab, "\ud800"), "surrogate"),
+        (lambda tab, first: branched(tab, SimpleNamespace(key="x", data=first.data)), "text 1 is no longer kept"),
+        (lambda tab, first: branched(tab, first, text=7), "text 7 is no longer kept"),
+        (lambda tab, first: branched(tab, first, index=8), "token 8 is out of range"),
+        (lambda tab, first: branched(tab, first, token=10**6), "is not among this step's alternatives"),
+        (lambda tab, first: branched(tab, first, shown=[1, 9], side=0), "text 9 is no longer kept"),
+        (lambda tab, first: branched(tab, first, shown="1"), "a list of one number or two"),
+        (lambda tab, first: branched(tab, first, side=1), "side 1 is out of range"),
+        (lambda tab, first: list(tab.continue_from(VISITOR, first.key, SimpleNamespace(_data=None))), "out of range"),
+        (lambda tab, first: written(tab, temperature=-1), "temperature -1 is out of range"),
+        (lambda tab, first: written(tab, temperature=float("nan")), "temperature nan is out of range"),
+        (lambda tab, first: written(tab, seed=None), "seed None is out of range"),
+        (lambda tab, first: written(tab, max_new_tokens=10**7), "max_new_tokens 10000000 is out of range"),
+        (lambda tab, first: written(tab, max_new_tokens=513), "max_new_tokens 513 is out of range"),
+        (lambda tab, first: written(tab, window=64), "window 64 is out of range"),
+        (lambda tab, first: written(tab, count=9), "continuations 9 is out of range"),
+        (lambda tab, first: written(tab, other="/etc"), "'/etc' is unknown"),
+        (lambda tab, first: written(tab, precision="int4"), "int4"),
+        (lambda tab, first: written(tab, "\ud800"), "surrogate"),
+        (lambda tab, first: written(tab, None), "string|text"),
+        (lambda tab, first: written(tab, "x" * 5000), "the prompt has"),
     ],
 )
 def test_bad_input_is_refused(tab, ask, message):
-    texts = written(tab).texts
+    first = written(tab)
     with pytest.raises(gr.Error, match=message):
-        ask(tab, texts)
+        ask(tab, first)

@@ -7,7 +7,6 @@ import itertools
 import os
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -58,7 +57,7 @@ EVENT_DATA = [
 PER_PARAMETER = (
     3  # hostile values that each parameter of an endpoint gets, of those in turn; those of other handlers get one
 )
-VISITORS = 2  # pages that are open at once
+PAGE = "visitor"  # its session
 AT_ONCE = 20  # events of a page under way; the queue holds 32
 TOO_LARGE = 17 << 20  # bytes
 FRAME = re.compile(
@@ -146,7 +145,7 @@ def send(server, session, requests, *, cut=False):
 
 @pytest.fixture(scope="module")
 def sent(server, runs_dir):
-    """All requests to handlers, on pages on which everything was done once before: how each ended, and files before."""
+    """All requests to handlers, on a page on which everything was done once before: how each ended, and files before."""
     handlers = [one for one in server.config["dependencies"] if one["backend_fn"]]
     usually = [(event, {"data": usual(server, event)}) for event in handlers]
     turn = itertools.cycle(HOSTILE)
@@ -154,15 +153,12 @@ def sent(server, runs_dir):
     mixed = [one for row in itertools.zip_longest(*each) for one in row if one]  # no handler is waited for alone
     halves = [one for one in mixed if HALF in one[1]["data"]]
     whole = [one for one in mixed if HALF not in one[1]["data"]]
-    with ThreadPoolExecutor(VISITORS) as pool:
-        names = [f"visitor{number}" for number in range(VISITORS)]
-        [*pool.map(lambda name: send(server, name, usually), names)]
-        before = listing(ROOT, runs_dir)
-        shares = [whole[number::VISITORS] for number in range(VISITORS)]
-        ends = [*pool.map(lambda name, share: send(server, name, share), names, shares)]
-        # gradio's own errors repeat the value, and the stream of the page that sent it ends
-        ends += pool.map(lambda at: send(server, f"half{at}", [halves[at]], cut=True), range(len(halves)))
-    return before, [one for share in ends for one in share]
+    send(server, PAGE, usually)
+    before = listing(ROOT, runs_dir)
+    ends = send(server, PAGE, whole)
+    for number, one in enumerate(halves):  # gradio's own errors repeat the value, which ends the stream of their page
+        ends += send(server, f"half{number}", [one], cut=True)
+    return before, ends
 
 
 def test_every_handler_ends_each_request_and_none_changes_a_run(server, sent, runs_dir):
@@ -193,7 +189,7 @@ def asked_of_a_view(server, number, name):
     """Bodies of requests to a function of a view: any data, any subject, every kind of request with any option."""
 
     def body(data):
-        return {"data": data, "component_id": number, "fn_name": name, "session_hash": "visitor0"}
+        return {"data": data, "component_id": number, "fn_name": name, "session_hash": PAGE}
 
     subject = {"text": "The moon is round.", "models": ["builtin"]}
     for value in HOSTILE:
@@ -211,7 +207,7 @@ def asked_of_a_view(server, number, name):
 def test_other_names_are_not_functions_of_a_view(server):
     page = server.component("explore-page")["id"]
     for number, name in ((page, "postprocess"), (page, "__init__"), (0, "answer"), (-1, "x"), ("x", None), (None, {})):
-        body = {"data": {}, "component_id": number, "fn_name": name, "session_hash": "visitor0"}
+        body = {"data": {}, "component_id": number, "fn_name": name, "session_hash": PAGE}
         assert server.post("component_server", body).status_code >= 400
 
 
@@ -234,7 +230,7 @@ def test_no_file_of_the_machine_is_served(server, runs_dir):
 def test_queued_handlers_are_not_called_beside_the_queue(server):
     for event in server.config["dependencies"]:
         if event["backend_fn"] and event["queue"] is not False:
-            body = {"fn_index": event["id"], "data": usual(server, event), "session_hash": "visitor0"}
+            body = {"fn_index": event["id"], "data": usual(server, event), "session_hash": PAGE}
             assert server.post("run/predict", body).status_code == 404
 
 
