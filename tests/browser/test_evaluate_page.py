@@ -377,7 +377,7 @@ def test_bad_question_over_http_is_refused(app_url):
         ({"protocols": ["sliding", "x"]}, "not in the list|unknown"),
         ({"quick": -1}, "quick -1 is out of range"),
     ):
-        answer = post(app_url, f"s{message}{next(iter(change))}"[:8], number, [(good | change)[name] for name in order])
+        answer = post(app_url, f"stranger-{next(iter(change))}", number, [(good | change)[name] for name in order])
         assert not answer["success"], change
         assert re.search(message, answer["output"]["error"]), (change, answer)
 

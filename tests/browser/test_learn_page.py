@@ -46,9 +46,10 @@ def test_every_step_is_shown_and_its_answer_checked(open_page, lab):
         expect(page.locator("#learn-result")).to_contain_text(f"✓ Right. {question.explanation}", timeout=PATIENCE)
         expect(page.locator("#learn-place")).to_contain_text(f"{number + 1} answered")
         page.locator("#learn-next").click()
-    page.reload()  # where the reader was, and what was answered, stays in the browser
-    open_course(page)
-    expect(page.locator("#learn-place")).to_contain_text("12 of 12 · 12 answered", timeout=PATIENCE)
+    again = page.context.new_page()  # where the reader was, and what was answered, stays in the browser
+    again.goto(page.url)
+    open_course(again)
+    expect(again.locator("#learn-place")).to_contain_text("12 of 12 · 12 answered", timeout=PATIENCE)
 
 
 def test_wrong_and_missing_answers_and_another_text(page):
@@ -61,7 +62,7 @@ def test_wrong_and_missing_answers_and_another_text(page):
     expect(page.locator("#learn-result")).to_contain_text("✗ Not quite. The text has 85 characters", timeout=PATIENCE)
     page.locator("#learn-text textarea").fill("<img src=x onerror=alert(1)> *moon*")
     page.locator("#learn-text textarea").press("Enter")
-    expect(page.locator("#learn-view .g-tokens, #learn-view")).to_contain_text("onerror", timeout=PATIENCE)
+    expect(page.locator("#learn-view")).to_contain_text("onerror", timeout=PATIENCE)
     assert page.locator("#learn-view img, #learn-question img").count() == 0
 
 
