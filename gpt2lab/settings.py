@@ -6,7 +6,7 @@ Checks, command-line options and forms are made from them.
 from dataclasses import Field, field, fields
 from typing import get_args
 
-from gpt2lab.errors import LabError, choice, number, whole_number
+from gpt2lab.errors import LabError, Message, choice, number, whole_number
 
 
 def setting(
@@ -37,13 +37,21 @@ def types_of(field: Field) -> tuple[type, ...]:
     return get_args(field.type) or (field.type,)
 
 
-def help_of(field: Field) -> str:
+def help_of(field: Field) -> Message:
     """Return a setting's help text with its unit and range. Example: "Length of a block. (tokens, 2 to 1,024)" """
-    help, low, high, unit = (field.metadata[key] for key in ("help", "low", "high", "unit"))
+    low, high = field.metadata["low"], field.metadata["high"]
+    help, unit = Message(field.metadata["help"]), Message(field.metadata["unit"])
     if low is None:
         return help
-    range = f"{low} or more" if high >= 10**6 else f"{low} to {high:,}"
-    return f"{help} ({unit}, {range})" if unit else f"{help} ({range})"
+    within = Message("{low} or more", low=low) if high >= 10**6 else Message("{low} to {high:,}", low=low, high=high)
+    if unit:
+        return Message("{help} ({unit}, {range})", help=help, unit=unit, range=within)
+    return Message("{help} ({range})", help=help, range=within)
+
+
+def label_of(field: Field) -> Message:
+    """Return a setting's name for a form. Example: that of `lora_rank` -> "LoRA rank" """
+    return Message(field.name.replace("_", " ").capitalize().replace("Lora", "LoRA"))
 
 
 def check_settings(settings) -> None:

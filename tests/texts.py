@@ -3,10 +3,14 @@
 import ast
 import json
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import gpt2lab
 from gpt2lab.app.language import USED_IN_VIEWS
+from gpt2lab.generation.sampling import Sampling
+from gpt2lab.settings import label_of
+from gpt2lab.training.config import TrainConfig
 
 PACKAGE = Path(gpt2lab.__file__).parent
 TRANSLATED = {"Message", "LabError", "SelectionError", "_"}  # calls whose first argument is an English template
@@ -37,6 +41,13 @@ def _templates(path: Path) -> Iterator[str]:
         match node.args:
             case [ast.Constant(value=str(text)), *_] if _called(node) in TRANSLATED:
                 yield text
+
+
+def in_settings() -> set[str]:
+    """The names, helps and units of the settings, which forms show."""
+    declared = [*fields(TrainConfig), *fields(Sampling)]
+    found = {label_of(field) for field in declared}
+    return found | {field.metadata[part] for field in declared for part in ("help", "unit") if field.metadata[part]}
 
 
 def hard_coded(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ from gpt2lab.app.train.text import text_location
 from gpt2lab.data import hub
 from gpt2lab.data.preview import Preview
 from gpt2lab.errors import LabError
-from gpt2lab.settings import help_of, types_of
+from gpt2lab.settings import help_of, label_of, types_of
 from gpt2lab.training.config import TrainConfig, parse_eval_tokens
 from gpt2lab.training.defaults import Defaults
 
@@ -42,7 +42,7 @@ def form_field(field: Field) -> gr.components.Component:
     """Build the field of a setting; an empty one stands for its default."""
     kinds, choices = types_of(field), field.metadata["choices"]
     common: dict[str, Any] = {
-        "label": _(field.name.replace("_", " ").capitalize().replace("Lora", "LoRA")),
+        "label": _(label_of(field)),
         "info": _(help_of(field)),
         "elem_id": f"finetune-{field.name}",
         "min_width": 200,
