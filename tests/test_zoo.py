@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -365,12 +364,15 @@ def page(tmp_path_factory, request):
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "gradio"))
         patch.setattr(hub, "is_downloaded", lambda name: True)
         patch.setattr(ModelStore, "lab", lambda self, label: replace(labs[label], name=label))
-        patch.setattr(
-            "gpt2lab.app.evaluate.as_image", lambda figure: None
-        )  # no tokens are in it, and it takes a second
+        for module in ("evaluate", "evaluate_content"):  # no tokens are in a picture, and it takes a second
+            patch.setattr(f"gpt2lab.app.{module}.as_image", lambda figure: None)
         patch.setattr(ModelStore, "version", lambda self, label: labs[label].model.name_or_path)
         demo = build_app(folder / "runs")
-        yield SimpleNamespace(labs=labs, **{event.api_name: event.fn for event in demo.fns.values() if event.api_name})
+        [texts] = [block for block in demo.blocks.values() if block.elem_id == "generate-page"]
+        named = {event.fn.__qualname__: event.fn for event in demo.fns.values() if hasattr(event.fn, "__qualname__")}
+        handlers = {name.rpartition(".")[2]: handler for name, handler in named.items() if not name.startswith("Api")}
+        handlers["explore"] = named["build_explore_tab.<locals>.run"]
+        yield SimpleNamespace(labs=labs, of_texts=texts.answer, **handlers)
 
 
 @pytest.fixture
@@ -381,24 +383,29 @@ def tab(animal, page):
 
 
 def test_model_is_described_with_its_notes(animal, tab):
-    line = tab.describe_model("builtin")
+    line = tab.describe("builtin", ALONE)
     assert animal.lab.shape in line
     assert all(escaped(note) in line for note in animal.lab.notes)
 
 
 def test_generate_tab(animal, tab):
     lab = tab.labs["builtin"]
-    *_, written = tab.generate(VISITOR, "builtin", ALONE, PROMPT, 1, "rank", (), 5, 0.8, 0.95, 0, 0, 0, 1, 0, "fp32")
-    [text] = texts = written[0]
+    options = [5, 0.8, 0, 0.95, 0, 0, 1, 0, "fp32"]
+    *_, (key, _, written) = tab.generate(VISITOR, "", "builtin", ALONE, PROMPT, 1, False, *options)
     expected = generate(lab, PROMPT, max_new_tokens=5, seed=0, temperature=0.8, top_p=0.95)
-    assert text.generation.text == expected.text
-    assert text.tokens == display_tokens(lab.tokenizer, [step.id for step in expected.steps])
-    assert [shown for shown, _ in written[6]] == [*text.tokens] and all(text.tokens)
-    place, _, words, bars, *_ = tab.generate_token(texts, 1, SimpleNamespace(index=0))
-    assert text.tokens[0] in words and len(bars) == 10
-    *_, branched = tab.generate_branch(VISITOR, texts, place, "rank", 0, SimpleNamespace(index=3))
-    assert branched[0][1].generation.steps[0].id == text.generation.steps[0].alternatives[3].id
-    assert "distinct-1" in tab.generate_measure(texts, 1, 0, "sample")
+    [text] = written["data"]["texts"]
+    steps = [json.loads(line) for line in text["steps"].splitlines()]
+    assert text["text"] == expected.text
+    assert [step[1] for step in steps] == [step.id for step in expected.steps]
+    assert all(step[0] for step in steps)
+    subject = {"subject": {"key": key}}
+    settings = {"text": 1, "index": 0, "temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0}
+    assert len(tab.of_texts(subject | {"kind": "redraw", "options": settings})["low"]) == 10
+    other = {"text": 1, "index": 0, "token": expected.steps[0].alternatives[3].id, "shown": [1], "side": 0}
+    *_, (_, _, branched) = tab.continue_from(VISITOR, key, SimpleNamespace(_data=other))
+    assert json.loads(branched["data"]["texts"][1]["steps"].splitlines()[0])[1] == other["token"]
+    [column] = tab.of_texts(subject | {"kind": "measure", "options": {"texts": [1], "data": "sample"}})["columns"]
+    assert column["tokens"] == len(expected.steps)
 
 
 def test_explore_tab(animal, tab):
@@ -432,25 +439,17 @@ def test_explore_tab(animal, tab):
 
 
 def test_evaluate_tab(animal, tab):
-    questions = {"other": ALONE, "data": OWN, "split": "test", "protocols": ["sliding", "lm-eval", "blocks"]}
-    questions |= {"context": 32, "stride": 0, "quick": 0, "seed": 0, "text": LONG * 4, "precision": "fp32"}
-    *_, shown = tab.evaluate("builtin", False, *questions.values())
+    questions = {"data": OWN, "split": "test", "protocols": ["sliding", "lm-eval", "blocks"]}
+    questions |= {"context": 32, "stride": 0, "quick": 0, "seed": 0, "precision": "fp32", "text": LONG * 4}
+    *_, shown = tab.evaluate("builtin", ALONE, False, *questions.values())
     [key] = [value for value in shown.values() if isinstance(value, str) and len(value) == 16]
     protocols = ["sliding", "blocks"] if animal.kind in WITHOUT_END else ["sliding", "lm-eval", "blocks"]
     expected = evaluate(tab.labs["builtin"], articles_of(LONG * 4, ""), protocols, context=32)
-    text = " ".join(str(value.value) for value in shown.values() if isinstance(value, gr.Dataframe))
+    text = " ".join(value if isinstance(value, str) else str(getattr(value, "value", "")) for value in shown.values())
     assert all(readable(found.perplexity) in text for _, found in expected.results)
-    assert tab.evaluate_words(key, "sliding", 0, False)
-    assert tab.evaluate_by(key, "sliding", "Position in the window", False)[1]
-    assert (
-        Path(tab.evaluate_file(key, "sliding", "Part", "loss of every token, CSV").value["path"]).stat().st_size > 1000
-    )
-
-
-def test_tasks_tab(animal, tab):
-    asked = ["translate", "moon", "", "a = b", "{examples}\n{text} =", 3, 0]
-    *_, (_, note, whole) = tab.task(VISITOR, "builtin", *asked)
-    assert whole.startswith("a = b\nmoon =") and note
+    assert tab.show_document(key, "sliding", 0, False)
+    assert tab.show_breakdown(key, "sliding", "position", False)[1]
+    assert Path(tab.make_file(key, "sliding", "part", "tokens.csv").value["path"]).stat().st_size > 1000
 
 
 @only("bert")  # the cost depends on the shape alone
