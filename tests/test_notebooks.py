@@ -22,7 +22,7 @@ steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
     "05_your_own": """model, data, sentence, answer = "builtin", "sample", "The moon is the only moon.", -1
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
 }
-PICTURES = {"01_finetune": 4, "02_attention": 10, "03_generation": 2, "04_inside": 10, "05_your_own": 2}
+PICTURES = {"01_finetune": 5, "02_attention": 10, "03_generation": 3, "04_inside": 10, "05_your_own": 2}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

@@ -87,5 +87,5 @@ def print_extent(seen: Trace, what: str) -> None:
 def bertviz_file(seen: Trace, view: str, layer: int | None, head: int | None) -> bytes:
     """Save one of bertviz' views as a page."""
     options = bertviz_options(view, layer, head)
-    print(plan(seen, view, **options), file=sys.stderr)
+    print(plan(seen, view, **options).note, file=sys.stderr)
     return VIEWS[view](seen, **options).html.encode()

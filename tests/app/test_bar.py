@@ -29,6 +29,7 @@ def test_only_offered_models_are_taken_over(store, wanted, labels):
 
 
 def test_status_describes_models_on_this_machine_and_recommends_a_better_one(store, monkeypatch):
+    monkeypatch.setattr(bar.hub, "is_downloaded", lambda name: name == "builtin")
     monkeypatch.setattr(bar, "auto_choice", lambda: Choice("gpt2", "sample", Message("gpt2 is downloaded")))
     shape = store.lab("builtin").shape
     lines = status_line(store, "builtin", "distilgpt2").split("<br>")

@@ -643,7 +643,7 @@ def test_app_serves_the_page_at_the_address_given(call, monkeypatch, tmp_path):
     assert call("app")[0] == 0
     assert calls == [
         (("app", tmp_path), {"host": "127.0.0.2", "port": 0}),
-        (("app", Path("runs")), {"host": "127.0.0.1", "port": 7860}),
+        (("app", Path("runs")), {"host": "127.0.0.1", "port": 7860, "mcp": False}),
     ]
 
 

@@ -66,7 +66,7 @@ def test_result_with_a_figure_shows_it(tiny_lab, name, tmp_path):
         assert min(picture.size) > 100 and len(picture.convert("L").getcolors()) > 5
 
 
-@pytest.mark.parametrize("name", ["Walkthrough", "Generation"])
+@pytest.mark.parametrize("name", ["Walkthrough"])
 def test_result_without_a_figure_shows_none(tiny_lab, name):
     shell = InteractiveShell()
     show_figures(shell)

@@ -227,6 +227,7 @@ def test_config_of_a_run_has_every_default_filled_in(finished, tiny_folder, moon
         "notes",
         "processes",
         "text",
+        "train_tokens",
         "created",
     } == set(config)
     assert (config["model"], config["data"], config["seed"]) == (str(tiny_folder), moon, 0)
