@@ -49,9 +49,8 @@ def user_errors(handler: Callable) -> Callable:
 
 def uncover(event: gr.events.Dependency, outputs: list) -> None:
     """Remove the "Error" that gradio lays over an event's outputs: the toast says it, and the outputs are still valid."""
-    event.failure(
-        lambda: [gr.skip()] * len(outputs), None, outputs, api_visibility="private", show_progress="hidden", queue=False
-    )
+    kept = gr.skip() if len(outputs) == 1 else (gr.skip(),) * len(outputs)  # of one output, a list would be its value
+    event.failure(lambda: kept, None, outputs, api_visibility="private", show_progress="hidden", queue=False)
 
 
 class Stops:

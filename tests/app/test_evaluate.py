@@ -120,10 +120,10 @@ def tab(tmp_path, monkeypatch, labs, built, request):
         for step in events["evaluate"].fn(label, other, dark, *values):
             yield {names[place]: value for place, value in step.items()}
 
-    def example(key=None, running=False, label="builtin"):
+    def example(key=None, running=False, label="builtin", compare=ALONE):
         return [
             {names[place]: value for place, value in step.items()}
-            for step in events["example"].fn(key, running, label, False)
+            for step in events["example"].fn(key, running, label, compare, False)
         ]
 
     def result(*asked, **changes):
@@ -240,7 +240,7 @@ def test_opened_tab_scores_the_built_in_model_on_the_sample_once(tab, monkeypatc
     *_, last = tab.example()
     assert "builtin on sample, test split" in last["note"]
     assert last["protocol"].value == "sliding"
-    assert tab.example(key=last["key"]) == tab.example(running=True) == tab.example(label="gpt2") == []
+    assert tab.example(key=last["key"]) == tab.example(running=True) == tab.example(label="gpt2") == tab.example(compare="builtin") == []
 
 
 def test_model_runs_with_the_lock_held_and_visitors_get_their_turn_between(tab, slow, monkeypatch):
