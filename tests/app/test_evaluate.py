@@ -240,7 +240,13 @@ def test_opened_tab_scores_the_built_in_model_on_the_sample_once(tab, monkeypatc
     *_, last = tab.example()
     assert "builtin on sample, test split" in last["note"]
     assert last["protocol"].value == "sliding"
-    assert tab.example(key=last["key"]) == tab.example(running=True) == tab.example(label="gpt2") == tab.example(compare="builtin") == []
+    assert (
+        tab.example(key=last["key"])
+        == tab.example(running=True)
+        == tab.example(label="gpt2")
+        == tab.example(compare="builtin")
+        == []
+    )
 
 
 def test_model_runs_with_the_lock_held_and_visitors_get_their_turn_between(tab, slow, monkeypatch):

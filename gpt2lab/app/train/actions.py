@@ -97,7 +97,7 @@ def labels() -> dict[str, Any]:
         "delete": _("Delete"),
         "zip": _("Download model"),
         "report": _("Report"),
-        "score": _("Score validation"),
+        "score": _("Score full validation"),
     }
 
 
