@@ -79,6 +79,8 @@ def build_evaluate_tab(tab: gr.Tab, results: ResultCache, bar: Bar, downloads: D
     def example(key: str | None, running: bool, label: str, compare: str, dark: bool) -> Iterator[dict]:
         if key is None and not running and (label, compare) == ("builtin", ALONE):
             yield from score(label, ALONE, dark, EXAMPLE)
+        else:
+            yield {views.note: gr.skip()}  # without a value, gradio would empty all views
 
     def score(label: str, compare: str, dark: bool, asked: dict) -> Iterator[dict]:
         began = time.monotonic()
@@ -118,6 +120,8 @@ def connect_views(results: ResultCache, bar: Bar, key: gr.State, views: Views, d
 
     @user_errors
     def show_shares(key: str | None, name: str, by: str, dark: bool) -> tuple:
+        if key is None:  # the tab was opened without an example
+            return (gr.skip(),) * 3
         evaluation = results.evaluation(key).evaluation
         picture, rows = shares_of(evaluation, name, by, dark is True)
         return picture, rows, gr.Dropdown(choices=documents_of(evaluation, name), value=0)
@@ -127,7 +131,9 @@ def connect_views(results: ResultCache, bar: Bar, key: gr.State, views: Views, d
         return shares_of(results.evaluation(key).evaluation, name, by, dark is True)
 
     @user_errors
-    def show_document(key: str | None, name: str, document: int | None, dark: bool) -> str:
+    def show_document(key: str | None, name: str, document: int | None, dark: bool) -> Any:
+        if key is None:
+            return gr.skip()
         return words_of(results.evaluation(key).evaluation, name, document, "dark" if dark is True else "light")
 
     @user_errors

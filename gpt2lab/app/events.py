@@ -24,6 +24,11 @@ ALONE = "no second model"  # a value; no run has spaces in its id
 STOP_SECONDS = 5.0  # how long Stop waits for a start
 
 
+def models_of(label: str, compare: str | None) -> list[str]:
+    """Return the labels of the bar's models: one where there is no second one, or it is the same."""
+    return [label] if compare in (None, ALONE, label) else [label, compare]  # type: ignore[list-item]
+
+
 def user_errors(handler: Callable) -> Callable:
     """Wrap a function or generator so that LabError is shown as a toast."""
     if inspect.isgeneratorfunction(handler):
