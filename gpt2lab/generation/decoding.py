@@ -129,7 +129,10 @@ def linears(block) -> tuple[torch.nn.Module, ...]:
 
 @torch.inference_mode()
 def packed(linear: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """x -> W x + b with W of 8 bits, a scale per output, and x of 8 bits, a scale for all of it."""
+    """x -> W x + b with W of 8 bits, a scale per output, and x of 8 bits, a scale for all of it.
+
+    Without AVX512-VNNI units x has 7 bits: torch's kernels add two products of 8 bits in 16, which overflows.
+    """
     weight = linear.weight.detach().float()
     weight = weight if isinstance(linear, torch.nn.Linear) else weight.t()  # transformers' Conv1D is (in, out)
     scales = (weight.abs().amax(1) / 127).clamp_min(1e-12).double()
@@ -139,4 +142,10 @@ def packed(linear: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         zeros = torch.zeros(len(scales), dtype=torch.long)
         quantized = torch.quantize_per_channel(weight.contiguous(), scales, zeros, 0, torch.qint8)
     weights = torch.ops.quantized.linear_prepack(quantized, bias)
-    return lambda x: torch.ops.quantized.linear_dynamic(x, weights, False)
+    reduced = not has_vnni()
+    return lambda x: torch.ops.quantized.linear_dynamic(x, weights, reduced)
+
+
+def has_vnni() -> bool:
+    """Whether the processor multiplies 8-bit numbers without an overflow in 16 bits."""
+    return bool(torch.cpu.get_capabilities().get("avx512_vnni"))
