@@ -142,7 +142,7 @@ def main() -> None:
     def refuse(*arguments, **options):
         raise LabError("no process is started here")
 
-    jobs.spawn = jobs.cost_in_worker = jobs.estimate_cost_in_worker = refuse
+    jobs.spawn = jobs.cost_in_worker = refuse
     events.STOP_SECONDS = 0.05
     runs_dir, port = sys.argv[1:]
     serve(build_app(runs_dir, training=True), port=int(port))

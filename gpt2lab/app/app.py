@@ -47,7 +47,7 @@ CSS = """
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .figures small { display: block; font-weight: 400; opacity: .75; } .figures caption { text-align: left; }
 .figures td, .figures th { min-width: 96px; } .figures .how { min-width: 240px; } .figures .how p { margin: 0; font-size: 12px; }
-#evaluate-table .html-container, #evaluate-share-table .html-container { padding: 0; } #evaluate-share-table { max-height: 420px; overflow-y: auto; } #evaluate-ask, #evaluate-files { align-items: end; }
+#evaluate-table .html-container, #evaluate-share-table .html-container { padding: 0; } #evaluate-share-table .html-container { max-height: 420px; overflow-y: auto; } #evaluate-ask, #evaluate-files { align-items: end; }
 #learn-cost { overflow-x: auto; contain: inline-size; }
 #learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
 #learn-block { overflow-x: auto; contain: inline-size; }

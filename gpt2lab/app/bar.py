@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from gpt2lab.app.download import Downloads, build_download
-from gpt2lab.app.events import ALONE, escaped, user_errors
+from gpt2lab.app.events import ALONE, escaped, models_of, user_errors
 from gpt2lab.app.language import SWITCH, _
 from gpt2lab.app.models import ModelStore
 from gpt2lab.data import hub
@@ -92,7 +92,7 @@ def labels_of(store: ModelStore, wanted: Any) -> tuple[str, str]:
 
 def status_line(store: ModelStore, label: str, compare: str) -> str:
     """Describe the two models in a line each, and what suits this machine. Loads a model that is on this machine."""
-    labels = [label] if compare in (None, ALONE) else [label, compare]
+    labels = models_of(label, compare)
     lines = [line for line in (model_line(store, each) for each in labels) if line]
     choice = auto_choice()
     if choice.model not in labels:

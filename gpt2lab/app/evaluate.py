@@ -64,7 +64,8 @@ class Views(NamedTuple):
 def build_evaluate_tab(tab: gr.Tab, results: ResultCache, bar: Bar, downloads: Downloads) -> None:
     """Build the tab: text and protocols → a table of perplexities, losses by part and by token.
 
-    tab  this tab: when it is opened for the first time, the built-in model is scored on the sample as an example
+    tab  this tab: when it is opened for the first time, the built-in model is scored on the sample as an example, unless
+         another one or a second one was chosen
     """
     key, running = gr.State(None), gr.State(False)  # of the evaluation on the page
     settings, go, stop = build_settings(downloads)
@@ -75,9 +76,11 @@ def build_evaluate_tab(tab: gr.Tab, results: ResultCache, bar: Bar, downloads: D
         yield from score(label, compare, dark, dict(zip(settings, values)))
 
     @user_errors
-    def example(key: str | None, running: bool, label: str, dark: bool) -> Iterator[dict]:
-        if key is None and not running and label == "builtin":
+    def example(key: str | None, running: bool, label: str, compare: str, dark: bool) -> Iterator[dict]:
+        if key is None and not running and (label, compare) == ("builtin", ALONE):
             yield from score(label, ALONE, dark, EXAMPLE)
+        else:
+            yield {views.note: gr.skip()}  # without a value, gradio would empty all views
 
     def score(label: str, compare: str, dark: bool, asked: dict) -> Iterator[dict]:
         began = time.monotonic()
@@ -101,10 +104,12 @@ def build_evaluate_tab(tab: gr.Tab, results: ResultCache, bar: Bar, downloads: D
     outputs = [key, running, views.note, views.verdict, views.table, views.column, views.protocol, views.file]
     outputs += [views.figure, views.details]
     hidden = {**PRIVATE, "concurrency_limit": 4, "show_progress": "hidden"}  # the note shows it; a stop is no error
-    first = tab.select(example, [key, running, bar.model, bar.dark], outputs, **hidden)
+    first = tab.select(example, [key, running, bar.model, bar.compare, bar.dark], outputs, **hidden)
     event = go.click(
         evaluate, [bar.model, bar.compare, bar.dark, *settings.values()], outputs, cancels=[first], **hidden
     )
+    for scored in (first, event):
+        uncover(scored, outputs)
     halted = stop.click(None, None, None, cancels=[first, event], **PRIVATE)
     halted.then(stopped, running, [views.note, running], **PRIVATE)
     connect_views(results, bar, key, views, [first.success, event.success])
@@ -115,6 +120,8 @@ def connect_views(results: ResultCache, bar: Bar, key: gr.State, views: Views, d
 
     @user_errors
     def show_shares(key: str | None, name: str, by: str, dark: bool) -> tuple:
+        if key is None:  # the tab was opened without an example
+            return (gr.skip(),) * 3
         evaluation = results.evaluation(key).evaluation
         picture, rows = shares_of(evaluation, name, by, dark is True)
         return picture, rows, gr.Dropdown(choices=documents_of(evaluation, name), value=0)
@@ -124,7 +131,9 @@ def connect_views(results: ResultCache, bar: Bar, key: gr.State, views: Views, d
         return shares_of(results.evaluation(key).evaluation, name, by, dark is True)
 
     @user_errors
-    def show_document(key: str | None, name: str, document: int | None, dark: bool) -> str:
+    def show_document(key: str | None, name: str, document: int | None, dark: bool) -> Any:
+        if key is None:
+            return gr.skip()
         return words_of(results.evaluation(key).evaluation, name, document, "dark" if dark is True else "light")
 
     @user_errors

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from gpt2lab.app.evaluate_content import NamedEvaluation
-from gpt2lab.app.events import ALONE
+from gpt2lab.app.events import models_of
 from gpt2lab.app.language import _
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
@@ -24,7 +24,7 @@ def evaluation_progress(
     results: ResultCache, label: str, compare: str | None, settings: dict
 ) -> Iterator[str | NamedEvaluation]:
     """Yield progress lines, at last the evaluation. Raises: LabError for bad settings."""
-    labels = [label] if compare is None or compare == ALONE else [label, compare]
+    labels = models_of(label, compare)
     optional: dict[str, Any] = {name: settings[name] or None for name in ("context", "stride", "quick")}
     articles = articles_of_choice(settings["data"], settings["split"], settings["text"])
     labs = [results.store.lab(name) for name in labels]

@@ -24,6 +24,11 @@ ALONE = "no second model"  # a value; no run has spaces in its id
 STOP_SECONDS = 5.0  # how long Stop waits for a start
 
 
+def models_of(label: str, compare: str | None) -> list[str]:
+    """Return the labels of the bar's models: one where there is no second one, or it is the same."""
+    return [label] if compare in (None, ALONE, label) else [label, compare]  # type: ignore[list-item]
+
+
 def user_errors(handler: Callable) -> Callable:
     """Wrap a function or generator so that LabError is shown as a toast."""
     if inspect.isgeneratorfunction(handler):
@@ -49,9 +54,8 @@ def user_errors(handler: Callable) -> Callable:
 
 def uncover(event: gr.events.Dependency, outputs: list) -> None:
     """Remove the "Error" that gradio lays over an event's outputs: the toast says it, and the outputs are still valid."""
-    event.failure(
-        lambda: [gr.skip()] * len(outputs), None, outputs, api_visibility="private", show_progress="hidden", queue=False
-    )
+    kept = gr.skip() if len(outputs) == 1 else (gr.skip(),) * len(outputs)  # of one output, a list would be its value
+    event.failure(lambda: kept, None, outputs, api_visibility="private", show_progress="hidden", queue=False)
 
 
 class Stops:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from gpt2lab.app.bar import Bar
-from gpt2lab.app.events import ALONE, uncover, user_errors
+from gpt2lab.app.events import ALONE, models_of, uncover, user_errors
 from gpt2lab.app.language import _, said, spoken
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
@@ -80,7 +80,7 @@ def build_explore_tab(results: ResultCache, bar: Bar) -> ExploreTab:
 
     @user_errors
     def follow(label: str, text: str, compare: str) -> dict:
-        models = [label] if compare in (None, ALONE) else [label, compare]
+        models = models_of(label, compare)
         ready = all(hub.is_downloaded(results.store.location(name)) for name in models)
         return run(label, text, compare) if ready else gr.skip()
 
@@ -110,7 +110,7 @@ def linked(results: ResultCache, query: Mapping[str, str]) -> tuple[str, dict]:
 
 def page_value(results: ResultCache, label: str, text: str, compare: str | None) -> dict:
     """The page's value: its data, and the selection that it opens with. Raises: LabError for bad text or models."""
-    models = [label] if compare is None or compare == ALONE else [label, compare]
+    models = models_of(label, compare)
     found = [results.exploration(name, checked(text)) for name in models]
     first = first_selection(found[0])
     data = explore_data(found, {"text": text, "models": models}, layer=first.layer, head=first.head)

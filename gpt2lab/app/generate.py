@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from gpt2lab.app.bar import Bar
-from gpt2lab.app.events import ALONE, Stops, uncover, user_errors
+from gpt2lab.app.events import Stops, models_of, uncover, user_errors
 from gpt2lab.app.generate_content import (
     MAX_CONTINUATIONS,
     MAX_NEW_TOKENS,
@@ -96,7 +96,7 @@ def build_generate_tab(store: ModelStore, bar: Bar, tab: gr.Tab) -> GenerateTab:
     ) -> Iterator[tuple]:
         options = {"prompt": prompt, **dict(zip(settings, values)), "stop": "\n" if stop_at_line is True else ()}
         options |= {name: options[name] or None for name in ("top_k", "window")}  # 0 is none
-        labels = [label] if compared in (None, ALONE) else [label, compared]
+        labels = models_of(label, compared)
         yield from stream(request, key, lambda texts: (streams(store, labels, count, options), []))
 
     @user_errors

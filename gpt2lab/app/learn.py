@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from gpt2lab.app.bar import Bar
-from gpt2lab.app.events import ALONE, escaped, user_errors
+from gpt2lab.app.events import ALONE, escaped, uncover, user_errors
 from gpt2lab.app.explore import ExploreTab, asked, checked, page_value
 from gpt2lab.app.language import _, said
 from gpt2lab.app.learn_content import block_drawing, cost_tables
@@ -90,17 +90,21 @@ def build_learn_tab(
     shared = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
     reading = [progress, bar.model, bar.compare]
     tab.select(lambda *values: (True, *show(*values)), reading, [opened, *places], **shared)
-    fields.steps.input(show, [*reading, fields.steps], places, **shared)
+    uncover(fields.steps.input(show, [*reading, fields.steps], places, **shared), places)
     for button, by in ((back, -1), (onward, 1)):
         button.click(lambda *values, by=by: show(*values, None, by), reading, places, **shared)
-    fields.text.submit(lambda *values: show(*values[:3], None, 0, values[3]), [*reading, fields.text], places, **shared)
+    own = fields.text.submit(
+        lambda *values: show(*values[:3], None, 0, values[3]), [*reading, fields.text], places, **shared
+    )
+    uncover(own, places)
     for moment in (bar.model.change, bar.compare.change, *(event.then for event in bar.downloaded)):
         moment(follow, [opened, *reading, shown], places, **shared)
     answers = [fields.choices, fields.number, fields.token]
     pressed = [fields.check.click, fields.number.submit, fields.token.submit]
-    gr.on(pressed, check, [progress, bar.model, shown, *answers], [progress, fields.place, fields.result], **shared)
+    told = [progress, fields.place, fields.result]
+    uncover(gr.on(pressed, check, [progress, bar.model, shown, *answers], told, **shared), told)
     target = [tabs, prompt, explore.text, explore.page]
-    fields.there.click(show_there, [bar.model, bar.compare, shown], target, **shared)
+    uncover(fields.there.click(show_there, [bar.model, bar.compare, shown], target, **shared), target)
 
 
 def build_fields(results: ResultCache) -> tuple[gr.Button, gr.Button, Fields]:
@@ -212,7 +216,7 @@ def view_value(results: ResultCache, label: str, compare: str, step: Step, text:
     """The value of a step's view: the data of the Explore page, the step's selection, and which view it is."""
     value = page_value(results, label, text, compare if step.name == "finetuning" else ALONE)
     place = step.place(results.exploration(label, text))
-    return {"data": value["data"] | {"view": step.view}, "selection": asdict(Selection.of(place))}
+    return {"data": value["data"] | {"view": step.view, "score": step.score}, "selection": asdict(Selection.of(place))}
 
 
 def checked_answer(

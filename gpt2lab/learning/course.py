@@ -64,6 +64,7 @@ class Step:
     text    that the step is about
     tab     where it is shown in full: "explore", or "generate" with the text as the prompt
     fixed   whether the question is of this text alone
+    score   of the heads, which colours them
     """
 
     name: str
@@ -75,6 +76,7 @@ class Step:
     text: str = REPEATED
     tab: str = "explore"
     fixed: bool = False
+    score: str = "induction"
 
     def explored(self, lab: Lab, text: str | None = None) -> Exploration:
         """What the model does with the step's text, or with another. Raises: LabError as `exploration`."""
@@ -152,6 +154,7 @@ COURSE = (
         "headgrid",
         previous_token,
         TABLE,
+        score="previous_token",
     ),
     Step(
         "induction",

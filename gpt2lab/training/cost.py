@@ -16,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from gpt2lab.data.blocks import Blocks
 from gpt2lab.data.sources import resolve_auto
+from gpt2lab.errors import Message
 from gpt2lab.model.precision import precision_note
 from gpt2lab.results import duration
 from gpt2lab.training.allocator import freed_memory_kept
@@ -69,27 +70,53 @@ class Cost:
 
     def record(self) -> dict:
         """All values, and `lines` as "in_words", for JSON."""
-        return asdict(self) | {"in_words": dict(self.lines())}
+        return asdict(self) | {"in_words": {str(name): str(value) for name, value in self.lines()}}
 
-    def lines(self) -> list[tuple[str, str]]:
+    def lines(self) -> list[tuple[Message, Message]]:
         """Name and value, for people."""
         gb, mb = 1e9, 1e6
         part = "" if self.eval_tokens == self.split_tokens else f" of {self.split_tokens:,}"
-        whole = f"{duration(self.whole_seconds)}, before and after" if self.whole_seconds else "not scored at the end"
         return [
-            ("parameters trained", f"{self.trained:,} of {self.parameters:,}"),
-            ("settings", self.settings),
-            ("steps, tokens", f"{self.steps:,} steps, {self.tokens:,} tokens"),
-            ("training", duration(self.training_seconds)),
             (
-                "validation",
-                f"{duration(self.validation_seconds)}: {self.validations} × {self.eval_tokens:,}{part} tokens",
+                Message("Parameters trained"),
+                Message("{trained:,} of {count:,}", trained=self.trained, count=self.parameters),
             ),
-            *([] if not part else [("whole validation split", whole)]),
-            ("time in all", f"{duration(self.seconds)} ± {duration(self.seconds_doubt)}, less if it stops early"),
-            ("peak memory", f"{self.memory / gb:.1f} GB"),
-            ("disk", f"{self.disk / mb:,.0f} MB of {self.disk_free / gb:.1f} GB free"),
+            (Message("Settings"), Message(self.settings)),
+            (Message("Length"), Message("{steps:,} steps, {tokens:,} tokens", steps=self.steps, tokens=self.tokens)),
+            (Message("Training"), Message(duration(self.training_seconds))),
+            (
+                Message("Validation"),
+                Message(
+                    "{time}: {validations} × {tokens} tokens",
+                    time=duration(self.validation_seconds),
+                    validations=self.validations,
+                    tokens=f"{self.eval_tokens:,}{part}",
+                ),
+            ),
+            *([(Message("Whole validation split"), self._whole())] if part else []),
+            (
+                Message("Total time"),
+                Message(
+                    "{time} ± {doubt}, less if it stops early",
+                    time=duration(self.seconds),
+                    doubt=duration(self.seconds_doubt),
+                ),
+            ),
+            (Message("Peak memory"), Message(f"{self.memory / gb:.1f} GB")),
+            (
+                Message("Disk"),
+                Message(
+                    "{size} MB of {free} GB free",
+                    size=f"{self.disk / mb:,.0f}",
+                    free=f"{self.disk_free / gb:.1f}",
+                ),
+            ),
         ]
+
+    def _whole(self) -> Message:
+        if not self.whole_seconds:
+            return Message("not scored at the end")
+        return Message("{time}, before and after", time=duration(self.whole_seconds))
 
 
 class Stopwatch(TrainerCallback):

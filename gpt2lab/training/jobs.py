@@ -300,11 +300,6 @@ def terminate(status: runs.RunStatus) -> None:
             raise LabError("process {pid} belongs to another user; ask them to stop it", pid=status.pid) from error
 
 
-def estimate_cost_in_worker(config: TrainConfig, runs_dir: Path) -> dict[str, str]:
-    """Estimate the cost of a run, as text for readers. Raises: LabError as `cost_in_worker`."""
-    return cost_in_worker(config, runs_dir)["in_words"]
-
-
 def cost_in_worker(config: TrainConfig, runs_dir: Path) -> dict:
     """Estimate the cost of a run, as `Cost.record`: measured in a process of its own, so that memory is measured too.
 

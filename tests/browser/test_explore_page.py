@@ -159,6 +159,10 @@ def test_bad_input_is_a_toast_and_what_was_there_stays(page):
         expect(toast(page).last).to_contain_text(message, timeout=PATIENCE)
         shown_text(page, "A text to begin with.")
         expect(page.locator("#explore-page").get_by_text("Error", exact=True)).to_have_count(0)
+        tokens(page).nth(2).click()
+        expect(tokens(page).nth(2)).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="Train").click()  # the views are drawn once more after it
+    page.get_by_role("tab", name="Explore").click()
     expect(tokens(page).first).to_be_visible()
 
 

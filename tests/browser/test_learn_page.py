@@ -57,6 +57,7 @@ def test_wrong_and_missing_answers_and_another_text(page):
     jump(page, 0)
     page.locator("#learn-check").click()
     expect(page.locator("[data-testid=toast-body]")).to_contain_text("there is no answer yet", timeout=PATIENCE)
+    expect(page.locator("#learn-result").get_by_text("Error", exact=True)).to_have_count(0)
     page.locator("#learn-number input").fill("3")
     page.locator("#learn-check").click()
     expect(page.locator("#learn-result")).to_contain_text("✗ Not quite. The text has 85 characters", timeout=PATIENCE)
@@ -64,6 +65,13 @@ def test_wrong_and_missing_answers_and_another_text(page):
     page.locator("#learn-text textarea").press("Enter")
     expect(page.locator("#learn-view")).to_contain_text("onerror", timeout=PATIENCE)
     assert page.locator("#learn-view img, #learn-question img").count() == 0
+
+
+def test_heads_are_coloured_by_the_score_of_the_question(page):
+    open_course(page)
+    for number, score in ((4, "induction"), (3, "previous_token"), (4, "induction")):
+        jump(page, number)
+        expect(page.locator("#learn-view").get_by_label("Colour by")).to_have_value(score, timeout=PATIENCE)
 
 
 def test_buttons_show_the_state_in_explore_and_in_generate(page, lab):

@@ -140,7 +140,7 @@ def test_of_two_starts_one_is_refused_and_the_run_outlives_page_and_server_and_i
     at_work.resume()
     other.locator("#finetune-pause").click()
     expect(state(other)).to_contain_text("stopped, step", timeout=PATIENCE)
-    expect(state(other)).to_contain_text("paused at step")
+    expect(state(other)).to_contain_text("Paused at step")
     paused_at = runs.read_status(run.folder).step
     assert 0 < paused_at < 120
     assert not (run.folder / "model").exists()
@@ -268,6 +268,7 @@ def test_a_text_of_ones_own_is_previewed_trained_on_stopped_renamed_and_deleted(
         {"name": "latin.txt", "mimeType": "text/plain", "buffer": "café ".encode("latin-1") * 50}
     )
     expect(toast(page).last).to_contain_text("latin.txt is not UTF-8 text", timeout=PATIENCE)
+    expect(page.locator("#finetune-upload")).to_contain_text("Drop File Here")
 
 
 def test_refused_start_leaves_no_run_nor_does_an_estimate_for_which_a_start_waits(visit, folder):
@@ -283,7 +284,7 @@ def test_refused_start_leaves_no_run_nor_does_an_estimate_for_which_a_start_wait
     wait_for(page, lambda: jobs.read_lock_note().get("preview"))
     assert runs.list_runs(folder) == []
     page.locator("#finetune-start").click()
-    expect(page.locator("#finetune-cost")).to_contain_text("peak memory", timeout=PATIENCE)
+    expect(page.locator("#finetune-cost")).to_contain_text("Peak memory", timeout=PATIENCE)
     expect(page.locator("#finetune-cost")).to_contain_text("6,967,296 of 6,967,296")
     expect(state(page)).to_contain_text("finished, step 2 of 2", timeout=PATIENCE)
 

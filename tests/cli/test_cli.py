@@ -958,11 +958,11 @@ def test_dry_run_says_what_a_run_would_cost_and_leaves_nothing(call, here, tiny_
     assert (found["steps"], found["tokens"]) == (3, 3 * 4 * 16)
     for key in ("seconds", "seconds_doubt", "memory", "disk", "disk_free"):
         assert found[key] > 0
-    assert found["in_words"]["parameters trained"] == f"{parameters:,} of {parameters:,}"
+    assert found["in_words"]["Parameters trained"] == f"{parameters:,} of {parameters:,}"
     assert [*here.iterdir()] == []
     status, out, _ = call(*(argument for argument in tune(tiny_folder, texts, "--dry-run") if argument != "--json"))
     assert status == 0
-    assert "peak memory" in out
+    assert "Peak memory" in out
 
 
 def test_dry_run_of_bad_settings_ends_with_2_and_one_line(call, here, tiny_folder, texts):

@@ -134,23 +134,23 @@ COST = Cost(
 
 def test_cost_in_words_has_its_units():
     assert dict(COST.lines()) == {
-        "parameters trained": "294,912 of 124,439,808",
-        "settings": "fp32, learning rate 0.0002, 2 × 2 blocks of 512 tokens per step",
-        "steps, tokens": "1,200 steps, 2,457,600 tokens",
-        "training": "80 min",
-        "validation": "8 min: 11 × 65,000 of 280,000 tokens",
-        "whole validation split": "90 s, before and after",
-        "time in all": "1.5 h ± 14 min, less if it stops early",
-        "peak memory": "3.2 GB",
-        "disk": "1,990 MB of 50.0 GB free",
+        "Parameters trained": "294,912 of 124,439,808",
+        "Settings": "fp32, learning rate 0.0002, 2 × 2 blocks of 512 tokens per step",
+        "Length": "1,200 steps, 2,457,600 tokens",
+        "Training": "80 min",
+        "Validation": "8 min: 11 × 65,000 of 280,000 tokens",
+        "Whole validation split": "90 s, before and after",
+        "Total time": "1.5 h ± 14 min, less if it stops early",
+        "Peak memory": "3.2 GB",
+        "Disk": "1,990 MB of 50.0 GB free",
     }
 
 
 def test_whole_split_is_a_line_of_its_own_only_where_it_is_sampled():
-    assert dict(replace(COST, whole_seconds=0.0).lines())["whole validation split"] == "not scored at the end"
+    assert dict(replace(COST, whole_seconds=0.0).lines())["Whole validation split"] == "not scored at the end"
     whole = dict(replace(COST, eval_tokens=280_000, whole_seconds=0.0).lines())
-    assert whole["validation"] == "8 min: 11 × 280,000 tokens"
-    assert "whole validation split" not in whole
+    assert whole["Validation"] == "8 min: 11 × 280,000 tokens"
+    assert "Whole validation split" not in whole
 
 
 def test_step_of_several_forward_passes_has_one_optimizer_update():

@@ -441,7 +441,7 @@ def test_cost_is_asked_for_with_every_setting(tmp_path, worker_here, config):
         return SimpleNamespace(record=lambda: {"seconds": 1, "in_words": {"time": "1 s"}})
 
     worker_here(preview)
-    assert jobs.estimate_cost_in_worker(config, tmp_path / "runs") == {"time": "1 s"}
+    assert jobs.cost_in_worker(config, tmp_path / "runs")["in_words"] == {"time": "1 s"}
     assert asked == [(config, tmp_path / "runs")]
 
 
@@ -451,7 +451,7 @@ def test_error_of_the_process_comes_back_as_it_was_raised(tmp_path, worker_here)
 
     worker_here(preview)
     with pytest.raises(LabError) as caught:
-        jobs.estimate_cost_in_worker(CONFIG, tmp_path)
+        jobs.cost_in_worker(CONFIG, tmp_path)
     assert str(caught.value) == f"2,000 tokens in {tmp_path}; at most 1.5"
     assert caught.value.values == {"n": 2000, "path": str(tmp_path), "high": 1.5}
 
@@ -461,4 +461,4 @@ def test_process_that_breaks_down_is_an_error_with_its_last_line(tmp_path, monke
     done = subprocess.CompletedProcess([], 1, "no JSON\n", said)
     monkeypatch.setattr(jobs.subprocess, "run", lambda *arguments, **options: done)
     with pytest.raises(LabError, match=f"^the cost cannot be estimated: {reason}$"):
-        jobs.estimate_cost_in_worker(CONFIG, tmp_path)
+        jobs.cost_in_worker(CONFIG, tmp_path)

@@ -20,4 +20,4 @@ def test_run_that_its_process_refuses_leaves_the_reason_and_no_folder(tiny_folde
 
 def test_cost_is_measured_in_a_process(tiny_folder, moon, tmp_path):
     config = TrainConfig(model=str(tiny_folder), data=moon, **SETTINGS)
-    assert jobs.estimate_cost_in_worker(config, tmp_path)["steps, tokens"] == "3 steps, 96 tokens"
+    assert jobs.cost_in_worker(config, tmp_path)["in_words"]["Length"] == "3 steps, 96 tokens"

@@ -83,7 +83,7 @@ def test_module_of_a_view_is_whole(view):
 
 def test_every_view_has_a_class_and_every_class_a_view():
     views = {getattr(widgets, name).module for name in widgets.__all__ if name != "Selection"}
-    of_pages = {"explore", "attentionpage", "runs", "rundetails"}
+    of_pages = {"explore", "attentionpage", "runs", "rundetails", "course"}
     assert views | of_pages == set(VIEWS)
 
 

@@ -36,7 +36,7 @@ def build_actions(
     """Build the buttons, in the order of `possible`; `show` draws a selection on the views and the buttons."""
     with gr.Row():
         button = {
-            name: gr.Button(label, size="sm", interactive=False, elem_id=f"finetune-{name}", min_width=116)
+            name: gr.Button(label, size="sm", interactive=False, elem_id=f"finetune-{name}", min_width=136)
             for name, label in labels().items()
         }
     buttons = list(button.values())
@@ -97,7 +97,7 @@ def labels() -> dict[str, Any]:
         "delete": _("Delete"),
         "zip": _("Download model"),
         "report": _("Report"),
-        "score": _("Score validation"),
+        "score": _("Score full validation"),
     }
 
 

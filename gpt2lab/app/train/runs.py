@@ -44,10 +44,10 @@ def build_runs(
     """Build the table of the runs and the views of the selected ones."""
     selected, drawn = gr.State([]), gr.State([])
     with gr.Row():
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300, scale=5):
             table = view_of("runs")
             actions = gr.Column()
-        with gr.Column(min_width=300):
+        with gr.Column(min_width=300, scale=4):
             curves = view_of("curves")
     details = view_of("rundetails")
     views = [table, curves, details]
@@ -221,4 +221,5 @@ def run_line(run: runs.Run) -> str:
     line = _(
         "{run}: {state}, step {step} of {total}.", run=run.id, state=state_name(state), step=steps[0], total=steps[1]
     )
-    return " ".join([line, *words, run.message]).rstrip()
+    said = f"{run.message[:1].upper()}{run.message[1:]}"
+    return " ".join([line, *words, said]).rstrip()

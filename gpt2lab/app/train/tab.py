@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gpt2lab.app.train.text import Previews, accept, build_text, columns_of, off
 from gpt2lab.errors import LabError
 from gpt2lab.training import jobs
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.cost import Cost
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -109,11 +111,11 @@ def build_train_tab(
         config = config_of(store, *values)
         yield _("A few steps are measured on this machine: 10 to 30 seconds.")
         try:
-            lines = jobs.estimate_cost_in_worker(config, store.runs_dir)
+            record = jobs.cost_in_worker(config, store.runs_dir)
         except LabError:
             yield ""
             raise
-        yield "\n".join(f"- {name}: **{value}**" for name, value in lines.items())
+        yield cost_lines(record)
 
     followed = [*subject, fields["method"], fields["block_size"], fields["batch_size"], fields["grad_accum"]]
     views = [preview, defaults, *(fields[name] for name in FITTED)]
@@ -121,7 +123,8 @@ def build_train_tab(
     changes += [fields[name].blur for name in ("block_size", "batch_size", "grad_accum")]
     for change in changes:
         uncover(change(follow, followed, views, concurrency_limit=4, **HIDDEN), views)
-    uncover(text.file.upload(receive, text.file, [text.data, text.file], **HIDDEN), [text.data, text.file])
+    received = text.file.upload(receive, text.file, [text.data, text.file], **HIDDEN)
+    received.failure(lambda: (gr.skip(), None), None, [text.data, text.file], **HIDDEN)  # no trace of a refused file
     text.data.change(show_columns, text.data, text.column, **HIDDEN)
     page.load(lambda: gr.Dropdown(choices=offered(store)), None, text.data, **HIDDEN)
     inputs = [*subject, *(fields[name] for name in names)]
@@ -130,6 +133,12 @@ def build_train_tab(
     )
     uncover(begun, runs.outputs)
     uncover(price.click(user_errors(estimate), inputs, cost, concurrency_limit=2, api_visibility="private"), [cost])
+
+
+def cost_lines(record: dict) -> str:
+    """The estimate of a run's cost, as its record has it, as a list in Markdown."""
+    cost = Cost(**{field.name: record[field.name] for field in dataclass_fields(Cost)})
+    return "\n".join(f"- {_(name)}: **{_(value)}**" for name, value in cost.lines())
 
 
 class Start:

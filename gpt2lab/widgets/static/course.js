@@ -5,7 +5,7 @@ import { predictionsView } from "./predictions.js";
 import { tokenstripView } from "./tokenstrip.js";
 import { walkthroughView } from "./walkthrough.js";
 
-// One view of the Explore page at a time: the one that `data.view` names.
+// One view of the Explore page at a time: the one that `data.view` names, its heads coloured by `data.score`.
 
 const VIEWS = { ablation: ablationView, headgrid: headgridView, lensgrid: lensgridView, predictions: predictionsView,
   tokenstrip: tokenstripView, walkthrough: walkthroughView };
@@ -13,12 +13,12 @@ const VIEWS = { ablation: ablationView, headgrid: headgridView, lensgrid: lensgr
 export function courseView({ model, el }) {
   let shown = null, clean = null;
   const draw = () => {
-    const { view = null } = model.get("data") ?? {};
-    if (view === shown) return;
+    const { view = null, score } = model.get("data") ?? {}, now = `${view} ${score}`;
+    if (now === shown) return;
     clean?.();
     el.replaceChildren();
-    shown = view;
-    clean = view && VIEWS[view]({ model, el });
+    shown = now;
+    clean = view && VIEWS[view]({ model, el, score });
   };
   model.on("change:data", draw);
   draw();

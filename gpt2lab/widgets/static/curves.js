@@ -43,7 +43,7 @@ export function curvesView({ model, el }) {
 
   /** The curves of the chosen measure: points [x, value, smoothed, row of the run's columns]. */
   function rebuild() {
-    const { runs } = model.get("data") ?? { runs: [] }, has = (column) => runs.some((run) => run.columns[column].some((value) => value !== null));
+    const { runs = [] } = model.get("data") ?? {}, has = (column) => runs.some((run) => run.columns[column].some((value) => value !== null));
     const offered = Object.entries(measures).filter(([, [, column]]) => column === "loss" || has(column));
     if (!offered.some(([key]) => key === y)) y = "loss";
     if (!has(x)) x = "step";
@@ -134,7 +134,7 @@ export function curvesView({ model, el }) {
     const width = plot.clientWidth, height = width < 480 ? 240 : 300, shown = visible();
     if (!width) return;
     shape = paint((w, h, paper) => canvasPen(canvas, w, h, paper), width, height, false);
-    const { runs } = model.get("data") ?? { runs: [] };
+    const { runs = [] } = model.get("data") ?? {};
     canvas.hidden = !shown.length;
     reset.disabled = !zoom;
     help.hidden = !shown.length;
@@ -221,7 +221,7 @@ export function curvesView({ model, el }) {
     png: () => { const copy = element("canvas"); paint((w, h, paper) => canvasPen(copy, w, h, paper), 900, 420, true); copy.toBlob((blob) => download(blob, "curves.png", "image/png")); },
     svg: () => { const { pen } = paint((w, h, paper) => svgPen(w, h, paper), 900, 420, true); download(pen.svg(measures[y][0]), "curves.svg", "image/svg+xml"); },
     csv: () => {
-      const { runs } = model.get("data"), names = ["split", "step", "tokens", "epoch", ...Object.keys(runs[0]?.columns ?? {}).filter((name) => !["split", "step", "tokens", "epoch"].includes(name))];
+      const { runs = [] } = model.get("data") ?? {}, names = ["split", "step", "tokens", "epoch", ...Object.keys(runs[0]?.columns ?? {}).filter((name) => !["split", "step", "tokens", "epoch"].includes(name))];
       const lines = runs.flatMap(({ id, columns }) => columns.step.map((_, i) => [id, ...names.map((name) => columns[name][i] ?? "")]));
       download([["run", ...names], ...lines].map((line) => line.map(cell).join(",")).join("\r\n"), "curves.csv", "text/csv");
     },

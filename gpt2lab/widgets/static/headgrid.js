@@ -7,8 +7,8 @@ import { arrivals, comparable, fetchPart, largest, matrixOf, picture, start, wei
 const THUMBNAIL = 64;  // pixels of a thumbnail's side, at most
 const CHANGE = [t("Change"), "share of attention, 0 to 1", t("Mean share of its attention that a token gives to other tokens than before (total variation distance).")];
 
-/** alone: with a select of the side that is shown; onhover: called with the head under the pointer, {layer, head} or null. */
-export function headgridView({ model, el, alone = true, onhover = () => {} }) {
+/** score: what colours the heads first; alone: with a select of the side that is shown; onhover: called with the head under the pointer, {layer, head} or null. */
+export function headgridView({ model, el, score = "induction", alone = true, onhover = () => {} }) {
   const { panel: frame, note, body } = panel(t("Heads"), "headgrid");
   const grid = element("div", { className: "g-heads-grid", role: "grid", "aria-label": t("Heads: layers down, heads across. Shift and Enter switch a head off or on.") });
   const about = element("p", { className: "g-soft" }), off = element("button", { type: "button", className: "g-button", "aria-pressed": "false",
@@ -59,7 +59,7 @@ export function headgridView({ model, el, alone = true, onhover = () => {} }) {
   function rebuild() {
     const { of } = now(), options = choices();
     ({ layers: L, heads: H } = of);
-    if (!options.some(([name]) => name === shows)) shows = (options.find(([name]) => name === "induction") ?? options[0])?.[0];
+    if (!options.some(([name]) => name === shows)) shows = (options.find(([name]) => name === score) ?? options[0])?.[0];
     note.replaceChildren(...[alone ? sideSelect(model) : null, choose(t("Colour by"), options.map(([name, label]) => [name, label]), shows, (to) => { shows = to; fill(); draw(); })].filter(Boolean));
     grid.style.setProperty("--heads", H);
     grid.classList.toggle("g-many", L > 16 || H > 16);
