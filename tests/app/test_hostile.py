@@ -152,7 +152,12 @@ def sent(server, runs_dir):
     handlers = [one for one in server.config["dependencies"] if one["backend_fn"]]
     usually = [(event, {"data": usual(server, event)}) for event in handlers]
     turn = itertools.cycle(HOSTILE)
-    each = [[(event, body) for body in hostile(server, event, turn)] for event in handlers]
+    each, known = [], set()
+    for event in handlers:  # one function often hangs on several events, with the same inputs and outputs
+        places = (*event["inputs"], None, *event["outputs"])
+        count = 1 if places in known else None
+        each.append([(event, body) for body in itertools.islice(hostile(server, event, turn), count)])
+        known.add(places)
     mixed = [one for row in itertools.zip_longest(*each) for one in row if one]  # no handler is waited for alone
     halves = [one for one in mixed if HALF in one[1]["data"]]
     whole = [one for one in mixed if HALF not in one[1]["data"]]

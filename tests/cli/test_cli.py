@@ -642,7 +642,7 @@ def test_app_serves_the_page_at_the_address_given(call, monkeypatch, tmp_path):
     assert call("app", "--port", 0, "--host", "127.0.0.2", "--runs", tmp_path)[0] == 0
     assert call("app")[0] == 0
     assert calls == [
-        (("app", tmp_path), {"host": "127.0.0.2", "port": 0}),
+        (("app", tmp_path), {"host": "127.0.0.2", "port": 0, "mcp": False}),
         (("app", Path("runs")), {"host": "127.0.0.1", "port": 7860, "mcp": False}),
     ]
 
@@ -1027,7 +1027,7 @@ def test_show_has_status_settings_losses_texts_and_log_of_a_run(call, here):
     assert (status, found["id"], found["state"], found["message"]) == (0, "mine", "stopped", "enough")
     assert (found["step"], found["total_steps"], found["tokens_per_second"]) == (3, 7, 12.5)
     assert found["config"]["model"] == "builtin"
-    assert found["metrics"] == [metric]
+    assert [metric.items() <= one.items() for one in found["metrics"]] == [True]
     assert found["samples"] == [{"step": 3, "prompt": "The", "text": " moon é 🌙"}]
     assert found["log"] == "a bar: 2%\n"
     status, shown, _ = call("runs", "show", "mine")
