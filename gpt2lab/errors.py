@@ -20,6 +20,20 @@ class Message(str):
         made.template, made.values = template, values
         return made
 
+    def record(self) -> dict:
+        """The template and its values as JSON has them; `from_record` reads them."""
+        values = {name: value.record() if isinstance(value, Message) else value for name, value in self.values.items()}
+        return {"template": self.template, "values": values}
+
+    @classmethod
+    def from_record(cls, record: dict) -> "Message":
+        """Read what `record` returns. Raises: errors of many types for anything else."""
+        values = {
+            name: cls.from_record(value) if isinstance(value, dict) else value
+            for name, value in record["values"].items()
+        }
+        return cls(record["template"], **values)
+
 
 class LabError(ValueError):
     """Invalid input, in one line: what is wrong, the limit, what to do.

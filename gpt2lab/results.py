@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
+from gpt2lab.errors import Message
+
 MAX_ENTRIES = 4  # entries of a tuple that are shown
 MAX_CHARACTERS = 200  # characters of a text that are shown
 MAX_PLAIN = 1e9  # from here on digits are counted rather than read
@@ -99,11 +101,13 @@ def readable(value: float, digits: int = 2) -> str:
     return f"{value:,.{digits}f}" if abs(value) < MAX_PLAIN or not isfinite(value) else f"{value:.1e}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float) -> Message:
     """Seconds in the unit that people would use. Example: duration(5400) -> "1.5 h"."""
     if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return Message("{seconds:.0f} s", seconds=seconds)
+    if seconds < 5400:
+        return Message("{minutes:.0f} min", minutes=seconds / 60)
+    return Message("{hours:.1f} h", hours=seconds / 3600)
 
 
 def finite(value):

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "errors": set(),
     "files": set(),
     "progress": set(),
-    "results": set(),
+    "results": {"errors"},
     "settings": {"errors"},
     "data": BASE,
     "model": BASE | {"data"},

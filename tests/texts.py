@@ -13,7 +13,8 @@ from gpt2lab.settings import label_of
 from gpt2lab.training.config import TrainConfig
 
 PACKAGE = Path(gpt2lab.__file__).parent
-TRANSLATED = {"Message", "LabError", "SelectionError", "_"}  # calls whose first argument is an English template
+# calls whose first argument is an English template
+TRANSLATED = {"Message", "LabError", "ProtocolError", "SelectionError", "_"}
 LABELS = {"label", "info", "placeholder", "title"}  # keywords of gradio's components that readers see
 LABELLED = {"Button", "Tab", "Accordion", "Markdown"}  # components whose first argument they see
 NAMES = {"gpt2lab", "EN / 中文"}  # the same in every language

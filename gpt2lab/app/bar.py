@@ -112,4 +112,4 @@ def model_line(store: ModelStore, label: str) -> str:
         return ""  # the row of its download says so
     lab = store.lab(label)
     notes = "".join(f" {escaped(_(note))}" for note in lab.notes)
-    return f"**{escaped(label)}**: {_(lab.shape)}, {lab.device.type}.{notes}"
+    return _("**{name}**: {shape}, {device}.", name=escaped(label), shape=lab.shape, device=lab.device.type) + notes

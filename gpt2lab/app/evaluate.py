@@ -20,7 +20,7 @@ from gpt2lab.app.evaluate_content import (
 )
 from gpt2lab.app.evaluate_scoring import MAX_CHARACTERS, OWN, evaluation_progress
 from gpt2lab.app.events import ALONE, as_image, escaped, picture, uncover, user_errors
-from gpt2lab.app.language import _
+from gpt2lab.app.language import _, listed
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data.sources import DATA
 from gpt2lab.data.text import SPLITS
@@ -161,7 +161,7 @@ def shown(views: Views, step: NamedEvaluation, seconds: float, dark: bool) -> di
     return {
         views.note: _(
             "**{models} on {text}**, scored in {seconds}.",
-            models=escaped(", ".join(evaluation.models)),
+            models=escaped(listed(evaluation.models)),
             text=step.text,
             seconds=duration(seconds),
         ),

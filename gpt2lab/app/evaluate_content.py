@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from gpt2lab.app.events import as_image, escaped, new_folder
-from gpt2lab.app.language import _
+from gpt2lab.app.language import _, spoken
 from gpt2lab.errors import Message, choice
 from gpt2lab.evaluation.breakdown import surprisals, titles
 from gpt2lab.evaluation.comparison import Comparison
@@ -51,7 +51,7 @@ def verdict_lines(evaluation: Evaluation) -> str:
     lines = [
         verdict(compared[protocol])
         if protocol in compared
-        else _("**{protocol}**: {why}", protocol=protocol, why=escaped(why))
+        else _("**{protocol}**: {why}", protocol=protocol, why=escaped(_(why)))
         for protocol, why in evaluation.verdicts
     ]
     return "\n\n".join(lines)
@@ -130,7 +130,7 @@ def _figures_rows(results: Sequence[tuple[str, Perplexity]], several: bool) -> s
     """The rows of one protocol: its name and how it reads the text span those of all models."""
     first, span = results[0][1], f'rowspan="{len(results)}"'
     cautions = dict.fromkeys(caution for _model, r in results for caution in r.cautions)
-    how = "".join(f"<p>{html.escape(line)}.</p>" for line in (first.described, *cautions))
+    how = "".join(f"<p>{html.escape(_('{line}.', line=line))}</p>" for line in (first.described, *cautions))
     begin, end = f'<th scope="row" {span}>{html.escape(first.protocol)}</th>', f'<td class="how" {span}>{how}</td>'
     rows = ""
     for i, (model, r) in enumerate(results):
@@ -157,8 +157,9 @@ def _interval(interval: Interval | None, digits: int) -> str:
 
 def details(evaluation: Evaluation) -> str:
     """Every number of an evaluation as HTML, and figures that others published for the same text."""
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in meaning_lines(evaluation.results))
-    return f"{table(*result_table(evaluation.results))}<ul>{lines}</ul>"
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in spoken(meaning_lines(evaluation.results)))
+    head, rows = result_table(evaluation.results)
+    return f"{table(head, spoken([list(row) for row in rows]))}<ul>{lines}</ul>"
 
 
 def shares_of(evaluation: Evaluation, protocol: str, by: str, dark: bool) -> tuple[Image, str]:
@@ -171,12 +172,12 @@ def shares_of(evaluation: Evaluation, protocol: str, by: str, dark: bool) -> tup
         for row in share_rows(model_shares)[:MAX_ROWS]
     ]
     head = [_("Part"), _("Tokens"), _("Perplexity"), _("Nats per token"), _("Share of the loss"), _("Model")]
-    return as_image(shares_figure(by, shares, dark=dark)), table(head[: 5 + several], rows)
+    return as_image(shares_figure(by, shares, dark=dark)), table(head[: 5 + several], spoken(rows))
 
 
 def documents_of(evaluation: Evaluation, protocol: str) -> list[tuple[str, int]]:
     """Return (title, number) of the documents that a protocol reads."""
-    return [(title, i) for i, title in enumerate(titles(evaluation.of(protocol)[0]))]
+    return [(title, i) for i, title in enumerate(spoken(titles(evaluation.of(protocol)[0])))]
 
 
 def words_of(evaluation: Evaluation, protocol: str, document: int | None, theme: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -77,6 +77,11 @@ def spoken(value: Any) -> Any:
     if isinstance(value, list):
         return [spoken(item) for item in value]
     return translated(value, visitor_language(), {}) if isinstance(value, errors.Message) else value
+
+
+def listed(items: Iterable[str]) -> str:
+    """Return items in a row. Example: listed(["a", "b"]) -> "a, b" """
+    return _(", ").join(items)
 
 
 class StartScript:

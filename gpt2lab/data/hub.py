@@ -22,7 +22,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from tqdm.auto import tqdm
 
 from gpt2lab.data import sources
-from gpt2lab.errors import LabError, first_line
+from gpt2lab.errors import LabError, Message, first_line
 from gpt2lab.progress import finished
 
 STALL_SECONDS = 10.0  # without a byte, after which a download is given up
@@ -99,7 +99,7 @@ def is_downloaded(name: str) -> bool:
 def require_downloaded(name: str) -> None:
     """Raises: LabError for a model or a text of the hub that is not in its cache."""
     if not is_downloaded(name):
-        where = "Text" if name in sources.WIKITEXT else "Model"
+        where = Message("Text") if name in sources.WIKITEXT else Message("Model")
         raise LabError("{name} is not downloaded; choose it as {where} and press Download.", name=name, where=where)
 
 
@@ -263,21 +263,26 @@ def hub_error(name: str, error: BaseException) -> LabError:
     """Say in one line why the hub did not give what was asked, and what to do."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     if isinstance(error, GatedRepoError) or status == 403:
-        why = "is gated on the hub; accept its terms there, then log in with: hf auth login"
+        why = Message("is gated on the hub; accept its terms there, then log in with: hf auth login")
     elif isinstance(error, RepositoryNotFoundError) or status in (401, 404):
-        why = "was not found on the hub: misspelt, or private; if it is private, log in with: hf auth login"
+        why = Message("was not found on the hub: misspelt, or private; if it is private, log in with: hf auth login")
     elif status == 429:
-        why = "cannot be downloaded now: the hub limits the number of requests (429); wait some minutes"
+        why = Message("cannot be downloaded now: the hub limits the number of requests (429); wait some minutes")
     elif status is not None:
-        why = f"cannot be downloaded: the hub answered with status {status}; try again later"
+        why = Message("cannot be downloaded: the hub answered with status {status}; try again later", status=status)
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        why = f"cannot be stored: no space left in {constants.HF_HUB_CACHE}; make room and download again to continue"
+        why = Message(
+            "cannot be stored: no space left in {folder}; make room and download again to continue",
+            folder=constants.HF_HUB_CACHE,
+        )
     elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS):
-        why = f"cannot be stored: {constants.HF_HUB_CACHE} is not writable; set HF_HOME to another folder"
+        why = Message(
+            "cannot be stored: {folder} is not writable; set HF_HOME to another folder", folder=constants.HF_HUB_CACHE
+        )
     elif isinstance(error, ConnectionError) or sources.is_connection_error(error):
-        why = "has not arrived whole: the hub stopped answering; download again to continue from there"
+        why = Message("has not arrived whole: the hub stopped answering; download again to continue from there")
     else:
-        why = f"cannot be downloaded: {first_line(error)}"
+        why = Message("cannot be downloaded: {error}", error=first_line(error))
     return LabError("{name!r} {why}.", name=name, why=why)
 
 

@@ -127,12 +127,15 @@ def is_connection_error(error: BaseException | None) -> bool:
     return False
 
 
-def hub_advice(name: str, instead: str) -> str:
+def hub_advice(name: str, instead: str) -> Message:
     """The line for something that is neither in the cache nor to be had from the hub."""
-    here = f", or ./{name} for the folder of that name" if Path(name).is_dir() else ""
-    return (
-        f"{name!r} is not in the local cache ({constants.HF_HUB_CACHE}) and the Hugging Face hub does not "
-        f"answer; connect to the network once, or use {instead!r}, which needs none{here}"
+    return Message(
+        "{name!r} is not in the local cache ({cache}) and the Hugging Face hub does not answer; connect to the network "
+        "once, or use {instead!r}, which needs none{here}",
+        name=name,
+        cache=constants.HF_HUB_CACHE,
+        instead=instead,
+        here=Message(", or ./{name} for the folder of that name", name=name) if Path(name).is_dir() else "",
     )
 
 

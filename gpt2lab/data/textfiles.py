@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gpt2lab.errors import LabError, first_line
+from gpt2lab.errors import LabError, Message, first_line
 
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
 TEXTS = (".txt", ".raw", ".tokens", ".text", ".md")
@@ -22,12 +22,12 @@ DELIMITERS = ",;\t|"  # of CSV files
 MAX_MEMBERS = 10_000  # of an archive
 MARKUP = re.compile(r"\s*(<!doctype html|<html|<\?xml)", re.IGNORECASE)
 BINARY = {
-    b"%PDF": "a PDF; save its text as a .txt file",
-    b"PK\x03\x04": "a zip archive or an Office document; name an archive .zip, or save a document as text",
-    b"\x1f\x8b": "compressed with gzip; give its name the ending .gz",
-    b"PAR1": "a Parquet file; give its name the ending .parquet",
-    b"\xff\xfe": "not UTF-8 text but UTF-16; save it as UTF-8",
-    b"\xfe\xff": "not UTF-8 text but UTF-16; save it as UTF-8",
+    b"%PDF": Message("a PDF; save its text as a .txt file"),
+    b"PK\x03\x04": Message("a zip archive or an Office document; name an archive .zip, or save a document as text"),
+    b"\x1f\x8b": Message("compressed with gzip; give its name the ending .gz"),
+    b"PAR1": Message("a Parquet file; give its name the ending .parquet"),
+    b"\xff\xfe": Message("not UTF-8 text but UTF-16; save it as UTF-8"),
+    b"\xfe\xff": Message("not UTF-8 text but UTF-16; save it as UTF-8"),
 }
 
 
@@ -61,7 +61,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > limit:
-            raise _too_large(str(path), f"{size:,} bytes", limit)
+            raise _too_large(str(path), Message("{size:,} bytes", size=size), limit)
         return path.read_bytes()
     except OSError as error:
         raise LabError(
@@ -82,7 +82,7 @@ def _read(name: str, content: bytes, limit: int, column: str | None) -> FileText
     suffix = path.suffix.lower()
     if suffix == ".gz":
         inner = _read(str(path.with_suffix("")), _gunzip(name, content, limit), limit, column)
-        return FileText(inner.parts, inner.is_rows, inner.note or "gzip opened")
+        return FileText(inner.parts, inner.is_rows, inner.note or Message("gzip opened"))
     if suffix in TABLES:
         return _read_table(name, content, limit, column)
     if column is not None:
@@ -106,9 +106,9 @@ def decoded(name: str, content: bytes) -> str:
     return text
 
 
-def _json_kind(name: str, text: str) -> str | None:
+def _json_kind(name: str, text: str) -> Message | None:
     """What a JSON text is and what to do with it; None for any other text."""
-    advice = "JSON; write one object per line into a .jsonl file, and name the column with the text"
+    advice = Message("JSON; write one object per line into a .jsonl file, and name the column with the text")
     if Path(name).suffix.lower() == ".json":
         return advice
     start = text.lstrip()
@@ -116,7 +116,7 @@ def _json_kind(name: str, text: str) -> str | None:
         return None
     try:
         json.loads(start.split("\n", 1)[0])
-        return "JSON Lines; give its name the ending .jsonl" if "\n" in start.strip() else advice
+        return Message("JSON Lines; give its name the ending .jsonl") if "\n" in start.strip() else advice
     except ValueError:
         pass
     try:
@@ -135,7 +135,7 @@ def _gunzip(name: str, content: bytes, limit: int) -> bytes:
             "{name} is not a complete gzip file ({error}); pack it again", name=name, error=first_line(error)
         ) from error
     if len(opened) > limit:
-        raise _too_large(name, "more bytes unpacked", limit)
+        raise _too_large(name, Message("more bytes unpacked"), limit)
     return opened
 
 
@@ -160,7 +160,7 @@ def _read_archive(name: str, content: bytes, limit: int) -> FileText:
                 with archive.open(member) as file:
                     found = file.read(left + 1)
                 if len(found) > left:
-                    raise _too_large(name, "more bytes unpacked", limit)
+                    raise _too_large(name, Message("more bytes unpacked"), limit)
                 left -= len(found)
                 parts.append((member.filename, decoded(f"{name}/{member.filename}", found)))
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, zlib.error) as error:
@@ -169,7 +169,10 @@ def _read_archive(name: str, content: bytes, limit: int) -> FileText:
         ) from error
     if not parts:
         raise LabError("{name} has no text file in it ({choices}); pack texts", name=name, choices=", ".join(TEXTS))
-    return FileText(tuple(parts), note=f"{len(parts):,} text file{'s' * (len(parts) > 1)} of the archive")
+    one = Message("1 text file of the archive")
+    return FileText(
+        tuple(parts), note=one if len(parts) == 1 else Message("{n:,} text files of the archive", n=len(parts))
+    )
 
 
 def _is_text_member(name: str) -> bool:
@@ -214,11 +217,16 @@ def _read_table(name: str, content: bytes, limit: int, column: str | None) -> Fi
     if empty == len(parts):
         raise LabError("column {column!r} of {name} is empty; give a column with text", column=column, name=name)
     if (size := sum(len(text.encode(errors="replace")) for _, text in parts)) > limit:
-        raise _too_large(name, f"{size:,} bytes of text", limit)
+        raise _too_large(name, Message("{size:,} bytes of text", size=size), limit)
     others = ", ".join(repr(one) for one in columns if one != column)
-    note = f"column {column!r}, {len(parts):,} rows"
-    note += f", {empty:,} of them empty" if empty else ""
-    return FileText(parts, is_rows=True, note=note + (f"; not read: {others}" if others else ""))
+    note = Message(
+        "column {column!r}, {count:,} rows{empty}{others}",
+        column=column,
+        count=len(parts),
+        empty=Message(", {n:,} of them empty", n=empty) if empty else "",
+        others=Message("; not read: {columns}", columns=others) if others else "",
+    )
+    return FileText(parts, is_rows=True, note=note)
 
 
 def _column_of(name: str, content: bytes, column: str | None) -> tuple[list, str, list[str]]:
@@ -292,5 +300,5 @@ def _utf8(name: str, content: bytes) -> str:
     return text
 
 
-def _too_large(name: str, size: str, limit: int) -> LabError:
+def _too_large(name: str, size: Message, limit: int) -> LabError:
     return LabError("{name} has {size}; the limit is {limit:,}: cut it into parts", name=name, size=size, limit=limit)

@@ -11,15 +11,21 @@ from math import log
 
 import numpy as np
 
-from gpt2lab.errors import choice, whole_number
+from gpt2lab.errors import Message, choice, whole_number
 from gpt2lab.evaluation.perplexity import document_totals
 from gpt2lab.evaluation.scorer import ScoredText
 from gpt2lab.results import finite, perplexity_of
 
 TITLE = re.compile(r"^ ?= (?![= ]).*(?<![= ]) = ?$", re.MULTILINE)
 HEADING = re.compile(r"^ ?=(?: ?=)++ .*[^=\s] =(?: ?=)++ ?$", re.MULTILINE)  # possessive: linear in the line's length
-FREQUENCIES = {"once": 1, "2 to 9 times": 2, "10 to 99 times": 10, "100 to 999 times": 100, "1,000 times or more": 1000}
-PARTS = ("prose", "title", "heading")
+FREQUENCIES = {
+    Message("once"): 1,
+    Message("2 to 9 times"): 2,
+    Message("10 to 99 times"): 10,
+    Message("100 to 999 times"): 100,
+    Message("1,000 times or more"): 1000,
+}
+PARTS = (Message("prose"), Message("title"), Message("heading"))
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def titles(scored: ScoredText) -> list[str]:
     given = [document.title for document in scored.tokenized.documents]
     often = Counter(given)
     return [
-        f"{title or 'document'} {'' if often[title] == 1 and title else i + 1}".rstrip()
+        title if often[title] == 1 and title else f"{title} {i + 1}" if title else Message("document {n}", n=i + 1)
         for i, title in enumerate(given)
     ]
 
@@ -83,7 +89,11 @@ def by_position(scored: ScoredText) -> tuple[Share, ...]:
     last = int(position.max())
     doublings = np.frexp(np.maximum(position, 1))[1] - 1  # floor(log2), exactly
     ranges = [(1 << k, min((2 << k) - 1, last)) for k in range(last.bit_length())]
-    return _shares(scored, doublings, [f"{low:,} to {high:,}" if low < high else f"{low:,}" for low, high in ranges])
+    return _shares(scored, doublings, [_range(low, high) for low, high in ranges])
+
+
+def _range(low: int, high: int) -> str:
+    return Message("{low:,} to {high:,}", low=low, high=high) if low < high else f"{low:,}"
 
 
 def by_frequency(scored: ScoredText) -> tuple[Share, ...]:

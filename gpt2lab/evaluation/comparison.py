@@ -120,19 +120,25 @@ def compare(before: ScoredText, after: ScoredText, *, seed: int = 0) -> Comparis
     )
 
 
-def incomparable(one: TokenizedText, two: TokenizedText) -> str | None:
+def incomparable(one: TokenizedText, two: TokenizedText) -> Message | None:
     """Return why two results cannot be compared; None if they can."""
     if (one.protocol, one.text) != (two.protocol, two.text):
-        return (
-            f"they were not scored on the same text by the same protocol ({one.protocol}, {len(one.text):,} characters; "
-            f"{two.protocol}, {len(two.text):,})"
+        return Message(
+            "they were not scored on the same text by the same protocol ({protocol}, {length:,} characters; {other}, "
+            "{other_length:,})",
+            protocol=one.protocol,
+            length=len(one.text),
+            other=two.protocol,
+            other_length=len(two.text),
         )
     if np.array_equal(one.ids, two.ids):
         return None
     if one.documents != two.documents:
-        return "their tokenizers differ, so that it keeps other parts of the text for each; lm-eval keeps all"
+        return Message("their tokenizers differ, so that it keeps other parts of the text for each; lm-eval keeps all")
     if max(one.unpredicted, two.unpredicted) > UNPREDICTED_MATTERS:
-        return "their tokenizers differ, and so do the tokens without a prediction; use lm-eval, or overlapping windows"
+        return Message(
+            "their tokenizers differ, and so do the tokens without a prediction; use lm-eval, or overlapping windows"
+        )
     return None
 
 

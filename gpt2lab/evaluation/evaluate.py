@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 
 from gpt2lab.data.text import Article
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.evaluation.breakdown import Share, breakdown, surprisals, titles
 from gpt2lab.evaluation.comparison import Comparison, compare, incomparable
 from gpt2lab.evaluation.perplexity import Perplexity, measured, protocol_names, read
@@ -25,7 +25,7 @@ class Evaluation(Summary):
     """
 
     scored: tuple[ScoredText, ...]
-    refused: tuple[tuple[str, str], ...] = ()
+    refused: tuple[tuple[str, Message], ...] = ()
 
     def __repr__(self):
         figures = (f"{model}, {r.protocol}: perplexity {readable(r.perplexity)}" for model, r in self.results)
@@ -42,12 +42,15 @@ class Evaluation(Summary):
         return tuple(compare(*pair) for pair in self._pairs() if not incomparable(pair[0].tokenized, pair[1].tokenized))
 
     @cached_property
-    def verdicts(self) -> list[tuple[str, str]]:
+    def verdicts(self) -> list[tuple[str, Message]]:
         """(protocol, sentence) of what the comparisons say, or why there is none; and of protocols that were refused."""
-        verdicts_by = {comparison.protocol: str(comparison) for comparison in self.comparisons}
+        verdicts_by = {comparison.protocol: comparison.sentence for comparison in self.comparisons}
         pairs = {one.tokenized.protocol: incomparable(one.tokenized, two.tokenized) for one, two in self._pairs()}
-        verdicts = [(protocol, verdicts_by.get(protocol) or f"not compared: {why}") for protocol, why in pairs.items()]
-        return [*verdicts, *((protocol, f"not scored: {why}") for protocol, why in self.refused)]
+        verdicts = [
+            (protocol, verdicts_by.get(protocol) or Message("not compared: {why}", why=why))
+            for protocol, why in pairs.items()
+        ]
+        return [*verdicts, *((protocol, Message("not scored: {why}", why=why)) for protocol, why in self.refused)]
 
     @property
     def models(self) -> list[str]:
@@ -148,19 +151,19 @@ def evaluate(
                 [read(lab, articles, name, context=context, stride=strides, quick=quick, seed=seed) for lab in labs]
             )
         except ProtocolError as error:
-            refused.append((name, str(error)))
+            refused.append((name, Message(error.template, **error.values)))
     if not texts:
         raise LabError(refused[0][1])
     return _scored(labs, texts, tuple(refused), precision)
 
 
 def _scored(
-    labs: list[Lab], texts: list[list[TokenizedText]], refused: tuple[tuple[str, str], ...], precision: str
+    labs: list[Lab], texts: list[list[TokenizedText]], refused: tuple[tuple[str, Message], ...], precision: str
 ) -> Generator[tuple[str, int, int], None, Evaluation]:
     scored: list[ScoredText] = []
     for several in texts:
         for lab, tokenized in zip(labs, several):
-            name = f"{lab.name}, {tokenized.protocol}"
+            name = Message("{model}, {protocol}", model=lab.name, protocol=tokenized.protocol)
             scored.append((yield from mapped(score.steps(lab, tokenized, precision), partial(_named, name))))
     return Evaluation(tuple(scored), refused)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpt2lab.data.text import Article
 from gpt2lab.data.tokens import utf8
-from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.errors import LabError, Message, choice, whole_number
 from gpt2lab.evaluation.bootstrap import FEWEST, expanded_interval, resampled_sums
 from gpt2lab.evaluation.protocols import PROTOCOLS, TokenizedText, described
 from gpt2lab.evaluation.published import Published, published_for
@@ -246,34 +246,42 @@ def _cautions(result: Perplexity, scored: ScoredText):
     """Return cautions for quoting a result, a line each."""
     tokenized = scored.tokenized
     if result.precision_difference is not None:
-        yield (
-            f"scored in {result.precision}; on {result.n_checked:,} tokens scored in both, perplexity differs by "
-            f"{result.precision_difference:+.3%} from fp32"
+        yield Message(
+            "scored in {precision}; on {n:,} tokens scored in both, perplexity differs by {difference:+.3%} from fp32",
+            precision=result.precision,
+            n=result.n_checked,
+            difference=result.precision_difference,
         )
     if result.sample:
         drawn, of = result.sample
-        yield f"a sample of {drawn:,} of {of:,} articles"
+        yield Message("a sample of {drawn:,} of {total:,} articles", drawn=drawn, total=of)
     dropped = len(tokenized.ids) - int((tokenized.windows[:, 2] - tokenized.windows[:, 0]).sum())
     if dropped > 0 and tokenized.protocol == "blocks":
-        yield f"{dropped:,} tokens fill no block, and are left out with their words and bytes"
+        yield Message("{n:,} tokens fill no block, and are left out with their words and bytes", n=dropped)
     if tokenized.unpredicted > UNPREDICTED_MATTERS:
-        yield (
-            f"{tokenized.unpredicted:.1%} of the tokens read have no prediction: the loss per word and per byte lacks "
-            "theirs, per token it is right"
+        yield Message(
+            "{share:.1%} of the tokens read have no prediction: the loss per word and per byte lacks theirs, per token it is "
+            "right",
+            share=tokenized.unpredicted,
         )
     if "<unk>" in tokenized.text:
-        yield "the text has <unk> for rare words (WikiText's v1 files): its figures do not compare with those of raw text"
+        yield Message(
+            "the text has <unk> for rare words (WikiText's v1 files): its figures do not compare with those of raw text"
+        )
     if "<|endoftext|>" in tokenized.text:
-        yield "the text has <|endoftext|>, which is read as one token"
+        yield Message("the text has <|endoftext|>, which is read as one token")
     if result.perplexity > GUESSING * scored.vocabulary:
-        yield (
-            f"worse than guessing among all {scored.vocabulary:,} tokens alike: odd text, an untrained model, or a "
-            "tokenizer that is not the model's own"
+        yield Message(
+            "worse than guessing among all {n:,} tokens alike: odd text, an untrained model, or a tokenizer that is not the "
+            "model's own",
+            n=scored.vocabulary,
         )
     if result.n_documents < FEWEST:
-        have = (
-            "1 document has no interval"
-            if result.n_documents == 1
-            else f"{result.n_documents} documents are too few for an interval"
-        )
-        yield f"{have}; {FEWEST} or more are needed to trust one"
+        if result.n_documents == 1:
+            yield Message("1 document has no interval; {fewest} or more are needed to trust one", fewest=FEWEST)
+        else:
+            yield Message(
+                "{n} documents are too few for an interval; {fewest} or more are needed to trust one",
+                n=result.n_documents,
+                fewest=FEWEST,
+            )

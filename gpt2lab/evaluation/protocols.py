@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt2lab.data.text import Article, joined_rows, original_row, original_text
 from gpt2lab.data.tokens import start_id, tokens_and_starts
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.evaluation.wikitext import detokenise, pages
 from gpt2lab.results import Summary
 
@@ -104,7 +104,7 @@ def sliding(tokenizer, articles: tuple[Article, ...], context: int, stride: int)
     ids, starts = tokens_and_starts(tokenizer, text)
     n = len(ids)
     if n < 2:
-        raise ProtocolError(f"the text has only {n} of the 2 tokens that perplexity needs at least; give more text")
+        raise ProtocolError("the text has only {n} of the 2 tokens that perplexity needs at least; give more text", n=n)
     begins = np.arange(0, max(1, n - context + stride), stride)
     ends = np.minimum(begins + context, n)
     scored_to = np.concatenate([[0], ends[:-1]])
@@ -185,8 +185,11 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
         )  # characters; none where there is no block
     if not windows:
         raise ProtocolError(
-            f"the text has {len(ids):,} tokens, and no {ROWS_AT_ONCE:,} rows of it a block of {context:,}; "
-            "give more text or a smaller context"
+            "the text has {n:,} tokens, and no {rows:,} rows of it a block of {context:,}; give more text or a smaller "
+            "context",
+            n=len(ids),
+            rows=ROWS_AT_ONCE,
+            context=context,
         )
     text = original_text(articles)
     edges = np.cumsum([len(original_text([article])) for article in articles])
@@ -212,16 +215,32 @@ def blocks(tokenizer, articles: tuple[Article, ...], context: int, stride: int) 
 PROTOCOLS: dict[str, Callable[..., TokenizedText]] = {"sliding": sliding, "lm-eval": lm_eval, "blocks": blocks}
 
 
-def described(tokenized: TokenizedText) -> str:
+def described(tokenized: TokenizedText) -> Message:
     """The protocol and its parameters in words."""
-    context, stride = f"{tokenized.context:,}", f"{tokenized.stride:,}"
-    step = "disjoint" if tokenized.stride == tokenized.context else f"a new one every {stride} tokens"
-    return {
-        "sliding": f"rows joined by blank lines; windows of {context} tokens, {step}, each scoring what none before it did",
-        "lm-eval": f"page by page, detokenised, <|endoftext|> first; disjoint windows that predict {context} tokens each",
-        "blocks": f"each row tokenised by itself, joined without blank lines, in blocks of {context} tokens; the rest of "
-        f"every {ROWS_AT_ONCE:,} rows is dropped",
-    }[tokenized.protocol]
+    context, stride = tokenized.context, tokenized.stride
+    if tokenized.protocol == "lm-eval":
+        return Message(
+            "page by page, detokenised, <|endoftext|> first; disjoint windows that predict {context:,} tokens each",
+            context=context,
+        )
+    if tokenized.protocol == "blocks":
+        return Message(
+            "each row tokenised by itself, joined without blank lines, in blocks of {context:,} tokens; the rest of every "
+            "{rows:,} rows is dropped",
+            context=context,
+            rows=ROWS_AT_ONCE,
+        )
+    if stride == context:
+        return Message(
+            "rows joined by blank lines; windows of {context:,} tokens, disjoint, each scoring what none before it did",
+            context=context,
+        )
+    return Message(
+        "rows joined by blank lines; windows of {context:,} tokens, a new one every {stride:,} tokens, each scoring what "
+        "none before it did",
+        context=context,
+        stride=stride,
+    )
 
 
 def _document(title: str, text: str, parts: list[tuple[int, int]] | None = None) -> Document:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from gpt2lab.errors import Message
 from gpt2lab.evaluation.breakdown import Share
 from gpt2lab.evaluation.evaluate import Evaluation
 from gpt2lab.evaluation.perplexity import Perplexity
@@ -30,23 +31,29 @@ MAX_ROWS = 100  # documents in a figure or a page's table
 SHARE_HEAD = ["", "tokens", "perplexity", "nats per token", "of all loss"]
 
 
-def _interval(interval: tuple[float, float] | None, digits: int) -> str:
-    return "none" if interval is None else " to ".join(readable(edge, digits) for edge in interval)
+def _interval(interval: tuple[float, float] | None, digits: int) -> Message:
+    if interval is None:
+        return Message("none")
+    low, high = (readable(edge, digits) for edge in interval)
+    return Message("{low} to {high}", low=low, high=high)
 
 
 CELLS: tuple[tuple[str, Callable[[Perplexity], str]], ...] = (
-    ("perplexity", lambda r: readable(r.perplexity)),
-    ("… 95 % interval", lambda r: _interval(r.interval, 1)),
-    ("word perplexity", lambda r: readable(r.word_perplexity)),
-    ("… 95 % interval", lambda r: _interval(r.word_interval, 0)),
-    ("byte perplexity", lambda r: readable(r.byte_perplexity, 4)),
-    ("bits per byte", lambda r: readable(r.bits_per_byte, 4)),
-    ("… 95 % interval", lambda r: _interval(r.bits_interval, 3)),
-    ("tokens predicted", lambda r: f"{r.n_scored:,} of {r.n_tokens:,}"),
-    ("words, bytes", lambda r: f"{r.n_words:,}, {r.n_bytes:,}"),
-    ("documents", lambda r: f"{r.n_documents:,}"),
-    ("windows", lambda r: f"{r.windows:,} of {r.context:,}, every {r.stride:,}"),
-    ("total loss (nats)", lambda r: readable(r.nll, 1)),
+    (Message("perplexity"), lambda r: readable(r.perplexity)),
+    (Message("… 95 % interval"), lambda r: _interval(r.interval, 1)),
+    (Message("word perplexity"), lambda r: readable(r.word_perplexity)),
+    (Message("… 95 % interval"), lambda r: _interval(r.word_interval, 0)),
+    (Message("byte perplexity"), lambda r: readable(r.byte_perplexity, 4)),
+    (Message("bits per byte"), lambda r: readable(r.bits_per_byte, 4)),
+    (Message("… 95 % interval"), lambda r: _interval(r.bits_interval, 3)),
+    (Message("tokens predicted"), lambda r: Message("{n:,} of {total:,}", n=r.n_scored, total=r.n_tokens)),
+    (Message("words, bytes"), lambda r: f"{r.n_words:,}, {r.n_bytes:,}"),
+    (Message("documents"), lambda r: f"{r.n_documents:,}"),
+    (
+        Message("windows"),
+        lambda r: Message("{n:,} of {context:,}, every {stride:,}", n=r.windows, context=r.context, stride=r.stride),
+    ),
+    (Message("total loss (nats)"), lambda r: readable(r.nll, 1)),
 )
 
 
@@ -56,30 +63,41 @@ def result_table(results: Sequence[tuple[str, Perplexity]]) -> tuple[list[str], 
     if len(by_protocol) == len(results):
         return ["", *by_protocol], [(name, *(cell(result) for _, result in results)) for name, cell in CELLS]
     rows = [
-        (f"{protocol}: {name}", *(cell(result) for _, result in mine))
+        (Message("{protocol}: {name}", protocol=protocol, name=name), *(cell(result) for _, result in mine))
         for protocol, mine in by_protocol.items()
         for name, cell in CELLS
     ]
     return ["", *dict.fromkeys(model for model, _ in results)], rows
 
 
-def meaning_lines(results: Sequence[tuple[str, Perplexity]]) -> list[str]:
+def meaning_lines(results: Sequence[tuple[str, Perplexity]]) -> list[Message]:
     """What each figure is, what it may be compared with, and what to know before quoting it, a line each."""
     lines = []
     for protocol, mine in _by_protocol(results).items():
         published = dict.fromkeys(known for _, r in mine for known in r.published)
-        none = "" if published else "; no published figure is known for this text in these windows"
-        lines.append(f"{protocol}: {mine[0][1].described}{none}.")
+        how = {"protocol": protocol, "how": mine[0][1].described}
+        unknown = Message("{protocol}: {how}; no published figure is known for this text in these windows.", **how)
+        lines.append(Message("{protocol}: {how}.", **how) if published else unknown)
         lines += [
-            f"{protocol}: published for {p.model}: {p.quantity.replace('_', ' ')} {p.value:g} "
-            f"(context {p.context:,}, stride {p.stride:,}; {p.source})"
+            Message(
+                "{protocol}: published for {model}: {quantity} {value:g} (context {context:,}, stride {stride:,}; {source})",
+                protocol=protocol,
+                model=p.model,
+                quantity=Message(p.quantity.replace("_", " ")),
+                value=p.value,
+                context=p.context,
+                stride=p.stride,
+                source=p.source,
+            )
             for p in published
         ]
         cautions = {
             caution: [model for model, r in mine if caution in r.cautions] for _, r in mine for caution in r.cautions
         }
         lines += [
-            f"{protocol}{'' if len(models) == len(mine) else f', {models[0]}'}: {caution}."
+            Message("{protocol}: {how}.", protocol=protocol, how=caution)
+            if len(models) == len(mine)
+            else Message("{protocol}, {model}: {how}.", protocol=protocol, model=models[0], how=caution)
             for caution, models in cautions.items()
         ]
     return lines

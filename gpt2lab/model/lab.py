@@ -119,16 +119,17 @@ class Lab:
         """
         size = len(utf8(text))
         if size > self.context * self.longest_token:
-            raise self._too_long(f"{size:,} bytes, more than {self.context:,} tokens can be", room)
+            length = Message("{size:,} bytes, more than {context:,} tokens can be", size=size, context=self.context)
+            raise self._too_long(length, room)
         ids = self.encode(text)
         if not len(ids):
             raise LabError("the prompt is empty; type at least one character")
         if len(ids) > self.context - room:
-            raise self._too_long(f"{len(ids):,} tokens", room)
+            raise self._too_long(Message("{count:,} tokens", count=len(ids)), room)
         return ids
 
-    def _too_long(self, length: str, room: int) -> LabError:
-        spare = f" less {room} to generate" if room else ""
+    def _too_long(self, length: Message, room: int) -> LabError:
+        spare = Message(" less {room} to generate", room=room) if room else ""
         return LabError(
             "the prompt has {length}; {name} reads at most {context:,}{spare}: shorten it",
             length=length,

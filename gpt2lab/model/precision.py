@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.pytorch_utils import Conv1D
 
-from gpt2lab.errors import choice
+from gpt2lab.errors import Message, choice
 
 R = TypeVar("R")
 
@@ -74,11 +74,11 @@ AttentionInterface.register("sdpa_fp32", attention_in_fp32)
 AttentionMaskInterface.register("sdpa_fp32", sdpa_mask)
 
 
-def precision_note(precision: str, device: torch.device) -> str:
+def precision_note(precision: str, device: torch.device) -> Message:
     """Say in which precision a device computes, and whether that is slow there. Example: "bf16 (in hardware)"."""
     if precision == "fp32":
-        return precision
-    return f"bf16 ({'in hardware' if has_fast_bf16(device) else 'slow here: no bf16 units'})"
+        return Message("fp32")
+    return Message("bf16 (in hardware)") if has_fast_bf16(device) else Message("bf16 (slow here: no bf16 units)")
 
 
 def check_precision(precision: str, known: Sequence[str] = PRECISIONS) -> None:

@@ -40,7 +40,8 @@ class Cost:
     """Estimated cost of a run on this machine.
 
     parameters, trained       in the model, and those of them that training changes
-    settings                  precision, learning rate and tokens per step, in words
+    precision                 as `precision_note` says it
+    batch_size, grad_accum    blocks of block_size tokens of a step: batch_size × grad_accum
     steps, tokens             optimizer steps, and tokens read in them if the run does not end early
     validations, eval_tokens  how often the validation split is scored, and how many of its split_tokens each time
     seconds, seconds_doubt    of the whole run, ± doubt
@@ -53,7 +54,11 @@ class Cost:
 
     parameters: int
     trained: int
-    settings: str
+    precision: str
+    learning_rate: float
+    batch_size: int
+    grad_accum: int
+    block_size: int
     steps: int
     tokens: int
     validations: int
@@ -70,30 +75,32 @@ class Cost:
 
     def record(self) -> dict:
         """All values, and `lines` as "in_words", for JSON."""
-        return asdict(self) | {"in_words": {str(name): str(value) for name, value in self.lines()}}
+        return asdict(self) | {
+            "settings": str(self.settings),
+            "in_words": {str(name): str(value) for name, value in self.lines()},
+        }
 
     def lines(self) -> list[tuple[Message, Message]]:
         """Name and value, for people."""
         gb, mb = 1e9, 1e6
-        part = "" if self.eval_tokens == self.split_tokens else f" of {self.split_tokens:,}"
+        validating = {"time": duration(self.validation_seconds), "validations": self.validations}
+        scored, split = f"{self.eval_tokens:,}", f"{self.split_tokens:,}"
+        is_part = self.eval_tokens != self.split_tokens
         return [
             (
                 Message("Parameters trained"),
                 Message("{trained:,} of {count:,}", trained=self.trained, count=self.parameters),
             ),
-            (Message("Settings"), Message(self.settings)),
+            (Message("Settings"), self.settings),
             (Message("Length"), Message("{steps:,} steps, {tokens:,} tokens", steps=self.steps, tokens=self.tokens)),
-            (Message("Training"), Message(duration(self.training_seconds))),
+            (Message("Training"), duration(self.training_seconds)),
             (
                 Message("Validation"),
-                Message(
-                    "{time}: {validations} × {tokens} tokens",
-                    time=duration(self.validation_seconds),
-                    validations=self.validations,
-                    tokens=f"{self.eval_tokens:,}{part}",
-                ),
+                Message("{time}: {validations} × {tokens} of {all} tokens", tokens=scored, all=split, **validating)
+                if is_part
+                else Message("{time}: {validations} × {tokens} tokens", tokens=scored, **validating),
             ),
-            *([(Message("Whole validation split"), self._whole())] if part else []),
+            *([(Message("Whole validation split"), self._whole())] if is_part else []),
             (
                 Message("Total time"),
                 Message(
@@ -102,7 +109,7 @@ class Cost:
                     doubt=duration(self.seconds_doubt),
                 ),
             ),
-            (Message("Peak memory"), Message(f"{self.memory / gb:.1f} GB")),
+            (Message("Peak memory"), Message("{size} GB", size=f"{self.memory / gb:.1f}")),
             (
                 Message("Disk"),
                 Message(
@@ -112,6 +119,18 @@ class Cost:
                 ),
             ),
         ]
+
+    @property
+    def settings(self) -> Message:
+        """Precision, learning rate and the blocks of a step in a line."""
+        return Message(
+            "{precision}, learning rate {rate:g}, {batch} × {accum} blocks of {block} tokens per step",
+            precision=Message(self.precision),
+            rate=self.learning_rate,
+            batch=self.batch_size,
+            accum=self.grad_accum,
+            block=self.block_size,
+        )
 
     def _whole(self) -> Message:
         if not self.whole_seconds:
@@ -187,11 +206,14 @@ def _measure(config: TrainConfig, runs_dir: Path) -> Cost:
     if config.eval_tokens != "all" and is_affordable(config.method, job.split.n_tokens, tokens / training, seconds):
         whole = 2 * validation * len(job.split)
     seconds += whole
-    per_step = f"{config.batch_size} × {config.grad_accum} blocks of {config.block_size} tokens per step"
     return Cost(
         parameters=parameters,
         trained=trained,
-        settings=f"{precision_note(config.precision, lab.device)}, learning rate {config.learning_rate:g}, {per_step}",
+        precision=str(precision_note(config.precision, lab.device)),
+        learning_rate=config.learning_rate,
+        batch_size=config.batch_size,
+        grad_accum=config.grad_accum,
+        block_size=config.block_size,
         steps=config.steps,
         tokens=tokens,
         validations=validations,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 
 import safetensors
@@ -19,7 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from gpt2lab.data.sources import resolve_auto
-from gpt2lab.errors import LabError, first_line
+from gpt2lab.errors import LabError, Message, first_line
 from gpt2lab.generation.generate import generate
 from gpt2lab.model.lab import Lab, all_finite, without_peft_warning
 from gpt2lab.progress import finished
@@ -195,14 +196,18 @@ def train(job: PreparedRun, folder: Path, process: PartialState) -> FinetuneResu
         on_first_process(process, lambda: None)
         return result
     except KeyboardInterrupt:
-        watch.close("stopped", "interrupted; resume continues from the last checkpoint")
+        watch.close("stopped", Message("interrupted; resume continues from the last checkpoint"))
         raise
     except BaseException as error:
         if process.is_main_process:
             drop_torn_checkpoints(folder)  # first of all: it makes room where the disk is full
         message = f"{type(error).__name__}: {error}"
         if is_disk_error(error):
-            message = f"step {watch.step} cannot be written ({first_line(error)}); make room; resume continues from the checkpoint before"
+            message = Message(
+                "step {step} cannot be written ({error}); make room; resume continues from the checkpoint before",
+                step=watch.step,
+                error=first_line(error),
+            )
         with suppress(OSError):
             watch.close("failed", message)
         if is_disk_error(error):
@@ -258,9 +263,9 @@ def finish_run(job: PreparedRun, trainer: LabTrainer, watch: RunWatch) -> Finetu
         validation=change,
     )
     if weights is None:  # paused
-        watch.close(
-            "stopped", f"{'paused' if watch.step else 'ended'} at step {watch.step}; resume continues from there"
-        )
+        at = Message("paused at step {step}; resume continues from there", step=watch.step)
+        nothing = Message("ended at step {step}; resume continues from there", step=watch.step)
+        watch.close("stopped", at if watch.step else nothing)
         return result
     save_model(job, trainer.model, weights, result)
     write_result(result)
@@ -271,14 +276,14 @@ def finish_run(job: PreparedRun, trainer: LabTrainer, watch: RunWatch) -> Finetu
 
 def closing_message(config: PreparedConfig, watch: RunWatch, result: FinetuneResult) -> str:
     """Say why a run ended early, which step's model was kept, and how the validation perplexity changed."""
-    parts = []
+    parts: list[Message] = []
     if out_of_patience(watch.validation, config.patience) and watch.step < config.steps:
-        parts.append(f"no better validation loss for {config.patience} validations")
+        parts.append(Message("no better validation loss for {count} validations", count=config.patience))
     if watch.best_step not in (None, watch.step):
-        parts.append(f"best checkpoint: step {watch.best_step}")
+        parts.append(Message("best checkpoint: step {step}", step=watch.best_step))
     if change := result.whole_validation or result.validation:
-        parts.append(f"validation perplexity {change}")
-    return "; ".join(parts)
+        parts.append(Message("validation perplexity {change}", change=change.sentence))
+    return reduce(lambda one, other: Message("{one}; {other}", one=one, other=other), parts) if parts else ""
 
 
 def score_whole_split(job: PreparedRun, watch: RunWatch, result: FinetuneResult) -> FinetuneResult:
@@ -296,7 +301,7 @@ def score_whole_split(job: PreparedRun, watch: RunWatch, result: FinetuneResult)
     def show(done: int, total: int) -> None:
         if runs.requested_action(result.folder):
             raise Interrupted
-        watch.phase = f"scoring the whole validation split, {done / total:.0%}"
+        watch.phase = Message("scoring the whole validation split, {share:.0%}", share=done / total)
         watch.beat()
 
     with suppress(Interrupted):

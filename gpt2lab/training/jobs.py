@@ -16,7 +16,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from gpt2lab.data.sources import cache_folder
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
 
@@ -95,12 +95,14 @@ def lock_holder() -> Path | None:
     return Path(run) if isinstance(run, str) else None
 
 
-def describe_lock_holder() -> str:
+def describe_lock_holder() -> Message:
     """Describe what holds the machine."""
     if read_lock_note().get("preview"):
-        return "the cost of a run is being measured on this machine"
+        return Message("the cost of a run is being measured on this machine")
     run = lock_holder()
-    return f"{f'run {run.name!r} in {run.parent}' if run else 'another run'} is training on this machine"
+    if run is None:
+        return Message("another run is training on this machine")
+    return Message("run {name!r} in {folder} is training on this machine", name=run.name, folder=str(run.parent))
 
 
 def active_run(runs_dir: Path) -> runs.Run | None:
@@ -249,7 +251,9 @@ def spawn(folder: Path, queue: bool) -> None:
     status, tail = runs.read_status(folder), " ".join(runs.log_tail(folder).split())[-300:]
     if status.state in ("stopped", "finished"):  # already
         return
-    raise LabError(status.message if status.state == "failed" else f"run {folder.name!r} did not begin: {tail}")
+    if status.state == "failed":
+        raise LabError(status.message)
+    raise LabError("run {name!r} did not begin: {tail}", name=folder.name, tail=tail)
 
 
 def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> runs.RunStatus:
@@ -271,8 +275,16 @@ def stop(folder: Path, *, want: str = "stop", seconds: float = STOP_SECONDS) -> 
     status = runs.read_status(folder)
     if status.state != "crashed":
         return status  # it wrote its last status in the end
-    then = "continues from its last checkpoint" if runs.whole_checkpoints(folder) else "begins it again"
-    message = f"it gave no sign of life for {seconds:g} s and was terminated; resume {then}"
+    message = (
+        Message(
+            "it gave no sign of life for {seconds:g} s and was terminated; resume continues from its last checkpoint",
+            seconds=seconds,
+        )
+        if runs.whole_checkpoints(folder)
+        else Message(
+            "it gave no sign of life for {seconds:g} s and was terminated; resume begins it again", seconds=seconds
+        )
+    )
     runs.write_status(folder, replace(status, state="stopped", message=message))
     return runs.read_status(folder)
 
@@ -281,7 +293,7 @@ def check_alive(folder: Path) -> None:
     """Check that a run is active. Raises: LabError."""
     state = runs.read_status(folder).state
     if state not in runs.ALIVE:
-        raise LabError("run {name!r} is {state}; there is nothing to stop", name=folder.name, state=state)
+        raise LabError("run {name!r} is {state}; there is nothing to stop", name=folder.name, state=Message(state))
 
 
 def terminate(status: runs.RunStatus) -> None:
@@ -310,7 +322,7 @@ def cost_in_worker(config: TrainConfig, runs_dir: Path) -> dict:
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = (done.stderr.strip().splitlines() or [Message("no reason given")])[-1]
         raise LabError("the cost cannot be estimated: {reason}", reason=reason) from None
     if "error" in answer:
         raise LabError(answer["error"], **answer["values"])

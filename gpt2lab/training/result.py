@@ -149,7 +149,9 @@ models that share this one. Intervals are 95 % bootstrap intervals over blocks.
 def change_table(result: FinetuneResult) -> str:
     """Return the validation losses and perplexities of a run as a Markdown table, one row for each part of the split."""
     changes = [change for change in (result.validation, result.whole_validation) if change]
-    rows = [(change.part, change.before, change.after, change.relative) for change in changes]
+    rows: list[tuple[str, float, float, str]] = [
+        (change.part, change.before, change.after, change.relative) for change in changes
+    ]
     if not rows:  # of a run that was begun before losses were kept by block
         rows = [("the split", *result.losses, "")]
     lines = [

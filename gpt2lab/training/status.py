@@ -4,12 +4,13 @@ import json
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
 
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.training.records import check_fields, parse_record, writable_or_error, write_json
 
 ALIVE = ("queued", "running", "stopping")  # a process is running or queued
@@ -85,8 +86,9 @@ def is_alive(status: RunStatus) -> bool:
 
 
 def write_status(folder: Path, status: RunStatus) -> None:
-    """Replace status.json."""
-    write_json(folder / "status.json", asdict(status))
+    """Replace status.json; a message that is a Message is there as a record too, for translation."""
+    said = {"said": status.message.record()} if isinstance(status.message, Message) else {}
+    write_json(folder / "status.json", asdict(status) | said)
 
 
 def read_status(folder: Path) -> RunStatus:
@@ -95,17 +97,21 @@ def read_status(folder: Path) -> RunStatus:
     Raises: LabError where there is none, or it cannot be read.
     """
     try:
-        status = parse_record(RunStatus, json.loads((folder / "status.json").read_text(encoding="utf-8")))
+        content = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        status = parse_record(RunStatus, content)
     except (OSError, ValueError) as error:
         raise LabError(
             "{folder} has no readable status.json ({error}); is it a run folder?", folder=folder, error=error
         ) from error
+    with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):  # none, or what nobody wrote
+        status = replace(status, message=Message.from_record(content["said"]))
     if not status.alive:
         return status
     if not is_alive(status):
         tail = " ".join(log_tail(folder).split())[-300:]
-        said = f"; its log ends: {tail}" if tail else ""
-        return replace(status, state="crashed", message=f"process {status.pid} is gone{said}")
+        gone = Message("process {pid} is gone", pid=status.pid)
+        ends = Message("process {pid} is gone; its log ends: {tail}", pid=status.pid, tail=tail)
+        return replace(status, state="crashed", message=ends if tail else gone)
     return replace(status, state="stopping") if requested_action(folder) else status
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gpt2lab.data.blocks import IGNORED, Blocks
-from gpt2lab.errors import LabError
+from gpt2lab.errors import LabError, Message
 from gpt2lab.evaluation.bootstrap import expanded_interval, resampled_sums
 from gpt2lab.model.lab import Lab, eval_mode, token_nll
 from gpt2lab.model.precision import autocast
@@ -50,23 +50,38 @@ class Change:
         return self.tokens == self.split_tokens
 
     @property
-    def part(self) -> str:
+    def part(self) -> Message:
         """Say how much of the split was scored. Example: "2,040 of 279,500 tokens"."""
-        whole = f"all {self.split_tokens:,} tokens"
-        return whole if self.is_whole else f"{self.tokens:,} of {self.split_tokens:,} tokens"
+        if self.is_whole:
+            return Message("all {count:,} tokens", count=self.split_tokens)
+        return Message("{count:,} of {total:,} tokens", count=self.tokens, total=self.split_tokens)
 
     @property
-    def relative(self) -> str:
+    def relative(self) -> Message:
         """Say how the perplexity changed. Example: "-19.0% (95 % interval -20.1% to -17.8%)"."""
-        change = f"{self.ratio - 1:+.1%}"
+        change = self.ratio - 1
         if self.low is None or self.high is None:
-            return change
-        return f"{change} (95 % interval {self.low - 1:+.1%} to {self.high - 1:+.1%})"
+            return Message("{change:+.1%}", change=change)
+        return Message(
+            "{change:+.1%} (95 % interval {low:+.1%} to {high:+.1%})",
+            change=change,
+            low=self.low - 1,
+            high=self.high - 1,
+        )
+
+    @property
+    def sentence(self) -> Message:
+        """Perplexity before and after, the change with its interval, and how much text it is of."""
+        return Message(
+            "{before:,.2f} → {after:,.2f}, {change}, on {part}",
+            before=perplexity_of(self.before),
+            after=perplexity_of(self.after),
+            change=self.relative,
+            part=self.part,
+        )
 
     def __str__(self) -> str:
-        """Perplexity before and after, the change with its interval, and how much text it is of."""
-        before, after = perplexity_of(self.before), perplexity_of(self.after)
-        return f"{before:,.2f} → {after:,.2f}, {self.relative}, on {self.part}"
+        return str(self.sentence)
 
 
 def plan_validation(

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import rotate_checkpoints
 
+from gpt2lab.errors import Message
 from gpt2lab.results import perplexity_of, readable
 from gpt2lab.training import runs
 from gpt2lab.training.config import PreparedConfig
@@ -162,8 +163,9 @@ class RunWatch(TrainerCallback, ExportableState):
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         self.n_eval_batches += 1
-        done = f", {self.n_eval_batches / len(eval_dataloader):.0%}" if eval_dataloader else ""
-        self.phase = f"validating{done}"
+        self.phase = Message("validating")
+        if eval_dataloader:
+            self.phase = Message("validating, {share:.0%}", share=self.n_eval_batches / len(eval_dataloader))
         self.beat()  # the heart beats through long validations
         if self.poll_request() == "pause" or (self.action and not self.step):
             raise Interrupted  # to stop needs what this validation will measure of the model that is to be kept

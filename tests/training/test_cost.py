@@ -115,7 +115,11 @@ def test_run_that_could_not_begin_has_no_cost(estimate, change, message):
 COST = Cost(
     parameters=124_439_808,
     trained=294_912,
-    settings="fp32, learning rate 0.0002, 2 × 2 blocks of 512 tokens per step",
+    precision="fp32",
+    learning_rate=2e-4,
+    batch_size=2,
+    grad_accum=2,
+    block_size=512,
     steps=1200,
     tokens=2_457_600,
     validations=11,

@@ -304,5 +304,5 @@ def score_split(store: ModelStore, folder: Path, stop: threading.Event) -> Itera
     yield _(
         "Validation perplexity of **{run}**: {change}.",
         run=escaped(folder.name),
-        change=escaped(str(results[0].whole_validation)),
+        change=escaped(_(results[0].whole_validation.sentence)) if results[0].whole_validation else "",
     )

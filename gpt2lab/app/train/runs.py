@@ -6,6 +6,7 @@ sees the same.
 
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ from gpt2lab.app.models import ModelStore
 from gpt2lab.app.train.actions import build_actions, possible
 from gpt2lab.errors import LabError
 from gpt2lab.results import duration, finite, perplexity_of, readable
+from gpt2lab.settings import label_of
 from gpt2lab.training import jobs, runs
+from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.curves import MAX_RUNS, SETTINGS, RunCurves, history_of
 from gpt2lab.widgets.base import gradio_html
 from gpt2lab.widgets.curves import curves_data
@@ -172,7 +175,8 @@ def details_of(store: ModelStore, run: runs.Run, curves: RunCurves) -> dict:
         settings = type(settings)(
             ["setting", run.id], [(name, known[name]) for name in SETTINGS if known[name] is not None]
         )
-    shown = [(name, *(plain(name, value) for value in values)) for name, *values in settings.rows]
+    titles = {field.name: _(label_of(field)) for field in fields(TrainConfig)}
+    shown = [(titles[name], *(plain(name, value) for value in values)) for name, *values in settings.rows]
     samples = [
         {"step": line["step"], "prompt": str(line.get("prompt", "")), "text": line["text"]}
         for line in reversed(runs.read_lines(run.folder / "samples.jsonl"))
@@ -221,5 +225,6 @@ def run_line(run: runs.Run) -> str:
     line = _(
         "{run}: {state}, step {step} of {total}.", run=run.id, state=state_name(state), step=steps[0], total=steps[1]
     )
-    said = f"{run.message[:1].upper()}{run.message[1:]}"
-    return " ".join([line, *words, said]).rstrip()
+    message = _(run.message)
+    said = f"{message[:1].upper()}{message[1:]}"
+    return _(" ").join([line, *words, said]).rstrip()

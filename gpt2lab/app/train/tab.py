@@ -138,7 +138,7 @@ def build_train_tab(
 def cost_lines(record: dict) -> str:
     """The estimate of a run's cost, as its record has it, as a list in Markdown."""
     cost = Cost(**{field.name: record[field.name] for field in dataclass_fields(Cost)})
-    return "\n".join(f"- {_(name)}: **{_(value)}**" for name, value in cost.lines())
+    return "\n".join("- " + _("{name}: ", name=name) + f"**{_(value)}**" for name, value in cost.lines())
 
 
 class Start:

@@ -7,7 +7,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from gpt2lab.app.cache import BoundedCache, bytes_of
-from gpt2lab.app.language import _, said
+from gpt2lab.app.language import _, said, spoken
 from gpt2lab.app.models import ModelStore
 from gpt2lab.data import hub
 from gpt2lab.data.preview import Preview, preview
@@ -123,4 +123,4 @@ class Previews:
             found, chosen = self.preview(label, data, column, method, block_size)
         except LabError as error:
             return {"data": {"message": said(error)}}, None
-        return {"data": preview_data(found) | {"name": Path(found.name).name}}, chosen
+        return {"data": spoken(preview_data(found)) | {"name": Path(found.name).name}}, chosen

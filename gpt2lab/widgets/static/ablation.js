@@ -1,4 +1,4 @@
-import { arrow, ask, asker, canAsk, chip, element, entryName, follow, heat, isolated, panel, remember, select, selected, sentence, shown, signed, subjectOf, t } from "./lib.js";
+import { arrow, ask, asker, canAsk, chip, element, entryName, follow, heat, isolated, listed, panel, remember, select, selected, sentence, shown, signed, subjectOf, t } from "./lib.js";
 
 // What a text costs without the heads and MLPs that are switched off, each head alone, and activation patching.
 
@@ -212,7 +212,7 @@ export function ablationView({ model, el }) {
     side.tokens.forEach((token, at) => {
       const value = one.change[at] ?? null, text = value === null ? t("no prediction") : t("{value} nats", { value: signed(value) });
       strip.append(element("button", { type: "button", role: "option", className: "g-token", "data-key": `${i}:${at}`, tabIndex: -1, "aria-selected": "false",
-        title: `${at}: ${text}`, "aria-label": `${isolated(token)}, ${text}`, style: `background: ${value === null ? "var(--g-wash)" : heat(value / most)}`, onclick: () => select(model, { position: at, token: null }) }, token));
+        title: t("{name}: {value}", { name: at, value: text }), "aria-label": listed([isolated(token), text]), style: `background: ${value === null ? "var(--g-wash)" : heat(value / most)}`, onclick: () => select(model, { position: at, token: null }) }, token));
     });
     strip.onkeydown = (event) => {
       const to = arrow(event, selected(model).position, side.tokens.length);
@@ -220,7 +220,7 @@ export function ablationView({ model, el }) {
       select(model, { position: to, token: null });
       blocks.querySelector(`[data-key="${i}:${to}"]`)?.focus();
     };
-    const parts = [...one.off.map((place) => place.join(".")), ...one.mlps.map((l) => `${l}.mlp`)].join(", ");
+    const parts = listed([...one.off.map((place) => place.join(".")), ...one.mlps.map((l) => `${l}.mlp`)]);
     out.append(
       element("p", { className: "g-loss" }, ...sentence("{before} → {after} nats per token {change}", {
         before: element("b", {}, shown(one.loss, 4)), after: element("b", {}, shown(one.loss_ablated, 4)), change: element("span", { className: "g-chip", style: `background: ${heat(change < 0 ? -0.5 : 0.5)}` }, signed(change, 4)) }),
@@ -233,7 +233,7 @@ export function ablationView({ model, el }) {
 
   function top(title, name, predicted) {
     return element("ol", { "aria-label": name }, element("li", { className: "g-soft" }, title),
-      ...predicted.map(([word, , probability]) => element("li", { title: `${isolated(word)}: ${shown(probability, 5)}` }, element("span", { className: "g-token" }, word),
+      ...predicted.map(([word, , probability]) => element("li", { title: t("{name}: {value}", { name: isolated(word), value: shown(probability, 5) }) }, element("span", { className: "g-token" }, word),
         element("i", { "aria-hidden": "true", style: `--share: ${probability}` }), element("span", {}, shown(probability)))));
   }
 

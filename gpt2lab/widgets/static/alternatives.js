@@ -1,4 +1,4 @@
-import { asker, canAsk, chip, element, isolated, renew, roving, t } from "./lib.js";
+import { asker, canAsk, chip, element, isolated, renew, roving, sentences, t } from "./lib.js";
 import { dotted, percent } from "./steps.js";
 
 // What a token was chosen from: the model's top predictions, by its own probability and by the sampler's. One of them branches.
@@ -44,7 +44,7 @@ export function alternativesPanel(page) {
     const wide = bounds && Math.max(...high.map((value, i) => value - low[i])) >= EXACT, parts = [];
     if (wide) parts.push(t("The {M} top predictions that are kept, {share} of the probability, do not determine these bars: they end between two bounds.", { M: bounds.M, share: percent(bounds.share) }));
     if (bounds && text.sampling.repetition_penalty !== 1) parts.push(t("The repetition penalty is left out."));
-    said.textContent = parts.join(" ");
+    said.textContent = sentences(parts);
   }
 
   /** A prediction's bars; without bounds where its probability under other settings is not known. */
@@ -52,7 +52,7 @@ export function alternativesPanel(page) {
     const share = (value) => `width: ${(100 * value / most).toFixed(2)}%`, exact = high - low < EXACT, range = exact ? percent(low) : t("{low} to {high}", { low: percent(low), high: percent(high) });
     const values = { token: isolated(dotted(other.token)), p: percent(other.probability), range };
     const what = chosen ? t("{token}: probability {p}, under the sampler {range}; chosen", values) : t("{token}: probability {p}, under the sampler {range}", values);
-    return element("button", { className: `g-alternative${chosen ? " g-is-chosen" : ""}`, type: "button", title: can && !chosen ? `${what}. ${t("Click to continue from here.")}` : what, "aria-label": what,
+    return element("button", { className: `g-alternative${chosen ? " g-is-chosen" : ""}`, type: "button", title: can && !chosen ? t("{what}. Click to continue from here.", { what }) : what, "aria-label": what,
       "aria-disabled": String(!can || chosen), "aria-pressed": String(chosen), onclick: () => can && !chosen && branch(other.id) },
     element("span", { className: "g-token" }, dotted(other.token)),
     element("span", { className: "g-tracks" }, element("i", { className: "g-own", style: share(other.probability) }), element("i", { className: "g-drawn", style: share(low) }),

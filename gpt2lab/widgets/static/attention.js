@@ -133,7 +133,7 @@ export function attentionView({ model, el, textPlace = null }) {
   const bound = (error) => current().side === 2 && state.together === "max" && current().heads.length > 1 ? t("{bound} in size", { bound: upTo(error) }) : upTo(error);
   function partName() {
     const { layer, heads, side, sides } = current(), together = state.together === "mean" ? t("mean") : t("max");
-    const part = heads.length > 1 ? t("Layer {layer}, heads {heads} ({together})", { layer, heads: heads.join(", "), together }) : t("Layer {layer}, head {head}", { layer, head: heads[0] });
+    const part = heads.length > 1 ? t("Layer {layer}, heads {heads} ({together})", { layer, heads: listed(heads), together }) : t("Layer {layer}, head {head}", { layer, head: heads[0] });
     if (sides.length < 2) return part;
     return t("{heads}, {model}", { heads: part, model: side === 2 ? t("{other} less {base}", { base: sides[0].name, other: sides[1].name }) : sides[side].name });
   }

@@ -1,4 +1,4 @@
-import { ask, canAsk, chip, choose, element, floatsOf, follow, heat, isolated, panel, remember, renew, roving, select, selected, sentence, shown, sidesShown, signed, t } from "./lib.js";
+import { ask, canAsk, chip, choose, element, floatsOf, follow, heat, isolated, panel, remember, renew, roving, select, selected, sentence, sentences, shown, sidesShown, signed, t } from "./lib.js";
 
 // What adds to the logit of a token over another: heads and MLPs as bars or as a table; and, on request, the text's tokens.
 
@@ -65,7 +65,7 @@ export function contributionsView({ model, el }) {
     const shownSides = sidesShown(model), indexes = shownSides.map((of) => sides.indexOf(of));
     parts.setAttribute("aria-busy", String(waiting));
     const errors = indexes.map((i) => found[i]?.error).filter(Boolean);
-    say(error, message || errors.join(" "));
+    say(error, message || sentences(errors));
     const drawn = indexes.filter((i) => found[i]?.values);
     if (drawn.length) {
       about.replaceChildren(...drawn.flatMap((i) => summary(sides[i], found[i], asked.position, drawn.length > 1)));
@@ -88,7 +88,7 @@ export function contributionsView({ model, el }) {
   return follow(model, rebuild, draw);
 }
 
-const summary = (of, found, position, named) => [element("div", {}, named ? `${of.name}: ` : "", ...sentence("{token} over {against} after {last}: {logits}", {
+const summary = (of, found, position, named) => [element("div", {}, named ? t("{name}: ", { name: of.name }) : "", ...sentence("{token} over {against} after {last}: {logits}", {
   token: chip(found.token), against: chip(found.against), last: chip(of.tokens[Math.min(position, of.tokens.length - 1)]), logits: element("b", {}, t("{value} logits", { value: signed(found.total, 2) })) }))];
 
 /** [layer, head] of a part; null for one that is no head. */
@@ -162,7 +162,7 @@ function whyView(model, place, question) {
     const answer = await ask(model, "why", asked).catch((reason) => ({ error: reason.message }));
     busy = false;
     if (data === model.get("data")) {
-      const errors = answer.error ?? answer.sides.map((each) => each.error).filter(Boolean).join(" ");
+      const errors = answer.error ?? sentences(answer.sides.map((each) => each.error).filter(Boolean));
       say(error, errors);
       if (!answer.error && answer.sides.some((each) => each.units)) found = { asked, sides: answer.sides };
     }
@@ -197,9 +197,9 @@ function explained(side, found, { position, unit, precise }, named, refine) {
   const error = found.completeness_error, [, , one] = UNITS.find(([name]) => name === unit);
   const what = { token: chip(found.token), last: chip(side.tokens[at]), position: at, nats: element("b", {}, t("{value} nats", { value: signed(found.total, 2) })) };
   return element("div", { className: "g-why" },
-    element("div", { className: "g-soft" }, named ? `${side.name}: ` : "", ...(found.against === null ? sentence("log-probability of {token} after {last}, position {position}: {nats}", what)
+    element("div", { className: "g-soft" }, named ? t("{name}: ", { name: side.name }) : "", ...(found.against === null ? sentence("log-probability of {token} after {last}, position {position}: {nats}", what)
       : sentence("log-probability of {token} less that of {against} after {last}, position {position}: {nats}", { ...what, against: chip(found.against) })),
-    error === null ? "" : t("; ") + t("completeness error {percent} %", { percent: (100 * error).toFixed(1) })),
+    error === null ? "" : t("; completeness error {percent} %", { percent: (100 * error).toFixed(1) })),
     error !== null && error > 0.01 && !precise ? element("div", { className: "g-bar g-soft" }, `${t("The parts do not add up to within 1 %.")} `, button(t("Refine"), refine, { title: t("Up to 192 points on the path; slower") })) : null,
     element("div", { className: "g-units" }, ...units.map(([text, nats]) => element("span", { className: "g-token", style: `background: ${heat(nats / most)}`, title: t("{value} nats", { value: signed(nats) }) }, text))),
     element("div", { className: "g-legend g-soft" }, signed(-most, 2), element("i", { className: "g-scale g-both", "aria-hidden": "true" }), t("{value} nats", { value: signed(most, 2) })),

@@ -1,6 +1,7 @@
 import { brief, padded, scale, ticks } from "./axes.js";
 import { cell, choose, colour, download, element, isolated, onTheme, panel, roving, t } from "./lib.js";
 import { canvasPen, svgPen } from "./pen.js";
+import { STATES } from "./states.js";
 
 // What runs have recorded, overlaid. Drag or the wheel zooms, arrow keys read the values, and a table holds them all.
 
@@ -20,7 +21,7 @@ const MEASURES = () => ({  // title, the column and what is drawn of it
 });
 
 export function curvesView({ model, el }) {
-  const measures = MEASURES(), axes = AXES();
+  const measures = MEASURES(), axes = AXES(), states = STATES();
   const { panel: frame, note, body } = panel(t("Curves"), "curves");
   const plot = element("div", { className: "g-plot" }), canvas = element("canvas", { tabIndex: 0, role: "img" });
   const tip = element("div", { className: "g-tip", hidden: true }), zone = element("div", { className: "g-zone", hidden: true });
@@ -61,7 +62,7 @@ export function curvesView({ model, el }) {
       }
       return { run, id, split, points };
     }));
-    legend.replaceChildren(...runs.map(({ id, state }, run) => element("button", { className: "g-button", type: "button", "aria-pressed": String(!hidden.has(id)), title: t("Show or hide {run} ({state})", { run: id, state }),
+    legend.replaceChildren(...runs.map(({ id, state }, run) => element("button", { className: "g-button", type: "button", "aria-pressed": String(!hidden.has(id)), title: t("Show or hide {run} ({state})", { run: id, state: states[state] ?? state }),
       onclick: () => { hidden.has(id) ? hidden.delete(id) : hidden.add(id); rebuild(); legend.querySelectorAll("button")[run].focus(); } },
     element("i", { className: "g-swatch", style: `background: ${COLOURS[run % COLOURS.length]}`, "aria-hidden": "true" }), element("span", { className: "g-id" }, id))));
     if (runs.length) legend.append(element("span", { className: "g-soft" }, column === "loss" ? t("Thin: training. With points: validation.") : t("Measured during training.")));
@@ -156,8 +157,8 @@ export function curvesView({ model, el }) {
       return point ? [{ id, run, split, value: point[1], mean: point[2] }] : [];
     });
     const name = ({ id, split }) => `${isolated(id)} ${split === "train" ? t("training") : t("validation")}`;
-    const number = ({ value, mean, split }) => brief(value) + (smooth && split === "train" ? ` (${t("smoothed")} ${brief(mean)})` : "");
-    reading.textContent = `${axes[x]} ${brief(place, 7)}: ${rows.map((row) => `${name(row)} ${number(row)}`).join("; ")}`;
+    const number = ({ value, mean, split }) => brief(value) + (smooth && split === "train" ? t(" (smoothed {value})", { value: brief(mean) }) : "");
+    reading.textContent = t("{name}: {value}", { name: `${axes[x]} ${brief(place, 7)}`, value: rows.map((row) => `${name(row)} ${number(row)}`).join(t("; ")) });
     tip.replaceChildren(element("b", {}, `${axes[x]} ${brief(place, 7)}`), ...rows.map((row) => element("div", {}, element("i", { className: "g-swatch", style: `background: ${COLOURS[row.run % COLOURS.length]}` }), `${name(row)} `, element("b", {}, number(row)))));
     const left = shape.across.of(place), right = left > plot.clientWidth / 2;
     tip.style.cssText = right ? `right: ${plot.clientWidth - left + 8}px` : `left: ${left + 8}px`;

@@ -84,7 +84,9 @@ export function t(text, values = {}) {
 /** The same with elements in the fields, as what `append` takes: sentence("after {token}", { token: chip("x") }) → ["after ", chip]. */
 export const sentence = (text, values) => t(text).split(/\{(\w+)\}/).map((part, i) => i % 2 ? values[part] : part);
 
+/** Items in a row: listed(["a", "b"]) → "a, b". And whole sentences. */
 export const listed = (items) => items.join(t(", "));
+export const sentences = (items) => items.join(t(" "));
 
 /** What the residual stream is called after an entry: the embedding first, then each layer. */
 export const entryName = (entry) => entry ? t("layer {layer}", { layer: entry - 1 }) : t("embedding");

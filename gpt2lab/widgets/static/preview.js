@@ -1,4 +1,4 @@
-import { element, isolated, panel, t } from "./lib.js";
+import { element, isolated, listed, panel, sentences, t } from "./lib.js";
 
 // A text as it is trained on: counts of its splits, the lengths of its articles, and the tokens of its first block.
 
@@ -31,20 +31,20 @@ function counts({ splits }) {
 /** What training does not see, a line each. */
 function leftOut({ splits, note, end_token }) {
   const names = SPLITS(), lines = note ? [t("Read: {what}.", { what: note })] : [];
-  const sum = (key) => splits.reduce((total, split) => total + split[key], 0), per = (key) => splits.filter((split) => split[key]).map((split) => `${names[split.split]} ${whole(split[key])}`).join(", ");
+  const sum = (key) => splits.reduce((total, split) => total + split[key], 0), per = (key) => listed(splits.filter((split) => split[key]).map((split) => `${names[split.split]} ${whole(split[key])}`));
   if (sum("blank lines left out")) lines.push(t("Blank lines left out: {counts}.", { counts: per("blank lines left out") }));
   for (const split of splits.filter(({ blocks }) => !blocks))
     lines.push(t("{split}: {tokens} tokens fill no block; give more text or a smaller block.", { split: names[split.split], tokens: whole(split["tokens dropped"]) }));
   if (splits.some((split) => split.blocks && split["tokens dropped"])) lines.push(t("A single token left over is dropped: it would predict nothing."));
   if (sum("padding")) lines.push(t("The last block is filled up with padding, which is neither read nor scored: {counts}.", { counts: per("padding") }));
   lines.push(end_token ? t("Each article ends with {token}.", { token: end_token }) : t("Articles follow each other without an end token."));
-  return [element("p", { className: "g-soft g-lines" }, lines.join(" "))];
+  return [element("p", { className: "g-soft g-lines" }, sentences(lines))];
 }
 
 function histogram({ histogram: { edges, counts }, splits }) {
   const names = SPLITS(), bins = edges.slice(1).map((end, i) => ({ start: edges[i], end: end - 1, parts: splits.map(({ split }) => [split, counts[split][i]]) }));
   const total = ({ parts }) => parts.reduce((sum, [, n]) => sum + n, 0), most = Math.max(1, ...bins.map(total));
-  const name = ({ start, end, parts }) => `${t("{start} to {end} tokens", { start: whole(start), end: whole(end) })}: ${parts.filter(([, n]) => n).map(([split, n]) => `${names[split]} ${whole(n)}`).join(", ") || "0"}`;
+  const name = ({ start, end, parts }) => t("{start} to {end} tokens: {counts}", { start: whole(start), end: whole(end), counts: listed(parts.filter(([, n]) => n).map(([split, n]) => `${names[split]} ${whole(n)}`)) || "0" });
   const bars = bins.map((bin) => element("div", { className: "g-bin", title: name(bin) }, ...bin.parts.map(([split, n]) => element("i", { className: `g-${split}`, style: `height: ${100 * n / most}%` }))));
   const label = t("Articles by tokens; at most {most} in a bar", { most: whole(most) });
   return element("div", { className: "g-lengths" }, element("div", { className: "g-bar g-soft" }, t("Tokens per article"), ...splits.map(({ split }) => element("span", {}, element("i", { className: `g-key g-${split}` }), names[split]))),

@@ -32,10 +32,10 @@ const soft = (text) => element("p", { className: "g-soft" }, text);
 function settingsTable({ head, rows }) {
   const several = head.length > 2, value = (each) => each === null ? "–" : typeof each === "object" ? JSON.stringify(each) : String(each);
   if (several && !rows.length) return [soft(t("All settings of these runs are the same."))];
-  if (!several) return [element("dl", {}, ...rows.map(([name, each]) => element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, value(each)))))];
+  if (!several) return [element("dl", {}, ...rows.map(([name, each]) => element("div", {}, element("dt", {}, name), element("dd", {}, value(each)))))];
   return [soft(t("Settings that differ; the others are the same.")), element("table", {},
     element("thead", {}, element("tr", {}, ...head.map((name, i) => element("th", { scope: "col" }, i ? name : t("Setting"))))),
-    element("tbody", {}, ...rows.map(([name, ...values]) => element("tr", {}, element("th", { scope: "row" }, name.replaceAll("_", " ")), ...values.map((each) => element("td", {}, value(each)))))))];
+    element("tbody", {}, ...rows.map(([name, ...values]) => element("tr", {}, element("th", { scope: "row" }, name), ...values.map((each) => element("td", {}, value(each)))))))];
 }
 
 function samplesList(samples) {

@@ -1,8 +1,8 @@
 import { element, panel, t } from "./lib.js";
+import { STATES } from "./states.js";
 
 // The runs of a folder as a table: a click on a name selects a run alone, checkboxes select several. It says so by `model.begin`.
 
-export const STATES = () => ({ starting: t("starting"), queued: t("queued"), running: t("running"), stopping: t("stopping"), stopped: t("stopped"), finished: t("finished"), failed: t("failed"), crashed: t("crashed") });
 const whole = (value) => value.toLocaleString("en-US");
 
 export function runsView({ model, el }) {

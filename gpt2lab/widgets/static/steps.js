@@ -26,8 +26,9 @@ export const percent = (p) => p > 0 && p < 0.0995 ? `${p < 1e-5 ? (100 * p).toEx
 /** The numbers of a token, with their units. */
 export function tokenTitle(text, step, i) {
   const [rank, V] = [step.rank, text.V].map((n) => n.toLocaleString("en-US"));
-  const numbers = t("token {i}: probability {p}, rank {rank} of {V}, entropy {entropy} nats", { i, p: percent(step.probability), rank, V, entropy: step.entropy.toFixed(3) });
-  return step.shifted ? `${numbers}. ${t("The window moved here: the model re-read only the last tokens.")}` : numbers;
+  const values = { i, p: percent(step.probability), rank, V, entropy: step.entropy.toFixed(3) };
+  if (!step.shifted) return t("token {i}: probability {p}, rank {rank} of {V}, entropy {entropy} nats", values);
+  return t("token {i}: probability {p}, rank {rank} of {V}, entropy {entropy} nats. The window moved here: the model re-read only the last tokens.", values);
 }
 
 /** A token with its spaces visible. */

@@ -45,7 +45,7 @@ const ROWS = [  // [name, what it is, of a column → text]
   [t("Tokens"), "", ({ tokens }) => String(tokens)],
   ...[1, 2, 3].map((n) => [t("Distinct-{n}", { n }), t("different runs of {n} tokens over all of them; 1: none comes twice", { n }), ({ distinct }) => shown(distinct[n - 1], 3)]),
   [t("Repeated"), t("share of runs of 4 tokens that occurred before"), ({ repeated }) => shown(repeated, 3)],
-  [t("Copied"), t("longest part that occurs in the training text word for word"), ({ copied, copy }) => copied === null ? "–" : t("{n} tokens: {text}", { n: copied, text: JSON.stringify(copy) })],
+  [t("Longest copy"), t("longest part that occurs in the training text word for word"), ({ copied, copy }) => copied === null ? "–" : t("{n} tokens: {text}", { n: copied, text: JSON.stringify(copy) })],
 ];
 
 export function statistics(page) {
