@@ -2,7 +2,6 @@ import httpx
 import pytest
 from gradio_client import Client
 
-from gpt2lab.app.events import ALONE
 from gpt2lab.model.lab import load_model
 
 PATIENCE = 120_000  # milliseconds: the first model run imports torch
@@ -29,7 +28,7 @@ def client(app_url):
 def test_no_client_names_a_model_that_is_not_offered(client, app_url):
     for label in ("/etc", "../../etc", "auto", "", None, "gpt2/../builtin"):
         with pytest.raises(Exception, match=r"is unknown|not in the list"):
-            pytest.fail(f"{label!r}: {client.predict(label, 'text', ALONE, api_name='/explore')}")
+            pytest.fail(f"{label!r}: {client.predict(text='text', model=label, api_name='/surprisal')}")
 
 
 def test_no_request_of_a_view_names_a_model_that_is_not_offered(app_url):
