@@ -118,6 +118,6 @@ def test_views_of_runs_name_no_place_of_this_machine(store, tmp_path):
     table, curves, details = values_of(store, chosen_of(store, ["tuned", "base"]))
     assert table["data"]["chosen"] == ["tuned", "base"] and table["data"]["rows"][0]["state"] == "starting"
     assert [run["id"] for run in curves["data"]["runs"]] == ["tuned", "base"]
-    assert ["model", "base", "builtin"] in [list(each) for each in details["data"]["settings"]["rows"]]
+    assert ["Model", "base", "builtin"] in [list(each) for each in details["data"]["settings"]["rows"]]
     assert str(tmp_path) not in json.dumps([table, curves, details])
     assert base_label(store, made) == "base" and base_label(store, base) == "builtin"

@@ -97,7 +97,7 @@ def test_other_visitors_continue_while_a_model_is_downloaded(page, chromium, ser
     other.get_by_role("tab", name="Generate").click()
     other.locator("#generate-length input[type=number]").fill("5")
     other.locator("#generate-go").click()
-    expect(other.locator("#generate-note")).to_contain_text("5 tokens", timeout=30_000)
+    expect(other.locator("#generate-status")).to_contain_text("5 tokens", timeout=30_000)
     expect(page.get_by_role("progressbar")).to_be_visible()
     context.close()
     hub.faults.clear()
