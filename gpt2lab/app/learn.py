@@ -8,7 +8,7 @@ import gradio as gr
 from gpt2lab.app.bar import Bar
 from gpt2lab.app.events import ALONE, escaped, uncover, user_errors
 from gpt2lab.app.explore import ExploreTab, asked, checked, page_value
-from gpt2lab.app.language import _, said
+from gpt2lab.app.language import _, said, spoken
 from gpt2lab.app.learn_content import block_drawing, cost_tables
 from gpt2lab.app.results import ResultCache
 from gpt2lab.errors import LabError, Message
@@ -113,12 +113,13 @@ def build_fields(results: ResultCache) -> tuple[gr.Button, gr.Button, Fields]:
     def answer(request: Any) -> dict:
         """What a view asks for after it was drawn."""
         request = request if isinstance(request, dict) else {}
-        return answered(
+        found = answered(
             lambda kind, options: asked(results, request, kind, options),
             request.get("kind"),
             request.get("options"),
             said=said,
         )
+        return spoken(found)
 
     titles = [(_("{number}. {title}", number=i + 1, title=step.title), i) for i, step in enumerate(COURSE)]
     with gr.Row(elem_id="learn-head"):
@@ -260,5 +261,5 @@ def place_line(progress: dict) -> str:
 
 def translated(line: Message, escape: Any = str) -> str:
     """A line in the visitor's language, its values escaped for where it stands."""
-    values = {name: escape(value) if isinstance(value, str) else value for name, value in line.values.items()}
+    values = {name: escape(spoken(value)) if isinstance(value, str) else value for name, value in line.values.items()}
     return _(line.template, **values)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gpt2lab.data.tokens import display_token, token_names
-from gpt2lab.errors import LabError, whole_number
+from gpt2lab.errors import LabError, Message, whole_number
 from gpt2lab.inspection.trace import Trace, with_residual
 from gpt2lab.model.lab import Lab
 from gpt2lab.results import Result, Table
@@ -103,9 +103,9 @@ class Lens(Result):
         return len(agrees) - agrees.flip(0).int().cumprod(0).sum(0)
 
 
-def entry_name(entry: int) -> str:
+def entry_name(entry: int) -> Message:
     """Name an entry of the residual stream by the layer before it."""
-    return "embedding" if entry == 0 else f"layer {entry - 1}"
+    return Message("embedding") if entry == 0 else Message("layer {layer}", layer=entry - 1)
 
 
 @torch.no_grad()

@@ -135,7 +135,7 @@ def settling_layer(lab: Lab, found: Exploration, place: Place) -> Question:
             entry=names[entry],
             p=p,
         ),
-        tuple((Message(names[i]), str(i)) for i in sorted(spread(range(len(names)), entry))),
+        tuple((names[i], str(i)) for i in sorted(spread(range(len(names)), entry))),
     )
 
 
