@@ -118,9 +118,11 @@ def build_generate_tab(store: ModelStore, bar: Bar, tab: gr.Tab) -> GenerateTab:
 
     inputs = [key, bar.model, bar.compare, prompt, continuations, stop_at_line, *settings.values()]
     shared = {"concurrency_limit": 4, "show_progress": "hidden", "api_visibility": "private"}  # the status shows it
-    uncover(gr.on([go.click, prompt.submit], generate, inputs, outputs, **shared), outputs)
+    opened = tab.select(open_tab, key, outputs, show_progress="hidden", api_visibility="private")
+    uncover(opened, outputs)
+    writing = gr.on([go.click, prompt.submit], generate, inputs, outputs, cancels=[opened], **shared)
+    uncover(writing, outputs)  # the example must not come after a text that was asked for
     uncover(page.select(continue_from, key, outputs, **shared), outputs)
-    uncover(tab.select(open_tab, key, outputs, show_progress="hidden", api_visibility="private"), outputs)
     stop.click(stops.stop, None, None, show_progress="hidden", api_visibility="private")
     connect_presets(buttons, prompt, settings, stop_at_line, note)
     return GenerateTab(prompt, look)
