@@ -101,8 +101,8 @@ def build_learn_tab(
         moment(follow, [opened, *reading, shown], places, **shared)
     answers = [fields.choices, fields.number, fields.token]
     pressed = [fields.check.click, fields.number.submit, fields.token.submit]
-    told = [progress, fields.place, fields.result]
-    uncover(gr.on(pressed, check, [progress, bar.model, shown, *answers], told, **shared), told)
+    outputs = [progress, fields.place, fields.result]
+    uncover(gr.on(pressed, check, [progress, bar.model, shown, *answers], outputs, **shared), outputs)
     target = [tabs, prompt, explore.text, explore.page]
     uncover(fields.there.click(show_there, [bar.model, bar.compare, shown], target, **shared), target)
 
@@ -223,7 +223,7 @@ def view_value(results: ResultCache, label: str, compare: str, step: Step, text:
 def checked_answer(
     results: ResultCache, label: str, progress: dict, shown: Shown, given: tuple
 ) -> tuple[dict, str, str]:
-    """(progress, its line, what the reader is told) of an answer. Raises: LabError for what is no answer."""
+    """(progress, its line, the explanation) of an answer. Raises: LabError for what is no answer."""
     number, text = shown
     step = COURSE[number]
     found = results.exploration(label, text)

@@ -12,7 +12,7 @@ from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.records import Metric, read_metrics
 from gpt2lab.training.runs import Run, find_run, read_config, run_summary
 
-MAX_RUNS = 6  # that can be told apart in one picture
+MAX_RUNS = 6  # in one picture: more colours are hard to distinguish
 SETTINGS = tuple(field.name for field in fields(TrainConfig))
 COLUMNS = tuple(field.name for field in fields(Metric))
 

@@ -100,7 +100,7 @@ def view_of(name: str) -> gr.HTML:
 
 
 def marks(values: tuple) -> list[int]:
-    """What tells a value from the one before it."""
+    """Return a number for each value, which changes when the value does."""
     return [hash(json.dumps(value, sort_keys=True)) for value in values]
 
 

@@ -142,7 +142,7 @@ def cost_lines(record: dict) -> str:
 
 
 class Start:
-    """A start in a thread of its own: it goes on where the page is closed meanwhile."""
+    """A start in a thread of its own: it continues if the page is closed meanwhile."""
 
     def __init__(self, config: TrainConfig, runs_dir: Path, queue: bool) -> None:
         self._there = threading.Event()

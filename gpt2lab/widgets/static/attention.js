@@ -137,7 +137,7 @@ export function attentionView({ model, el, textPlace = null }) {
     if (sides.length < 2) return part;
     return t("{heads}, {model}", { heads: part, model: side === 2 ? t("{other} less {base}", { base: sides[0].name, other: sides[1].name }) : sides[side].name });
   }
-  /** The weight of a pair, or the largest weights of one token, in words. */
+  /** The weight of a pair, or the largest weights of one token, as text. */
   function described(place, count) {
     const { query, key } = pairOf(place);
     if (state.first && (query === 0 || key === 0)) return t("The first token is hidden.");
