@@ -175,7 +175,7 @@ def test_two_models_stream_beside_each_other_and_are_measured(open_page, runs_di
     page.locator("#generate-page summary").get_by_text("Text statistics").click()
     page.locator("#generate-page").get_by_role("button", name="Compute").click()
     measured = page.locator("#generate-page .g-statistics")
-    for part in ("Distinct-2", "Copied", "Perplexity under builtin", "Perplexity under beside"):
+    for part in ("Distinct-2", "Longest copy", "Perplexity under builtin", "Perplexity under beside"):
         expect(measured).to_contain_text(part, timeout=PATIENCE)
 
 
