@@ -46,6 +46,7 @@ _MODULES = {
     "estimate_cost": "training.cost",
     "preview": "data.preview",
     "read_curves": "training.curves",
+    "read_history": "training.history",
     "read_result": "training.result",
     "resume": "training.finetuning",
     "rollout": "inspection.heads",

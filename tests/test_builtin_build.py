@@ -12,6 +12,7 @@ from gpt2lab.data.text import load_text, wikitext_article
 from gpt2lab.errors import LabError
 from gpt2lab.evaluation.wikitext import detokenise
 from gpt2lab.model.lab import load_model
+from gpt2lab.training import observation
 
 
 def test_spaced_is_undone_by_detokenise():
@@ -95,7 +96,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "VOCABULARY", 400)
     monkeypatch.setattr(build, "END", 399)
     monkeypatch.setattr(build, "CHECKPOINT_EVERY", 4)
-    monkeypatch.setattr(build, "PROBE", "Bees fly.")
+    monkeypatch.setattr(observation, "PROBE", "Bees fly.")
     monkeypatch.setattr(build, "wikipedia_source", lambda: parts)
     monkeypatch.setattr(build, "without_overlap", lambda sources, measured: (sources, []))
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "evaluation": BASE | {"data", "model"},
     "generation": BASE | {"data", "model"},
     "inspection": BASE | {"data", "model"},
-    "training": BASE | {"data", "model", "evaluation", "generation"},
+    "training": BASE | {"data", "model", "evaluation", "generation", "inspection"},
     "worker": SCIENCE | {"pages", "widgets"},  # training/worker.py: the process of a run, which ends with its report
     "figures": SCIENCE,
     "widgets": SCIENCE | {"figures"},

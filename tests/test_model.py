@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Tokenizer
 
-from gpt2lab.data.sources import BUILTIN
 from gpt2lab.errors import LabError
-from gpt2lab.inspection.heads import SCORES
-from gpt2lab.inspection.surprisal import surprisal
+from gpt2lab.inspection.surprisal import surprisal_of_ids
 from gpt2lab.model import lab as model
 from gpt2lab.model import precision
 from gpt2lab.model.lab import Lab, load_model, random_model, token_nll, weights_digest
 from gpt2lab.model.precision import autocast, train_attention_in_fp32
+from gpt2lab.training.history import read_history
+from gpt2lab.training.observation import PROBE
 
 DAMAGE = {
     "weights cut short": lambda folder: cut_short(folder / "model.safetensors"),
@@ -276,18 +276,14 @@ def test_attention_in_fp32_is_that_of_sdpa_and_stays_in_fp32_within_autocast(ran
 
 
 def test_history_of_the_builtin_model_ends_with_the_model_itself():
-    lab = load_model("builtin", device="cpu")
-    with np.load(BUILTIN / "checkpoint/history.npz", allow_pickle=False) as history:
-        found = {name: history[name] for name in history.files}
-    steps, text = found["steps"], str(found["text"])
-    S, L, H, T = len(steps), len(lab.model.transformer.h), lab.model.config.n_head, len(lab.encode(text))
-    assert S >= 20 and (np.diff(steps) > 0).all() and T <= 64
-    assert found["attention"].shape == (S, L, H, T, T)
-    assert all(found[f"head_scores_{name}"].shape == (S, L, H) for name in SCORES)
-    assert found["lens_rank"].shape == (S, L + 1, T) and found["surprisal"].shape == (S, T)
-    first, last, own = found["surprisal"][0], found["surprisal"][-1], surprisal(lab, text).nll.numpy()
+    lab, found = load_model("builtin", device="cpu"), read_history("builtin")
+    ids = torch.from_numpy(found.ids)
+    assert torch.equal(ids, lab.encode(PROBE)) and len(found.steps) >= 20
+    assert (found.n_layers, found.n_heads) == (len(lab.model.transformer.h), lab.model.config.n_head)
+    first, last, own = found.surprisal[0], found.surprisal[-1], surprisal_of_ids(lab, ids).nll.numpy()
     assert np.nanmean(first) > np.nanmean(last) + 1
     assert abs(np.nanmean(last) - np.nanmean(own)) < 0.3  # the last step's weights, or their average
+    assert 1000 < found.change_step("previous_token") <= found.change_step("induction") < 3000
 
 
 def test_models_loaded_at_the_same_time_are_whole(tiny_folder):

@@ -36,13 +36,11 @@ from gpt2lab.data.sources import BUILTIN, cache_folder
 from gpt2lab.data.text import Article, load_text, read_articles
 from gpt2lab.evaluation.wikitext import detokenise
 from gpt2lab.files import write_bytes
-from gpt2lab.inspection.heads import SCORES, head_scores
-from gpt2lab.inspection.lens import logit_lens
-from gpt2lab.inspection.surprisal import surprisal
-from gpt2lab.inspection.trace import trace
-from gpt2lab.model.lab import Lab, eval_mode, load_model, token_nll, with_fused_gelu
+from gpt2lab.inspection.heads import head_scores
+from gpt2lab.model.lab import Lab, load_model, token_nll, with_fused_gelu
 from gpt2lab.model.precision import autocast, resolve_precision, train_attention_in_fp32
 from gpt2lab.training.allocator import freed_memory_kept
+from gpt2lab.training.observation import observe, probe_ids
 
 SEED = 0
 VOCABULARY = 8192
@@ -83,10 +81,6 @@ SNAPSHOTS = (
     6144,
     8192,
     12288,
-)
-PROBE = (
-    "Marie Curie was born in Warsaw. In 1895 she married Pierre Curie, and in 1903 Marie Curie and Pierre Curie "
-    "shared the Nobel Prize in physics."
 )
 
 
@@ -366,20 +360,10 @@ class Training:
         return models[min(bits, key=bits.__getitem__)]
 
     def observe(self) -> None:
-        """Record head scores, attention, surprisal and lens ranks of the probe at this step."""
-        with eval_mode(self.model):
-            lab = Lab(self.model, self.tokenizer, "builtin")
-            seen = trace(lab, PROBE, residual=True)
-            scores = head_scores(lab)
-            attention = torch.stack([seen.attention(layer) for layer in range(seen.n_layers)])  # (L, H, T, T)
-            arrays = {
-                "surprisal": surprisal(lab, PROBE).nll.numpy(),
-                "lens_rank": logit_lens(lab, seen, next=True).rank.numpy().astype(np.uint16),
-                "attention": (attention * 255).round().byte().numpy(),
-                **{f"head_scores_{name}": getattr(scores, name).numpy() for name in SCORES},
-            }
+        """Record what there is to see inside the model at this step."""
+        lab = Lab(self.model, self.tokenizer, "builtin")
         self.history.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(self.history / f"{self.step:06}.npz", **arrays)
+        np.savez_compressed(self.history / f"{self.step:06}.npz", **observe(lab, probe_ids(lab, None)))
 
 
 def moving_average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
@@ -398,13 +382,14 @@ def bits_per_byte(lab: Lab, articles: Sequence[Article]) -> float:
 
 
 def write_history(folder: Path, path: Path) -> None:
-    """Join the observations of all steps in one file: each array gets a first axis of steps."""
+    """Join the observations of all steps in one file: each array but the tokens gets a first axis of steps."""
     files = sorted(folder.glob("*.npz"))
     kept = [np.load(file, allow_pickle=False) for file in files]
-    arrays = {name: np.stack([one[name] for one in kept]) for name in kept[0].files}
+    of_text = {name: kept[0][name] for name in ("tokens", "ids")}
+    arrays = {name: np.stack([one[name] for one in kept]) for name in kept[0].files if name not in of_text}
     steps = np.array([int(file.stem) for file in files])
     content = BytesIO()
-    np.savez_compressed(content, allow_pickle=False, steps=steps, text=np.array(PROBE), **arrays)
+    np.savez_compressed(content, allow_pickle=False, steps=steps, **of_text, **arrays)
     write_bytes(path, content.getvalue())
 
 

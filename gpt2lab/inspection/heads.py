@@ -183,9 +183,14 @@ def head_scores(lab: Lab, texts: Sequence[str] | None = None, *, seed: int = 0) 
     encoded = None if texts is None else encoded_texts(lab, texts)
     shown_twice = trace_batch(lab, random_tokens_twice(lab, seed))
     if encoded is None:
-        return HeadScores(**_mean_scores(shown_twice, tuple(SCORES)), name=lab.name)
+        return scores_of_twice(shown_twice, lab.name)
     read = _mean_scores((trace_ids(lab, ids) for ids in encoded), TEXT_SCORES)
     return HeadScores(**read, **_mean_scores(shown_twice, ("induction",)), name=lab.name)
+
+
+def scores_of_twice(traces: Sequence[Trace], name: str) -> HeadScores:
+    """`head_scores` of traces of `random_tokens_twice`. Raises: LabError for traces of other texts."""
+    return HeadScores(**_mean_scores(traces, tuple(SCORES)), name=name)
 
 
 def scores_of(lab: Lab, trace: Trace, *, seed: int = 0, induction: torch.Tensor | None = None) -> HeadScores:

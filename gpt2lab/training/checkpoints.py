@@ -79,9 +79,11 @@ def drop_torn_checkpoints(folder: Path) -> None:
 
 
 def disk_needed(lab: Lab, config: PreparedConfig) -> int:
-    """Bytes that a run's folder takes at most: checkpoints with AdamW's two moments, and the model."""
+    """Bytes that a run's folder takes at most: checkpoints with AdamW's two moments, the model, and its snapshots."""
     parameters = lab.model.num_parameters()
     c = lab.model.config
     trained = config.lora_rank * 4 * c.n_embd * c.n_layer if config.method == "lora" else parameters
     saved = ceil(config.steps / min(config.save_every, config.eval_every))
-    return min(saved, CHECKPOINTS_KEPT + 1) * 12 * trained + 4 * parameters  # an old one goes once the new one is there
+    return min(saved, CHECKPOINTS_KEPT + 1) * 12 * trained + 4 * parameters * (
+        1 + config.snapshots
+    )  # an old one goes once the new one is there

@@ -100,6 +100,13 @@ class TrainConfig:
         None, "Prompt of the samples along the way. Default: the first words of the validation text."
     )
 
+    probe: str | None = setting(
+        None, "Text on whose first 64 tokens the run observes itself. Default: two sentences with a repeated name."
+    )
+    snapshots: int = setting(
+        0, "Observed steps whose weights are kept, each a model of its own under snapshots/.", low=0, high=60
+    )
+
     def __post_init__(self):
         if self.steps is not None and self.epochs is not None:
             raise LabError(

@@ -7,6 +7,7 @@ import errno
 import resource
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
@@ -29,6 +30,7 @@ from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.checkpoints import drop_torn_checkpoints, is_due, roll_back, step_of, validated_in
 from gpt2lab.training.config import PreparedConfig, TrainConfig
 from gpt2lab.training.full_validation import SplitScoring, is_affordable
+from gpt2lab.training.observation import Observer, rewind_observations
 from gpt2lab.training.prepare import PreparedRun, base_model, check_disk, config_of, fetch, prepare, run_config
 from gpt2lab.training.result import FinetuneResult, write_card, write_result
 from gpt2lab.training.trainer import LabTrainer, trainable, training_arguments
@@ -172,8 +174,10 @@ def train(job: PreparedRun, folder: Path, process: PartialState) -> FinetuneResu
         sample=lambda: sample_text(lab, config),
         is_finite=lambda: all(all_finite(parameter.detach()) for parameter in lab.model.parameters()),
     )
+    observer = Observer(folder, job, lambda target: save_snapshot(job, trainer, target))
     try:
         checkpoint = on_first_process(process, lambda: roll_back(folder, job.processes))
+        on_first_process(process, lambda: rewind_observations(folder, step_of(checkpoint), observer.planned))
         watch.step, watch.validation = step_of(checkpoint), validated_in(checkpoint)
         watch.write("running")
         trainer = LabTrainer(
@@ -185,12 +189,17 @@ def train(job: PreparedRun, folder: Path, process: PartialState) -> FinetuneResu
             callbacks=[watch],
         )
         trainer.remove_callback(transformers.PrinterCallback)
+        observes = watch.writes and not trainer.is_fsdp_enabled  # of a model in shards, no process can look inside
+        if observes:
+            trainer.add_callback(observer)
         if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
             raise LabError(
                 "FSDP version 1 is not supported: validation needs the unsharded modules; set fsdp_version: 2 in accelerate's config"
             )
         with suppress(Interrupted), freed_memory_kept():
             trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        if observes and watch.action != "pause" and watch.step not in observer.planned:
+            observer.write(watch.step)  # the run ended early
         result = finish_run(job, trainer, watch)
         # torchrun ends the first process if another ends badly: all wait for its model
         on_first_process(process, lambda: None)
@@ -324,19 +333,36 @@ def save_model(
     job: PreparedRun, model: torch.nn.Module, weights: dict[str, torch.Tensor], result: FinetuneResult
 ) -> None:
     """Write `model/` with its card atomically; for LoRA, also the adapter to `adapter/`."""
-    lab, plain = job.lab, job.lab.model
+    partial = result.folder / "model.partial"
+    write_plain(job, model, weights, result.folder / "adapter", partial)
+    write_card(job.lab, result, job.config, job.processes, partial)
+    shutil.rmtree(result.folder / "model", ignore_errors=True)
+    partial.rename(result.folder / "model")
+
+
+def save_snapshot(job: PreparedRun, trainer: LabTrainer, folder: Path) -> None:
+    """Write the weights as they are to a folder that can be loaded as a model, atomically."""
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    partial = folder.with_name(f"{folder.name}.partial")
+    with tempfile.TemporaryDirectory() as adapter:
+        write_plain(job, trainer.model, weights, Path(adapter), partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def write_plain(
+    job: PreparedRun, model: torch.nn.Module, weights: dict[str, torch.Tensor], adapter: Path, folder: Path
+) -> None:
+    """Write a model and its tokenizer to a folder; for LoRA, the adapter to another one, and both merged."""
+    plain: torch.nn.Module = job.lab.model
     state: dict[str, torch.Tensor] | None = weights
     if job.config.method == "lora":
         import peft
 
-        model.save_pretrained(result.folder / "adapter", state_dict=weights, save_embedding_layers=False)
+        model.save_pretrained(adapter, state_dict=weights, save_embedding_layers=False)
         base = base_model(job.config, torch.device("cpu")).model
         with without_peft_warning():
-            plain, state = peft.PeftModel.from_pretrained(base, result.folder / "adapter").merge_and_unload(), None
-    partial = result.folder / "model.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    plain.save_pretrained(partial, state_dict=state)
-    lab.tokenizer.save_pretrained(partial)
-    write_card(lab, result, job.config, job.processes, partial)
-    shutil.rmtree(result.folder / "model", ignore_errors=True)
-    partial.rename(result.folder / "model")
+            plain, state = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload(), None
+    shutil.rmtree(folder, ignore_errors=True)
+    plain.save_pretrained(folder, state_dict=state)
+    job.lab.tokenizer.save_pretrained(folder)

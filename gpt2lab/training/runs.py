@@ -6,6 +6,8 @@ control.json what others want of it: to stop, or to pause
 metrics.jsonl a line per loss measured, with the gradient's norm, speed, memory and use of the machine
 validation.jsonl a line per validation: nats and predicted tokens of every block
 samples.jsonl a line per text written
+history/ what the run observed of itself: a file per observed step
+snapshots/ the model at some of these steps, where they were asked for, as save_pretrained leaves it
 log.txt what a detached run printed
 checkpoints/ the last and the best, as transformers' Trainer leaves them
 result.json what it came to
