@@ -40,7 +40,7 @@ CSS = """
 #status { font-size: 13px; }
 #explore-examples { gap: 6px; } #explore-examples button { flex: 0 0 auto; }
 #generate-presets { gap: 6px; } #generate-presets button { flex: none; width: auto; min-width: 0; font-weight: 400; white-space: nowrap; }
-#explore-page .html-container, #generate-page .html-container { padding: 0; } #explore-run { align-self: end; }
+#explore-page .html-container, #explore-history .html-container, #generate-page .html-container { padding: 0; } #explore-run { align-self: end; }
 .table { overflow-x: auto; contain: inline-size; }
 .table table { width: 100%; border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .table tr { border: 0 !important; } .table th, .table td { text-align: left !important; vertical-align: top; padding: 5px 10px !important; border: 0 !important;
@@ -75,8 +75,8 @@ def build_app(runs_dir: str | Path = "runs", *, training: bool | None = None) ->
                 explore = build_explore_tab(results, bar)
             with gr.Tab(_("Generate"), id="generate", elem_id="tab-generate") as tab:
                 generate = build_generate_tab(store, bar, tab)
-            with gr.Tab(_("Train"), id="train", elem_id="tab-train"):
-                build_train_tab(demo, store, bar, downloads, training_allowed=training_allowed)
+            with gr.Tab(_("Train"), id="train", elem_id="tab-train") as train:
+                build_train_tab(demo, train, store, bar, downloads, training_allowed=training_allowed)
             with gr.Tab(_("Evaluate"), id="evaluate", elem_id="tab-evaluate") as evaluate:
                 build_evaluate_tab(evaluate, results, bar, downloads)
             with gr.Tab(_("Learn"), id="learn", elem_id="tab-learn") as learn:

@@ -10,6 +10,7 @@ import gradio as gr
 
 from gpt2lab.app.bar import Bar
 from gpt2lab.app.events import ALONE, models_of, uncover, user_errors
+from gpt2lab.app.inside import build_model_inside
 from gpt2lab.app.language import _, said, spoken
 from gpt2lab.app.results import ResultCache
 from gpt2lab.data import hub
@@ -71,6 +72,7 @@ def build_explore_tab(results: ResultCache, bar: Bar) -> ExploreTab:
         server_functions=[answer],
         elem_id="explore-page",
     )
+    build_model_inside(results.store, bar)
 
     @user_errors
     def run(label: str, text: str, compare: str) -> dict:

@@ -21,7 +21,9 @@ from gpt2lab.pages.explorer import explorer_page
 from gpt2lab.pages.surprisal import change_page, surprisal_page
 from gpt2lab.pages.walkthrough import walk_page
 from gpt2lab.results import Result, finite
+from gpt2lab.training.history import History
 from gpt2lab.widgets.page import ARTICLE, Page, document
+from gpt2lab.widgets.timeline import Timeline
 
 FORMATS = ("html", "png", "svg", "csv", "npz", "json")
 MAX_WEIGHTS = 50  # shares that the page of a rollout lists
@@ -92,6 +94,11 @@ def _(result: Surprisal) -> Page:
 def _(result: SurprisalChange) -> Page:
     first, second = result.before, result.after
     return change_page(result.title, first.pieces, second.pieces, (first.name, second.name))
+
+
+@page.register
+def _(result: History) -> Page:
+    return Timeline(result).page()
 
 
 page.register(Walkthrough, walk_page)

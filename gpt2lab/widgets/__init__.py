@@ -12,6 +12,7 @@ _MODULES = {
     "LensGrid": "lensgrid",
     "Predictions": "predictions",
     "TextPreview": "preview",
+    "Timeline": "timeline",
     "Selection": "base",
     "TokenStrip": "tokenstrip",
     "Walkthrough": "walkthrough",

@@ -40,6 +40,7 @@ class Selection:
     token        id of the predicted token that is explained; None: the one that follows in the text
     off          (layer, head) of the heads that are switched off
     side         which of two models is shown: 0 the first, 1 the second, 2 the difference
+    step         of a training, where a widget shows one; None: the last
     """
 
     position: int = 0
@@ -48,13 +49,15 @@ class Selection:
     token: int | None = None
     off: tuple[tuple[int, int], ...] = ()
     side: int = 0
+    step: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("position", "layer", "head"):
             whole_number(name, getattr(self, name), 0, 10**6)
         whole_number("side", self.side, 0, 2)
-        if self.token is not None:
-            whole_number("token", self.token, 0, 10**9)
+        for name in ("token", "step"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), 0, 10**9)
         for place in self.off:
             if len(place) != 2:
                 raise LabError("a head that is off must be (layer, head); got {place!r}", place=place)
@@ -304,5 +307,5 @@ def _selected(name: str) -> property:
     return property(get, set_to, doc=f"Selected {name}.")
 
 
-for _name in ("position", "layer", "head", "token", "off", "side"):
+for _name in ("position", "layer", "head", "token", "off", "side", "step"):
     setattr(Widget, _name, _selected(_name))

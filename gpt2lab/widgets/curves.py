@@ -16,7 +16,23 @@ COLUMNS = tuple(field.name for field in fields(Metric))
 POLL_SECONDS = 1.0
 
 
-class Curves(Widget):
+class LiveWidget(Widget):
+    """A view of runs; `watch` follows them while they train."""
+
+    def update(self) -> bool:
+        """Read the runs again; return whether one of them is still under way."""
+        raise NotImplementedError
+
+    def watch(self, seconds: float = POLL_SECONDS) -> None:
+        """Keep the view up to date until all runs have ended or the cell is interrupted. The runs are not affected."""
+        try:
+            while self.update():
+                time.sleep(seconds)
+        except KeyboardInterrupt:
+            pass  # the way to let go; not a fault
+
+
+class Curves(LiveWidget):
     """What runs have recorded, by step, token or epoch; `watch` follows them while they train.
 
     runs      ids in `runs_dir`, Paths of run folders, or what `read_curves` returns
@@ -36,18 +52,11 @@ class Curves(Widget):
 
     def update(self) -> bool:
         """Read the runs again; return whether one of them is still under way."""
-        if self._asked is not None:
-            self.result = read_curves(self._asked, self._runs_dir)
-            self.data = finite(curves_data(self.result.runs))
+        if self._asked is None:
+            return False  # what was read before does not change
+        self.result = read_curves(self._asked, self._runs_dir)
+        self.data = finite(curves_data(self.result.runs))
         return any(run.state in ALIVE for run in self.result.runs)
-
-    def watch(self, seconds: float = POLL_SECONDS) -> None:
-        """Keep the view up to date until all runs have ended or the cell is interrupted. The runs are not affected."""
-        try:
-            while self.update() and self._asked is not None:
-                time.sleep(seconds)
-        except KeyboardInterrupt:
-            pass  # the way to let go; not a fault
 
     def _checked(self, selected: Selection) -> Selection:
         return selected  # there is nothing here to select

@@ -7,6 +7,7 @@ sees the same.
 import json
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from gpt2lab.app.events import user_errors
 from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.train.actions import build_actions, possible
+from gpt2lab.app.train.inside import build_inside
 from gpt2lab.errors import LabError
 from gpt2lab.results import duration, finite, perplexity_of, readable
 from gpt2lab.settings import label_of
@@ -42,7 +44,13 @@ class RunViews(NamedTuple):
 
 
 def build_runs(
-    page: gr.Blocks, store: ModelStore, model: gr.Dropdown, compare: gr.Dropdown, *, training_allowed: bool
+    page: gr.Blocks,
+    tab: gr.Tab,
+    store: ModelStore,
+    model: gr.Dropdown,
+    compare: gr.Dropdown,
+    *,
+    training_allowed: bool,
 ) -> RunViews:
     """Build the table of the runs and the views of the selected ones."""
     selected, drawn = gr.State([]), gr.State([])
@@ -89,8 +97,10 @@ def build_runs(
         return show([runs.find_run(store.runs_dir, each).name for each in ids])
 
     table.select(choose, None, outputs, **HIDDEN)
-    gr.Timer(POLL_SECONDS).tick(refresh, [selected, drawn], outputs, concurrency_limit=None, **HIDDEN)
+    timer = gr.Timer(POLL_SECONDS)
+    timer.tick(refresh, [selected, drawn], outputs, concurrency_limit=None, **HIDDEN)
     page.load(arrive, None, outputs, **HIDDEN)
+    build_inside(selected, partial(chosen_of, store), tab, timer)
     return RunViews(selected, outputs, show)
 
 

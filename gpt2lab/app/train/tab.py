@@ -27,6 +27,7 @@ HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 
 def build_train_tab(
     page: gr.Blocks,
+    tab: gr.Tab,
     store: ModelStore,
     bar: Bar,
     downloads: Downloads,
@@ -62,7 +63,7 @@ def build_train_tab(
             cost = gr.Markdown(elem_id="finetune-cost")
         with gr.Column(scale=2, min_width=300):
             preview = preview_panel(previews.value("builtin", "sample", None, "full")[0])
-    runs = build_runs(page, store, bar.model, bar.compare, training_allowed=training_allowed)
+    runs = build_runs(page, tab, store, bar.model, bar.compare, training_allowed=training_allowed)
 
     subject = [bar.model, text.data, text.column]
     names = list(fields)

@@ -205,7 +205,7 @@ export function attentionView({ model, el, textPlace = null }) {
   /** The products of q and k for the selected pair, and how they become a weight. */
   function drawPair() {
     const { query, key } = pairOf({ position: selected(model).position, other: state.other }), { heads, layer, side, stores } = current();
-    pair.hidden = query === null || key === null || heads.length !== 1 || side === 2;
+    pair.hidden = query === null || key === null || heads.length !== 1 || side === 2 || !stores[0].side.attention.width;
     if (pair.hidden) return;
     const found = stores[0].vectors(layer, heads[0]);
     products.replaceChildren();
@@ -411,19 +411,22 @@ export function attentionView({ model, el, textPlace = null }) {
     state.other = state.other < T ? state.other : null;
   }
   function rebuild() {
-    const { H, sides, stores } = current(), { layers } = stores[0].side;
+    const waiting = model.get("data").sides.filter((side) => side.attention).map(weightsOf).filter((store) => !store.whole);
+    if (subject !== subjectOf(model)) build();
+    if (waiting.length) Promise.all(waiting.map((store) => store.ready)).then(draw, () => tell(t("This browser cannot unpack the data; open it in a browser of 2023 or later.")));
+  }
+  function build() {
+    const { H, stores } = current(), { layers } = stores[0].side;
     const layer = choose(t("Layer"), Array.from({ length: layers }, (_, i) => [i, t("Layer {layer}", { layer: i })]), 0, (to) => change({ layer: Number(to) }));
     layer.name = "layer";
     places.replaceChildren(...[sideSelect(model), layer].filter(Boolean));
     const head = (value, label, onclick, style = null) => button(label, onclick, { value, style, "aria-label": value === "all" ? t("All heads") : t("Head {head}", { head: value }) });
     headBar.replaceChildren(...Array.from({ length: H }, (_, i) => head(i, i, () => change({ heads: toggled(i) }), `--colour: ${COLOURS[i % COLOURS.length]}`)),
       head("all", t("all"), () => change({ heads: Array.from({ length: H }, (_, i) => i) })));
-    if (subject !== subjectOf(model)) was = {};
+    was = {};
     subject = subjectOf(model);
     readColours();
     buildText();
-    Promise.all(sides.filter((side) => side.attention).map((side) => weightsOf(side).ready)).then(draw,
-      () => tell(t("This browser cannot unpack the data; open it in a browser of 2023 or later.")));
   }
 
   el.view = {

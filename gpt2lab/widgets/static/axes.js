@@ -1,4 +1,6 @@
-// Scales of a picture: from values to pixels, ticks, and numbers as they are written beside them.
+// Scales of a picture: from values to pixels, ticks, numbers as they are written beside them, colours of curves.
+
+export const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];  // Okabe and Ito's
 
 /** A scale from [low, high] to [start, end] pixels; `log`: by the logarithm. `of(value)` is the place, `at(place)` the value. */
 export function scale(low, high, start, end, log = false) {

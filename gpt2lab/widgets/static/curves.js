@@ -1,11 +1,10 @@
-import { brief, padded, scale, ticks } from "./axes.js";
+import { brief, COLOURS, padded, scale, ticks } from "./axes.js";
 import { cell, choose, colour, download, element, isolated, onTheme, panel, roving, t } from "./lib.js";
 import { canvasPen, svgPen } from "./pen.js";
 import { STATES } from "./states.js";
 
 // What runs have recorded, overlaid. Drag or the wheel zooms, arrow keys read the values, and a table holds them all.
 
-const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];  // Okabe and Ito's
 const FONT = "11.5px system-ui, sans-serif", LEFT = 62, RIGHT = 12, TOP = 10, BOTTOM = 38, LEAST_DRAG = 6;
 const AXES = () => ({ step: t("Optimizer steps"), tokens: t("Tokens"), epoch: t("Epochs") });
 const same = (value) => value;

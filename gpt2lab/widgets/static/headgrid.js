@@ -1,4 +1,4 @@
-import { arrow, canAsk, choose, colour, element, follow, onTheme, paint, panel, select, selected, shown, sideSelect, signed, t } from "./lib.js";
+import { arrow, canAsk, choose, colour, element, follow, onTheme, paint, panel, select, selected, shown, sideSelect, signed, subjectOf, t } from "./lib.js";
 import { arrivals, comparable, fetchPart, largest, matrixOf, picture, start, weightsOf } from "./weights.js";
 
 // A cell per head, the last layer on top: coloured by a number, or a thumbnail of its attention. A click selects a head,
@@ -7,16 +7,18 @@ import { arrivals, comparable, fetchPart, largest, matrixOf, picture, start, wei
 const THUMBNAIL = 64;  // pixels of a thumbnail's side, at most
 const CHANGE = [t("Change"), "share of attention, 0 to 1", t("Mean share of its attention that a token gives to other tokens than before (total variation distance).")];
 
-/** score: what colours the heads first; alone: with a select of the side that is shown; onhover: called with the head under the pointer, {layer, head} or null. */
-export function headgridView({ model, el, score = "induction", alone = true, onhover = () => {} }) {
+/** score: what colours the heads first; alone: with a select of the side that is shown; switches: whether heads can be switched off.
+ *  onhover: called with the head under the pointer, {layer, head} or null; onshow: with the name of what colours the heads. */
+export function headgridView({ model, el, score = "induction", alone = true, switches = true, onhover = () => {}, onshow = () => {} }) {
   const { panel: frame, note, body } = panel(t("Heads"), "headgrid");
   const grid = element("div", { className: "g-heads-grid", role: "grid", "aria-label": t("Heads: layers down, heads across. Shift and Enter switch a head off or on.") });
   const about = element("p", { className: "g-soft" }), off = element("button", { type: "button", className: "g-button", "aria-pressed": "false",
     title: t("Then each click switches a head off or on, as Shift-click does"), onclick: () => { switching = !switching; draw(); } }, t("Switch off"));
   const clear = element("button", { type: "button", className: "g-button", onclick: () => select(model, { off: [] }) }, t("All on"));
+  off.hidden = !switches;
   body.append(grid, element("div", { className: "g-bar g-under" }, about, off, clear));
   el.append(frame);
-  let cells = [], shows = null, switching = false, drawing = 0, drawn = null, L = 0, H = 0;
+  let cells = [], shows = null, switching = false, drawing = 0, drawn = null, built = null, L = 0, H = 0;
 
   const now = () => {
     const { sides } = model.get("data"), { side } = selected(model), both = side === 2;
@@ -57,10 +59,25 @@ export function headgridView({ model, el, score = "induction", alone = true, onh
   }
 
   function rebuild() {
-    const { of } = now(), options = choices();
-    ({ layers: L, heads: H } = of);
+    const options = choices(), { layers, heads } = now().of, key = JSON.stringify([subjectOf(model), layers, heads, options.map(([name, label]) => [name, label])]);
+    if (built !== key) build(options);
+    built = key;
+    fill();
+    const waiting = now().sides.filter((side) => side.attention).map(weightsOf).filter((store) => !store.whole);
+    if (waiting.length) Promise.all(waiting.map((store) => store.ready)).then(() => { fill(); draw(); }, () => { about.textContent = t("This browser cannot unpack the attention weights; use one of 2023 or later."); });
+  }
+
+  function show(name) {
+    shows = name;
+    note.lastChild.value = name;
+    fill();
+    draw();
+  }
+
+  function build(options) {
+    ({ layers: L, heads: H } = now().of);
     if (!options.some(([name]) => name === shows)) shows = (options.find(([name]) => name === score) ?? options[0])?.[0];
-    note.replaceChildren(...[alone ? sideSelect(model) : null, choose(t("Colour by"), options.map(([name, label]) => [name, label]), shows, (to) => { shows = to; fill(); draw(); })].filter(Boolean));
+    note.replaceChildren(...[alone ? sideSelect(model) : null, choose(t("Colour by"), options.map(([name, label]) => [name, label]), shows, (to) => { show(to); onshow(to); })].filter(Boolean));
     grid.style.setProperty("--heads", H);
     grid.classList.toggle("g-many", L > 16 || H > 16);
     cells = Array.from({ length: L * H }, (_, at) => element("button", { type: "button", role: "gridcell", className: "g-cell", tabIndex: -1,
@@ -69,9 +86,6 @@ export function headgridView({ model, el, score = "induction", alone = true, onh
       element("span", { role: "rowheader", className: "g-soft g-layer" }, element("i", {}, `${t("layer")} `), L - 1 - row), ...cells.slice(row * H, (row + 1) * H)));
     grid.replaceChildren(...rows, element("div", { role: "row" }, element("span", { role: "columnheader", className: "g-soft g-layer" }, element("i", {}, t("head"))),
       ...Array.from({ length: H }, (_, head) => element("span", { role: "columnheader", className: "g-soft" }, head))));
-    const packed = now().sides.filter((side) => side.attention).map((side) => weightsOf(side).ready);
-    fill();
-    Promise.all(packed).then(() => { fill(); draw(); }, () => { about.textContent = t("This browser cannot unpack the attention weights; use one of 2023 or later."); });
   }
 
   const needsWeights = () => ["attention", "rest", "change"].includes(shows);
@@ -88,12 +102,14 @@ export function headgridView({ model, el, score = "induction", alone = true, onh
     about.textContent = [definition, unit && t("Unit: {unit}.", { unit: t(unit) }), both && !same && t("The models have different shapes, and no difference: the first is shown.")].filter(Boolean).join(" ");
     if (!values) return pictures(mine, of);
     const numbers = values(), all = numbers.flat().filter((value) => value !== null).map(Math.abs);
-    const most = !differs && unit.includes("0 to 1") ? 1 : Math.max(1e-9, ...all), digits = most >= 9.995 ? 1 : most < 0.0995 ? 3 : 2;
+    const most = !differs && unit.includes("0 to 1") ? 1 : (!differs && of.full?.[shows]) || Math.max(1e-9, ...all), digits = most >= 9.995 ? 1 : most < 0.0995 ? 3 : 2;
     const [kind] = t(unit).split(/[,\uff0c]/);  // without its range
     grid.style.setProperty("--characters", (differs ? signed : shown)(most, digits).length);
     cells.forEach((cell, at) => {
       const { layer, head } = placeOf(at), value = numbers[layer][head], text = value === null ? t("no value") : `${differs ? signed(value, 3) : shown(value, 3)} ${kind}`;
-      cell.replaceChildren(element("span", {}, value === null ? "–" : differs ? signed(value, digits) : shown(value, digits)));
+      const number = value === null ? "–" : differs ? signed(value, digits) : shown(value, digits);
+      if (cell.firstChild?.tagName === "SPAN") cell.firstChild.textContent = number;
+      else cell.replaceChildren(element("span", {}, number));
       paint(cell, value === null ? null : value / most);
       name(cell, t("Layer {layer}, head {head}: {score} {value}", { layer, head, score: title.toLowerCase(), value: text }));
     });
@@ -155,13 +171,13 @@ export function headgridView({ model, el, score = "induction", alone = true, onh
 
   function press(at, withShift) {
     const { layer, head } = placeOf(at), { off: without } = selected(model), others = without.filter(([l, h]) => l !== layer || h !== head);
-    if (withShift || switching) select(model, { off: others.length < without.length ? others : [...without, [layer, head]] });
+    if (switches && (withShift || switching)) select(model, { off: others.length < without.length ? others : [...without, [layer, head]] });
     else select(model, { layer, head });
   }
 
   grid.onkeydown = (event) => {
     const { layer, head } = selected(model), at = indexOf(layer, head);
-    if (event.shiftKey && [" ", "Enter"].includes(event.key)) { event.preventDefault(); return press(at, true); }
+    if (switches && event.shiftKey && [" ", "Enter"].includes(event.key)) { event.preventDefault(); return press(at, true); }
     const to = arrow(event, at, cells.length, H);
     if (to === undefined) return;
     select(model, placeOf(event.key === "ArrowLeft" && !head || event.key === "ArrowRight" && head === H - 1 ? at : to));
@@ -169,6 +185,7 @@ export function headgridView({ model, el, score = "induction", alone = true, onh
     cells[indexOf(chosen.layer, chosen.head)].focus();
   };
 
+  el.view = { show };
   const end = follow(model, rebuild, draw), endTheme = onTheme(() => { fill(); draw(); });
   const arrived = () => { if (needsWeights()) fill(); mark(); };
   arrivals.addEventListener("arrived", arrived);

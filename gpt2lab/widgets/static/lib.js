@@ -222,7 +222,7 @@ export function asker(model, wait = 150) {
 /** What stays the same as long as the data is of the same models and text. */
 export function subjectOf(model) {
   const { subject, sides } = model.get("data");
-  return JSON.stringify([subject, sides.map(({ name, tokens }) => [name, tokens])]);
+  return JSON.stringify([subject, sides.map(({ name, tokens, layers, heads }) => [name, tokens, layers, heads])]);
 }
 
 /** The index that an arrow key leads to among buttons in rows; undefined for other keys. */

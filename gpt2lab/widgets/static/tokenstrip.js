@@ -18,8 +18,7 @@ export function tokenstripView({ model, el }) {
   limits.onchange = () => count();
   body.append(strip, legend, about, ranks);
   el.append(frame);
-  let measure = "nll", buttons = [], values = [];
-  note.append(choose(t("Colour by"), Object.entries(MEASURES).map(([key, [title]]) => [key, title]), measure, (to) => { measure = to; colourAll(); draw(); }));
+  let measure = "nll", buttons = [], values = [], built = null;
 
   const sideOf = () => { const { sides } = model.get("data"), { side } = selected(model); return sides[side === 1 ? 1 : 0]; };
   /** The colours' values: of a side or, of two that read the same tokens, the second less the first. */
@@ -31,16 +30,23 @@ export function tokenstripView({ model, el }) {
   };
 
   function rebuild() {
-    buttons = sideOf().tokens.map((token, i) => element("button", {
+    const { tokens, surprisal } = sideOf(), offered = Object.entries(MEASURES).filter(([key]) => surprisal[key]), key = JSON.stringify([tokens, offered]);
+    if (built !== key) build(tokens, offered.map(([key, [title]]) => [key, title]));
+    built = key;
+    colourAll();
+  }
+
+  function build(tokens, offered) {
+    note.replaceChildren(choose(t("Colour by"), offered, measure, (to) => { measure = to; colourAll(); draw(); }));
+    buttons = tokens.map((token, i) => element("button", {
       className: "g-token", role: "option", tabIndex: -1, type: "button", onclick: () => select(model, { position: i, token: null }) }, token));
     strip.replaceChildren(...buttons);
-    colourAll();
   }
 
   function colourAll() {
     values = valuesNow();
-    const most = Math.max(1e-9, ...values.filter((value) => value !== null).map(Math.abs)), [title, unit] = MEASURES[measure];
-    const difference = selected(model).side === 2;
+    const [title, unit] = MEASURES[measure], difference = selected(model).side === 2, full = difference ? null : sideOf().full?.[measure];
+    const most = full ?? Math.max(1e-9, ...values.filter((value) => value !== null).map(Math.abs));
     buttons.forEach((button, i) => {
       const value = values[i] ?? null, text = value === null ? t("no prediction") : `${difference ? signed(value) : shown(value)} ${unit}`;
       paint(button, value === null ? null : value / most);

@@ -14,31 +14,33 @@ export function weightsOf(side) {
 
 class Weights {
   constructor(side) {
-    Object.assign(this, { side, T: side.tokens.length, bound: 0, layers: new Map(), decoded: new Map(), pairs: new Map() });
+    Object.assign(this, { side, T: side.tokens.length, bound: 0, whole: false, layers: new Map(), decoded: new Map(), pairs: new Map() });
     this.ready = this.add(side.attention);
   }
 
-  /** Take a part that Python packed: weights of layers, q and k of heads, or both. */
-  async add({ layers = [], levels, bound, weights, places = [], vectors }) {
-    const { T, side } = this, size = start(T) * side.heads, codes = weights && await inflate(weights);
-    layers.forEach((layer, i) => this.layers.set(layer, { levels, codes: codes.subarray(i * size, (i + 1) * size) }));
+  /** Take a part that Python packed: weights of layers, q and k of heads, or both; `codes`: weights that are unpacked already. */
+  async add({ layers = [], levels, linear = false, bound, weights, codes, places = [], vectors }) {
+    const { T, side } = this, size = start(T) * side.heads, bytes = codes ?? (weights && await inflate(weights));
+    layers.forEach((layer, i) => this.layers.set(layer, { levels, linear, codes: bytes.subarray(i * size, (i + 1) * size) }));
     this.bound = Math.max(this.bound, bound ?? 0);
-    if (!places.length) return;
-    const floats = new Float32Array((await inflate(vectors)).buffer), each = 2 * T * side.attention.width;
-    places.forEach(([layer, head], i) => this.pairs.set(`${layer}.${head}`, floats.subarray(i * each, (i + 1) * each)));
+    if (places.length) {
+      const floats = new Float32Array((await inflate(vectors)).buffer), each = 2 * T * side.attention.width;
+      places.forEach(([layer, head], i) => this.pairs.set(`${layer}.${head}`, floats.subarray(i * each, (i + 1) * each)));
+    }
+    this.whole = true;
   }
 
-  /** The triangle of a head; every row sums to 1. Without the first token, every other row does so too. */
+  /** The triangle of a head; every row sums to 1, or, of linear codes, as closely as they do. Without the first token, every other row does so too. */
   triangle(layer, head, first = false) {
     const key = `${layer}.${head}`, { T } = this;
     if (!this.decoded.has(key)) {
-      const { codes, levels } = this.layers.get(layer), at = head * start(T), triangle = new Float32Array(start(T));
-      const squares = Float64Array.from({ length: 256 }, (_, code) => (code / levels) ** 2);
+      const { codes, levels, linear } = this.layers.get(layer), at = head * start(T), triangle = new Float32Array(start(T));
+      const squares = Float64Array.from({ length: 256 }, (_, code) => linear ? code / levels : (code / levels) ** 2);
       for (let i = 0; i < T; i++) {
         const from = start(i);
         let sum = 0;
         for (let p = from; p <= from + i; p++) sum += triangle[p] = squares[codes[at + p]];
-        for (let p = from; p <= from + i; p++) triangle[p] /= sum;
+        if (!linear) for (let p = from; p <= from + i; p++) triangle[p] /= sum;
       }
       this.decoded.set(key, triangle);
     }
