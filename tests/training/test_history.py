@@ -1,4 +1,5 @@
 import io
+import json
 import shutil
 import zipfile
 
@@ -161,3 +162,30 @@ def test_changes_are_those_of_the_models_before_and_after(kept, tiny_lab):
         assert (found.began[layer, head], found.ended[layer, head]) == (history.steps[at], history.steps[at + 1])
     moved = [row[2] for row in found.table().rows]
     assert moved == sorted(moved, reverse=True) and moved[0] == found.moved.max()
+
+
+def test_commands_print_and_write_the_history_and_the_changes(kept, run_cli, tmp_path):
+    place = ("--runs", kept.folder.parent)
+    history = read_history(kept.folder)
+    status, out, _ = run_cli("runs", "history", "kept", *place)
+    layer, head = history.top("induction")
+    assert status == 0 and f"induction of {layer}.{head}" in out and "validation" in out
+    assert [int(line.split()[0]) for line in out.splitlines()[1 : 1 + len(history.steps)]] == history.steps.tolist()
+    status, out, _ = run_cli("runs", "history", "kept", *place, "--json")
+    assert json.loads(out)["history"]["steps"] == history.steps.tolist()
+    status, out, _ = run_cli("runs", "history", "builtin")
+    assert status == 0 and "passes half of its final induction score by step 2,048" in out
+    status, out, _ = run_cli("runs", "changes", "kept", *place)
+    first = head_changes(kept.folder).table().rows[0]
+    assert status == 0 and out.splitlines()[1].split()[:2] == [str(first[0]), str(first[1])]
+    drawn = tmp_path / "history.svg"
+    assert run_cli("runs", "history", "kept", *place, "--view", "lens", "--out", drawn)[0] == 0
+    assert drawn.read_bytes().startswith(b"<?xml")
+    for wrong, message in (
+        (("history", "kept", "--view", "side"), "view 'side' is unknown; use scores, lens, surprisal"),
+        (("history", "kept", "--score", "side"), "score 'side' is unknown"),
+        (("changes", "elsewhere"), "there is no run 'elsewhere'"),
+        (("changes", "kept", "--out", tmp_path / "x.bmp"), "format 'bmp' is unknown"),
+    ):
+        status, _, said = run_cli("runs", *wrong, *place)
+        assert status == 2 and message in said
