@@ -24,7 +24,7 @@ export function lensgridView({ model, el }) {
     const { sides } = model.get("data"), of = sides[Math.min(side, sides.length - 1)], { words, top } = of.lens;
     const onclick = (position, entry) => () => { row = entry; select(model, { position, token: null }); };
     columns = of.tokens.map((token, position) => [
-      element("th", { scope: "col", className: "g-token", title: `${position}: ${token}` }, token),
+      element("th", { scope: "col", className: "g-token", title: t("{name}: {value}", { name: position, value: token }) }, token),
       ...top.map((found, entry) => element("td", { role: "gridcell", className: "g-token", tabIndex: -1, onclick: onclick(position, entry) }, words[found[position]])),
     ]);
     const rows = top.map((_, entry) => element("tr", {}, element("th", { scope: "row" }, entryName(entry)), ...columns.map((cells) => cells[entry + 1])));
