@@ -34,6 +34,7 @@ _MODULES = {
     "token_probabilities": "inspection.lens",
     "generate": "generation.generate",
     "generate_batch": "generation.generate",
+    "head_changes": "training.head_changes",
     "head_scores": "inspection.heads",
     "head_view_page": "pages.bertviz",
     "input_attribution": "inspection.input_attribution",

@@ -101,6 +101,15 @@ def readable(value: float, digits: int = 2) -> str:
     return f"{value:,.{digits}f}" if abs(value) < MAX_PLAIN or not isfinite(value) else f"{value:.1e}"
 
 
+def percent(share: float, sign: str = "") -> str:
+    """A share or, with sign "+", a change in percent; one too large to read by its power of ten.
+
+    Example: percent(0.123) -> "12.3%"; percent(-0.05, "+") -> "-5.0%"; percent(1.2e17, "+") -> "+1.2e+19%"
+    """
+    plain = abs(share) < MAX_PLAIN or not isfinite(share)
+    return f"{share:{sign},.1%}" if plain else f"{100 * share:{sign}.1e}%"
+
+
 def duration(seconds: float) -> Message:
     """Seconds in the unit that people would use. Example: duration(5400) -> "1.5 h"."""
     if seconds < 100:

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 LARGE = (".safetensors", ".parquet", ".bin")  # stored as LFS objects: their tag is a SHA-256
 CHUNK = 1 << 15
+SLOW_SECONDS = 0.25  # between parts of a slow answer
 
 
 @dataclass
@@ -164,18 +165,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         end = len(content) if fault.cut is None else fault.cut
-        for i in range(0, end, CHUNK):
+        chunk = min(CHUNK, int(fault.speed * SLOW_SECONDS)) if fault.speed else CHUNK
+        for i in range(0, end, chunk):
             if fault.hang is not None and i >= fault.hang:
                 self.hub.closing.wait(HANG_SECONDS)
                 break
             try:
-                self.wfile.write(content[i : min(i + CHUNK, end)])
+                self.wfile.write(content[i : min(i + chunk, end)])
             except OSError:  # the client has gone
                 self.close_connection = True
                 return
-            self.hub.sent += min(CHUNK, end - i)
+            self.hub.sent += min(chunk, end - i)
             if fault.speed:
-                time.sleep(CHUNK / fault.speed)
+                time.sleep(chunk / fault.speed)
         if fault.cut is not None or fault.hang is not None:
             self.close_connection = True
 

@@ -1,6 +1,6 @@
 import pytest
 
-from gpt2lab.results import duration
+from gpt2lab.results import duration, percent
 
 
 @pytest.mark.parametrize(
@@ -9,3 +9,18 @@ from gpt2lab.results import duration
 )
 def test_time_is_reported_in_the_unit_that_people_would_use(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("share", "sign", "words"),
+    [
+        (0.123, "", "12.3%"),
+        (0.123, "+", "+12.3%"),
+        (-0.05, "+", "-5.0%"),
+        (12345.678, "+", "+1,234,567.8%"),
+        (1.2e17, "+", "+1.2e+19%"),
+        (float("inf"), "+", "+inf%"),
+    ],
+)
+def test_percentage_is_short_enough_to_read(share, sign, words):
+    assert percent(share, sign) == words

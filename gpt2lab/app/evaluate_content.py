@@ -29,7 +29,7 @@ from gpt2lab.figures.tables import table
 from gpt2lab.files import write_bytes
 from gpt2lab.pages.evaluation import evaluation_page
 from gpt2lab.pages.surprisal import change_page, surprisal_page
-from gpt2lab.results import perplexity_of, readable
+from gpt2lab.results import percent, perplexity_of, readable
 
 BREAKDOWNS = ("part", "position", "frequency", "document")
 FILES = ("csv", "json", "parts.csv", "tokens.csv", "html")
@@ -71,34 +71,34 @@ def verdict(found: Comparison) -> str:
     }
     if found.interval is None:
         return _(
-            "**{protocol}**: {after} has {change:+.1%} {measure} against {before}; a single document has no interval.",
-            change=found.ratio - 1,
+            "**{protocol}**: {after} has {change} {measure} against {before}; a single document has no interval.",
+            change=percent(found.ratio - 1, "+"),
             **values,
         )
     if found.verdict == "better":
         return _(
-            "**{protocol}**: {after} is better than {before}: its {measure} is {change:.1%} [{low:.1%}, {high:.1%}] lower, and "
+            "**{protocol}**: {after} is better than {before}: its {measure} is {change} [{low}, {high}] lower, and "
             "lower in {count:,} of {documents:,} documents.",
-            change=1 - found.ratio,
-            low=-high,
-            high=-low,
+            change=percent(1 - found.ratio),
+            low=percent(-high),
+            high=percent(-low),
             **values,
         )
     if found.verdict == "worse":
         return _(
-            "**{protocol}**: {after} is worse than {before}: its {measure} is {change:.1%} [{low:.1%}, {high:.1%}] higher, and "
+            "**{protocol}**: {after} is worse than {before}: its {measure} is {change} [{low}, {high}] higher, and "
             "lower in {count:,} of {documents:,} documents.",
-            change=found.ratio - 1,
-            low=low,
-            high=high,
+            change=percent(found.ratio - 1),
+            low=percent(low),
+            high=percent(high),
             **values,
         )
     return _(
-        "**{protocol}**: undecided whether {after} is better than {before}: {change:+.1%} [{low:+.1%}, {high:+.1%}] {measure}, "
+        "**{protocol}**: undecided whether {after} is better than {before}: {change} [{low}, {high}] {measure}, "
         "lower in {count:,} of {documents:,} documents.",
-        change=found.ratio - 1,
-        low=low,
-        high=high,
+        change=percent(found.ratio - 1, "+"),
+        low=percent(low, "+"),
+        high=percent(high, "+"),
         **values,
     )
 

@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from matplotlib.figure import Figure
 from PIL import Image
 
-from gpt2lab.app.language import said
+from gpt2lab.app.language import _, said
 from gpt2lab.errors import LabError
 from gpt2lab.figures.drawing import figure_bytes
 
@@ -38,7 +38,7 @@ def user_errors(handler: Callable) -> Callable:
             try:
                 yield from handler(*args)
             except LabError as error:
-                raise gr.Error(said(error), print_exception=False) from error
+                raise toast(error) from error
 
         return generator
 
@@ -47,9 +47,14 @@ def user_errors(handler: Callable) -> Callable:
         try:
             return handler(*args)
         except LabError as error:
-            raise gr.Error(said(error), print_exception=False) from error
+            raise toast(error) from error
 
     return function
+
+
+def toast(error: LabError) -> gr.Error:
+    """Return what gradio shows as a toast, in the visitor's language."""
+    return gr.Error(said(error), title=_("Error"), print_exception=False)
 
 
 def uncover(event: gr.events.Dependency, outputs: list) -> None:

@@ -67,8 +67,9 @@ def inside_folder(store: ModelStore, label: Any) -> str | Path | None:
         return None
     if location == "builtin":
         return "builtin" if (BUILTIN / "checkpoint" / "history.npz").is_file() else None
-    folder = Path(location).parent
-    return folder if Path(location).name == "model" and observed(folder) else None
+    place = Path(location)  # a run's model, or the snapshot of a step
+    folder = place.parents[1] if place.parent.name == "snapshots" else place.parent
+    return folder if place.is_dir() and observed(folder) else None
 
 
 def build_model_inside(store: ModelStore, bar: Bar) -> None:

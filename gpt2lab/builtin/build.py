@@ -363,7 +363,8 @@ class Training:
         """Record what there is to see inside the model at this step."""
         lab = Lab(self.model, self.tokenizer, "builtin")
         self.history.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(self.history / f"{self.step:06}.npz", **observe(lab, probe_ids(lab, None)))
+        found = observe(lab, probe_ids(lab, None))
+        np.savez_compressed(self.history / f"{self.step:06}.npz", allow_pickle=False, **found)
 
 
 def moving_average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:

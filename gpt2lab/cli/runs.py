@@ -40,12 +40,20 @@ class RunCommands(LazyGroup):
             "runs_with_models:write_page",
             "Write a run's report.html again: curves, samples, memorised passages, heads.",
         ),
+        "history": (
+            "history:history",
+            "Show how head scores, surprisal and losses changed over a run, or over the training of the built-in model.",
+        ),
+        "changes": (
+            "history:changes",
+            "Show which heads a run changed: how far their attention moved, when, and what their ablation costs now.",
+        ),
     }
 
 
 runs_app = typer.Typer(
     cls=RunCommands,
-    help="Runs: list, show, stop, pause, resume, rename, delete, score, report.",
+    help="Runs: list, show, stop, pause, resume, rename, delete, score, report, history, changes.",
     invoke_without_command=True,
     add_completion=False,
 )
@@ -53,9 +61,9 @@ runs_app = typer.Typer(
 
 @runs_app.callback()
 def runs_default(context: typer.Context, runs: Runs = Path("runs"), as_json: Json = False) -> None:
-    """List, show, stop, pause, resume, rename, delete, score or report runs; without a subcommand, list them."""
+    """List, show, stop, pause, resume, rename, delete, score or report runs, see their history and changes; without a subcommand, list them."""
     given = {"runs": runs, "as_json": as_json}
-    names = ("list", "show", "stop", "pause", "resume", "rename", "delete", "score", "report")
+    names = ("list", "show", "stop", "pause", "resume", "rename", "delete", "score", "report", "history", "changes")
     context.default_map = dict.fromkeys(names, given)
     if context.invoked_subcommand is None:
         runs_list(runs, as_json)

@@ -10,7 +10,7 @@ from gpt2lab.evaluation.bootstrap import FEWEST, expanded_interval, resampled_su
 from gpt2lab.evaluation.perplexity import UNPREDICTED_MATTERS, document_totals
 from gpt2lab.evaluation.protocols import TokenizedText
 from gpt2lab.evaluation.scorer import ScoredText
-from gpt2lab.results import perplexity_of
+from gpt2lab.results import percent, perplexity_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Comparison:
         models = {"before": self.before, "after": self.after}
         few = self.n_documents < FEWEST
         return Message(
-            "{verdict}: {difference:+.4f} {unit}{within}, {change:+.1%} perplexity, lower in {better_in:,} of "
+            "{verdict}: {difference:+.4f} {unit}{within}, {change} perplexity, lower in {better_in:,} of "
             "{n:,} documents{few}",
             verdict={
                 "better": Message("{after} is better than {before}", **models),
@@ -59,7 +59,7 @@ class Comparison:
             within=""
             if self.interval is None
             else Message(" (95 % interval {low:+.4f} to {high:+.4f})", low=self.interval[0], high=self.interval[1]),
-            change=self.ratio - 1,
+            change=percent(self.ratio - 1, "+"),
             better_in=self.better_in,
             n=self.n_documents,
             few=Message("; fewer than {fewest} can agree by chance", fewest=FEWEST) if few else "",

@@ -8,6 +8,7 @@ from gpt2lab.figures.evaluation import meaning_lines, result_figure, result_tabl
 from gpt2lab.figures.exploration import exploration_figure
 from gpt2lab.figures.generation import generation_figure
 from gpt2lab.figures.heads import comparison_heatmaps, head_map, rollout_heatmap
+from gpt2lab.figures.history import changes_figure, history_figure
 from gpt2lab.figures.input_attribution import input_attribution_figure
 from gpt2lab.figures.lens import lens_figure, patching_figure
 from gpt2lab.figures.notebook import attach
@@ -19,6 +20,7 @@ __all__ = [
     "attach",
     "attention_grid",
     "attention_heatmap",
+    "changes_figure",
     "comparison_heatmaps",
     "contributions_figure",
     "entropy_figure",
@@ -27,6 +29,7 @@ __all__ = [
     "figure_bytes",
     "generation_figure",
     "head_map",
+    "history_figure",
     "input_attribution_figure",
     "lens_figure",
     "loss_curve",

@@ -18,12 +18,12 @@ from gpt2lab.inspection.lens import Lens, entry_name
 from gpt2lab.inspection.surprisal import Surprisal, SurprisalChange
 from gpt2lab.inspection.walkthrough import Walkthrough
 from gpt2lab.pages.explorer import explorer_page
+from gpt2lab.pages.history import history_page
 from gpt2lab.pages.surprisal import change_page, surprisal_page
 from gpt2lab.pages.walkthrough import walk_page
 from gpt2lab.results import Result, finite
 from gpt2lab.training.history import History
 from gpt2lab.widgets.page import ARTICLE, Page, document
-from gpt2lab.widgets.timeline import Timeline
 
 FORMATS = ("html", "png", "svg", "csv", "npz", "json")
 MAX_WEIGHTS = 50  # shares that the page of a rollout lists
@@ -96,11 +96,7 @@ def _(result: SurprisalChange) -> Page:
     return change_page(result.title, first.pieces, second.pieces, (first.name, second.name))
 
 
-@page.register
-def _(result: History) -> Page:
-    return Timeline(result).page()
-
-
+page.register(History, history_page)
 page.register(Walkthrough, walk_page)
 
 

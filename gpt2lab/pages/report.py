@@ -6,13 +6,15 @@ from functools import partial
 
 from gpt2lab.evaluation.evaluate import Evaluation
 from gpt2lab.figures.attention import attention_grid, attention_heatmap
-from gpt2lab.figures.drawing import image
+from gpt2lab.figures.drawing import figure, image
 from gpt2lab.figures.tables import table
 from gpt2lab.figures.training import loss_curve, validation_rows
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.inspection.trace import Trace
 from gpt2lab.pages.evaluation import evaluation_body
+from gpt2lab.pages.history import history_page
 from gpt2lab.results import duration, perplexity_of, readable
+from gpt2lab.training.history import History
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
 from gpt2lab.widgets.page import ARTICLE, Page, document
@@ -22,6 +24,7 @@ STYLE = f"""{ARTICLE}
 .texts > div {{ border: 1px solid var(--line); border-radius: 6px; padding: 0 12px 12px; white-space: pre-wrap; }}
 .heads {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); }}
 """
+MAX_VIEW = 3_000_000  # characters of the view in a report
 HARD = ("part", "frequency", "position")
 FINGERPRINTS = {"base": "fingerprint of the model begun with", "text": "fingerprint of the texts"}
 
@@ -51,6 +54,7 @@ def run_report(
     trace: Trace,
     evaluation: Evaluation,
     split: str,
+    history: History | None = None,
 ) -> Page:
     """Return the report page of a finished run.
 
@@ -58,6 +62,7 @@ def run_report(
     scores_before, scores_after  of the heads of the base and of the fine-tuned model
     trace  of the fine-tuned model on a text
     evaluation, split  of both models, and of what text
+    history  what the run saw of its own inside; None: no such section
     """
     best = {name: scores_after.top(name, 3) for name in ("previous_token", "induction")}
     figures = [
@@ -88,6 +93,7 @@ step {result.best_step:,}, with the lowest validation loss.</p>
 <div><h3>after</h3><b>{prompt}</b>{html.escape(result.text_after)}</div></div>
 <h2>Texts over time, and what of them is memorised</h2>
 {table(["step", "text", "longest stretch that stands in the training text", "tokens"], sample_rows(samples))}
+{inside_section(history) if history else ""}
 <h2>Attention after fine-tuning</h2>
 <p class="soft">Tokens: {html.escape(" ".join(trace.tokens))}</p>
 {image(partial(attention_grid, trace), "Every head on this text; a row per attending token, a column per token attended to.")}
@@ -101,6 +107,14 @@ step {result.best_step:,}, with the lowest validation loss.</p>
 {table(["setting", "value"], setting_rows(config))}
 """
     return document(f"gpt2lab run {result.run}", body, style=STYLE)
+
+
+def inside_section(history: History) -> str:
+    """How the heads changed: as a figure, and, unless it is large, as the view with a slider."""
+    view = history_page(history)
+    frame = view.iframe() if len(view.html) <= MAX_VIEW else ""
+    drawn = image(partial(figure, history), "The induction score of every head, and the losses, over the run.")
+    return f"<h2>Inside over time</h2>{drawn}{frame}"
 
 
 def result_rows(result: FinetuneResult) -> list[tuple[str, ...]]:

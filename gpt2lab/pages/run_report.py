@@ -6,12 +6,14 @@ from pathlib import Path
 from gpt2lab.data.blocks import token_ids
 from gpt2lab.data.text import TextSplits, load_text, original_text
 from gpt2lab.data.tokens import text_after
+from gpt2lab.errors import LabError
 from gpt2lab.evaluation.evaluate import Evaluation, evaluate
 from gpt2lab.generation.measures import longest_copy
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model.lab import Lab, load_model
 from gpt2lab.pages.report import Sample, run_report
+from gpt2lab.training.history import History, read_history
 from gpt2lab.training.prepare import base_model, config_of
 from gpt2lab.training.result import read_result
 from gpt2lab.training.runs import read_config, read_lines, read_metrics, writable_or_error
@@ -43,9 +45,18 @@ def write_report(folder: Path) -> Path:
         trace=trace_ids(tuned, tuned.encode(TEXT)[: tuned.context]),
         evaluation=evaluation,
         split=split,
+        history=history_of(folder),
     )
     with writable_or_error(folder):
         return page.save(folder / "report.html")
+
+
+def history_of(folder: Path) -> History | None:
+    """What a run saw of its own inside; None for a run of before it did, or whose record is damaged."""
+    try:
+        return read_history(folder)
+    except LabError:
+        return None
 
 
 def evaluated(base: Lab, tuned: Lab, text: TextSplits, training_speed: float) -> tuple[Evaluation, str]:

@@ -343,7 +343,7 @@ def save_model(
 def save_snapshot(job: PreparedRun, trainer: LabTrainer, folder: Path) -> None:
     """Write the weights as they are to a folder that can be loaded as a model, atomically."""
     weights = trainer.accelerator.get_state_dict(trainer.model)
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = folder.with_name(f"partial-{folder.name}")
     with tempfile.TemporaryDirectory() as adapter:
         write_plain(job, trainer.model, weights, Path(adapter), partial)
     shutil.rmtree(folder, ignore_errors=True)

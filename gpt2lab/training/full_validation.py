@@ -13,7 +13,7 @@ from gpt2lab.training.config import PreparedConfig
 from gpt2lab.training.prepare import config_of, prepare
 from gpt2lab.training.result import FinetuneResult, read_result, write_card, write_result
 from gpt2lab.training.runs import read_config, writable_or_error
-from gpt2lab.training.validation import BUDGET, TRAIN_PER_SCORED, change_of, score_blocks
+from gpt2lab.training.validation import BUDGET, TRAIN_PER_SCORED, Change, change_of, score_blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,16 @@ def load_scoring(folder: Path) -> SplitScoring:
     return SplitScoring(
         job.lab, load_model(str(result.model_dir)), job.split, job.config, result, known.get("processes") or 1
     )
+
+
+def whole_change(folder: Path) -> Change | None:
+    """Return a run's change on the whole validation split, scored by its validations or afterwards; None if it was not."""
+    try:
+        result = read_result(folder)
+    except LabError:  # it has no result yet
+        return None
+    changes = (result.whole_validation, result.validation)
+    return next((change for change in changes if change and change.is_whole), None)
 
 
 def is_affordable(method: str, split_tokens: int, tokens_per_second: float, seconds: float) -> bool:

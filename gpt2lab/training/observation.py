@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from math import sqrt
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ from gpt2lab.inspection.heads import SCORES, random_tokens_twice, scores_of_twic
 from gpt2lab.inspection.lens import logit_lens
 from gpt2lab.inspection.trace import Trace, trace_batch, trace_ids
 from gpt2lab.model.lab import Lab, all_finite
-from gpt2lab.training.prepare import PreparedRun
+
+if TYPE_CHECKING:  # `prepare` checks the probe, and imports this module
+    from gpt2lab.training.prepare import PreparedRun
 
 PROBE = (
     "Marie Curie was born in Warsaw. In 1895 she married Pierre Curie, and in 1903 Marie Curie and Pierre Curie "
@@ -88,7 +91,7 @@ def norms(layers: list[list[torch.Tensor]]) -> np.ndarray:
     )
 
 
-def planned_steps(job: PreparedRun, n_tokens: int) -> tuple[int, ...]:
+def planned_steps(job: "PreparedRun", n_tokens: int) -> tuple[int, ...]:
     """The steps at which a run is observed: the first, the last, validations, and as many log-spaced ones as fit.
 
     n_tokens  of the probe
@@ -102,10 +105,13 @@ def planned_steps(job: PreparedRun, n_tokens: int) -> tuple[int, ...]:
     fitting = MAX_BYTES // (c.n_layer * c.n_head * n_tokens**2)
     count = max(2, 1 + config.snapshots, min(affordable, fitting, MAX_OBSERVATIONS))
     validations = [*range(config.eval_every, config.steps, config.eval_every)]
-    steps = {0, config.steps, *thinned(validations, count - 2)}
-    spaced = [round(step) for step in np.geomspace(1, config.steps, 4 * count)]
-    while len(steps) < count and (left := sorted({*spaced} - steps)):
-        steps |= {*thinned(left, count - len(steps))}
+    fixed = {0, config.steps, *thinned(validations, count - 2)}
+    steps = fixed
+    for points in range(1, 8 * count):
+        more = fixed | {round(step) for step in np.geomspace(1, config.steps, points)}
+        if len(more) > count:
+            break
+        steps = more
     return tuple(sorted(steps))
 
 
@@ -127,7 +133,7 @@ class Observer(TrainerCallback):
     snapshot  writes the weights as they are to a folder, at the steps of `snapshots`
     """
 
-    def __init__(self, folder: Path, job: PreparedRun, snapshot: Callable[[Path], None] = lambda folder: None):
+    def __init__(self, folder: Path, job: "PreparedRun", snapshot: Callable[[Path], None] = lambda folder: None):
         self.folder, self.lab, self.ids, self.snapshot = folder, job.lab, probe_ids(job.lab, job.config.probe), snapshot
         self.planned = planned_steps(job, len(self.ids))
         self.snapshots = snapshot_steps(self.planned, job.config.snapshots)

@@ -20,6 +20,7 @@ from gpt2lab.model.precision import precision_note, resolve_precision, warn_if_s
 from gpt2lab.training.checkpoints import disk_needed
 from gpt2lab.training.config import PreparedConfig, TrainConfig
 from gpt2lab.training.defaults import Defaults, defaults_for
+from gpt2lab.training.observation import probe_ids
 from gpt2lab.training.validation import plan_validation, sample_blocks
 
 
@@ -44,7 +45,7 @@ def prepare(config: TrainConfig, process: PartialState) -> PreparedRun:
     """Load model and text, and fill in the settings that are not given.
 
     Raises: LabError where a block is longer than the context, a split shorter than a block, the prompt does not
-    fit, eval_tokens is past the validation split, or report_to names what is not installed.
+    fit, the probe has no token, eval_tokens is past the validation split, or report_to names what is not installed.
     """
     lab, splits = base_model(config, process.device), load_text(config.data, column=config.column)
     precision = resolve_precision(config.precision, lab.device)
@@ -66,6 +67,7 @@ def prepare(config: TrainConfig, process: PartialState) -> PreparedRun:
         check_vocabulary(lab, blocks.input_ids.flatten())
     prompt = config.prompt or first_words(lab, splits)
     lab.encode_prompt(prompt, room=1)
+    probe_ids(lab, config.probe)
     blocks = chosen.batch_size * chosen.grad_accum * process.num_processes  # per optimizer step
     steps = config.steps or max(1, round(chosen.epochs * -(-len(train) // blocks)))
     validations, validation = with_validation(config, split, steps, steps * blocks * chosen.block_size)

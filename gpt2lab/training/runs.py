@@ -251,9 +251,16 @@ def checkpoint_state(checkpoint: Path) -> dict:
 
 
 def finished_models(runs_dir: Path) -> dict[str, Path]:
-    """Return the models of finished runs by run id, newest first."""
+    """Return the models of finished runs by run id, and snapshots as "id@step", newest first."""
     made = {}
-    for config in Path(runs_dir).glob("*/model/config.json"):
+    folder = Path(runs_dir)
+    for config in [*folder.glob("*/model/config.json"), *folder.glob("*/snapshots/step-[0-9]*/config.json")]:
         with suppress(FileNotFoundError):  # deleted while we look
             made[config.parent] = config.stat().st_mtime
-    return {model.parent.name: model for model in sorted(made, key=made.__getitem__, reverse=True)}
+    return {_model_name(model): model for model in sorted(made, key=made.__getitem__, reverse=True)}
+
+
+def _model_name(folder: Path) -> str:
+    if folder.name == "model":
+        return folder.parent.name
+    return f"{folder.parents[1].name}@{folder.name.removeprefix('step-').lstrip('0')}"

@@ -12,7 +12,7 @@ from gpt2lab.errors import LabError, Message
 from gpt2lab.evaluation.bootstrap import expanded_interval, resampled_sums
 from gpt2lab.model.lab import Lab, eval_mode, token_nll
 from gpt2lab.model.precision import autocast
-from gpt2lab.results import perplexity_of
+from gpt2lab.results import percent, perplexity_of, readable
 
 EVALUATIONS = 10  # validations after the one before training, where the budget allows them
 BUDGET = 0.1  # of the training time, for all validations together
@@ -59,23 +59,23 @@ class Change:
     @property
     def relative(self) -> Message:
         """Say how the perplexity changed. Example: "-19.0% (95 % interval -20.1% to -17.8%)"."""
-        change = self.ratio - 1
+        change = percent(self.ratio - 1, "+")
         if self.low is None or self.high is None:
-            return Message("{change:+.1%}", change=change)
+            return Message("{change}", change=change)
         return Message(
-            "{change:+.1%} (95 % interval {low:+.1%} to {high:+.1%})",
+            "{change} (95 % interval {low} to {high})",
             change=change,
-            low=self.low - 1,
-            high=self.high - 1,
+            low=percent(self.low - 1, "+"),
+            high=percent(self.high - 1, "+"),
         )
 
     @property
     def sentence(self) -> Message:
         """Perplexity before and after, the change with its interval, and how much text it is of."""
         return Message(
-            "{before:,.2f} → {after:,.2f}, {change}, on {part}",
-            before=perplexity_of(self.before),
-            after=perplexity_of(self.after),
+            "{before} → {after}, {change}, on {part}",
+            before=readable(perplexity_of(self.before)),
+            after=readable(perplexity_of(self.after)),
             change=self.relative,
             part=self.part,
         )

@@ -189,6 +189,7 @@ class RunWatch(TrainerCallback, ExportableState):
         self.n_eval_batches, self.phase = 0, ""
         self.record("validation", loss, self.learning_rate)
         self.validation[self.step] = loss
+        self.write("running")  # the sample and the next step may take longer than the validation did
         if self.writes:
             nll, tokens = self.meter.blocks.T.tolist()
             runs.append_line(self.folder / "validation.jsonl", {"step": self.step, "nll": nll, "tokens": tokens})

@@ -41,7 +41,7 @@ class Timeline(LiveWidget):
         self._runs_dir = Path(runs_dir)
         found = self._read()
         names = " and ".join(each.name for each in found)
-        super().__init__(None, timeline_data(found), first_selection(found[0]), title=f"History: {names}")
+        super().__init__(found[0], timeline_data(found), first_selection(found[0]), title=f"History: {names}")
 
     def _read(self) -> list[History]:
         return [each if isinstance(each, History) else read_history(each, self._runs_dir) for each in self._asked]
@@ -50,6 +50,7 @@ class Timeline(LiveWidget):
         """Read the runs again; return whether one of them is still under way. At the last step, the view stays there."""
         before = observed_steps(self.data)
         found = self._read()
+        self.result = found[0]
         if any(side["steps"] != each.steps.tolist() for side, each in zip(self.data["sides"], found)):
             at_end = self.step == before[-1]
             self.data = finite(timeline_data(found))

@@ -4,11 +4,13 @@ import re
 from string import Formatter
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from gradio.context import LocalContext
 
+from gpt2lab.app.events import user_errors
 from gpt2lab.app.language import COOKIE, catalogue, spoken, start_script
-from gpt2lab.errors import Message
+from gpt2lab.errors import Message, whole_number
 from gpt2lab.inspection.heads import SCORES
 from tests.texts import PACKAGE, hard_coded, in_python, in_settings, in_views
 
@@ -58,6 +60,22 @@ def test_page_starts_with_the_chinese_of_views_and_of_scores():
     script = start_script().decode()
     for english in [*in_views("headgrid"), *(text for score in SCORES.values() for text in score)]:
         assert catalogue()[english] in script
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_views_join_a_name_and_a_value_in_the_readers_language(name):
+    assert "}: ${" not in (PACKAGE / f"widgets/static/{name}.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("language", "title", "line"), [("en", "Error", "steps 0 is"), ("zh", "错误", "steps 0 超出")])
+def test_a_toast_is_in_the_visitors_language(language, title, line):
+    LocalContext.request.set(SimpleNamespace(cookies={COOKIE: language}, headers={}))
+    try:
+        with pytest.raises(gr.Error) as caught:
+            user_errors(whole_number)("steps", 0, 1, 9)
+    finally:
+        LocalContext.request.set(None)
+    assert caught.value.title == title and caught.value.message.startswith(line)
 
 
 def test_messages_in_an_answer_are_said_in_the_visitors_language():

@@ -1,19 +1,23 @@
 """What the Train tab's handlers accept from a client."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from gradio.utils import get_upload_folder
 
 from gpt2lab.app.models import ModelStore
-from gpt2lab.app.train.actions import base_label, first
-from gpt2lab.app.train.runs import chosen_of, values_of
+from gpt2lab.app.train.actions import base_label, first, labels, possible
+from gpt2lab.app.train.runs import chosen_of, run_line, values_of
 from gpt2lab.app.train.settings import SETTINGS, config_of
 from gpt2lab.app.train.text import Previews, accept, offered, text_location
 from gpt2lab.data.upload import store_text
 from gpt2lab.errors import LabError
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.result import write_result
+from gpt2lab.training.validation import Change
+from tests.training.test_result import RESULT
 
 PROSE = "The moon is a small world. The sea follows it twice a day. " * 40
 NOT_RUNS = ["../outside", "", "/etc/passwd", None, 7, ["x"], {"a": 1}, "unknown"]
@@ -121,3 +125,21 @@ def test_views_of_runs_name_no_place_of_this_machine(store, tmp_path):
     assert ["Model", "base", "builtin"] in [list(each) for each in details["data"]["settings"]["rows"]]
     assert str(tmp_path) not in json.dumps([table, curves, details])
     assert base_label(store, made) == "base" and base_label(store, base) == "builtin"
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "enabled"),
+    [(900, None, True), (9000, None, False), (900, 9000, False)],
+    ids=["a sample", "by the validations", "afterwards"],
+)
+def test_what_is_scored_already_is_not_offered_again(store, part, whole, enabled):
+    run = runs.new_run(store.runs_dir, {"model": "builtin", "data": "sample", "steps": 8}, "mine")
+    runs.write_status(run, runs.RunStatus("finished", 8, 8, **runs.this_process()))
+    (run / "model").mkdir()
+    (run / "model" / "config.json").write_text("{}")
+    scored = [None if n is None else Change(before=3.0, after=2.5, tokens=n, split_tokens=9000) for n in (part, whole)]
+    write_result(replace(RESULT, folder=run, validation=scored[0], whole_validation=scored[1]))
+    [chosen] = chosen_of(store, ["mine"])
+    button = dict(zip(labels(), possible(store, [chosen], training_allowed=True)))["score"]
+    assert button.interactive is enabled
+    assert ("on all 9,000 tokens" in run_line(chosen)) is not enabled

@@ -18,6 +18,8 @@ from tests.hub import Fault, Hub
 
 ROOT = Path(gpt2lab.__file__).parents[1]
 WEIGHTS = "model.safetensors"
+SLOW = Fault(speed=2_000)  # a minute and a half for the weights: more than a test needs, also on a busy machine
+PATIENCE = 30_000  # milliseconds
 
 
 @pytest.fixture(scope="module")
@@ -63,23 +65,23 @@ def choose(page, elem_id, value):
 
 
 def test_model_is_downloaded_when_asked_for_and_can_be_cancelled_and_resumed(page, hub):
-    hub.faults[f"gpt2/{WEIGHTS}"] = Fault(speed=60_000)
+    hub.faults[f"gpt2/{WEIGHTS}"] = SLOW
     choose(page, "model", "gpt2")
     line = page.locator("#model-download-line")
-    expect(line).to_contain_text(re.compile(r"gpt2 is not downloaded: 0\.1\d MB to download"))
+    expect(line).to_contain_text(re.compile(r"gpt2 is not downloaded: 0\.1\d MB to download"), timeout=PATIENCE)
     assert not hub.asked(WEIGHTS)
     page.locator("#model-download").click()
     bar = page.get_by_role("progressbar")
-    expect(bar).to_be_visible()
-    expect(line).to_contain_text("MB/s", timeout=20_000)
+    expect(bar).to_be_visible(timeout=PATIENCE)
+    expect(line).to_contain_text("MB/s", timeout=PATIENCE)
     assert 0 < float(bar.get_attribute("value")) < float(bar.get_attribute("max"))
     page.locator("#model-download-cancel").click()
-    expect(page.locator("#model-download")).to_be_visible()
+    expect(page.locator("#model-download")).to_be_visible(timeout=PATIENCE)
     expect(line).to_contain_text("is not downloaded")
     time.sleep(2)  # the part that was under way is written
     hub.faults.clear()
     page.locator("#model-download").click()
-    expect(page.locator("#status")).to_contain_text("gpt2: ", timeout=30_000)
+    expect(page.locator("#status")).to_contain_text("gpt2: ", timeout=PATIENCE)
     expect(page.locator("#model-download-row")).to_be_hidden()
     page.wait_for_function("document.querySelector('#explore-page .view').view.get('data').sides[0].name === 'gpt2'")
     assert hub.asked(f"gpt2/resolve/main/{WEIGHTS}")[-1] is not None  # a range
@@ -87,17 +89,17 @@ def test_model_is_downloaded_when_asked_for_and_can_be_cancelled_and_resumed(pag
 
 
 def test_other_visitors_continue_while_a_model_is_downloaded(page, chromium, served, hub):
-    hub.faults[f"distilgpt2/{WEIGHTS}"] = Fault(speed=20_000)
+    hub.faults[f"distilgpt2/{WEIGHTS}"] = SLOW
     choose(page, "model", "distilgpt2")
     page.locator("#model-download").click()
-    expect(page.get_by_role("progressbar")).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_be_visible(timeout=PATIENCE)
     context = chromium.new_context()
     other = context.new_page()
     other.goto(served)
     other.get_by_role("tab", name="Generate").click()
     other.locator("#generate-length input[type=number]").fill("5")
     other.locator("#generate-go").click()
-    expect(other.locator("#generate-status")).to_contain_text("5 tokens", timeout=30_000)
+    expect(other.locator("#generate-status")).to_contain_text("5 tokens", timeout=PATIENCE)
     expect(page.get_by_role("progressbar")).to_be_visible()
     context.close()
     hub.faults.clear()

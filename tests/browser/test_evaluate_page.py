@@ -306,10 +306,7 @@ def test_bad_input_is_one_toast_with_the_package_s_line(page):
     only(page, "sliding")
     for change, message in (
         (lambda: None, "context 4096 is out of range; use a whole number from 2 to 512"),
-        (
-            lambda: choose(page, "compare", "builtin"),
-            "models builtin, builtin: give one, or two different ones to compare",
-        ),
+        (lambda: settings(page, context="0", quick="-1"), "quick -1 is out of range; use a whole number from 1 to"),
     ):
         change()
         page.locator("#evaluate-go").click()
@@ -317,8 +314,17 @@ def test_bad_input_is_one_toast_with_the_package_s_line(page):
         page.wait_for_timeout(300)
         assert toast(page).get_by_text(message).count() == 1, message
         expect(page.locator("#evaluate-note")).not_to_contain_text("Reading the text")
+    settings(page, quick="0")
+
+
+def test_the_same_model_chosen_twice_is_one(page, scored):
+    open_tab(page)
+    choose(page, "compare", "builtin")
+    evaluated(page)
+    expect_figures(page, [result for _, result in scored.results])
+    assert page.locator("#evaluate-table tbody tr").count() == len(PROTOCOLS)
+    expect(page.locator("#evaluate-verdict")).to_be_hidden()
     choose(page, "compare", "no second model")
-    settings(page, context="0")
 
 
 def test_figures_and_words_have_the_colours_of_a_dark_page_and_fit_a_phone(open_page, scored):

@@ -278,7 +278,9 @@ def posted(app_url, values):
     config = httpx.get(f"{app_url}config").json()
     [button] = [one["id"] for one in config["components"] if one["props"].get("elem_id") == "generate-go"]
     [event] = [
-        one["id"] for one in config["dependencies"] if [button, "click"] in [list(each) for each in one["targets"]]
+        one["id"]
+        for one in config["dependencies"]  # the click also cancels the example
+        if [button, "click"] in [list(each) for each in one["targets"]] and len(one["inputs"]) == len(values)
     ]
     visit = secrets.token_hex(4)
     body = json.dumps({"data": list(values.values()), "fn_index": event, "session_hash": visit})

@@ -207,7 +207,7 @@ def test_finished_run_says_so_with_every_step_done(finished):
 def test_run_folder_holds_what_is_documented_and_nothing_else(finished):
     names = {path.name for path in finished.folder.iterdir()}
     files = {"config.json", "status.json", "metrics.jsonl", "samples.jsonl", "validation.jsonl", "result.json"}
-    assert names == files | {"model", "checkpoints"}
+    assert names == files | {"model", "checkpoints", "history"}
     assert finished.model_dir == finished.folder / "model"
     assert read_result(finished.folder) == finished
 

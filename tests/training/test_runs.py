@@ -502,9 +502,14 @@ def test_finished_models_are_those_that_are_there_newest_first(tmp_path):
     (tmp_path / "half-saved" / "model.partial").mkdir(parents=True)
     (tmp_path / "half-saved" / "model.partial" / "config.json").write_text("{}")
     (tmp_path / "a-file").write_text("")
+    snapshot = tmp_path / "old/snapshots/step-00000040"
+    for folder in (snapshot, snapshot.with_name("partial-step-00000041")):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    os.utime(snapshot / "config.json", (50, 50))
     found = runs.finished_models(tmp_path)
-    assert list(found) == ["new", "middle", "old"]
-    assert found == models
+    assert list(found) == ["new", "middle", "old", "old@40"]
+    assert found == models | {"old@40": snapshot}
 
 
 def test_runs_folder_that_is_not_there_has_no_models(tmp_path):

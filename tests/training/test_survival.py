@@ -41,6 +41,7 @@ SETTINGS = {
     "learning_rate": 1e-2,
     "prompt": "the moon",
     "precision": "bf16",
+    "snapshots": 4,  # and so 5 observations
 }
 LORA = {"method": "lora", "lora_rank": 3, "learning_rate": 3e-2, "precision": "fp32"}
 LONG_STEPS = {"grad_accum": 8, "steps": 4, "eval_every": 3, "save_every": 3}
@@ -200,12 +201,19 @@ def measured(folder):
     return metrics, runs.read_lines(folder / "samples.jsonl")
 
 
+def observed(folder):
+    """Every byte of what a run observed of itself, and of its snapshots' weights, by name."""
+    files = [*folder.glob("history/*"), *folder.glob("snapshots/*/model.safetensors")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
 def assert_same_run(folder, reference):
     metrics, samples = measured(folder)
     expected, written = measured(reference)
     assert [(line["split"], line["step"]) for line in metrics] == [(line["split"], line["step"]) for line in expected]
     assert metrics == expected
     assert samples == written
+    assert observed(folder) == observed(reference)
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (folder / "model" / file).read_bytes() == (reference / "model" / file).read_bytes()
     assert runs.read_status(folder).state == "finished"
@@ -258,6 +266,7 @@ def steps_of(folder, split):
 
 def test_uninterrupted_run_measures_what_it_should(uninterrupted):
     assert steps_of(uninterrupted, "train") == list(range(1, STEPS + 1))
+    assert {int(file.stem) for file in uninterrupted.glob("history/*")} >= {0, 6, 12, STEPS}
     assert steps_of(uninterrupted, "validation") == list(range(0, STEPS + 1, 6))
     assert [line["step"] for line in measured(uninterrupted)[1]] == list(range(0, STEPS + 1, 6))
 

@@ -125,3 +125,8 @@ def test_losses_of_other_blocks_cannot_be_compared():
 def test_change_reads_as_perplexities_with_how_much_text_they_are_of():
     change = Change(before=log(100), after=log(80), tokens=2_000, split_tokens=280_000, low=0.78, high=0.82)
     assert str(change) == "100.00 → 80.00, -20.0% (95 % interval -22.0% to -18.0%), on 2,000 of 280,000 tokens"
+
+
+def test_change_of_a_diverged_run_is_short_enough_to_read():
+    change = Change(before=4.5, after=60.0, tokens=10, split_tokens=10, low=1e20, high=1e30)
+    assert str(change) == "90.02 → 1.1e+26, +1.3e+26% (95 % interval +1.0e+22% to +1.0e+32%), on all 10 tokens"

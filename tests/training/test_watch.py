@@ -234,6 +234,15 @@ def test_status_shows_how_far_a_validation_is(watch, tmp_path, monkeypatch):
     assert read_status(tmp_path).message == "validating, 25%"
 
 
+def test_status_says_at_once_that_a_validation_is_over(make, tmp_path, monkeypatch):
+    seen = []
+    watch = make(sample=lambda: seen.append(read_status(tmp_path)) or "a sample")
+    watch.on_prediction_step(*turn(), eval_dataloader=range(1))
+    assert read_status(tmp_path).message == "validating, 100%"
+    validate(watch, 0, 2.5)
+    assert [(status.message, status.loss_before) for status in seen] == [("", 2.5)]
+
+
 def test_wish_is_that_of_the_process_that_writes(make, tmp_path):
     agreed = []
     watch = make(writes=False, broadcast=lambda action: agreed.append(action) or "pause")

@@ -18,7 +18,7 @@ from gpt2lab.errors import LabError
 from gpt2lab.pages.run_report import write_report
 from gpt2lab.results import duration
 from gpt2lab.training import jobs, runs
-from gpt2lab.training.full_validation import load_scoring
+from gpt2lab.training.full_validation import load_scoring, whole_change
 from gpt2lab.training.result import FinetuneResult
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
@@ -112,7 +112,7 @@ def possible(store: ModelStore, chosen: list[runs.Run], training_allowed: bool) 
         "resume": changed and not alive and run is not None and run.state != "finished",
         "rename": changed and not alive,
         "delete": changed and not alive,
-        "score": changed and left and not alive,
+        "score": changed and left and not alive and run is not None and whole_change(run.folder) is None,
     }
     return [gr.Button(interactive=bool(can.get(name, left))) for name in labels()]
 
@@ -212,15 +212,19 @@ def build_scoring(store: ModelStore, selected: gr.State, button: gr.Button, allo
     def score(request: gr.Request, selected: Any) -> Iterator[tuple]:
         try:
             with scoring.running(request) as flag:
-                yield gr.Button(visible=True), _("Loading both models …")
+                yield gr.Button(visible=True), _("Loading both models …"), gr.skip()
                 for line in score_split(store, allowed(selected), flag):
-                    yield gr.skip(), line
+                    yield gr.skip(), line, gr.skip()
         except LabError:
-            yield gr.Button(visible=False), ""
+            yield gr.Button(visible=False), "", gr.skip()
             raise
-        yield gr.Button(visible=False), gr.skip()
+        yield (
+            gr.Button(visible=False),
+            gr.skip(),
+            gr.Button(interactive=flag.is_set()),
+        )  # what is stopped can be repeated
 
-    outputs = [stop, scored]
+    outputs = [stop, scored, button]
     uncover(button.click(user_errors(score), selected, outputs, concurrency_limit=8, **HIDDEN), outputs)
     stop.click(scoring.stop, None, None, queue=False, api_visibility="private")
 
@@ -272,10 +276,10 @@ def end_run(folder: Path, want: str) -> None:
 
 
 def report_file(folder: Path) -> str:
-    """Copy a run's report.html for download; write it first if it is missing."""
-    page = folder / "report.html"
-    if not page.is_file():
-        write_report(folder)
+    """Copy a run's report.html for download; write it first if it is missing or older than the result."""
+    page, result = folder / "report.html", folder / "result.json"
+    if not page.is_file() or (result.is_file() and result.stat().st_mtime > page.stat().st_mtime):
+        write_report(folder)  # anew, if the whole split was scored since
     return str(shutil.copy(page, new_folder() / f"{folder.name}.html"))
 
 

@@ -24,6 +24,7 @@ from gpt2lab.settings import label_of
 from gpt2lab.training import jobs, runs
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.curves import MAX_RUNS, SETTINGS, RunCurves, history_of
+from gpt2lab.training.full_validation import whole_change
 from gpt2lab.widgets.base import gradio_html
 from gpt2lab.widgets.curves import curves_data
 
@@ -231,6 +232,9 @@ def run_line(run: runs.Run) -> str:
                 step=f"{status.best_step:,}",
             )
         )
+    whole = None if status and status.alive else whole_change(run.folder)
+    if whole and str(whole.sentence) not in run.message:  # it was scored after the run
+        words.append(_("Validation perplexity {change}.", change=whole.sentence))
     steps = f"{run.step:,}", "?" if run.total_steps is None else f"{run.total_steps:,}"
     line = _(
         "{run}: {state}, step {step} of {total}.", run=run.id, state=state_name(state), step=steps[0], total=steps[1]

@@ -143,7 +143,7 @@ export function attentionView({ model, el, textPlace = null }) {
     if (state.first && (query === 0 || key === 0)) return t("The first token is hidden.");
     if (query !== null && key !== null) {
       const { value, error } = weightAt(query, key);
-      return t("{query} attends to {keys}", { query: named(query), keys: `${named(key)}: ${number(value, error ? 4 : 6)}${error ? ` ± ${bound(error)}` : ""}` });
+      return t("{query} attends to {keys}", { query: named(query), keys: t("{name}: {value}", { name: named(key), value: `${number(value, error ? 4 : 6)}${error ? ` ± ${bound(error)}` : ""}` }) });
     }
     const { entries, error } = around(place);
     const best = entries.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, count);
@@ -185,7 +185,7 @@ export function attentionView({ model, el, textPlace = null }) {
     spans.forEach((span, i) => {
       const value = weights.get(i) ?? 0, shown = Math.abs(value) >= Math.max(state.threshold, 1e-9);
       paint(span, shown ? share(value, most, state.root) : null);
-      span.title = weights.has(i) ? `${i}: ${number(value, 4)}` : String(i);
+      span.title = weights.has(i) ? t("{name}: {value}", { name: i, value: number(value, 4) }) : String(i);
       span.setAttribute("aria-selected", i === place.position);
       span.tabIndex = i === position ? 0 : -1;
       span.classList.toggle("g-found", wanted !== "" && readable(tokens[i]).includes(wanted));

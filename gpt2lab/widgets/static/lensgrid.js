@@ -35,7 +35,7 @@ export function lensgridView({ model, el }) {
     note.replaceChildren(choose(t("Colour by"), offered, measure, (to) => { measure = to; paint(); }));
     const onclick = (position, entry) => () => { row = entry; select(model, { position, token: null }); };
     columns = tokens.map((token, position) => [
-      element("th", { scope: "col", className: "g-token", title: `${position}: ${token}` }, token),
+      element("th", { scope: "col", className: "g-token", title: t("{name}: {value}", { name: position, value: token }) }, token),
       ...rank.map((_, entry) => element("td", { role: "gridcell", className: words ? "g-token" : "g-rank", tabIndex: -1, onclick: onclick(position, entry) })),
     ]);
     const rows = rank.map((_, entry) => element("tr", {}, element("th", { scope: "row" }, entryName(entry)), ...columns.map((cells) => cells[entry + 1])));

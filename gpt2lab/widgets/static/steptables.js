@@ -79,6 +79,6 @@ export function statistics(page) {
 function table(columns) {
   const labs = Object.keys(columns[0].perplexity);
   const rows = [...ROWS, ...labs.map((name) => [t("Perplexity under {name}", { name }), t("per token of the continuation; lower is more probable"), ({ perplexity }) => shown(perplexity[name], 2)])];
-  return element("table", { className: "g-statistics" }, row("th", ["", ...columns.map(({ number, name }) => `${number}: ${name}`)], { scope: "col" }),
+  return element("table", { className: "g-statistics" }, row("th", ["", ...columns.map(({ number, name }) => t("{name}: {value}", { name: number, value: name }))], { scope: "col" }),
     ...rows.map(([name, help, value]) => element("tr", { title: help }, element("th", { scope: "row" }, name, help ? element("small", { className: "g-soft" }, help) : null), ...columns.map((column) => element("td", {}, value(column))))));
 }

@@ -50,7 +50,7 @@ export function tokenstripView({ model, el }) {
     buttons.forEach((button, i) => {
       const value = values[i] ?? null, text = value === null ? t("no prediction") : `${difference ? signed(value) : shown(value)} ${unit}`;
       paint(button, value === null ? null : value / most);
-      button.title = `${i}: ${text}`;
+      button.title = t("{name}: {value}", { name: i, value: text });
       button.setAttribute("aria-label", `${isolated(buttons[i].textContent)}, ${text}`);
     });
     legend.hidden = values.every((value) => value === null);

@@ -148,13 +148,13 @@ function vector(walk, one, frame) {
   strip.setAttribute("aria-hidden", "true");
   strip.onmousemove = (event) => {
     const at = Math.min(values.length - 1, Math.floor(event.offsetX / strip.clientWidth * values.length));
-    strip.title = `${at}: ${shown(values[at], 4)}`;
+    strip.title = t("{name}: {value}", { name: at, value: shown(values[at], 4) });
   };
   const all = element("details", { className: "g-all" }, element("summary", {}, t("All {count} numbers", { count: values.length.toLocaleString("en-US") })));
   all.ontoggle = () => { if (all.open && all.children.length < 2) all.append(numbers(values)); };
   return element("div", { className: "g-vector", "data-step": one.name },
     element("div", { className: "g-title" }, element("b", {}, t(one.title)), " ", formula(one.formula)), strip,
-    element("div", { className: "g-soft g-numbers" }, `${about}: ${first}`),
+    element("div", { className: "g-soft g-numbers" }, t("{name}: {value}", { name: about, value: first })),
     values.length > WRITTEN ? all : null);
 }
 
