@@ -39,19 +39,16 @@ def inside_value(asked: Sequence[str | Path], *, more: bool = False) -> dict:
         try:
             found.append(read_history(each))
         except LabError as error:
-            notes.append(_sentence(said(error)))
-    notes += [_sentence(_(problem)) for history in found for problem in history.problems]
+            notes.append(said(error))
+    notes += [_(problem) for history in found for problem in history.problems]
     if not found:
         return {"data": {"sides": [], "notes": notes}}
     try:
         data = timeline_data(found, notes)
     except LabError as error:
-        data = timeline_data(found[:1], [*notes, _sentence(said(error))])
-    return {"data": finite(data), "selection": asdict(first_selection(found[0]))}
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '。')) else _('.')}"
+        del found[1:]
+        data = timeline_data(found, [*notes, said(error)])
+    return {"data": finite(data), "selection": asdict(first_selection(found))}
 
 
 def observed(folder: Path) -> list[str]:

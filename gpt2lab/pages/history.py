@@ -8,4 +8,4 @@ from gpt2lab.widgets.timeline import first_selection, timeline_data
 
 def history_page(history: History) -> Page:
     """How the inside of a model formed: all views of its probe at every observed step."""
-    return widget_page("timeline", timeline_data([history]), first_selection(history), title=history.title)
+    return widget_page("timeline", timeline_data([history]), first_selection([history]), title=history.title)

@@ -3,6 +3,7 @@
 import base64
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,17 @@ class Timeline(LiveWidget):
     module = "timeline"
 
     def __init__(
-        self, history: History | str | Path, compare: History | str | Path | None = None, *, runs_dir: str | Path = "runs"
+        self,
+        history: History | str | Path,
+        compare: History | str | Path | None = None,
+        *,
+        runs_dir: str | Path = "runs",
     ) -> None:
         self._asked = [history] if compare is None else [history, compare]
         self._runs_dir = Path(runs_dir)
         found = self._read()
         names = " and ".join(each.name for each in found)
-        super().__init__(found[0], timeline_data(found), first_selection(found[0]), title=f"History: {names}")
+        super().__init__(found[0], timeline_data(found), first_selection(found), title=f"History: {names}")
 
     def _read(self) -> list[History]:
         return [each if isinstance(each, History) else read_history(each, self._runs_dir) for each in self._asked]
@@ -52,10 +57,10 @@ class Timeline(LiveWidget):
         found = self._read()
         self.result = found[0]
         if any(side["steps"] != each.steps.tolist() for side, each in zip(self.data["sides"], found)):
-            at_end = self.step == before[-1]
+            at_end = self.selection.step in (None, before[-1])
             self.data = finite(timeline_data(found))
             if at_end:
-                self.step = observed_steps(self.data)[-1]
+                self.selection = replace(self.selection, step=observed_steps(self.data)[-1])
         return any(self._alive(each) for each in self._asked)
 
     def _alive(self, asked: History | str | Path) -> bool:
@@ -78,12 +83,14 @@ def observed_steps(data: dict) -> list[int]:
     return sorted({step for side in data["sides"] for step in side["steps"]})
 
 
-def first_selection(history: History) -> Selection:
-    """What is selected first: the last step, its highest induction head, and the token whose next one became most expected."""
+def first_selection(histories: Sequence[History]) -> Selection:
+    """What is selected first: the last step, and of the first history the highest induction head and the token whose next
+    one became most expected."""
+    history = histories[0]
     layer, head = history.top()
     gain = np.nan_to_num(history.surprisal[0] - history.surprisal[-1])[1:]
     position = int(gain.argmax()) if len(gain) else 0
-    return Selection(position=position, layer=layer, head=head, step=int(history.steps[-1]))
+    return Selection(position=position, layer=layer, head=head, step=max(int(each.steps[-1]) for each in histories))
 
 
 def timeline_data(histories: Sequence[History], notes: Sequence[str] = ()) -> dict:

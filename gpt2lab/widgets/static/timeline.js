@@ -2,7 +2,7 @@ import { attentionView } from "./attention.js";
 import { COLOURS } from "./axes.js";
 import { headgridView } from "./headgrid.js";
 import { lensgridView } from "./lensgrid.js";
-import { colour, element, inflate, isolated, onTheme, panel, select, selected, shown, subjectOf, t } from "./lib.js";
+import { colour, element, inflate, isolated, listed, onTheme, panel, select, selected, shown, subjectOf, t } from "./lib.js";
 import { stepPlayer } from "./player.js";
 import { stepChart } from "./stepchart.js";
 import { tokenstripView } from "./tokenstrip.js";
@@ -24,7 +24,7 @@ const LOSSES = () => ({ train: t("Training"), validation: t("Validation"), "firs
 export function timelineView({ model, el }) {
   const root = element("div", { className: "g-timeline" }), { panel: frame, note, body } = panel(t("Inside over time"), "overtime");
   const go = (step) => select(model, { step }), controls = stepPlayer({ go }), losses = stepChart({ go }), scores = stepChart({ go });
-  const notes = element("p", { className: "g-soft", role: "status" });
+  const notes = element("div", { className: "g-soft", role: "status" });
   const charts = element("div", { className: "g-charts" }, chartPlace(losses), chartPlace(scores));
   const table = element("details", { ontoggle: () => fillTable() }, element("summary", {}, t("Steps as a table"))), scroll = element("div", { className: "g-scroll" });
   const grid = element("div", { className: "g-grid" });
@@ -41,9 +41,10 @@ export function timelineView({ model, el }) {
     const { sides = [], notes: said = [] } = model.get("data") ?? {}, mine = ++turn;
     const bytes = await Promise.all(sides.map((side) => inflate(side.attention.weights))).catch(() => null);
     if (mine !== turn) return;
-    const line = said.join(" ") || (sides.length ? "" : t("Select a run to see its inside over time."));
-    notes.textContent = bytes ? line : t("This browser cannot unpack the data; open it in a browser of 2023 or later.");
-    notes.hidden = !notes.textContent;
+    const lines = !bytes ? [t("This browser cannot unpack the data; open it in a browser of 2023 or later.")]
+      : sides.length || said.length ? said : [t("Select a run to see its inside over time.")];
+    notes.replaceChildren(...lines.map((line) => element("div", {}, line)));
+    notes.hidden = !lines.length;
     const found = bytes ? sides : [], now = found.length ? subjectOf(model) : null, last = steps.at(-1), atEnd = now === subject && last !== undefined && stepNow() === last;
     trainings = found.map((side, i) => ({ side, bytes: bytes[i], cache: [], at: -1, model: trainings[i]?.model }));
     steps = [...new Set(found.flatMap((side) => side.steps))].sort((a, b) => a - b);
@@ -154,8 +155,8 @@ export function timelineView({ model, el }) {
     }));
     markRow();
   }
-  const highest = (values) => values.flatMap((heads, layer) => heads.map((value, head) => ({ value: value ?? -Infinity, name: `${layer}.${head}: ${shown(value)}` })))
-    .sort((a, b) => b.value - a.value).slice(0, 3).map(({ name }) => name).join(t(", "));
+  const highest = (values) => listed(values.flatMap((heads, layer) => heads.map((value, head) => ({ value: value ?? -Infinity, name: t("{name}: {value}", { name: `${layer}.${head}`, value: shown(value) }) })))
+    .sort((a, b) => b.value - a.value).slice(0, 3).map(({ name }) => name));
   function markRow() {
     for (const row of scroll.querySelectorAll("tr[data-step]")) {
       const on = trainings.some(({ side, at }) => side.steps[at] === Number(row.dataset.step));
