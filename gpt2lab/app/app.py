@@ -48,9 +48,8 @@ CSS = """
 .figures small { display: block; font-weight: 400; opacity: .75; } .figures caption { text-align: left; }
 .figures td, .figures th { min-width: 96px; } .figures .how { min-width: 240px; } .figures .how p { margin: 0; font-size: 12px; }
 #evaluate-table .html-container, #evaluate-share-table .html-container { padding: 0; } #evaluate-share-table .html-container { max-height: 420px; overflow-y: auto; } #evaluate-ask, #evaluate-files { align-items: end; }
-#learn-cost { overflow-x: auto; contain: inline-size; }
+#learn-cost, #learn-block { overflow-x: auto !important; contain: inline-size; } /* gradio sets their overflow in place */
 #learn-cost td, #learn-cost th { min-width: 110px; overflow-wrap: normal; word-break: normal; }
-#learn-block { overflow-x: auto; contain: inline-size; }
 #learn-view .html-container { padding: 0; } #learn-head { align-items: center; } #learn-place { flex: 0 0 auto; width: auto; }
 .table-wrap { overflow-x: auto; max-width: calc(100vw - 100px); } /* else a table widens the page on a phone */
 """

@@ -187,8 +187,8 @@ def words_of(evaluation: Evaluation, protocol: str, document: int | None, theme:
     title = titles(models[0])[number]
     if len(models) == 2 and [text for text, _nll in pieces[0]] == [text for text, _nll in pieces[1]]:
         names = (models[0].model, models[1].model)
-        return replace(change_page(title, pieces[0], pieces[1], names, theme=theme), height=HEIGHT).iframe()
-    pages = [surprisal_page(f"{title}, {scored.model}", nll, theme=theme) for scored, nll in zip(models, pieces)]
+        return replace(change_page(title, pieces[0], pieces[1], names, theme=theme, say=_), height=HEIGHT).iframe()
+    pages = [surprisal_page(f"{title}, {scored.model}", nll, theme=theme, say=_) for scored, nll in zip(models, pieces)]
     return "".join(replace(page, height=HEIGHT).iframe() for page in pages)
 
 

@@ -115,7 +115,8 @@ def start_script() -> bytes:
     used = {json.loads(f'"{text}"') for source in sources for text in USED_IN_VIEWS.findall(source)}
     used |= {str(text) for score in SCORES.values() for text in score}
     texts = json.dumps({text: catalogue()[text] for text in sorted(used) if text in catalogue()}, ensure_ascii=False)
-    return START.replace("COOKIE", COOKIE).replace("TEXTS", texts.replace("</", "<\\/")).encode()
+    start = START.replace("COOKIE", COOKIE).replace("TOAST", catalogue()["Error"])
+    return start.replace("TEXTS", texts.replace("</", "<\\/")).encode()
 
 
 START = """<script>
@@ -124,6 +125,12 @@ START = """<script>
   const chinese = language.startsWith("zh");  // gradio knows zh-CN and zh-TW, but not zh alone
   if (chinese || language === "en") Object.defineProperty(navigator, "language", { get: () => chinese ? "zh-CN" : "en" });
   if (chinese) globalThis.gpt2labTexts = TEXTS;
+  if (chinese) {  // gradio 6 titles a toast with its English kind, whatever the error's title is
+    const style = document.createElement("style");
+    style.textContent = `.toast-title.error { font-size: 0 !important; } .toast-title.error .toast-count { font-size: var(--text-lg); }
+      .toast-title.error::before { content: "TOAST"; font-size: var(--text-lg); }`;
+    document.head.append(style);
+  }
 }
 </script>"""
 SWITCH = f"""() => {{

@@ -14,6 +14,7 @@ from gpt2lab.inspection.trace import Trace
 from gpt2lab.pages.evaluation import evaluation_body
 from gpt2lab.pages.history import history_page
 from gpt2lab.results import duration, perplexity_of, readable
+from gpt2lab.training.head_changes import HeadChanges
 from gpt2lab.training.history import History
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
@@ -25,6 +26,7 @@ STYLE = f"""{ARTICLE}
 .heads {{ display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); }}
 """
 MAX_VIEW = 3_000_000  # characters of the view in a report
+CHANGED = 12  # heads that are listed
 HARD = ("part", "frequency", "position")
 FINGERPRINTS = {"base": "fingerprint of the model begun with", "text": "fingerprint of the texts"}
 
@@ -55,6 +57,7 @@ def run_report(
     evaluation: Evaluation,
     split: str,
     history: History | None = None,
+    changes: HeadChanges | None = None,
 ) -> Page:
     """Return the report page of a finished run.
 
@@ -62,7 +65,7 @@ def run_report(
     scores_before, scores_after  of the heads of the base and of the fine-tuned model
     trace  of the fine-tuned model on a text
     evaluation, split  of both models, and of what text
-    history  what the run saw of its own inside; None: no such section
+    history, changes  what the run saw of its own inside, and what it changed in each head; None: no such section
     """
     best = {name: scores_after.top(name, 3) for name in ("previous_token", "induction")}
     figures = [
@@ -94,6 +97,7 @@ step {result.best_step:,}, with the lowest validation loss.</p>
 <h2>Texts over time, and what of them is memorised</h2>
 {table(["step", "text", "longest stretch that stands in the training text", "tokens"], sample_rows(samples))}
 {inside_section(history) if history else ""}
+{changes_section(changes) if changes else ""}
 <h2>Attention after fine-tuning</h2>
 <p class="soft">Tokens: {html.escape(" ".join(trace.tokens))}</p>
 {image(partial(attention_grid, trace), "Every head on this text; a row per attending token, a column per token attended to.")}
@@ -115,6 +119,13 @@ def inside_section(history: History) -> str:
     frame = view.iframe() if len(view.html) <= MAX_VIEW else ""
     drawn = image(partial(figure, history), "The induction score of every head, and the losses, over the run.")
     return f"<h2>Inside over time</h2>{drawn}{frame}"
+
+
+def changes_section(changes: HeadChanges) -> str:
+    """What the run changed in each head: as a figure, and the heads whose attention moved most."""
+    head, rows = changes.table().text()
+    drawn = image(partial(figure, changes), "How far attention moved, and how much more an ablation costs, by head.")
+    return f"<h2>What training changed in each head</h2>{drawn}{table(head, rows[:CHANGED])}"
 
 
 def result_rows(result: FinetuneResult) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ from gpt2lab.inspection.heads import head_scores
 from gpt2lab.inspection.trace import trace_ids
 from gpt2lab.model.lab import Lab, load_model
 from gpt2lab.pages.report import Sample, run_report
+from gpt2lab.training.head_changes import changes_between
 from gpt2lab.training.history import History, read_history
 from gpt2lab.training.prepare import base_model, config_of
 from gpt2lab.training.result import read_result
@@ -35,6 +36,7 @@ def write_report(folder: Path) -> Path:
     tuned, base = load_model(str(result.model_dir)), base_model(config_of(config))
     speed = result.tokens_per_second / (BF16_FASTER if result.precision == "bf16" else 1)  # the report scores in fp32
     evaluation, split = evaluated(base, tuned, load_text(config["data"], column=config.get("column")), speed)
+    history = history_of(folder)
     page = run_report(
         result,
         config,
@@ -45,7 +47,8 @@ def write_report(folder: Path) -> Path:
         trace=trace_ids(tuned, tuned.encode(TEXT)[: tuned.context]),
         evaluation=evaluation,
         split=split,
-        history=history_of(folder),
+        history=history,
+        changes=changes_between(history, base, tuned) if history and len(history.steps) > 1 else None,
     )
     with writable_or_error(folder):
         return page.save(folder / "report.html")

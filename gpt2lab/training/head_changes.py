@@ -12,7 +12,7 @@ from gpt2lab.inspection.ablation import sweep_of_ids
 from gpt2lab.inspection.compare import compare
 from gpt2lab.inspection.heads import HeadMap
 from gpt2lab.inspection.trace import trace_ids
-from gpt2lab.model.lab import load_model
+from gpt2lab.model.lab import Lab, load_model
 from gpt2lab.results import Result, Table
 from gpt2lab.training.history import History, read_history
 from gpt2lab.training.prepare import base_model, config_of
@@ -82,8 +82,13 @@ def head_changes(run: str | Path, runs_dir: str | Path = "runs") -> HeadChanges:
     """
     folder = run if isinstance(run, Path) else find_run(Path(runs_dir), run)
     result, history = read_result(folder), read_history(folder)
-    labs = base_model(config_of(read_config(folder))), load_model(str(result.model_dir))
+    return changes_between(history, base_model(config_of(read_config(folder))), load_model(str(result.model_dir)))
+
+
+def changes_between(history: History, base: Lab, tuned: Lab) -> HeadChanges:
+    """`head_changes` of two models that are loaded already. Raises: LabError for a history of one step."""
     ids = torch.from_numpy(history.ids)
+    labs = (base, tuned)
     costs = [found.losses.numpy() - found.loss for found in (sweep_of_ids(lab, ids.to(lab.device)) for lab in labs)]
     moved = compare(*(trace_ids(lab, ids.to(lab.device)) for lab in labs)).total_variation
     return HeadChanges(history.name, moved.numpy(), *most_moved(history), *costs)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import exp
 
 import pytest
 from gradio.utils import get_upload_folder
@@ -143,3 +144,11 @@ def test_what_is_scored_already_is_not_offered_again(store, part, whole, enabled
     button = dict(zip(labels(), possible(store, [chosen], training_allowed=True)))["score"]
     assert button.interactive is enabled
     assert ("on all 9,000 tokens" in run_line(chosen)) is not enabled
+
+
+def test_a_perplexity_is_not_said_twice(store):
+    run = runs.new_run(store.runs_dir, {"model": "builtin", "data": "sample", "steps": 8}, "mine")
+    losses = {"loss_before": 3.0, "loss_best": 2.5, "best_step": 8}
+    for message, times in (("asked to stop", 1), (f"validation perplexity {exp(3.0):.2f} → {exp(2.5):.2f}, -39.3%", 1)):
+        runs.write_status(run, runs.RunStatus("stopped", 8, 8, **runs.this_process(), **losses, message=message))
+        assert run_line(*chosen_of(store, ["mine"])).count(f"{exp(3.0):.2f} → {exp(2.5):.2f}") == times

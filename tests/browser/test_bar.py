@@ -50,6 +50,11 @@ def test_browser_decides_the_language_and_the_switch_overrides_it(open_page, loc
         page.locator("#explore-run").click()
         message = "the text is empty; type at least one character"
         expect(toast(page).last).to_contain_text(catalogue()[message] if language == "zh" else message)
+        title, chinese = toast(page).last.locator(".toast-title"), catalogue()["Error"]
+        shown = title.evaluate(
+            "title => [getComputedStyle(title).fontSize, getComputedStyle(title, '::before').content]"
+        )
+        assert (shown == ["0px", f'"{chinese}"']) is (language == "zh"), shown
 
     check(first)
     page.locator("#language").click()

@@ -94,3 +94,9 @@ def test_course_fits_a_phone_in_the_dark(open_page):
         jump(page, number)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, number
+    for name, number in (("cost", 11), ("block", 3)):  # what is wider can be scrolled to its end
+        jump(page, number)
+        end = page.locator(f"#learn-{name}").evaluate(
+            "box => (box.scrollLeft = 9999) && box.scrollLeft + box.clientWidth - box.scrollWidth"
+        )
+        assert abs(end) <= 1, name

@@ -291,3 +291,15 @@ def test_page_is_one_offline_document_in_the_theme_asked_for(read_html, theme, s
         assert any(attributes.get("content") == POLICY for _, attributes in read.tags)
         assert read.attributes("src", "href", "srcset") == []
         assert (read.count("html"), read.count("script"), read.count("link")) == (1, 0, 0)
+
+
+def test_pages_say_their_texts_in_the_readers_language():
+    def say(line):
+        return f"<{line.template}>"
+
+    page = change_page("T", [("a", 3.0), ("b", None)], [("a", 1.0), ("b", None)], ("one", "two"), say=say)
+    for text in ("better under {model}", "worse", "no prediction", "changed most"):
+        assert f"&lt;{text}&gt;" in page.html, text
+    page = surprisal_page("T", [("a", 3.0)], say=say)
+    for text in ("{low} to {high}", "{low} and more", "least expected", "{nll:.2f} nats, probability {p:.2g}"):
+        assert f"&lt;{text}&gt;" in page.html, text

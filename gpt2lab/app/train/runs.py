@@ -224,14 +224,16 @@ def run_line(run: runs.Run) -> str:
             )
         )
     if status and status.loss_before is not None and status.loss_best is not None and status.best_step:
-        words.append(
-            _(
-                "Validation perplexity {before} → {best} at step {step}.",
-                before=readable(perplexity_of(status.loss_before)),
-                best=readable(perplexity_of(status.loss_best)),
-                step=f"{status.best_step:,}",
+        before, best = (readable(perplexity_of(loss)) for loss in (status.loss_before, status.loss_best))
+        if f"{before} → {best}" not in run.message:  # the last message says it with its interval
+            words.append(
+                _(
+                    "Validation perplexity {before} → {best} at step {step}.",
+                    before=before,
+                    best=best,
+                    step=f"{status.best_step:,}",
+                )
             )
-        )
     whole = None if status and status.alive else whole_change(run.folder)
     if whole and str(whole.sentence) not in run.message:  # it was scored after the run
         words.append(_("Validation perplexity {change}.", change=whole.sentence))

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import fields as dataclass_fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from gpt2lab.app.download import Downloads, build_download
 from gpt2lab.app.events import escaped, uncover, user_errors
 from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
-from gpt2lab.app.train.actions import training_off
+from gpt2lab.app.train.actions import first, training_off
+from gpt2lab.app.train.changes import build_changes
 from gpt2lab.app.train.runs import build_runs
 from gpt2lab.app.train.settings import FITTED, SETTINGS, build_settings, config_of, placeholders, typed
 from gpt2lab.app.train.text import Previews, accept, build_text, columns_of, offered, preview_panel
@@ -64,6 +66,7 @@ def build_train_tab(
         with gr.Column(scale=2, min_width=300):
             preview = preview_panel(previews.value("builtin", "sample", None, "full")[0])
     runs = build_runs(page, tab, store, bar.model, bar.compare, training_allowed=training_allowed)
+    build_changes(runs.selected, partial(first, store), bar.dark)
 
     subject = [bar.model, text.data, text.column]
     names = list(fields)

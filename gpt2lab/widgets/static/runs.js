@@ -21,7 +21,7 @@ export function runsView({ model, el }) {
     const top = body.querySelector(".g-scroll")?.scrollTop ?? 0;
     note.textContent = rows.length ? t("{count} selected; up to {limit} are compared", { count: chosen.length, limit }) : "";
     if (!rows.length) return body.replaceChildren(element("p", { className: "g-soft", role: "status" }, t("There are no runs yet. Press Start training.")));
-    const heads = [t("Run"), t("State"), t("Perplexity"), t("Model"), t("Text"), t("Started")];
+    const heads = [t("Name"), t("State"), t("Perplexity"), t("Model"), t("Text"), t("Started")];
     const scroll = element("div", { className: "g-scroll" }, element("table", { "aria-label": t("Runs, newest first") },
       element("thead", {}, element("tr", {}, element("th", {}, element("span", { className: "g-hidden" }, t("Compare"))), ...heads.map((head) => element("th", { scope: "col" }, head)))),
       element("tbody", {}, ...rows.map((row) => line(row, limit)))));
@@ -41,7 +41,7 @@ export function runsView({ model, el }) {
       element("td", {}, box), element("th", { scope: "row" }, name),
       element("td", { className: `g-state g-${row.state}` }, element("span", {}, `${states[row.state] ?? row.state} `), element("small", {}, steps), alive ? element("span", { className: "g-progress", "aria-hidden": "true" }, element("i", { style: `width: ${100 * share}%` })) : null),
       element("td", {}, row.perplexity), element("td", { title: row.model }, row.model), element("td", { title: row.text }, row.text),
-      element("td", { title: row.started }, row.started ? new Date(row.started).toLocaleString([], { month: "numeric", day: "numeric", hour: "2-digit", minute: "2-digit" }) : ""));
+      element("td", { title: row.started }, row.started ? new Date(row.started).toLocaleString(navigator.language, { month: "numeric", day: "numeric", hour: "2-digit", minute: "2-digit" }) : ""));
   }
 
   const renew = () => { chosen = model.get("data")?.chosen ?? []; draw(); };
