@@ -22,6 +22,7 @@ from gpt2lab.figures.training import loss_curve, validation_rows
 from gpt2lab.inspection.heads import HeadScores
 from gpt2lab.pages import evaluation as evaluation_module
 from gpt2lab.pages import report as report_module
+from gpt2lab.pages.history import history_page
 from gpt2lab.pages.report import (
     Sample,
     changed_rows,
@@ -31,6 +32,7 @@ from gpt2lab.pages.report import (
     sample_rows,
     setting_rows,
 )
+from gpt2lab.training.history import read_history
 from gpt2lab.training.result import FinetuneResult
 from gpt2lab.training.runs import Metric
 from gpt2lab.training.validation import Change
@@ -108,9 +110,9 @@ def sketched(monkeypatch, tiny_trace, evaluation, read_html):
     for name in ("result_figure", "shares_figure"):
         monkeypatch.setattr(evaluation_module, name, lambda *args, dark: None)
 
-    def make(config=CONFIG, trace=tiny_trace, samples=SAMPLES, **changes):
+    def make(config=CONFIG, trace=tiny_trace, samples=SAMPLES, history=None, **changes):
         result = replace(RESULT, **changes)
-        shown = {"trace": trace, "evaluation": evaluation, **HEADS}
+        shown = {"trace": trace, "evaluation": evaluation, "history": history, **HEADS}
         return read_html(run_report(result, config, METRICS, samples, **shown, split="test").html)
 
     return make
@@ -120,6 +122,18 @@ def pictures(read, tag="img", source="src"):
     sources = [attributes[source] for name, attributes in read.tags if name == tag]
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     return [base64.b64decode(source.partition(",")[2], validate=True) for source in sources]
+
+
+def test_what_the_run_saw_of_its_inside_is_a_section_with_its_view(sketched, monkeypatch):
+    assert "Inside over time" not in sketched().text
+    monkeypatch.setattr(report_module, "figure", lambda history, dark: None)
+    history = read_history("builtin")
+    read = sketched(history=history)
+    [frame] = [attributes for name, attributes in read.tags if name == "iframe"]
+    assert "Inside over time" in read.text and "allow-same-origin" not in frame["sandbox"]
+    assert frame["srcdoc"] == history_page(history).html
+    monkeypatch.setattr(report_module, "MAX_VIEW", 1000)
+    assert "iframe" not in {name for name, _ in sketched(history=history).tags}  # it would be too large
 
 
 def test_numbers_of_the_result_appear(report):

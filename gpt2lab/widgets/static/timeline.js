@@ -138,7 +138,8 @@ export function timelineView({ model, el }) {
   /** A chart's title, and what its colours stand for with the values at the step. */
   function caption(chart, title, entries) {
     chart.title.textContent = title;
-    chart.legend.replaceChildren(...entries.map(([paint, name, values]) => element("span", {}, element("i", { className: "g-swatch", style: `background: ${paint}`, "aria-hidden": "true" }), `${name} `, element("b", {}, values.map((value) => shown(value, 2)).join(" | ")))));
+    const [, second] = trainings;
+    chart.legend.replaceChildren(...entries.map(([paint, name, values]) => element("span", {}, element("i", { className: "g-swatch", style: `background: ${paint}`, "aria-hidden": "true" }), `${name} `, !values.length ? null : element("b", {}, values.map((value) => shown(value, 2)).join(" | ")))), second ? element("span", {}, t("Dashed: {run}", { run: isolated(second.side.name) })) : "");
   }
 
   // ---- the same as a table ---------------------------------------------------------------------------------
