@@ -19,7 +19,7 @@ import httpx
 
 from tests.processes import ROOT
 
-PATIENCE = 120  # seconds until a page is served
+PATIENCE = 300  # seconds until a page is served, also on a busy machine
 ADDRESS = re.compile(r"gpt2lab is at (http://\S+?)/?\s")
 
 

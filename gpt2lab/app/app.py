@@ -36,7 +36,7 @@ CSS = """
   #bar > .form { order: 3; }
 }
 #bar { align-items: center; } #title { flex: 0 0 auto; width: auto; } #title h1 { margin: 0; }
-#bar > .form { flex: 1 1 300px; } #theme, #language { white-space: nowrap; }
+#bar > .form { flex: 1 1 300px; } #bar input { padding-right: 24px; text-overflow: ellipsis; } #theme, #language { white-space: nowrap; }
 #status { font-size: 13px; }
 #explore-examples { gap: 6px; } #explore-examples button { flex: 0 0 auto; }
 #generate-presets { gap: 6px; } #generate-presets button { flex: none; width: auto; min-width: 0; font-weight: 400; white-space: nowrap; }

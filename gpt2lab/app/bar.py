@@ -48,12 +48,12 @@ def build_bar(page: gr.Blocks, store: ModelStore, downloads: Downloads) -> Bar:
     kept = gr.BrowserState(None, storage_key="gpt2lab", secret="gpt2lab")  # no secret: the browser may keep any JSON
     with gr.Row(elem_id="bar"):
         gr.Markdown(TITLE, elem_id="title")
-        model = gr.Dropdown(store.labels(), value="builtin", label=_("Model"), elem_id="model", min_width=140)
+        model = gr.Dropdown(store.labels(), value="builtin", label=_("Model"), elem_id="model", min_width=170)
         compare = gr.Dropdown(
-            second_choices(store), value=ALONE, label=_("Compare with"), elem_id="compare", min_width=140
+            second_choices(store), value=ALONE, label=_("Compare with"), elem_id="compare", min_width=170
         )
         theme = gr.Button("◐", elem_id="theme", min_width=44, scale=0)
-        language = gr.Button("EN / 中文", elem_id="language", min_width=80, scale=0)
+        language = gr.Button("EN / 中文", elem_id="language", min_width=104, scale=0)
     downloaded = [
         build_download(downloads, model, "model"),
         build_download(downloads, compare, "compare"),
