@@ -5,6 +5,7 @@ import pytest
 
 from gpt2lab.training.history import read_history
 from gpt2lab.widgets import Timeline
+from gpt2lab.widgets import timeline as timeline_module
 from tests.widgets.test_timeline import some
 
 HISTORY = read_history("builtin")
@@ -186,3 +187,18 @@ def test_it_fits_every_screen(view, width, scheme):
     check_views(page, HISTORY, STEPS.index(2048))
     page.evaluate("window.scrollTo(0, 900)")
     assert page.locator(".g-player").bounding_box()["y"] == pytest.approx(0, abs=1)  # the slider stays in sight
+
+
+def test_attention_of_a_step_that_was_left_out_is_the_nearest_and_says_so(tmp_path, visit_file, monkeypatch):
+    each = HISTORY.n_layers * HISTORY.n_heads * len(HISTORY.tokens) * (len(HISTORY.tokens) + 1) // 2
+    monkeypatch.setattr(timeline_module, "MAX_WEIGHTS", 5 * each)  # steps 0, 5, 10, 15 and 20 are kept
+    page = visit_file(Timeline(HISTORY).save(tmp_path / "few.html").as_uri())
+    page.locator(".g-timeline[data-step]").wait_for()
+    slide(page, 16)
+    assert page.locator(".g-about").inner_text().startswith(f"The attention shown is that of step {STEPS[15]:,}. Token")
+    rows, columns = np.tril_indices(len(HISTORY.tokens))
+    expected = HISTORY.weights(STEPS[15], *HISTORY.top())[rows, columns]
+    np.testing.assert_allclose(seen(page)["attention"], expected, atol=1e-6)
+    slide(page, 15)
+    assert page.locator(".g-about").inner_text().startswith("Token")
+    check_views(page, HISTORY, 15)

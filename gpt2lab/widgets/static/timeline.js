@@ -204,10 +204,11 @@ function chartPlace(chart) {
 function atStep({ side, bytes, cache }, at) {
   return cache[at] ??= { sides: [sideAt(side, bytes, at)] };
 }
-function sideAt({ name, tokens, layers, heads, full, scores, surprisal, ranks, attention }, bytes, at) {
+function sideAt({ name, steps, tokens, layers, heads, full, scores, surprisal, ranks, attention }, bytes, at) {
   const size = layers * heads * start(tokens.length), packed = attention.at.reduce((best, each, i) => Math.abs(each - at) < Math.abs(attention.at[best] - at) ? i : best, 0);
   return {
-    name, tokens, layers, heads, full, note: "",
+    name, tokens, layers, heads, full,
+    note: attention.at[packed] === at ? "" : t("The attention shown is that of step {step}.", { step: whole(steps[attention.at[packed]]) }),
     scores: scores.map((score) => ({ ...score, values: score.values[at] })),
     surprisal: { nll: surprisal[at], rank: [null, ...ranks[at].at(-1).slice(0, -1)] },
     lens: { rank: ranks[at], followed: [...tokens.slice(1), t("the top prediction")] },
