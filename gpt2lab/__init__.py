@@ -10,6 +10,7 @@ from importlib import import_module
 _MODULES = {
     "COURSE": "learning.course",
     "LabError": "errors",
+    "PRESETS": "training.presets",
     "SCORES": "inspection.heads",
     "Sampling": "generation.sampling",
     "TASKS": "generation.recipes",
@@ -45,6 +46,7 @@ _MODULES = {
     "patching": "inspection.patching",
     "perplexity": "evaluation.perplexity",
     "estimate_cost": "training.cost",
+    "preset": "training.presets",
     "preview": "data.preview",
     "read_curves": "training.curves",
     "read_history": "training.history",

@@ -80,7 +80,7 @@ class Api:
 
         Parameters:
             model: "builtin", "gpt2" or another downloaded model, or the id of a run.
-            data: "sample", or "wikitext-2" or "wikitext-2-v1" if it is downloaded.
+            data: "sample", "repeated", or "wikitext-2" or "wikitext-2-v1" if it is downloaded.
             split: "train", "validation", "test" or "all".
             protocol: "sliding" (windows over the joined text), "lm-eval" (page by page) or "blocks" (of equal length).
             context: tokens in a window; null: as many as the model reads.

@@ -45,7 +45,7 @@ class RunsApi:
 
         Parameters:
             model: "builtin", "gpt2" or another downloaded model, or the id of a run.
-            data: "sample", or "wikitext-2" or "wikitext-2-v1" if it is downloaded.
+            data: "sample", "repeated", or "wikitext-2" or "wikitext-2-v1" if it is downloaded.
             method: "full" (all weights), "lora" (low-rank additions) or "scratch" (from random weights).
             steps: optimizer steps, 1 to 2,000.
             learning_rate: above 0 to 1; null: the default for the model and the method.
@@ -76,7 +76,7 @@ class RunsApi:
 
         Parameters:
             model: "builtin", "gpt2" or another downloaded model, or the id of a run.
-            data: "sample", or "wikitext-2" or "wikitext-2-v1" if it is downloaded.
+            data: "sample", "repeated", or "wikitext-2" or "wikitext-2-v1" if it is downloaded.
             method: "full" (all weights), "lora" (low-rank additions) or "scratch" (from random weights).
             steps: optimizer steps, 1 to 2,000.
             learning_rate: above 0 to 1; null: the default for the model and the method.

@@ -17,6 +17,8 @@ from gpt2lab.training.config import TrainConfig, parse_eval_tokens
 from gpt2lab.training.cost import estimate_cost
 from gpt2lab.training.finetuning import finetune as run_finetune
 from gpt2lab.training.finetuning import resume
+from gpt2lab.training.presets import PRESETS
+from gpt2lab.training.presets import preset as preset_config
 from gpt2lab.training.runs import find_run
 from gpt2lab.training.worker import foreground
 
@@ -39,7 +41,14 @@ def demo(out: Annotated[Path, typer.Option(help="the folder for the run and its 
 
 @with_options(TrainConfig, flags={"learning_rate": "--lr"})
 def finetune(
+    context: typer.Context,
     *,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"settings of a known experiment, in which other options take precedence: {', '.join(PRESETS)}"
+        ),
+    ] = None,
     run: Annotated[str | None, typer.Option(help="the run's id; made from date, model and data otherwise")] = None,
     runs: Runs = Path("runs"),
     detach: Annotated[
@@ -61,7 +70,11 @@ def finetune(
 
     if resume is not None:
         return resume_foreground(find_run(runs, resume), queue, as_json)
-    config = TrainConfig(**settings | {"eval_tokens": parse_eval_tokens(settings["eval_tokens"])})
+    settings |= {"eval_tokens": parse_eval_tokens(settings["eval_tokens"])}
+    if preset is None:
+        config = TrainConfig(**settings)
+    else:
+        config = preset_config(preset, **{name: value for name, value in settings.items() if is_given(context, name)})
     if dry_run:
         return print_cost(config, runs, as_json)
     if detach:
@@ -71,6 +84,12 @@ def finetune(
 
     train = partial(run_finetune, resolved(config), run=run, runs_dir=runs, queue=queue)
     return print_result(foreground(train), as_json)
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option is on the command line, and not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def resolved(config):

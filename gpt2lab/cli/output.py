@@ -16,7 +16,7 @@ from gpt2lab.results import finite, readable
 
 Model = Annotated[str, typer.Option(help="auto, builtin, a hub id such as gpt2, or a folder from save_pretrained")]
 Data = Annotated[
-    str, typer.Option(help="auto, sample, wikitext-2, wikitext-2-v1, a folder of splits, or a file of text")
+    str, typer.Option(help="auto, sample, repeated, wikitext-2, wikitext-2-v1, a folder of splits, or a file of text")
 ]
 Column = Annotated[
     str | None, typer.Option(help="the text column of a .csv, .tsv, .jsonl or .parquet; its only one by default")

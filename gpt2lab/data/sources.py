@@ -18,6 +18,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from gpt2lab.errors import LabError, Message
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
+SHAPES = {"two-layer": BUILTIN / "two-layer"}  # models without weights, to be trained from scratch
 HUB_MODELS = ("gpt2", "distilgpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 WIKITEXT_REPO = "Salesforce/wikitext"
 WIKITEXT = {"wikitext-2": "wikitext-2-raw-v1", "wikitext-2-v1": "wikitext-2-v1"}
@@ -29,7 +30,7 @@ TOKENIZER_FILES = (
     ("tokenizer.model",),
     ("spiece.model",),
 )  # any of these
-DATA = ("sample", *WIKITEXT)
+DATA = ("sample", "repeated", *WIKITEXT)
 HUB_SECONDS = 2.0  # how long to wait for the hub's answer before working without it
 ASK_AGAIN_SECONDS = 60.0  # how long a hub that did not answer is left alone
 NO_CONNECTION = {
@@ -152,6 +153,13 @@ def model_source(name: str, *, weights: bool = True) -> ModelSource:
         return model_source(auto_choice().model, weights=weights)
     if name == "builtin":
         return ModelSource(name, "builtin", str(BUILTIN / "checkpoint"))
+    if name in SHAPES:
+        if weights:
+            raise LabError(
+                "{name} is a shape without weights; train it with the method scratch, and use the model of that run",
+                name=name,
+            )
+        return ModelSource(name, "builtin", str(SHAPES[name]))
     if name not in HUB_MODELS and folder.is_dir():
         if (folder / "adapter_config.json").is_file() and not any((folder / file).is_file() for file in STORED):
             if not (folder / "adapter_model.safetensors").is_file():

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from gpt2lab.data import hub, sources
+from gpt2lab.data.repeated import repeated_words
 from gpt2lab.data.textfiles import TABLES, TEXTS, FileText, read_file
 from gpt2lab.errors import LabError, choice, first_line
 from gpt2lab.results import Summary
@@ -128,8 +129,9 @@ def wikitext_article(title: str, sections) -> Article:
 def load_text(name: str, *, column: str | None = None, limit: int = MAX_TEXT_BYTES) -> TextSplits:
     """Load a text by name.
 
-    name    "sample" (built in), "wikitext-2" or "wikitext-2-v1" (hub or its cache), a folder with
-            train/validation/test files (or WikiText's wiki.*.raw, wiki.*.tokens), a file, or "auto".
+    name    "sample" (built in), "repeated" (random words that recur), "wikitext-2" or "wikitext-2-v1"
+            (hub or its cache), a folder with train/validation/test files (or WikiText's wiki.*.raw,
+            wiki.*.tokens), a file, or "auto".
             A file is UTF-8 text, a .gz or .zip of texts, or a table: .csv, .tsv, .jsonl, .parquet.
             A lone file is cut into about 80 % train, 10 % validation, 10 % test, in its order: between
             articles or rows of a table; a single text at the end of a sentence, else at white space,
@@ -148,6 +150,8 @@ def load_text(name: str, *, column: str | None = None, limit: int = MAX_TEXT_BYT
         )
     if name == "sample":
         return _read_folder(sources.BUILTIN / "sample", name)
+    if name == "repeated":
+        return TextSplits(name, *(_untitled(repeated_words(split)) for split in SPLITS))
     if name in sources.WIKITEXT:
         return _load_wikitext(name)
     path = sources.local_path("text", name, KNOWN)
@@ -230,6 +234,10 @@ def articles_of(text: str, title: str) -> tuple[Article, ...]:
     text = _newlines(text)
     articles = split_articles(wikitext_rows(text))
     return articles if any(article.title for article in articles) else (Article(title, (text,)),)
+
+
+def _untitled(texts: Sequence[str]) -> tuple[Article, ...]:
+    return tuple(Article("", (text,)) for text in texts)
 
 
 def joined_rows(articles) -> str:

@@ -162,7 +162,8 @@ COURSE = (
         Message(
             "An **induction head** looks for an earlier occurrence of the current token, and attends to the token that followed "
             "it. This lets a model continue a phrase that it has seen once in its context. The score is measured with random "
-            "tokens shown twice, where knowledge of the language cannot help."
+            "tokens shown twice, where knowledge of the language cannot help. To see such a head form in a new model, press "
+            "**Watch an induction head form** in the Train tab, or run `gpt2lab finetune --preset induction`."
         ),
         asked.induction_head,
         "headgrid",

@@ -30,6 +30,7 @@ from gpt2lab.data.hub import Progress
 from gpt2lab.data.sources import ModelSource, adapter_base, check_model_type, has_tokenizer, model_source
 from gpt2lab.data.tokens import check_tokenizer, display_token, encode, load_tokenizer, start_id, utf8
 from gpt2lab.errors import LabError, Message, first_line
+from gpt2lab.model.positions import sinusoids
 
 LOADING = threading.Lock()  # transformers changes global state while it loads: two at a time lose tied weights
 LOGITS_AT_ONCE = 1 << 23  # floats of logits held at a time while scoring: 32 MiB; larger parts are no faster
@@ -165,7 +166,8 @@ def load_model(
 def random_model(name: str, seed: int = 0, *, device: str | torch.device | None = None) -> Lab:
     """A GPT-2 in the shape of a named one, with its tokenizer, and random weights that follow from the seed.
 
-    name  as for load_model; a folder needs a configuration and a tokenizer, but no weights
+    name  as for load_model, or "two-layer"; a folder needs a configuration and a tokenizer, but no weights. If the
+          configuration has a number `sinusoids`, position embeddings start as sinusoids of this amplitude
 
     Example: random_model("builtin").context -> 256
     Raises: LabError as load_model.
@@ -175,7 +177,11 @@ def random_model(name: str, seed: int = 0, *, device: str | torch.device | None 
         config = GPT2Config.from_pretrained(source.location, **OFFLINE)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return GPT2LMHeadModel(config)
+            model = GPT2LMHeadModel(config)
+        if scale := getattr(config, "sinusoids", None):
+            positions = model.transformer.wpe.weight
+            positions.data = scale * sinusoids(*positions.shape)
+        return model
 
     source = downloaded(model_source(name, weights=False), weights=False)
     if source.kind == "adapter":

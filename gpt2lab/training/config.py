@@ -17,8 +17,12 @@ NO_TRAINING = "{name} 0 trains nothing; use a number above 0"
 class TrainConfig:
     """The settings of a run. None: chosen by `training.defaults` and `plan_validation` when the run begins."""
 
-    model: str = setting("auto", "auto, builtin, a hub id such as gpt2, or a folder from save_pretrained.")
-    data: str = setting("auto", "auto, sample, wikitext-2, wikitext-2-v1, a folder of splits, or a file of text.")
+    model: str = setting(
+        "auto", "auto, builtin, a hub id such as gpt2, or a folder from save_pretrained; for scratch, two-layer too."
+    )
+    data: str = setting(
+        "auto", "auto, sample, repeated, wikitext-2, wikitext-2-v1, a folder of splits, or a file of text."
+    )
     column: str | None = setting(
         None, "The text column of a .csv, .tsv, .jsonl or .parquet file. Default: its only text column."
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
-from gpt2lab.data.sources import BUILTIN, HUB_MODELS
+from gpt2lab.data.sources import BUILTIN, HUB_MODELS, SHAPES
 from gpt2lab.errors import LabError, Message
 
 SMALL = 30_000_000  # parameters; below it are models for a CPU, above it GPT-2's own sizes, 82 M and more
@@ -87,7 +87,7 @@ def named_parameters(name: str) -> int:
 
     A hub model that is not in the cache counts as GPT-2 small, the smallest size class of which the hub's are.
     """
-    folder = str(BUILTIN / "checkpoint") if name == "builtin" else name
+    folder = {"builtin": BUILTIN / "checkpoint", **SHAPES}.get(name, name)
     known = None if name in HUB_MODELS else Path(folder) / "config.json"
     if known is None or not known.is_file():
         known = try_to_load_from_cache(name, "config.json") if name in HUB_MODELS else None

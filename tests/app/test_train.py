@@ -9,6 +9,7 @@ from gradio.utils import get_upload_folder
 
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.train.actions import base_label, first, labels, possible
+from gpt2lab.app.train.presets import form_values
 from gpt2lab.app.train.runs import chosen_of, run_line, values_of
 from gpt2lab.app.train.settings import SETTINGS, config_of
 from gpt2lab.app.train.text import Previews, accept, offered, text_location
@@ -16,6 +17,7 @@ from gpt2lab.data.upload import store_text
 from gpt2lab.errors import LabError
 from gpt2lab.training import runs
 from gpt2lab.training.config import TrainConfig
+from gpt2lab.training.presets import preset
 from gpt2lab.training.result import write_result
 from gpt2lab.training.validation import Change
 from tests.training.test_result import RESULT
@@ -29,8 +31,20 @@ def store(tmp_path):
     return ModelStore(tmp_path / "runs")
 
 
-def config(store, data="sample", column=None, label="builtin", **given):
-    return config_of(store, label, data, column, *(given.get(name, field.default) for name, field in SETTINGS.items()))
+def config(store, data="sample", column=None, label="builtin", base="", **given):
+    return config_of(
+        store, label, base, data, column, *(given.get(name, field.default) for name, field in SETTINGS.items())
+    )
+
+
+def test_the_form_that_a_preset_fills_in_gives_the_settings_of_the_preset(store):
+    base, data, *values = form_values(preset("induction"))
+    assert config_of(store, "builtin", base, data, None, *values) == preset("induction")
+
+
+@pytest.mark.parametrize("base", ["", None, "gpt2", ["two-layer"], {}])
+def test_what_is_no_shape_leaves_the_model_of_the_bar(store, base):
+    assert config(store, base=base) == config(store)
 
 
 def test_empty_fields_are_the_defaults_and_typed_numbers_are_read(store):

@@ -343,7 +343,7 @@ def test_missing_file_is_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("name", ["nonsense", "", "a\0b", "~nobody-of-that-name/text.txt", "n" * 5000, None, 7])
 def test_unknown_name_is_refused_with_the_known_ones(name):
-    with pytest.raises(LabError, match=r"sample, wikitext-2, wikitext-2-v1, a folder or a text file"):
+    with pytest.raises(LabError, match=r"sample, repeated, wikitext-2, wikitext-2-v1, a folder or a text file"):
         load_text(name)
 
 

@@ -10,6 +10,7 @@ from gpt2lab.app.models import ModelStore
 from gpt2lab.app.train.text import text_location
 from gpt2lab.data import hub
 from gpt2lab.data.preview import Preview
+from gpt2lab.data.sources import SHAPES
 from gpt2lab.errors import LabError
 from gpt2lab.settings import help_of, label_of, types_of
 from gpt2lab.training.config import TrainConfig, parse_eval_tokens
@@ -57,19 +58,27 @@ def form_field(field: Field) -> gr.components.Component:
     return gr.Number(field.default, **whole, **common)
 
 
-def config_of(store: ModelStore, label: str, data: Any, column: Any, *values: Any) -> TrainConfig:
+def config_of(store: ModelStore, label: str, base: Any, data: Any, column: Any, *values: Any) -> TrainConfig:
     """Return a visitor's settings as a TrainConfig, the values in the order of SETTINGS.
+
+    base  a name in SHAPES, which is trained in place of the model with the label
 
     Raises: LabError for a choice that is not offered, a number out of range, and for what is not downloaded.
     """
     given = {name: typed(SETTINGS[name], value) for name, value in zip(SETTINGS, values)}
     given = {name: value for name, value in given.items() if value is not None}
     name, column = text_location(store, data, column)
-    model = store.location(label)
+    label = trained_label(label, base)
+    model = label if label in SHAPES else store.location(label)
     config = TrainConfig(model=model, data=name, column=column, **given)
     for each in (model, name):
         hub.require_downloaded(each)
     return config
+
+
+def trained_label(label: str, base: Any) -> str:
+    """Return what is trained: a name in SHAPES where the form has one, else the label of the bar's model."""
+    return base if isinstance(base, str) and base in SHAPES else label
 
 
 def typed(field: Field, value: Any) -> Any:

@@ -16,8 +16,9 @@ from gpt2lab.app.language import _
 from gpt2lab.app.models import ModelStore
 from gpt2lab.app.train.actions import first, training_off
 from gpt2lab.app.train.changes import build_changes
+from gpt2lab.app.train.presets import build_base, build_presets
 from gpt2lab.app.train.runs import build_runs
-from gpt2lab.app.train.settings import FITTED, SETTINGS, build_settings, config_of, placeholders, typed
+from gpt2lab.app.train.settings import FITTED, SETTINGS, build_settings, config_of, placeholders, trained_label, typed
 from gpt2lab.app.train.text import Previews, accept, build_text, columns_of, offered, preview_panel
 from gpt2lab.errors import LabError
 from gpt2lab.training import jobs
@@ -49,9 +50,11 @@ def build_train_tab(
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             with gr.Row():
+                base = build_base()
                 text = build_text(store, training_allowed)
             build_download(downloads, text.data, "finetune-data")
             fields, queue = build_settings()
+            build_presets(base, text.data, fields)
             with gr.Row():
                 start = gr.Button(
                     _("Start training"),
@@ -68,12 +71,13 @@ def build_train_tab(
     runs = build_runs(page, tab, store, bar.model, bar.compare, training_allowed=training_allowed)
     build_changes(runs.selected, partial(first, store), bar.dark)
 
-    subject = [bar.model, text.data, text.column]
+    subject = [bar.model, base, text.data, text.column]
     names = list(fields)
 
     @user_errors
-    def follow(label: str, data: Any, column: Any, method: Any, *sizes: Any) -> tuple:
+    def follow(label: str, base: Any, data: Any, column: Any, method: Any, *sizes: Any) -> tuple:
         """The preview and the defaults, after a change of what they follow from."""
+        label = trained_label(label, base)
         block, batch, accum = (
             typed(SETTINGS[name], size) for name, size in zip(("block_size", "batch_size", "grad_accum"), sizes)
         )
@@ -123,7 +127,7 @@ def build_train_tab(
 
     followed = [*subject, fields["method"], fields["block_size"], fields["batch_size"], fields["grad_accum"]]
     views = [preview, defaults, *(fields[name] for name in FITTED)]
-    changes = [bar.model.change, text.data.change, text.column.change, fields["method"].change, page.load]
+    changes = [bar.model.change, base.change, text.data.change, text.column.change, fields["method"].change, page.load]
     changes += [fields[name].blur for name in ("block_size", "batch_size", "grad_accum")]
     for change in changes:
         uncover(change(follow, followed, views, concurrency_limit=4, **HIDDEN), views)

@@ -11,9 +11,10 @@ from gpt2lab.app.language import _, said, spoken
 from gpt2lab.app.models import ModelStore
 from gpt2lab.data import hub
 from gpt2lab.data.preview import Preview, preview
-from gpt2lab.data.sources import DATA
+from gpt2lab.data.sources import DATA, SHAPES
 from gpt2lab.data.upload import SUFFIXES, StoredText, store_text, stored_texts
 from gpt2lab.errors import LabError, choice, whole_number
+from gpt2lab.model.lab import random_model
 from gpt2lab.training.defaults import Defaults, defaults_for
 from gpt2lab.widgets.base import gradio_html
 from gpt2lab.widgets.preview import preview_data
@@ -102,14 +103,15 @@ class Previews:
         Raises: LabError for a model or text that is not downloaded, and for settings that cannot be.
         """
         name, column = text_location(self.store, data, column)
-        for each in (self.store.location(label), name):
-            hub.require_downloaded(each)
-        lab = self.store.lab(label)
+        hub.require_downloaded(name)
+        lab, version = (
+            (random_model(label), 0) if label in SHAPES else (self.store.lab(label), self.store.version(label))
+        )
         chosen = defaults_for(method, lab.model.num_parameters())
         size = min(chosen.block_size, lab.context)
         if block_size is not None:
             size = whole_number("block_size", block_size, 2, lab.context)
-        key = label, self.store.version(label), name, column, size
+        key = label, version, name, column, size
         found = self._known.get(key)
         if found is None:
             found = self._known.put(key, preview(lab, name, size, column=column))
