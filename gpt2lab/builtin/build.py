@@ -38,6 +38,7 @@ from gpt2lab.evaluation.wikitext import detokenise
 from gpt2lab.files import write_bytes
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.model.lab import Lab, load_model, token_nll, with_fused_gelu
+from gpt2lab.model.positions import sinusoids
 from gpt2lab.model.precision import autocast, resolve_precision, train_attention_in_fp32
 from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.observation import observe, probe_ids
@@ -147,16 +148,12 @@ def make_tokenizer(sources: Sequence[Source]) -> GPT2Tokenizer:
 def new_model() -> GPT2LMHeadModel:
     """GPT-2's architecture and initialisation, but for positions: they start as sinusoids, not noise.
 
-    A rotation takes one position to the one before it, which makes a previous-token head easy to
-    find; training is free to change them. Amplitude 0.06: of twice
-    the size of the token embeddings, which soon grow.
-    Source: Vaswani et al., Attention Is All You Need (2017), section 3.5.
+    A rotation takes one position to the one before it, which makes a previous-token head easy to find; training is free
+    to change them. Amplitude 0.06: of twice the size of the token embeddings, which soon grow.
     """
     config = GPT2Config(vocab_size=VOCABULARY, bos_token_id=END, eos_token_id=END, attn_pdrop=0.0, **SHAPE)
     model = with_fused_gelu(GPT2LMHeadModel(config))
-    T, D = SHAPE["n_positions"], SHAPE["n_embd"]
-    angles = torch.arange(T)[:, None] * torch.exp(-math.log(10_000) * torch.arange(0, D, 2) / D)  # (T, D/2)
-    model.transformer.wpe.weight.data = 0.06 * torch.cat([angles.sin(), angles.cos()], dim=1)
+    model.transformer.wpe.weight.data = 0.06 * sinusoids(SHAPE["n_positions"], SHAPE["n_embd"], longest=10_000)
     return model
 
 
