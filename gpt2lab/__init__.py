@@ -48,6 +48,7 @@ _MODULES = {
     "estimate_cost": "training.cost",
     "preset": "training.presets",
     "preview": "data.preview",
+    "random_model": "model.lab",
     "read_curves": "training.curves",
     "read_history": "training.history",
     "read_result": "training.result",

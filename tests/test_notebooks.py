@@ -21,8 +21,16 @@ clean, corrupted = "The song was released on the", "The town was released on the
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
     "05_your_own": """model, data, sentence, answer = "builtin", "sample", "The moon is the only moon.", -1
 steps, learning_rate, runs_dir = 2, 1e-3, {folder!r}""",
+    "06_training": 'changes, runs_dir = {{"steps": 4, "batch_size": 8}}, {folder!r}',
 }
-PICTURES = {"01_finetune": 5, "02_attention": 10, "03_generation": 3, "04_inside": 10, "05_your_own": 2}
+PICTURES = {
+    "01_finetune": 5,
+    "02_attention": 10,
+    "03_generation": 3,
+    "04_inside": 10,
+    "05_your_own": 2,
+    "06_training": 5,
+}
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

@@ -26,7 +26,7 @@ PRESETS = {
         Message("Watch an induction head form"),
         Message(
             "A two-layer model learns random words that recur: within a few hundred steps the loss of what was shown "
-            "before falls, and the induction score of a head rises."
+            "before falls, and the induction scores of the second layer rise."
         ),
         "Olsson et al., In-context Learning and Induction Heads (2022); Elhage et al., A Mathematical Framework for "
         "Transformer Circuits (2021)",
