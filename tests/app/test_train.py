@@ -42,6 +42,11 @@ def test_the_form_that_a_preset_fills_in_gives_the_settings_of_the_preset(store)
     assert config_of(store, "builtin", base, data, None, *values) == preset("induction")
 
 
+def test_default_blocks_of_a_shape_fit_its_context(store):
+    found, chosen = Previews(store).preview("two-layer", "repeated", None, "scratch")
+    assert found.block_size == chosen.block_size == 32
+
+
 @pytest.mark.parametrize("base", ["", None, "gpt2", ["two-layer"], {}])
 def test_what_is_no_shape_leaves_the_model_of_the_bar(store, base):
     assert config(store, base=base) == config(store)

@@ -1,5 +1,6 @@
 """The text that is trained on: offered ones, a visitor's own file, and a preview as the model reads it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,7 +109,8 @@ class Previews:
             (random_model(label), 0) if label in SHAPES else (self.store.lab(label), self.store.version(label))
         )
         chosen = defaults_for(method, lab.model.num_parameters())
-        size = min(chosen.block_size, lab.context)
+        chosen = replace(chosen, block_size=min(chosen.block_size, lab.context))
+        size = chosen.block_size
         if block_size is not None:
             size = whole_number("block_size", block_size, 2, lab.context)
         key = label, version, name, column, size
