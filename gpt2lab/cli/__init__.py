@@ -30,7 +30,10 @@ class Commands(LazyGroup):
             "preview:preview",
             "Show a text as a model is trained on it: articles, tokens and blocks per split, and the first block.",
         ),
-        "runs": ("runs:runs_app", "Runs: list, show, stop, pause, resume, rename, delete, score, report."),
+        "runs": (
+            "runs:runs_app",
+            "Runs: list, show, stop, pause, resume, rename, delete, score, report, history, changes.",
+        ),
         "perplexity": (
             "perplexity:perplexity",
             "Measure the perplexity of a text by named protocols, with exact counts, published figures and 95 % intervals.",

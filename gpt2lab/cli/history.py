@@ -28,7 +28,7 @@ def history(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Show how head scores, surprisal and losses changed over a run, or over the training of "builtin"."""
+    """Show how head scores, surprisal and losses changed over a run, or over the training of the built-in model."""
     quiet()
     choice("view", view, VIEWS)
     choice("score", score, SCORES)

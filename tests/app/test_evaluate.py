@@ -355,7 +355,7 @@ REFUSED = {
     "no model": ({"label": None}, r"model None is unknown"),
     "unknown second model": ({"other": "/etc"}, r"model '/etc' is unknown"),
     "list of models": ({"other": ["gpt2"]}, r"is unknown"),
-    "unknown text": ({"data": "/etc/passwd"}, r"text '/etc/passwd' is unknown; use sample, wikitext"),
+    "unknown text": ({"data": "/etc/passwd"}, r"text '/etc/passwd' is unknown; use sample, repeated, wikitext"),
     "no text": ({"data": None}, r"text None is unknown"),
     "text that load_text knows": ({"data": "auto"}, r"text 'auto' is unknown"),
     "long name of a text": ({"data": "x" * 9999}, r"^text 'x{79} is unknown"),

@@ -52,7 +52,7 @@ def test_demo_trains_the_builtin_model_on_the_sample_as_its_constants_say(done):
 def test_demo_writes_its_report_into_the_run_folder(done):
     assert done.report == done.result.folder / "report.html"
     page = done.report.read_text(encoding="utf-8")
-    assert page.count('<img src="data:image/png;base64,') == 8
+    assert page.count('<img src="data:image/png;base64,') == 10
     tokens = " ".join(trace(load_model(str(done.result.model_dir), device="cpu"), reports.TEXT).tokens)
     for text in (done.result.run, f"{done.result.val_perplexity_after:.2f}", tokens):
         assert html.escape(text) in page

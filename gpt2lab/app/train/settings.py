@@ -69,7 +69,7 @@ def config_of(store: ModelStore, label: str, base: Any, data: Any, column: Any, 
     given = {name: value for name, value in given.items() if value is not None}
     name, column = text_location(store, data, column)
     label = trained_label(label, base)
-    model = label if label in SHAPES else store.location(label)
+    model = label if is_shape(label) else store.location(label)
     config = TrainConfig(model=model, data=name, column=column, **given)
     for each in (model, name):
         hub.require_downloaded(each)
@@ -78,7 +78,12 @@ def config_of(store: ModelStore, label: str, base: Any, data: Any, column: Any, 
 
 def trained_label(label: str, base: Any) -> str:
     """Return what is trained: a name in SHAPES where the form has one, else the label of the bar's model."""
-    return base if isinstance(base, str) and base in SHAPES else label
+    return base if is_shape(base) else label
+
+
+def is_shape(label: Any) -> bool:
+    """Whether a visitor's choice, which can be anything, names a shape without weights."""
+    return label in [*SHAPES]
 
 
 def typed(field: Field, value: Any) -> Any:

@@ -106,7 +106,7 @@ class Previews:
         name, column = text_location(self.store, data, column)
         hub.require_downloaded(name)
         lab, version = (
-            (random_model(label), 0) if label in SHAPES else (self.store.lab(label), self.store.version(label))
+            (random_model(label), 0) if label in [*SHAPES] else (self.store.lab(label), self.store.version(label))
         )
         chosen = defaults_for(method, lab.model.num_parameters())
         chosen = replace(chosen, block_size=min(chosen.block_size, lab.context))
