@@ -51,6 +51,7 @@ export function timelineView({ model, el }) {
     for (const part of [charts, table, controls.bar, grid]) part.hidden = !found.length;
     if (now !== subject) build();
     subject = now;
+    note.textContent = "";
     if (!found.length) return;
     if (atEnd && steps.at(-1) > last) go(steps.at(-1));  // who watches a run goes on with it
     draw(true);
