@@ -15,7 +15,7 @@ END, SPACE = "<|endoftext|>", "Ġ"  # as GPT-2's vocabulary writes them
 SHAPE = {"n_positions": BLOCK, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 64}
 # With only 64 numbers a vector, weights of 0.02 as in GPT-2 small would leave all heads alike for hundreds of steps.
 SPREAD = 0.1
-# Positions that start as noise take many more steps to be told apart: the token before is looked for by its position.
+# A previous-token head finds its token by position. It forms later where position embeddings start as noise.
 SINUSOIDS = 0.5
 
 

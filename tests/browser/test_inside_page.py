@@ -29,7 +29,7 @@ def test_train_tab_shows_a_run_and_what_it_observes_later(open_page, finished):
     expect(timeline).to_have_attribute("data-step", "2", timeout=SLOW)
     expect(page.locator("#train-inside .g-overtime")).to_contain_text("3 steps of")
     observe(finished, HISTORY, 4)
-    expect(timeline).to_have_attribute("data-step", "4", timeout=SLOW)  # who looks at the end goes on with the run
+    expect(timeline).to_have_attribute("data-step", "4", timeout=SLOW)  # at the last step, the view follows the run
     page.locator("#train-inside").get_by_role("button", name="Previous step").click()
     observe(finished, HISTORY, 8)
     expect(page.locator("#train-inside .g-overtime")).to_contain_text("5 steps of", timeout=SLOW)

@@ -279,7 +279,7 @@ def report_file(folder: Path) -> str:
     """Copy a run's report.html for download; write it first if it is missing or older than the result."""
     page, result = folder / "report.html", folder / "result.json"
     if not page.is_file() or (result.is_file() and result.stat().st_mtime > page.stat().st_mtime):
-        write_report(folder)  # anew, if the whole split was scored since
+        write_report(folder)  # again, if the whole split was scored since
     return str(shutil.copy(page, new_folder() / f"{folder.name}.html"))
 
 

@@ -53,7 +53,7 @@ export function timelineView({ model, el }) {
     subject = now;
     note.textContent = "";
     if (!found.length) return;
-    if (atEnd && steps.at(-1) > last) go(steps.at(-1));  // who watches a run goes on with it
+    if (atEnd && steps.at(-1) > last) go(steps.at(-1));  // at the last step, the view follows the run
     draw(true);
     fillTable();
   }
