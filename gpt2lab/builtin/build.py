@@ -8,7 +8,8 @@ Learning and Induction Heads, 2022). Matrices learn by Muon, everything else by 
 given with --keep-out, is not trained on.
 
 The work folder keeps checkpoints: an interrupted build resumes from the last one, and one with more steps from where
-the learning rate began to fall.
+the learning rate began to fall. `--start` trains a finished model further, with the learning rate warmed up again and a
+new optimizer, and adds to its history.
 """
 
 import argparse
@@ -34,12 +35,13 @@ from gpt2lab.builtin.corpus import Source, folder_sources, spaced, wikipedia_sou
 from gpt2lab.data.blocks import IGNORED, token_ids
 from gpt2lab.data.sources import BUILTIN, cache_folder
 from gpt2lab.data.text import Article, load_text, read_articles
+from gpt2lab.errors import LabError
 from gpt2lab.evaluation.wikitext import detokenise
 from gpt2lab.files import write_bytes
 from gpt2lab.inspection.heads import head_scores
 from gpt2lab.model.lab import Lab, load_model, token_nll, with_fused_gelu
 from gpt2lab.model.positions import sinusoids
-from gpt2lab.model.precision import autocast, resolve_precision, train_attention_in_fp32
+from gpt2lab.model.precision import autocast, resolve_precision
 from gpt2lab.training.allocator import freed_memory_kept
 from gpt2lab.training.observation import observe, probe_ids
 
@@ -48,16 +50,16 @@ VOCABULARY = 8192
 END = VOCABULARY - 1  # the id of <|endoftext|>: the last, as in GPT-2
 SHAPE = {"n_positions": 512, "n_embd": 256, "n_layer": 6, "n_head": 8}  # head width 32
 TOKENS = 4096  # of a step
-LENGTHS = {0: 64, 1500: 256, 4000: 512}  # of a row, from these steps on
+SHORT_ROWS, SHORT_STEPS, MIDDLE_ROWS, LONG_SHARE = 64, 1500, 256, 0.2  # rows of the context in the last of all steps
 REPEATED = 1 / 16  # of the rows are random tokens repeated
 TOKENS_AT_ONCE = 2048  # in one forward pass: 64 MiB of logits
 MATRIX_RATE, OTHER_RATE = 6e-3, 3e-3  # Muon's, scaled to the size of AdamW's updates, and AdamW's
 WEIGHT_DECAY = 0.1
 WARMUP = 100  # steps
-COOLDOWN = 0.35  # of all steps: the learning rate falls to 0 over the last of them
+COOLDOWN = 0.65  # of all steps: the learning rate falls to 0 over the last of them
 AVERAGED = 0.998  # decay a step of the average of the weights, after the first
-CHECKPOINT_EVERY = 100  # steps
-FORMS = {"rows": 0.4, "running": 0.4, "spaced": 0.2}  # how often an article is in which form
+CHECKPOINT_EVERY = 250  # steps
+FORMS = {"rows": 0.4, "running": 0.3, "spaced": 0.3}  # how often an article is in which form
 SNAPSHOTS = (
     0,
     1,
@@ -90,14 +92,16 @@ def main() -> None:
     parser.add_argument("--text", type=Path, action="append", default=[], help="a folder of WikiText-form text")
     parser.add_argument("--leave-out", action="append", default=[], help="a group or source of the folders")
     parser.add_argument("--keep-out", type=Path, action="append", default=[], help="a text that must not be trained on")
-    parser.add_argument("--steps", type=int, default=6000, help="of 4,096 tokens, from the first of all")
-    parser.add_argument("--start", type=Path, help="a model folder to go on from, instead of a new model")
+    parser.add_argument(
+        "--steps", type=int, default=6000, help="of 4,096 tokens, with those that --start's model has had"
+    )
+    parser.add_argument("--start", type=Path, help="a model folder with its history.npz, to be trained further")
+    parser.add_argument("--rate", type=float, default=1.0, help="the highest learning rate, as a share of the full one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--work", type=Path, default=cache_folder() / "build", help="where checkpoints are kept")
     parser.add_argument("--out", type=Path, default=BUILTIN / "checkpoint", help="where the finished model goes")
+    parser.add_argument("--compile", action="store_true", help="train faster; on a CPU, this needs a C++ compiler")
     arguments = parser.parse_args()
-    if arguments.steps < 1:
-        parser.error("no steps are left to train")
     with freed_memory_kept():
         build(**vars(arguments))
 
@@ -108,22 +112,27 @@ def build(
     keep_out: Sequence[Path],
     steps: int,
     start: Path | None,
+    rate: float,
     device: str,
     work: Path,
     out: Path,
+    compile: bool,
 ) -> None:
     """Train and save the checkpoint; prints what its model card states."""
     set_seed(SEED)
+    begun, earlier = (load_model(str(start)), read_arrays(start / "history.npz")) if start else (None, {})
+    first = int(earlier["steps"][-1]) if begun else 0
+    if steps <= first:
+        raise LabError("{first:,} steps of {steps:,} are done; give more as --steps", first=first, steps=steps)
     found = [wikipedia_source(), *(source for folder in text for source in folder_sources(folder, leave_out))]
     measured = [*load_text("sample").split("all"), *(article for path in keep_out for article in read_articles(path))]
     sources, removed = without_overlap(found, measured)
     print("not trained on, as texts for measuring have it:", *removed, sep="\n  ", flush=True)
-    begun = load_model(str(start)) if start else None
     tokenizer = begun.tokenizer if begun else make_tokenizer(sources)
     model = begun.model if begun else new_model()
-    documents = Documents(tokenizer, sources)
+    documents = Documents(tokenizer, sources, steps)
     held_out = [article for source in sources for article in source.held_out]
-    training = Training(model.to(device), tokenizer, work, steps)
+    training = Training(model.to(device), tokenizer, work, range(first, steps), rate, compile)
     while training.step < steps:
         training.train(documents)
         print(training.report(held_out), flush=True)
@@ -132,7 +141,7 @@ def build(
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     tokenizer.backend_tokenizer.model.save(str(out))  # vocab.json and merges.txt, as GPT-2's own
-    write_history(training.history, out / "history.npz")
+    write_history(earlier, training.history, out / "history.npz")
 
 
 def make_tokenizer(sources: Sequence[Source]) -> GPT2Tokenizer:
@@ -171,7 +180,8 @@ class Batch(NamedTuple):
 class Documents:
     """The articles as token ids in several forms, and the batches of every training step."""
 
-    def __init__(self, tokenizer: GPT2Tokenizer, sources: Sequence[Source]):
+    def __init__(self, tokenizer: GPT2Tokenizer, sources: Sequence[Source], steps: int):
+        self.steps = steps
         articles = [article for source in sources for article in source.train]
         forms = {
             "rows": articles,
@@ -193,13 +203,20 @@ class Documents:
         forms = chance.choice(list(FORMS), size=len(self.ids["rows"]), p=list(FORMS.values()))
         return np.concatenate([self.ids[forms[i]][i] for i in chance.permutation(len(forms))])
 
+    def length(self, step: int) -> int:
+        """The tokens of a row at a step."""
+        context = SHAPE["n_positions"]
+        if step >= (1 - LONG_SHARE) * self.steps:
+            return context
+        return min(context, SHORT_ROWS if step < SHORT_STEPS else MIDDLE_ROWS)
+
     def batches(self, step: int) -> Iterator[Batch]:
         """Yield the batch of every step from `step` on; deterministic."""
         ids, begin = np.empty(0, np.int32), 0
         number = itertools.count()
         for here in itertools.count():
             chance = np.random.default_rng((SEED, here, 1))
-            T = min(SHAPE["n_positions"], max(length for start, length in LENGTHS.items() if start <= here))
+            T = self.length(here)
             rows = max(1, TOKENS // T)
             repeated = int(rows * REPEATED + chance.uniform())
             prose = rows - repeated
@@ -218,10 +235,15 @@ class Documents:
 def repeated_tokens(chance: np.random.Generator, T: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Random tokens over and over, (T,), with a period of 8 to T / 2, and the token that follows each.
 
-    The first showing cannot be predicted and is left out of the loss.
+    In every other row a token comes more than once in a period, with other tokens after it, as the "ie" of "Marie" and of
+    "Curie": to continue it, more than the last token must be found again. The first showing cannot be predicted and is
+    left out of the loss.
     """
     period = int(math.exp(chance.uniform(math.log(8), math.log(T // 2))))
-    tokens = torch.from_numpy(chance.choice(END, size=period, replace=False))
+    drawn = chance.choice(END, size=period, replace=False)
+    if chance.uniform() < 0.5:
+        drawn = chance.choice(drawn[: period // 2], size=period)
+    tokens = torch.from_numpy(drawn)
     row = tokens.repeat(T // period + 2)[: T + 1]
     expected = row[1:].clone()
     expected[: period - 1] = IGNORED
@@ -231,15 +253,18 @@ def repeated_tokens(chance: np.random.Generator, T: int) -> tuple[torch.Tensor, 
 class Training:
     """A model in training, its average, its optimizers and its checkpoints in a folder."""
 
-    def __init__(self, model: GPT2LMHeadModel, tokenizer: GPT2Tokenizer, work: Path, steps: int):
-        self.model, self.tokenizer, self.work, self.steps, self.step = model, tokenizer, work, steps, 0
+    def __init__(
+        self, model: GPT2LMHeadModel, tokenizer: GPT2Tokenizer, work: Path, steps: range, rate: float, compile: bool
+    ):
+        self.model, self.tokenizer, self.work = model, tokenizer, work
+        self.step, self.first, self.steps = steps.start, steps.start, steps.stop
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0  # a text read a few times is not memorised; fine-tuning keeps GPT-2's own 0.1
         self.average = AveragedModel(model, multi_avg_fn=moving_average)
         self.precision = resolve_precision("auto", model.device)
-        if self.precision == "bf16" and model.device.type == "cpu":
-            train_attention_in_fp32(model)
+        model.set_attn_implementation("eager")  # faster than one fused kernel, for narrow heads and short rows
+        self.forward = torch.compile(model, dynamic=False) if compile else model
         blocks = [weight for weight in model.transformer.h.parameters() if weight.ndim == 2]
         taken = set(map(id, blocks))
         # Muon makes all directions of an update equally large: queries and keys, of small gradients at first, would
@@ -257,7 +282,7 @@ class Training:
             torch.optim.Muon(matrices, lr=MATRIX_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(groups, lr=OTHER_RATE, betas=(0.9, 0.95), fused=True),
         )
-        self.rates = [[group["lr"] for group in one.param_groups] for one in self.optimizers]
+        self.rates = [[rate * group["lr"] for group in one.param_groups] for one in self.optimizers]
         self.history = work / "history"
         self.loss = math.nan
         for name in ("latest", "steady"):  # steady: the last before the learning rate fell
@@ -266,15 +291,16 @@ class Training:
                 break
 
     def rate(self, step: int) -> float:
-        """The share of the full learning rate at a step."""
-        return min(1.0, (step + 1) / WARMUP, max(0.0, (self.steps - step) / (COOLDOWN * self.steps)))
+        """The share of the highest learning rate at a step."""
+        return min(1.0, (step - self.first + 1) / WARMUP, max(0.0, (self.steps - step) / (COOLDOWN * self.steps)))
 
     def parts(self) -> dict:
         return {"model": self.model, "average": self.average, "muon": self.optimizers[0], "adamw": self.optimizers[1]}
 
     def resume(self, state: dict) -> bool:
-        """Resume from a checkpoint, unless its learning rate had decayed for another number of steps."""
-        if state["rate"] < 1 and state["steps"] != self.steps and state["step"] > WARMUP:
+        """Resume from a checkpoint, unless its training began elsewhere, or its rate had decayed for other steps."""
+        decayed = state["rate"] < 1 and state["step"] > self.first + WARMUP
+        if state["first"] != self.first or (decayed and state["steps"] != self.steps):
             return False
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
@@ -290,7 +316,7 @@ class Training:
         state = {name: part.state_dict() for name, part in self.parts().items()}
         self.work.mkdir(parents=True, exist_ok=True)
         temporary = self.work / "writing.pt"
-        torch.save(state | {"step": self.step, "steps": self.steps, "rate": rate}, temporary)
+        torch.save(state | {"first": self.first, "step": self.step, "steps": self.steps, "rate": rate}, temporary)
         if rate == 1:
             shutil.copyfile(temporary, self.work / "steady.new")
             (self.work / "steady.new").replace(self.work / "steady.pt")
@@ -327,7 +353,7 @@ class Training:
         rows = max(1, TOKENS_AT_ONCE // batch.read.shape[1])
         for read, expected, positions in zip(*(part.split(rows) for part in batch)):
             with autocast(self.precision, read.device):
-                logits = self.model(input_ids=read, position_ids=positions, use_cache=False).logits
+                logits = self.forward(input_ids=read, position_ids=positions, use_cache=False).logits
             loss = F.cross_entropy(
                 logits.float().flatten(0, 1), expected.flatten(), ignore_index=IGNORED, reduction="sum"
             )
@@ -379,15 +405,26 @@ def bits_per_byte(lab: Lab, articles: Sequence[Article]) -> float:
     return float(nll.double().sum()) / math.log(2) / sum(len(article.text.encode()) for article in articles)
 
 
-def write_history(folder: Path, path: Path) -> None:
-    """Join the observations of all steps in one file: each array but the tokens gets a first axis of steps."""
-    files = sorted(folder.glob("*.npz"))
-    kept = [np.load(file, allow_pickle=False) for file in files]
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def write_history(earlier: dict[str, np.ndarray], folder: Path, path: Path) -> None:
+    """Join the observations of all steps in one file: each array but the tokens gets a first axis of steps.
+
+    earlier  what such a file has of the steps before; of the other arrays, those that all steps have are kept
+    """
+    done = int(earlier["steps"][-1]) if earlier else -1
+    files = [file for file in sorted(folder.glob("*.npz")) if int(file.stem) > done]
+    kept = [read_arrays(file) for file in files]
     of_text = {name: kept[0][name] for name in ("tokens", "ids")}
-    arrays = {name: np.stack([one[name] for one in kept]) for name in kept[0].files if name not in of_text}
-    steps = np.array([int(file.stem) for file in files])
+    arrays = {name: np.stack([one[name] for one in kept]) for name in kept[0] if name not in of_text}
+    arrays["steps"] = np.array([int(file.stem) for file in files])
+    if earlier:
+        arrays = {name: np.concatenate([earlier[name], new]) for name, new in arrays.items() if name in earlier}
     content = BytesIO()
-    np.savez_compressed(content, allow_pickle=False, steps=steps, **of_text, **arrays)
+    np.savez_compressed(content, allow_pickle=False, **of_text, **arrays)
     write_bytes(path, content.getvalue())
 
 
