@@ -11,8 +11,8 @@ from gpt2lab.results import Summary
 from gpt2lab.training.finetuning import finetune
 from gpt2lab.training.result import FinetuneResult
 
-# One to two minutes on two cores; beyond it the sample's validation loss rises again.
-EPOCHS, LEARNING_RATE = 4, 5e-4
+# One to two minutes on two cores; twice the epochs lower the validation loss, and hardly the test loss.
+EPOCHS, LEARNING_RATE = 4, 1e-4
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -49,7 +49,7 @@ class Defaults:
 # Blocks: 256 tokens hold a paragraph or three; GPT-2's own sizes get 512, and 1,024 tokens per forward pass, which
 # takes 3 to 4 GB for GPT-2 small. Small models pass over a text several times before their validation loss rises.
 TABLE = {
-    ("small", "full"): Defaults(5e-4, 256, 8, 1, 4, Message("measured on the built-in model and sample")),
+    ("small", "full"): Defaults(1e-4, 256, 8, 1, 4, Message("measured on the built-in model and sample")),
     ("small", "lora"): Defaults(5e-3, 256, 8, 1, 4, Message("measured on the built-in model and sample")),
     ("small", "scratch"): Defaults(1e-3, 256, 8, 1, 10, Message("nanoGPT, config/train_shakespeare_char.py")),
     ("gpt2", "full"): Defaults(5e-5, 512, 2, 2, 1, Message("transformers' TrainingArguments and run_clm")),

@@ -120,7 +120,7 @@ def test_a_stored_text_is_offered_previewed_and_trained_on_by_its_id(store, tmp_
         text_location(store, stored.id, "other")
     value, chosen = Previews(store).value("builtin", stored.id, None, "full")
     assert value["data"]["name"] == "posts.jsonl" and value["data"]["splits"][0]["articles"] == 32
-    assert chosen.learning_rate == 5e-4
+    assert chosen.learning_rate == 1e-4
     assert str(tmp_path) not in json.dumps(value)
 
 

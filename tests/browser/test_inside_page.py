@@ -41,7 +41,7 @@ def test_explore_tab_shows_how_the_heads_of_the_model_formed(open_page):
     assert page.locator("#explore-history .g-headgrid").count() == 0
     page.locator("#explore-inside button").first.click()
     timeline = page.locator("#explore-history .g-timeline")
-    expect(timeline).to_have_attribute("data-step", "5000", timeout=SLOW)
+    expect(timeline).to_have_attribute("data-step", str(HISTORY.steps[-1]), timeout=SLOW)
     page.locator("#explore-history .g-player input").evaluate(
         "(slider) => { slider.value = 0; slider.dispatchEvent(new Event('input')); }"
     )

@@ -11,9 +11,9 @@ from gpt2lab.training.defaults import SMALL, TABLE, defaults_for, named_paramete
 GPT2 = 124_439_808
 
 
-def test_gpt2_gets_a_tenth_of_a_small_models_learning_rate_and_lora_more():
+def test_gpt2_gets_half_of_a_small_models_learning_rate_and_lora_more():
     small, large = ({method: defaults_for(method, n) for method in METHODS} for n in (2_600_000, GPT2))
-    assert small["full"].learning_rate == 5e-4
+    assert small["full"].learning_rate == 1e-4
     assert large["full"].learning_rate == 5e-5
     for rows in (small, large):
         assert rows["lora"].learning_rate > rows["full"].learning_rate

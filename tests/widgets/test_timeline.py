@@ -80,7 +80,7 @@ def test_page_is_small_and_an_export_is_the_same_view():
 
 def test_of_many_steps_the_attention_of_evenly_spaced_ones_is_packed():
     each = L * H * T * (T + 1) // 2
-    packed = packed_attention(BUILTIN.attention, 5 * each)
+    packed = packed_attention(BUILTIN.attention[:21], 5 * each)
     assert packed["at"] == [0, 5, 10, 15, 20]
     assert len(zlib.decompress(base64.b64decode(packed["weights"]))) == 5 * each
     assert packed_attention(BUILTIN.attention[:1], 0)["at"] == [0]
