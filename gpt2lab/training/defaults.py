@@ -50,7 +50,7 @@ class Defaults:
 # takes 3 to 4 GB for GPT-2 small. Small models pass over a text several times before their validation loss rises.
 TABLE = {
     ("small", "full"): Defaults(1e-4, 256, 8, 1, 4, Message("measured on the built-in model and sample")),
-    ("small", "lora"): Defaults(5e-3, 256, 8, 1, 4, Message("measured on the built-in model and sample")),
+    ("small", "lora"): Defaults(5e-4, 256, 8, 1, 4, Message("measured on the built-in model and sample")),
     ("small", "scratch"): Defaults(1e-3, 256, 8, 1, 10, Message("nanoGPT, config/train_shakespeare_char.py")),
     ("gpt2", "full"): Defaults(5e-5, 512, 2, 2, 1, Message("transformers' TrainingArguments and run_clm")),
     ("gpt2", "lora"): Defaults(2e-4, 512, 2, 2, 1, Message("Hu et al. 2021, LoRA, table 11: GPT-2 on E2E")),
