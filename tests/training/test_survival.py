@@ -57,27 +57,27 @@ def train_in_process(settings, runs_dir, run):
     finetune(**settings, runs_dir=runs_dir, run=run)
 
 
-def pause_once_written(file, **wanted):
-    """In this process, ask the run to pause once a line or a status with these values is in a file, and look at once."""
+def ask_once_written(action, file, **wanted):
+    """In this process, ask the run to pause or stop once a line or a status with these values is in a file; look at once."""
     watch.CONTROL_SECONDS = -1.0  # at every forward pass
     append, write = runs.append_line, runs.write_status
 
     def ask(path, content):
         if path.name == file and wanted.items() <= content.items():
-            runs.request_action(path.parent, "pause")
+            runs.request_action(path.parent, action)
 
     runs.append_line = lambda path, content: (append(path, content), ask(path, content))
     runs.write_status = lambda folder, status: (write(folder, status), ask(folder / "status.json", asdict(status)))
 
 
-def train_until(moment, settings, runs_dir, run):
-    """Train, and pause at a moment: (file, values)."""
-    pause_once_written(moment[0], **moment[1])
+def train_until(moment, settings, runs_dir, run, action="pause"):
+    """Train, and pause or stop at a moment: (file, values)."""
+    ask_once_written(action, moment[0], **moment[1])
     train_in_process(settings, runs_dir, run)
 
 
 def resume_until(moment, folder):
-    pause_once_written(moment[0], **moment[1])
+    ask_once_written("pause", moment[0], **moment[1])
     resume(folder)
 
 
@@ -308,18 +308,12 @@ def test_killed_run_of_low_rank_additions_resumes_to_the_same_bits(begin, go_on,
         assert (folder / "adapter" / file).read_bytes() == (uninterrupted_lora / "adapter" / file).read_bytes()
 
 
-@pytest.mark.parametrize(("number", "changes"), [(9, {}), (8, LORA)])
-def test_run_paused_between_steps_resumes_to_the_same_bits(number, changes, begin, go_on, request):
-    process, folder = begin(**changes)
-    wait_until(lambda: lines(folder) >= number, process)
-    runs.request_action(folder, "pause")
+@pytest.mark.parametrize(("step", "changes"), [(9, {}), (7, LORA)])
+def test_run_paused_between_steps_resumes_to_the_same_bits(step, changes, begin, go_on, request):
+    process, folder = begin(**changes, target=partial(train_until, measured_train(step)))
     assert end(process) == 0
     status = runs.read_status(folder)
-    assert (status.state, status.message) == (
-        "stopped",
-        f"paused at step {status.step}; resume continues from there",
-    )
-    assert status.step < STEPS
+    assert (status.state, status.message) == ("stopped", f"paused at step {step}; resume continues from there")
     assert not (folder / "model").exists()
     assert end(go_on(folder)) == 0
     assert_same_run(folder, request.getfixturevalue("uninterrupted_lora" if changes else "uninterrupted"))
@@ -374,15 +368,12 @@ def test_run_paused_amid_the_validation_that_would_end_it_ends_there_when_it_con
     assert_same_run(folder, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [1, 11])
-def test_stopped_run_keeps_a_model_and_resumes_to_the_same_bits(number, begin, go_on, uninterrupted):
-    process, folder = begin()
-    wait_until(lambda: lines(folder) >= number, process)
-    runs.request_action(folder, "stop")
+@pytest.mark.parametrize("step", [1, 9])
+def test_stopped_run_keeps_a_model_and_resumes_to_the_same_bits(step, begin, go_on, uninterrupted):
+    process, folder = begin(target=partial(train_until, measured_train(step), action="stop"))
     assert end(process) == 0
     status, result = runs.read_status(folder), read_result(folder)
-    assert (status.state, status.step) == ("stopped", result.steps)
-    assert result.steps < STEPS
+    assert (status.state, status.step, result.steps) == ("stopped", step, step)
     assert result.stopped
     lab = load_model(str(result.model_dir), device="cpu")
     assert lab.context == 64

@@ -88,7 +88,7 @@ def test_of_many_steps_the_attention_of_evenly_spaced_ones_is_packed():
 
 def test_step_is_read_and_set_and_must_have_been_observed():
     timeline = Timeline("builtin")
-    assert (timeline.step, timeline.layer, timeline.head) == (5000, *BUILTIN.top())
+    assert (timeline.step, timeline.layer, timeline.head) == (BUILTIN.steps[-1], *BUILTIN.top())
     timeline.step = 1024
     assert timeline.selection.step == 1024
     with pytest.raises(LabError, match="step 1000 was not observed; use one of 0, 1, 2"):
