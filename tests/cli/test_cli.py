@@ -1,4 +1,5 @@
 import csv
+import importlib
 import json
 import os
 import re
@@ -635,10 +636,9 @@ def test_attention_follows_attention_through_all_layers(call, here, tiny_folder,
 
 def test_app_serves_the_page_at_the_address_given(call, monkeypatch, tmp_path):
     calls = []
-    ui = type(sys)("gpt2lab.app")
-    ui.build_app = lambda runs: ("app", runs)
-    ui.serve = lambda app, **where: calls.append((app, where))
-    monkeypatch.setitem(sys.modules, "gpt2lab.app", ui)
+    command = importlib.import_module("gpt2lab.cli.app")
+    monkeypatch.setattr(command, "build_app", lambda runs: ("app", runs))
+    monkeypatch.setattr(command, "serve", lambda app, **where: calls.append((app, where)))
     assert call("app", "--port", 0, "--host", "127.0.0.2", "--runs", tmp_path)[0] == 0
     assert call("app")[0] == 0
     assert calls == [
