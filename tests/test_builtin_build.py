@@ -154,6 +154,21 @@ def test_more_steps_go_on_from_before_the_rate_fell(small, capsys, monkeypatch):
         assert len(history["surprisal"]) == 7
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--start", "gpt2lab"], "gpt2lab has no history.npz; give the --out folder of another build"),
+        (["--rate", "0"], "--rate 0: give a share above 0, at most 1"),
+        (["--rate", "nan"], "--rate nan: give a share above 0"),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["build", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        build.main()
+    assert message in capsys.readouterr().err
+
+
 def test_queries_keys_and_values_learn(small, monkeypatch):
     monkeypatch.setattr(build, "WARMUP", 1)
     trained = load_model(str(small("learned", 4))).model.transformer.h

@@ -102,8 +102,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=BUILTIN / "checkpoint", help="where the finished model goes")
     parser.add_argument("--compile", action="store_true", help="train faster; on a CPU, this needs a C++ compiler")
     arguments = parser.parse_args()
-    with freed_memory_kept():
-        build(**vars(arguments))
+    if not 0 < arguments.rate <= 1:
+        parser.error(f"--rate {arguments.rate:g}: give a share above 0, at most 1")
+    try:
+        with freed_memory_kept():
+            build(**vars(arguments))
+    except LabError as error:
+        parser.error(str(error))
 
 
 def build(
@@ -120,6 +125,8 @@ def build(
 ) -> None:
     """Train and save the checkpoint; prints what its model card states."""
     set_seed(SEED)
+    if start and not (start / "history.npz").is_file():
+        raise LabError("{start} has no history.npz; give the --out folder of another build", start=start)
     begun, earlier = (load_model(str(start)), read_arrays(start / "history.npz")) if start else (None, {})
     first = int(earlier["steps"][-1]) if begun else 0
     if steps <= first:
