@@ -180,10 +180,13 @@ def snapshot_folder(folder: Path, step: int) -> Path:
 
 
 def rewind_observations(folder: Path, step: int, planned: Sequence[int]) -> None:
-    """Remove the observations and snapshots after a step, or outside the plan, to resume from its checkpoint."""
+    """Remove the observations and snapshots after a step, or outside the plan, to resume from its checkpoint.
+
+    Also what a process that was killed while it wrote one has left.
+    """
     keep = {at for at in planned if at <= step}
-    for file in (folder / "history").glob("[0-9]*.npz"):
-        if not file.stem.isdigit() or int(file.stem) not in keep:
+    for file in (folder / "history").glob("*.npz*"):
+        if file.suffix != ".npz" or not file.stem.isdigit() or int(file.stem) not in keep:
             file.unlink()
     for snapshot in (folder / "snapshots").glob("step-*"):
         if not snapshot.name.removeprefix("step-").isdigit() or int(snapshot.name.removeprefix("step-")) not in keep:

@@ -12,7 +12,7 @@ from gpt2lab.training import observation, runs, watch
 from gpt2lab.training.config import TrainConfig
 from gpt2lab.training.finetuning import finetune
 from gpt2lab.training.history import read_history
-from gpt2lab.training.observation import observe, planned_steps, probe_ids, snapshot_steps
+from gpt2lab.training.observation import observe, planned_steps, probe_ids, rewind_observations, snapshot_steps
 from gpt2lab.training.prepare import prepare
 from gpt2lab.training.records import read_metrics
 
@@ -122,6 +122,18 @@ def test_snapshots_are_of_observed_steps_and_the_last_is_among_them():
     assert snapshot_steps((0, 1, 2, 4, 8), 2) == (4, 8)
     assert snapshot_steps((0, 1, 2, 4, 8), 9) == (1, 2, 4, 8)
     assert snapshot_steps((0, 8), 0) == ()
+
+
+def test_what_lies_after_the_checkpoint_or_was_left_half_written_goes(tmp_path):
+    history = tmp_path / "history"
+    history.mkdir()
+    for name in ("00000000.npz", "00000004.npz", "00000005.npz", "00000008.npz", ".00000004.npz.dfa3df6c"):
+        (history / name).write_bytes(b"")
+    for name in ("step-00000004", "step-00000008"):
+        (tmp_path / "snapshots" / name).mkdir(parents=True)
+    rewind_observations(tmp_path, 6, planned=[0, 4, 8])
+    assert {file.name for file in history.iterdir()} == {"00000000.npz", "00000004.npz"}
+    assert [folder.name for folder in (tmp_path / "snapshots").iterdir()] == ["step-00000004"]
 
 
 def test_a_long_probe_is_cut_and_an_empty_one_is_refused(tiny_lab):
