@@ -146,6 +146,9 @@ def test_more_steps_go_on_from_before_the_rate_fell(small, capsys, monkeypatch):
     assert "going on from step 16\n" in capsys.readouterr().out
     with pytest.raises(LabError, match="16 steps of 16 are done"):
         small("more", 16, start=again)
+    with monkeypatch.context() as patch, pytest.raises(LabError, match="is of another text"):
+        patch.setattr(observation, "PROBE", "Bees sleep.")
+        small("more", 20, start=again)
     new = small("more", 20, start=again)  # its checkpoints are of another beginning
     assert "going on" not in capsys.readouterr().out
     assert (new / "vocab.json").read_bytes() == (again / "vocab.json").read_bytes()

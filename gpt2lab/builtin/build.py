@@ -60,31 +60,7 @@ COOLDOWN = 0.65  # of all steps: the learning rate falls to 0 over the last of t
 AVERAGED = 0.998  # decay a step of the average of the weights, after the first
 CHECKPOINT_EVERY = 250  # steps
 FORMS = {"rows": 0.4, "running": 0.3, "spaced": 0.3}  # how often an article is in which form
-SNAPSHOTS = (
-    0,
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-    64,
-    96,
-    128,
-    192,
-    256,
-    384,
-    512,
-    768,
-    1024,
-    1536,
-    2048,
-    3072,
-    4096,
-    6144,
-    8192,
-    12288,
-)
+SNAPSHOTS = (0, 1, 2, 4, 8, 16, 32, *(n * 2**i for i in range(5, 13) for n in (2, 3)))  # 64, 96, 128, … 12,288
 
 
 def main() -> None:
@@ -129,6 +105,8 @@ def build(
         raise LabError("{start} has no history.npz; give the --out folder of another build", start=start)
     begun, earlier = (load_model(str(start)), read_arrays(start / "history.npz")) if start else (None, {})
     first = int(earlier["steps"][-1]) if begun else 0
+    if begun and not np.array_equal(earlier["ids"], probe_ids(begun, None)):
+        raise LabError("the history of {start} is of another text; it cannot be continued", start=start)
     if steps <= first:
         raise LabError("{first:,} steps of {steps:,} are done; give more as --steps", first=first, steps=steps)
     found = [wikipedia_source(), *(source for folder in text for source in folder_sources(folder, leave_out))]
@@ -307,7 +285,7 @@ class Training:
     def resume(self, state: dict) -> bool:
         """Resume from a checkpoint, unless its training began elsewhere, or its rate had decayed for other steps."""
         decayed = state["rate"] < 1 and state["step"] > self.first + WARMUP
-        if state["first"] != self.first or (decayed and state["steps"] != self.steps):
+        if state.get("first", 0) != self.first or (decayed and state["steps"] != self.steps):
             return False
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
